@@ -1,0 +1,263 @@
+"""The one taxonomy of errors: what a caller would handle differently is a branch of its own.
+
+OrchestrationError
+├── ConfigError (also ValueError)          you set it up wrong: file, key or variable, and the mend
+│   ├── MissingKeyError                    a key's environment variable is not set
+│   ├── UnknownModelError                  a model that nothing defines
+│   └── UnknownPriceError                  a paid model without a known price
+├── BudgetExceededError                    the money is gone, or this call would pass the limit
+├── LedgerError                            the ledger cannot answer: no paid call is made
+│   ├── LedgerBusyError                    only in-flight holds block; try again later
+│   └── QuarantinedError                   a model or provider is closed after a wrong bill
+├── ProviderError                          one attempt at one provider failed
+├── AllModelsFailedError                   every candidate failed, with each attempt in order
+└── PrefectServerError                     the Prefect API cannot be started or reached
+
+Every error carries fields, survives pickling and never holds a key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any, Self
+
+__all__ = [
+    "AllModelsFailedError",
+    "BudgetExceededError",
+    "ConfigError",
+    "ErrorClass",
+    "LedgerAction",
+    "LedgerBusyError",
+    "LedgerError",
+    "MissingKeyError",
+    "OrchestrationError",
+    "PrefectServerError",
+    "ProviderError",
+    "QuarantinedError",
+    "UnknownModelError",
+    "UnknownPriceError",
+]
+
+
+class ErrorClass(StrEnum):
+    """Why an attempt failed; the value is what results, events and reports show."""
+
+    CONNECT = "connect"
+    """Nothing was sent: refused, DNS, TLS, connect or pool timeout."""
+    TIMEOUT = "timeout"
+    """Sent, but no whole reply before the deadline or the read timeout."""
+    TRANSPORT = "transport"
+    """Sent, then reset or cut short."""
+    TRANSIENT = "transient"
+    """The provider had a passing fault: 408, 409, 500, 502, 504, 52x."""
+    OVERLOADED = "overloaded"
+    """503, 529 or a capacity 429: the model did not run."""
+    MALFORMED = "malformed"
+    """A reply that cannot be read: HTML, garbage, wrong shape, too large."""
+    RATE_LIMIT = "rate_limit"
+    """A short limit: wait, then the same model."""
+    QUOTA = "quota_exhausted"
+    """A long limit (day, month, credits): the next model at once, remembered until it resets."""
+    MODEL_GONE = "model_gone"
+    """The provider no longer serves this model."""
+    AUTH = "auth"
+    """The key is missing, wrong or not allowed: the provider is out for this run."""
+    CONTENT = "content_filter"
+    """Refused or filtered by the provider."""
+    TRUNCATED = "truncated"
+    """The token limit cut the answer."""
+    EMPTY = "empty"
+    """A reply without answer text."""
+    MODEL_SLIP = "model_slip"
+    """The model broke the asked format (invalid JSON, malformed tool call)."""
+    CONTEXT = "context_length"
+    """The request does not fit this model's window or its per-minute token limit."""
+    INVALID_REQUEST = "invalid_request"
+    """The provider rejected the request itself: our bug or a wrong option."""
+    REDIRECT = "redirect"
+    """A 3xx answer; redirects are never followed."""
+    BUDGET = "budget"
+    """No paid call was made because the budget does not allow it."""
+    QUALITY = "quality"
+    """The answer failed the local checks or the validation."""
+    UNPRICED = "unpriced"
+    """A paid model whose price is unknown: refused before any call."""
+
+
+class LedgerAction(StrEnum):
+    """What becomes of a hold when an attempt fails (LEDGER: release, presume or settle)."""
+
+    RELEASE = "release"
+    """The request provably did not reach the model, or was refused unbilled."""
+    PRESUME = "presume"
+    """It may have been billed: the full bound is charged."""
+    SETTLE = "settle"
+    """The provider reported usage: that is charged."""
+
+
+class OrchestrationError(Exception):
+    """Root of all errors of this package. Fields are keyword arguments and survive pickling."""
+
+    def __init__(self, message: str, **fields: Any) -> None:
+        super().__init__(message)
+        self.message = message
+        self._fields = fields
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), self.message, self._fields)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def add(self, **fields: Any) -> None:
+        """Add what became known after the error was made; it survives pickling like the rest."""
+        self._fields = {**self._fields, **fields}
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+
+def _rebuild(cls: type[OrchestrationError], message: str, fields: Mapping[str, Any]) -> OrchestrationError:
+    error = cls.__new__(cls)
+    OrchestrationError.__init__(error, message, **fields)
+    return error
+
+
+class ConfigError(OrchestrationError, ValueError):
+    """The configuration is wrong. The message names the file and the key, or the variable."""
+
+
+class MissingKeyError(ConfigError):
+    """No API key: `variables` names the environment variables to set."""
+
+    variables: tuple[str, ...]
+
+    def __init__(self, message: str, *, variables: Sequence[str] = ()) -> None:
+        super().__init__(message, variables=tuple(variables))
+
+
+class UnknownModelError(ConfigError):
+    """A model that no executor, orchestrator or catalogue entry defines."""
+
+
+class UnknownPriceError(ConfigError):
+    """A paid model whose price is not known: refused, never taken as 0."""
+
+
+class BudgetExceededError(OrchestrationError):
+    """A paid call was refused. Amounts are USD; `month` is `YYYY-MM`; `reason` is `exhausted` or `too_big`."""
+
+    month: str
+    limit: Decimal
+    spent: Decimal
+    held: Decimal
+    needed: Decimal
+    reason: str
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        month: str,
+        limit: Decimal,
+        spent: Decimal,
+        held: Decimal,
+        needed: Decimal,
+        reason: str = "exhausted",
+    ) -> None:
+        needs = f"; this call needs up to {needed:f}" if needed else ""
+        text = message or (
+            f"Budget: month {month}: spent {spent:f} of {limit:f} USD, {held:f} held{needs}. "
+            "Raise cost_tracking.budget_limit_usd or wait for the next month."
+        )
+        super().__init__(text, month=month, limit=limit, spent=spent, held=held, needed=needed, reason=reason)
+
+
+class LedgerError(OrchestrationError):
+    """The spend ledger cannot be used; no paid call is made until it is mended."""
+
+
+class LedgerBusyError(LedgerError):
+    """Only calls in flight block this one: money may come back when they settle."""
+
+
+class QuarantinedError(LedgerError):
+    """The model or provider `key` billed more than it could: closed until `tta ledger resolve`."""
+
+    key: str
+
+
+class ProviderError(OrchestrationError):
+    """One attempt failed. `retry_after_s` is the provider's wait in seconds, if it gave one."""
+
+    provider: str
+    model: str
+    error_class: ErrorClass
+    status: int | None
+    retry_after_s: float | None
+    request_id: str | None
+    ledger_action: LedgerAction
+    usage: Any
+    scope: str = "model"
+    """What is out: `model`, `provider`, or `provider_free` (every free model of this provider's key)."""
+    wait_s: float | None = None
+    """Seconds to wait before the same model; None: no wait is known, use your own back-off."""
+    reset_at: float | None = None
+    """Epoch seconds at which an exhausted quota comes back, when that is known."""
+    retryable: bool | None = None
+    """What the provider itself said (`x-should-retry`, `availability.retryable`); None: it said nothing."""
+    code: str | None = None
+    """The provider's own error code or type."""
+    sent: bool = True
+    """False when provably no byte of the request left this machine."""
+    charged_usd: Decimal | None = None
+    """What the ledger charges for the attempt, USD; None while nobody has decided it."""
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        provider: str,
+        model: str,
+        error_class: ErrorClass,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        request_id: str | None = None,
+        ledger_action: LedgerAction = LedgerAction.PRESUME,
+        usage: Any = None,
+        **more: Any,
+    ) -> None:
+        super().__init__(
+            message,
+            provider=provider,
+            model=model,
+            error_class=error_class,
+            status=status,
+            retry_after_s=retry_after_s,
+            request_id=request_id,
+            ledger_action=ledger_action,
+            usage=usage,
+            **more,
+        )
+
+
+class AllModelsFailedError(OrchestrationError):
+    """Every candidate failed. `attempts` holds each attempt in order, with its class and reason."""
+
+    attempts: tuple[Any, ...]
+
+    def __init__(self, message: str, *, attempts: Sequence[Any] = ()) -> None:
+        super().__init__(message, attempts=tuple(attempts))
+
+    @classmethod
+    def of(cls, attempts: Sequence[Any], reasons: Sequence[str]) -> Self:
+        """Build the error from the attempts and one line of reason for each."""
+        lines = "; ".join(reasons) or "no candidate was left to try"
+        return cls(f"All models failed: {lines}", attempts=attempts)
+
+
+class PrefectServerError(OrchestrationError):
+    """The Prefect API cannot be started or reached; the message says at which address and why."""

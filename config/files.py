@@ -1,0 +1,86 @@
+"""Opening what a user points at: a regular file of sane size, whatever the path really is."""
+
+from __future__ import annotations
+
+import io
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["MAX_BYTES", "FileContent", "read_regular_file"]
+
+MAX_BYTES = 256 * 1024
+"""More than any configuration needs; a larger file is refused before it is parsed."""
+
+
+@dataclass(frozen=True, slots=True)
+class FileContent:
+    """The bytes of a file and what the file system says of it."""
+
+    data: bytes
+    stat: os.stat_result
+
+
+def read_regular_file(path: Path, *, what: str = "Configuration file") -> FileContent:
+    """Read `path` whole; it may be a symbolic link that ends at a regular file.
+
+    A FIFO or device neither blocks nor is read: it is looked at before it is opened, opened without blocking,
+    and looked at again.
+
+    Args:
+        path: The file to read.
+        what: How messages call it.
+
+    Raises:
+        FileNotFoundError: There is no such file (or the link leads nowhere).
+        ConfigError: It is not a regular file, cannot be read, or is larger than `MAX_BYTES`.
+    """
+    try:
+        _require_regular(os.stat(path), path, what)
+        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+        descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
+        with open(descriptor, "rb", buffering=0) as stream:
+            found = os.fstat(descriptor)
+            _require_regular(found, path, what)
+            data = _read_capped(stream)
+    except (FileNotFoundError, NotADirectoryError):
+        raise FileNotFoundError(f"{what} not found: {path}") from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"{what} {str(path)!r}: not a usable path ({error})") from None
+    except OSError as error:
+        raise ConfigError(f"{what} {path} cannot be read: {error.strerror or error}") from None
+    if len(data) > MAX_BYTES:
+        size = max(found.st_size, len(data))
+        raise ConfigError(f"{what} {path} has {size:,} bytes; at most {MAX_BYTES:,} (256 KiB) are read.")
+    return FileContent(data, found)
+
+
+def _read_capped(stream: io.FileIO) -> bytes:
+    parts: list[bytes] = []
+    left = MAX_BYTES + 1
+    while left > 0:
+        part = stream.read(left)
+        if not part:
+            break
+        parts.append(part)
+        left -= len(part)
+    return b"".join(parts)
+
+
+def _require_regular(found: os.stat_result, path: Path, what: str) -> None:
+    if stat.S_ISREG(found.st_mode):
+        return
+    kinds = {
+        stat.S_IFDIR: "a folder",
+        stat.S_IFIFO: "a named pipe",
+        stat.S_IFCHR: "a device",
+        stat.S_IFBLK: "a device",
+        stat.S_IFSOCK: "a socket",
+    }
+    kind = kinds.get(stat.S_IFMT(found.st_mode), "not a regular file")
+    raise ConfigError(f"{what} {path} is {kind}; give the path of a regular file.")

@@ -1,0 +1,291 @@
+"""Every option of the configuration file: name, type, default, range, meaning. Frozen pydantic models."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    StrictBool,
+    field_validator,
+    model_validator,
+)
+
+from tta_dev_primitives.config import kinds
+from tta_dev_primitives.config.dotenv import find_variable
+
+__all__ = [
+    "USE_CASES",
+    "ConfigFile",
+    "CostTrackingConfig",
+    "ExecutorConfig",
+    "FallbackStrategy",
+    "LimitsConfig",
+    "OrchestrationConfig",
+    "OrchestratorConfig",
+    "PriceConfig",
+    "Provenance",
+    "ProviderName",
+    "ValidationConfig",
+]
+
+logger = logging.getLogger(__name__)
+
+USE_CASES = ("simple", "moderate", "complex", "expert", "speed-critical", "reasoning")
+ProviderName = Literal["anthropic", "google-ai-studio", "groq", "openrouter", "openai-compatible"]
+_Billing = Literal["free", "paid"]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, use_attribute_docstrings=True
+    )
+
+
+class PriceConfig(_Options):
+    """A price of your own for one model; it stands above every price table."""
+
+    input_usd_per_mtok: kinds.UsdPerMtok
+    """USD per million prompt tokens."""
+    output_usd_per_mtok: kinds.UsdPerMtok
+    """USD per million output tokens."""
+    cache_read_usd_per_mtok: kinds.UsdPerMtok | None = None
+    """USD per million prompt tokens read from the provider's cache; default: the price of fresh ones."""
+    cache_write_usd_per_mtok: kinds.UsdPerMtok | None = None
+    """USD per million prompt tokens written to the provider's cache; default: the price of fresh ones."""
+
+
+class LimitsConfig(_Options):
+    """Limits of your key for one model; runs keep within them."""
+
+    rpm: kinds.WholeNumber | None = Field(None, ge=1)
+    """Requests a minute."""
+    rpd: kinds.WholeNumber | None = Field(None, ge=1)
+    """Requests a day."""
+    tpm: kinds.WholeNumber | None = Field(None, ge=1)
+    """Tokens a minute."""
+    tpd: kinds.WholeNumber | None = Field(None, ge=1)
+    """Tokens a day."""
+
+
+class _Endpoint(_Options):
+    """What any model may say beyond its name."""
+
+    billing: _Billing | None = None
+    """free or paid: what the plan of your key costs. Default: by provider."""
+    base_url: kinds.Address | None = None
+    """Another address than the provider's own, written as the provider's official SDK takes it."""
+    api_model: kinds.ModelName | None = None
+    """The id to send, when it differs from `model`."""
+    max_output_tokens: kinds.WholeNumber = Field(2048, ge=1, le=1_000_000)
+    """Longest answer, in tokens; it bounds the cost of a call."""
+    timeout_s: kinds.Seconds = 120.0
+    """Deadline of one call, in seconds."""
+    price: PriceConfig | None = None
+    """A price of your own, above every price table."""
+    limits: LimitsConfig | None = None
+    """Limits of your key for this model."""
+
+
+class OrchestratorConfig(_Endpoint):
+    """The paid model that plans and validates."""
+
+    model: kinds.ModelName = "claude-sonnet-4.5"
+    """Model name for the orchestrator."""
+    api_key_env: kinds.VariableName = "ANTHROPIC_API_KEY"
+    """Environment variable that holds the API key."""
+    provider: ProviderName | None = None
+    """Default: the provider that the model catalogue names for the model, else anthropic."""
+
+
+class ExecutorConfig(_Endpoint):
+    """A model that does the bulk of the work."""
+
+    model: kinds.ModelName
+    """Model name, for example gemini-2.5-pro."""
+    provider: ProviderName
+    """Who serves the model."""
+    api_key_env: kinds.VariableName
+    """Environment variable that holds the API key."""
+    use_cases: list[str] = Field(json_schema_extra={"items": {"type": "string", "enum": list(USE_CASES)}})
+    """Kinds of task that this executor takes."""
+
+    @field_validator("use_cases")
+    @classmethod
+    def _only_known_use_cases(cls, value: list[str]) -> list[str]:
+        unknown = [use_case for use_case in dict.fromkeys(value) if use_case not in USE_CASES]
+        if unknown:
+            raise ValueError(f"Invalid use_cases: {_braced(unknown)}. Must be one of: {_braced(USE_CASES)}")
+        return value
+
+
+class FallbackStrategy(_Options):
+    """Which models to try when the first choice fails."""
+
+    models: list[kinds.ModelName] = Field(
+        default_factory=lambda: ["gemini-2.5-pro", "llama-3.3-70b-versatile", "claude-sonnet-4.5"]
+    )
+    """Models in the order to try them; free ones first, paid ones last."""
+    max_attempts: kinds.WholeNumber = Field(6, ge=1, le=50)
+    """Attempts at one task over all models."""
+
+
+class CostTrackingConfig(_Options):
+    """The monthly budget. `budget_limit` is the exact amount, as the file or variable wrote it."""
+
+    enabled: StrictBool = True
+    """Enable cost tracking."""
+    budget_limit_usd: kinds.Usd = 100.0
+    """Monthly budget limit in USD; no paid call goes beyond it."""
+    alert_threshold: kinds.Fraction = 0.8
+    """Alert when this share of the budget is spent (0.0-1.0)."""
+    on_exhausted: Literal["free_only", "stop", "ask"] = "free_only"
+    """When the budget is spent: go on with free models, stop, or ask a person in the Prefect UI."""
+    approval_timeout_s: kinds.WholeNumber = Field(86_400, ge=1, le=2_592_000)
+    """on_exhausted ask: seconds a run waits for a person before it fails."""
+    ledger_url: kinds.LedgerUrl | None = Field(None, repr=False)
+    """Where spending is recorded: sqlite:///path or postgresql://...; default: a file under TTA_HOME."""
+    timezone: kinds.ZoneName = "UTC"
+    """Time zone in which reports show times; the budget's month is the UTC month."""
+
+    _exact_limit: Decimal = PrivateAttr(default=Decimal(100))
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _keep_the_exact_amount(
+        cls, data: Any, handler: ModelWrapValidatorHandler[CostTrackingConfig]
+    ) -> CostTrackingConfig:
+        config = handler(data)
+        written = data.get("budget_limit_usd") if isinstance(data, dict) else None
+        exact = kinds.usd_decimal(config.budget_limit_usd if written is None else written)
+        if not isinstance(data, CostTrackingConfig):
+            config._exact_limit = exact
+        return config
+
+    @property
+    def budget_limit(self) -> Decimal:
+        """The monthly limit in USD, exact: from the text of the YAML or variable, never through a float."""
+        if float(self._exact_limit) != self.budget_limit_usd:  # a copy with another limit
+            return Decimal(repr(self.budget_limit_usd))
+        return self._exact_limit
+
+    @property
+    def alert_amount(self) -> Decimal:
+        """The spending, in USD, at which the alert goes out."""
+        return self.budget_limit * Decimal(repr(self.alert_threshold))
+
+
+class ValidationConfig(_Options):
+    """How answers are checked before they are delivered."""
+
+    mode: Literal["adaptive", "always", "never"] = "adaptive"
+    """adaptive: free evidence first, the paid model where needed; always: a paid verdict on each answer;
+    never: local checks only."""
+    gate: Literal["balanced", "strict"] = "balanced"
+    """strict holds the quality bound with proof; balanced saves more."""
+    agreement: kinds.WholeNumber = Field(2, ge=2, le=5)
+    """How many free models must give the same answer for it to count as agreed."""
+
+
+def _guide_executors() -> list[ExecutorConfig]:
+    rows: tuple[tuple[str, ProviderName, str, list[str]], ...] = (
+        ("gemini-2.5-pro", "google-ai-studio", "GOOGLE_API_KEY", ["moderate", "complex"]),
+        ("llama-3.3-70b-versatile", "groq", "GROQ_API_KEY", ["simple", "speed-critical"]),
+        ("deepseek/deepseek-r1:free", "openrouter", "OPENROUTER_API_KEY", ["complex", "reasoning"]),
+    )
+    return [
+        ExecutorConfig(model=model, provider=provider, api_key_env=variable, use_cases=use_cases)
+        for model, provider, variable, use_cases in rows
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where a configuration came from. It does not count when configurations are compared."""
+
+    source: Path | None = field(default=None, compare=False)
+    overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
+
+
+class OrchestrationConfig(_Options):
+    """All settings of an orchestration, with the file and the variables they came from."""
+
+    enabled: StrictBool = True
+    """Enable orchestration; when false, tasks go straight to the orchestrator model."""
+    prefer_free_models: StrictBool = True
+    """Prefer free models when quality is sufficient."""
+    quality_threshold: kinds.Fraction = 0.85
+    """Minimum quality score (0-1) to use free models."""
+    orchestrator: OrchestratorConfig = Field(default_factory=OrchestratorConfig)
+    """The model that plans and validates."""
+    executors: list[ExecutorConfig] = Field(default_factory=_guide_executors)
+    """The models that do the work, in order of preference."""
+    fallback_strategy: FallbackStrategy = Field(default_factory=FallbackStrategy)
+    """Which models to try when the first choice fails."""
+    cost_tracking: CostTrackingConfig = Field(default_factory=CostTrackingConfig)
+    """The monthly budget."""
+    on_retired: Literal["replace", "skip"] = "replace"
+    """When a provider no longer serves a model: take the catalogue's replacement, or the next model."""
+    planning: Literal["auto", "always", "never"] = "auto"
+    """Whether the orchestrator plans tasks: only compound or unclear ones, all, or none."""
+    validation: ValidationConfig = Field(default_factory=ValidationConfig)
+    """How answers are checked."""
+    allow_private_hosts: StrictBool = False
+    """Allow a base_url on this machine or a private network."""
+
+    _provenance: Provenance = PrivateAttr(default_factory=Provenance)
+
+    @property
+    def source(self) -> Path | None:
+        """The file this was loaded from; None for defaults and for settings made in code."""
+        return self._provenance.source
+
+    @property
+    def overrides(self) -> Mapping[str, str]:
+        """Which environment variable replaced which key, for example TTA_QUALITY_THRESHOLD -> its key."""
+        return MappingProxyType(dict(self._provenance.overrides))
+
+    def with_provenance(self, provenance: Provenance) -> OrchestrationConfig:
+        """The same settings, said to come from `provenance`."""
+        copy = self.model_copy()
+        copy._provenance = provenance
+        return copy
+
+    def get_executor_for_use_case(self, use_case: str) -> ExecutorConfig | None:
+        """The first executor that takes `use_case`, or None."""
+        return next((executor for executor in self.executors if use_case in executor.use_cases), None)
+
+    def get_api_key(self, api_key_env: str) -> str | None:
+        """The value of the variable `api_key_env` (environment, then `.env`), or None with a warning."""
+        found = find_variable(api_key_env)
+        if found is not None:
+            return found.text
+        name = (
+            "the variable (its name looks like a key)" if kinds.looks_like_a_key(api_key_env) else api_key_env
+        )
+        logger.warning(
+            "API key not found: %s is not set. Set it with: export %s=your-key, or add that line to .env",
+            name,
+            "NAME" if name != api_key_env else name,
+        )
+        return None
+
+
+class ConfigFile(_Options):
+    """A configuration file: one key, `orchestration`."""
+
+    orchestration: OrchestrationConfig
+
+
+def _braced(names: Any) -> str:
+    return "{" + ", ".join(repr(name) for name in names) + "}"

@@ -1,0 +1,115 @@
+"""Configuration files to start from: the guide's full example, and the same shape with today's models."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import secrets
+from pathlib import Path
+
+from tta_dev_primitives.config.catalogue import Catalogue, load_catalogue, today_utc
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["DEFAULT_PATH", "create_default_config", "guide_config", "todays_config", "write_new_file"]
+
+logger = logging.getLogger("tta_dev_primitives.config.orchestration_config")
+
+DEFAULT_PATH = ".tta/orchestration-config.yaml"
+_HERE = Path(__file__).parent
+
+
+def create_default_config(output_path: str | os.PathLike[str] = DEFAULT_PATH) -> Path:
+    """Write the guide's full example to `output_path`, creating its folder.
+
+    A file that is already there is left as it is, and a warning says so: run it twice and nothing is lost.
+
+    Args:
+        output_path: Where to write.
+
+    Returns:
+        The path of the file.
+
+    Raises:
+        ConfigError: The file cannot be written there.
+    """
+    path = Path(os.path.expanduser(os.fspath(output_path)))
+    if path.parent.name == ".tta":
+        # The guide copies the example from here when the configuration itself was lost.
+        write_new_file(path.with_name(path.name + ".example"), guide_config())
+    if write_new_file(path, guide_config()):
+        logger.info("Created default configuration: %s", path)
+    else:
+        logger.warning("%s already exists and was left as it is; remove it first for a fresh one", path)
+    return path
+
+
+def guide_config() -> str:
+    """The guide's full example, as YAML text."""
+    return (_HERE / "default-config.yaml").read_text(encoding="utf-8")
+
+
+def scenario_config(name: str) -> str:
+    """One of the guide's scenarios (`cost-optimized`, `balanced`, `quality-optimized`), as YAML text."""
+    return (_HERE / "scenarios" / f"{name}.yaml").read_text(encoding="utf-8")
+
+
+def todays_config(catalogue: Catalogue | None = None) -> str:
+    """The guide's full example with the models that the catalogue recommends today, as YAML text."""
+    return in_todays_names(guide_config(), catalogue)
+
+
+def in_todays_names(text: str, catalogue: Catalogue | None = None) -> str:
+    """A configuration's text with every model that is retired or retires soon replaced by its successor."""
+    known, today = catalogue or load_catalogue(), today_utc()
+    for entry in known.models:
+        successor = known.successor(entry, today)
+        if successor is None:
+            continue
+        for name in (entry.name, *entry.aliases):
+            text = re.sub(
+                rf"(?<= ){re.escape(name)}(?= *(?:#.*)?$)", successor.name, text, flags=re.MULTILINE
+            )
+    return text
+
+
+def write_new_file(path: Path, text: str) -> bool:
+    """Write `text` to `path` whole or not at all; False, and nothing done, if something is there already.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    if path.is_dir():
+        raise ConfigError(
+            f"{path} is a folder; give the name of a file, such as {path / 'orchestration-config.yaml'}"
+        )
+    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if os.path.lexists(path):
+            return False
+        # Never more open than 0644: the loader refuses a file that everyone may write.
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        try:
+            with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(descriptor)
+            return _move_without_replacing(scratch, path)
+        finally:
+            scratch.unlink(missing_ok=True)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{path} cannot be written: {reason}") from error
+
+
+def _move_without_replacing(scratch: Path, path: Path) -> bool:
+    try:
+        os.link(scratch, path)
+    except FileExistsError:
+        return False
+    except OSError:  # a file system without hard links
+        if os.path.lexists(path):
+            return False
+        scratch.rename(path)
+    return True
