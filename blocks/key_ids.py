@@ -1,0 +1,21 @@
+"""Names for API keys that may be stored and shown: a short hash, never the key."""
+
+from __future__ import annotations
+
+import hashlib
+
+from pydantic import SecretStr
+
+__all__ = ["NO_KEY", "key_id"]
+
+NO_KEY = "nokey"
+"""The name of no key at all (local servers)."""
+
+
+def key_id(key: SecretStr | str | None) -> str:
+    """Return 12 hex digits that name `key` on every machine; they cannot be turned back into it."""
+    value = key.get_secret_value() if isinstance(key, SecretStr) else key
+    if not value:
+        return NO_KEY
+    # The salt is fixed, so that processes on several machines share one memory; keys cannot be guessed.
+    return hashlib.blake2b(value.encode(), digest_size=6, salt=b"tta-quota", person=b"api-key").hexdigest()

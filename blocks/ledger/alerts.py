@@ -1,0 +1,77 @@
+"""Budget alerts: put into an outbox by the transaction that crosses a line, sent afterwards, once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore
+from tta_dev_primitives.blocks.ledger.database import Tx
+from tta_dev_primitives.blocks.ledger.holds import insert_alert
+from tta_dev_primitives.blocks.ledger.money import from_pico
+from tta_dev_primitives.blocks.ledger.records import Alert
+
+__all__ = ["Alerts"]
+
+
+class Alerts(LedgerCore):
+    """The alert outbox of a ledger."""
+
+    async def _alert_exhausted(self, month: str, spent: int, ceiling: int) -> None:
+        line = (month, EXHAUSTED_BP)
+        if line in self._terms.alerted:
+            return
+
+        async def work(tx: Tx) -> None:
+            await insert_alert(tx, self.scope, month, EXHAUSTED_BP, spent, ceiling)
+
+        await self.database.transact(work, idempotent=True, label="alert")
+        self._terms.alerted.add(line)
+
+    async def claim_alerts(self, *, lease_s: float = 60.0) -> list[Alert]:
+        """Take the alerts that are due, for `lease_s` seconds; call `alert_sent` for each that was sent.
+
+        A taker that dies leaves them to the next one; the alert's `event_id` stays the same.
+        """
+
+        async def due(tx: Tx) -> bool:
+            rows = await tx.fetch(
+                "SELECT 1 AS n FROM ledger_alert WHERE scope = ? AND state <> 'sent' AND claimed_until < ? "
+                "LIMIT 1",
+                *(self.scope, self._now(tx)),
+            )
+            return bool(rows)
+
+        async def claim(tx: Tx) -> list[dict[str, Any]]:
+            at = self._now(tx)
+            return await tx.fetch(
+                "UPDATE ledger_alert SET state = 'sending', claimed_until = ? "
+                "WHERE scope = ? AND state <> 'sent' AND claimed_until < ? "
+                "RETURNING month, threshold_bp, spent, limit_seen",
+                *(at + lease_s, self.scope, at),
+            )
+
+        if not await self.database.read(due):
+            return []
+        rows = await self.database.transact(claim, label="alert")
+        alerts = [
+            Alert(
+                self.scope,
+                row["month"],
+                row["threshold_bp"],
+                from_pico(row["spent"]),
+                from_pico(row["limit_seen"]),
+            )
+            for row in rows
+        ]
+        return sorted(alerts, key=lambda alert: (alert.month, alert.threshold_bp))
+
+    async def alert_sent(self, alert: Alert) -> None:
+        """Note that an alert was sent: it is never due again."""
+
+        async def work(tx: Tx) -> None:
+            await tx.execute(
+                "UPDATE ledger_alert SET state = 'sent' WHERE scope = ? AND month = ? AND threshold_bp = ?",
+                *(self.scope, alert.month, alert.threshold_bp),
+            )
+
+        await self.database.transact(work, idempotent=True, label="alert")

@@ -1,0 +1,301 @@
+"""Balances, reports, the journal and its proof, and what a person decides: approve, reconcile, resolve."""
+
+from __future__ import annotations
+
+import hashlib
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database import Tx
+from tta_dev_primitives.blocks.ledger.holds import write_event
+from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
+from tta_dev_primitives.blocks.ledger.months import checked_month
+from tta_dev_primitives.blocks.ledger.records import JournalEntry, MonthBalance, Quarantine, ReportRow
+from tta_dev_primitives.config.errors import LedgerError
+
+__all__ = ["Audit"]
+
+_SUM = "CAST(coalesce(sum({0}), 0) AS BIGINT) AS {1}"
+
+
+class Audit(LedgerCore):
+    """What can be read of a ledger, and corrected in it by a person."""
+
+    async def balance(self, month: str | None = None) -> MonthBalance:
+        """The money of a month (default: the current one), `YYYY-MM`."""
+
+        async def work(tx: Tx) -> MonthBalance:
+            wanted = checked_month(month) if month is not None else await self._current(tx)
+            key = (self.scope, wanted)
+            rows = await tx.fetch(
+                "SELECT spent, held, approved FROM ledger_month WHERE scope = ? AND month = ?", *key
+            )
+            row = rows[0] if rows else {"spent": 0, "held": 0, "approved": 0}
+            presumed = await tx.fetch(
+                "SELECT CAST(coalesce(sum(charged), 0) AS BIGINT) AS n FROM ledger_call "
+                "WHERE scope = ? AND month = ? AND state = 'presumed'",
+                *key,
+            )
+            spent, held, approved = (
+                from_pico(row["spent"]),
+                from_pico(row["held"]),
+                from_pico(row["approved"]),
+            )
+            return MonthBalance(wanted, spent, held, from_pico(presumed[0]["n"]), approved)
+
+        return await self.database.read(work)
+
+    async def effective_limit(self, limit: Decimal | None, month: str | None = None) -> Decimal | None:
+        """`limit` plus what people approved for the month; None (no limit) stays None."""
+        if limit is None:
+            return None
+        return min(limit + (await self.balance(month)).approved, MAX_USD)
+
+    async def approve(self, month: str, amount: Decimal, *, who: str, reason: str) -> Decimal:
+        """Raise the limit of one month by `amount` USD; returns all that was approved for it.
+
+        Args:
+            month: `YYYY-MM`.
+            amount: USD above 0, on top of the configured limit and earlier approvals.
+            who: Who decided it; kept in the journal.
+            reason: Why; kept in the journal.
+        """
+        pico = to_pico(amount, what="approval")
+        if pico == 0:
+            raise LedgerError("Ledger: approve an amount above 0 USD")
+        wanted = checked_month(month)
+
+        async def work(tx: Tx) -> int:
+            at = self._now(tx)
+            await write_event(tx, self.scope, wanted, None, "approve", (0, 0, pico), who, reason, at)
+            rows = await tx.fetch(
+                "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, ?) "
+                "ON CONFLICT (scope, month) "
+                "DO UPDATE SET approved = ledger_month.approved + excluded.approved RETURNING approved",
+                *(self.scope, wanted, pico),
+            )
+            return int(rows[0]["approved"])
+
+        return from_pico(await self.database.transact(work, label="approve"))
+
+    async def reconcile(
+        self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
+    ) -> Decimal:
+        """Correct a presumed call with what the provider really billed; returns the change in USD.
+
+        Args:
+            call_id: A call in state `presumed`.
+            actual: USD billed; None: the provider did not bill it.
+            evidence: Where that is known from, such as the provider's usage id; kept in the journal.
+            who: Who did it.
+
+        Raises:
+            LedgerError: No such call, it is not presumed, or no evidence was given.
+        """
+        if not evidence.strip():
+            raise LedgerError("Ledger: give the evidence, such as the provider's usage or request id")
+        charge = 0 if actual is None else to_pico(actual, what="cost")
+        state = "released" if actual is None else "settled"
+
+        async def work(tx: Tx) -> int:
+            found: list[dict[str, Any]] = await tx.fetch(
+                "SELECT state, month, charged FROM ledger_call WHERE scope = ? AND id = ?",
+                self.scope,
+                call_id,
+            )
+            if not found or found[0]["state"] != "presumed":
+                is_now = f"is {found[0]['state']}" if found else "is not in this ledger"
+                raise LedgerError(f"Ledger: call {call_id} {is_now}; only presumed calls are reconciled")
+            month, before, at = str(found[0]["month"]), int(found[0]["charged"]), self._now(tx)
+            if not await tx.execute(
+                "UPDATE ledger_call SET state = ?, charged = ? WHERE id = ? AND state = 'presumed'",
+                *(state, charge, call_id),
+            ):
+                raise LedgerError(f"Ledger: call {call_id} was closed by another process meanwhile")
+            change = charge - before
+            await write_event(tx, self.scope, month, call_id, "reconcile", (change, 0, 0), who, evidence, at)
+            await tx.execute(
+                "UPDATE ledger_month SET spent = spent + ? WHERE scope = ? AND month = ?",
+                *(change, self.scope, month),
+            )
+            return change
+
+        change = await self.database.transact(work, label="reconcile")
+        return from_pico(change) if change >= 0 else -from_pico(-change)
+
+    async def quarantines(self) -> list[Quarantine]:
+        """Models and providers that are closed for paid calls."""
+
+        async def work(tx: Tx) -> list[dict[str, Any]]:
+            return await tx.fetch(
+                "SELECT key, reason, call_id, at FROM ledger_quarantine "
+                "WHERE scope = ? AND resolved_at IS NULL ORDER BY at, key",
+                self.scope,
+            )
+
+        return [Quarantine(**row) for row in await self.database.read(work)]
+
+    async def resolve(self, key: str, *, who: str, reason: str) -> int:
+        """Open a model or provider for paid calls again; returns how many entries were resolved.
+
+        Raises:
+            LedgerError: It is not closed.
+        """
+
+        async def work(tx: Tx) -> int:
+            at = self._now(tx)
+            return await tx.execute(
+                "UPDATE ledger_quarantine SET resolved_at = ?, resolved_by = ?, resolution = ? "
+                "WHERE scope = ? AND key = ? AND resolved_at IS NULL",
+                *(at, who, reason, self.scope, key),
+            )
+
+        resolved = await self.database.transact(work, idempotent=True, label="resolve")
+        if not resolved:
+            raise LedgerError(f"Ledger: '{key}' is not closed; `tta ledger show` lists what is")
+        return resolved
+
+    async def calls(self, state: str, month: str) -> list[str]:
+        """Ids of a month's calls in a state (`held`, `settled`, `released`, `presumed`), oldest first."""
+
+        async def work(tx: Tx) -> list[dict[str, Any]]:
+            return await tx.fetch(
+                "SELECT id FROM ledger_call WHERE scope = ? AND month = ? AND state = ? "
+                "ORDER BY created_at, id",
+                *(self.scope, checked_month(month), state),
+            )
+
+        return [row["id"] for row in await self.database.read(work)]
+
+    async def months(self) -> list[str]:
+        """Every month that has calls, the latest first."""
+
+        async def work(tx: Tx) -> list[dict[str, Any]]:
+            return await tx.fetch(
+                "SELECT DISTINCT month FROM ledger_call WHERE scope = ? ORDER BY month DESC", self.scope
+            )
+
+        return [row["month"] for row in await self.database.read(work)]
+
+    async def journal(self, month: str) -> list[JournalEntry]:
+        """Every entry of a month's journal, in order."""
+
+        async def work(tx: Tx) -> list[dict[str, Any]]:
+            return await tx.fetch(
+                "SELECT seq, month, call_id, what, d_spent, d_held, d_approved, who, note, at "
+                "FROM ledger_event WHERE scope = ? AND month = ? ORDER BY seq",
+                *(self.scope, checked_month(month)),
+            )
+
+        return [
+            JournalEntry(
+                seq=row["seq"],
+                month=row["month"],
+                call_id=row["call_id"],
+                what=row["what"],
+                spent=_signed(row["d_spent"]),
+                held=_signed(row["d_held"]),
+                approved=_signed(row["d_approved"]),
+                who=row["who"],
+                note=row["note"],
+                at=row["at"],
+            )
+            for row in await self.database.read(work)
+        ]
+
+    async def report_rows(self, month: str) -> list[ReportRow]:
+        """The calls of a month, summed by provider, model, role, use case, billing, state and outcome."""
+        sums = ", ".join(
+            _SUM.format(column, name)
+            for column, name in (
+                ("input_tokens", "input_tokens"), ("output_tokens", "output_tokens"), ("charged", "charged"),
+                ("CASE WHEN state = 'held' THEN bound ELSE 0 END", "held"),
+                ("list_value", "list_value"), ("baseline", "baseline"),
+            )
+        )  # fmt: skip
+
+        async def work(tx: Tx) -> list[dict[str, Any]]:
+            return await tx.fetch(
+                "SELECT provider, model, role, use_case, billing, state, "  # noqa: S608 - fixed text
+                f"coalesce(outcome, 'in_flight') AS outcome, count(*) AS calls, {sums} FROM ledger_call "
+                "WHERE scope = ? AND month = ? "
+                "GROUP BY provider, model, role, use_case, billing, state, coalesce(outcome, 'in_flight') "
+                "ORDER BY provider, model, role, use_case, state, 7",
+                *(self.scope, checked_month(month)),
+            )
+
+        money = ("charged", "held", "list_value", "baseline")
+        rows = await self.database.read(work)
+        return [ReportRow(**{**row, **{name: from_pico(row[name]) for name in money}}) for row in rows]
+
+    async def verify(self) -> list[str]:
+        """Prove the ledger: recompute every month from its journal and from its calls, check stored answers.
+
+        Returns:
+            What does not agree, one line each; empty when all is well.
+        """
+
+        async def work(tx: Tx) -> list[str]:
+            months = await tx.fetch(
+                "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ?", self.scope
+            )
+            sums = ", ".join(_SUM.format(f"d_{name}", name) for name in ("spent", "held", "approved"))
+            journal = await tx.fetch(
+                f"SELECT month, {sums} FROM ledger_event WHERE scope = ? GROUP BY month",  # noqa: S608 - fixed
+                self.scope,
+            )
+            held = _SUM.format("CASE WHEN state = 'held' THEN bound ELSE 0 END", "held")
+            calls = await tx.fetch(
+                f"SELECT month, {_SUM.format('charged', 'spent')}, {held} FROM ledger_call "  # noqa: S608 - fixed
+                "WHERE scope = ? AND billing = 'paid' GROUP BY month",
+                self.scope,
+            )
+            return [
+                *_differences(months, journal, "journal", ("spent", "held", "approved")),
+                *_differences(months, calls, "calls", ("spent", "held")),
+                *await _damaged_answers(tx, self.scope),
+            ]
+
+        return await self.database.read(work)
+
+
+async def _damaged_answers(tx: Tx, scope: str) -> list[str]:
+    problems: list[str] = []
+    last = ""
+    while True:
+        rows = await tx.fetch(
+            "SELECT step_key, body, sha256 FROM ledger_answer WHERE scope = ? AND step_key > ? "
+            "ORDER BY step_key LIMIT 200",
+            *(scope, last),
+        )
+        if not rows:
+            return problems
+        last = rows[-1]["step_key"]
+        problems += [
+            f"answer {row['step_key']}: its text does not match its checksum"
+            for row in rows
+            if hashlib.sha256(bytes(row["body"])).hexdigest() != row["sha256"]
+        ]
+
+
+def _differences(
+    months: list[dict[str, Any]], sums: list[dict[str, Any]], source: str, names: tuple[str, ...]
+) -> list[str]:
+    by_month = {row["month"]: row for row in sums}
+    rows = {row["month"]: row for row in months}
+    problems = []
+    for month in sorted({*by_month, *rows}):
+        for name in names:
+            stands = rows.get(month, {}).get(name, 0)
+            summed = by_month.get(month, {}).get(name, 0)
+            if stands != summed:
+                problems.append(
+                    f"month {month}: {name} is {_signed(stands):f} USD, "
+                    f"by its {source} it is {_signed(summed):f} USD"
+                )
+    return problems
+
+
+def _signed(pico: int) -> Decimal:
+    return from_pico(pico) if pico >= 0 else -from_pico(-pico)

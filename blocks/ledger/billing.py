@@ -1,0 +1,131 @@
+"""What a reply's usage means for its hold: the true cost, the bound, or a bill that cannot be right."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tta_dev_primitives.blocks.ledger.bound import plausible_usd, token_ceiling
+from tta_dev_primitives.blocks.ledger.money import MAX_USD
+from tta_dev_primitives.blocks.ledger.records import provider_key
+from tta_dev_primitives.blocks.wire.types import ChatRequest
+from tta_dev_primitives.config.catalogue import load_catalogue, today_utc
+from tta_dev_primitives.config.errors import UnknownPriceError
+from tta_dev_primitives.config.prices import OWN_PRICE, list_price
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.usage import Usage
+
+__all__ = ["Bill", "bill_of", "free_bill_of", "list_value_of", "other_model"]
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """How a reply is charged. `charge` None: what was billed is unknown, the bound is charged."""
+
+    charge: Decimal | None
+    flag: str | None = None
+    note: str | None = None
+    close_key: str | None = None
+    """A model or provider that gets no paid call until a person has looked at its bill."""
+
+
+def bill_of(
+    target: Target, request: ChatRequest, usage: Usage, bound: Decimal, *, answered: str | None = None
+) -> Bill:
+    """Decide the charge of a paid call.
+
+    Args:
+        target: The model, with its price.
+        request: What was sent.
+        usage: What the provider reported.
+        bound: What was reserved, USD.
+        answered: The model that answered, when it is not the one that was asked: the dearer of the two counts.
+    """
+    problem = _problem(usage)
+    if problem is not None:
+        return Bill(None, flag=problem, note="no usable usage in the reply: charged at the bound")
+    tokens = usage.total_input + usage.output_tokens
+    cost = _cost(target, usage)
+    if tokens > token_ceiling(target, request) or cost > plausible_usd(target, request) or cost > MAX_USD:
+        return Bill(
+            None,
+            flag="disputed",
+            note=f"{target.name} reported {tokens} tokens, more than it can take: charged at the bound",
+            close_key=provider_key(target),
+        )
+    if answered is not None and usage.reported_cost_usd is None:
+        cost = max(cost, min(_cost_at(target, answered, usage), MAX_USD))
+    if cost > bound:
+        return Bill(
+            cost,
+            flag="bound_broken",
+            note=f"{target.name} billed {cost:f} USD for a call that was bounded at {bound:f}",
+            close_key=target.key,
+        )
+    return Bill(cost)
+
+
+def free_bill_of(target: Target, request: ChatRequest, usage: Usage) -> Bill:
+    """Decide the charge of a free call: nothing, unless the provider says that it took money."""
+    problem = _problem(usage)
+    if problem is not None:
+        return Bill(Decimal(0), flag=problem)
+    if usage.reported_cost_usd:
+        cost = min(usage.reported_cost_usd, MAX_USD)
+        note = f"{target.name} is declared free and billed {cost:f} USD"
+        return Bill(cost, flag="free_billed", note=note, close_key=target.key)
+    impossible = usage.total_input + usage.output_tokens > token_ceiling(target, request)
+    return Bill(Decimal(0), flag="disputed" if impossible else None)
+
+
+def list_value_of(target: Target, request: ChatRequest, usage: Usage) -> Decimal | None:
+    """What the tokens cost at list price, USD; None when price or figures are not known."""
+    if target.price is None or _problem(usage) is not None:
+        return None
+    if usage.total_input + usage.output_tokens > token_ceiling(target, request):
+        return None
+    return min(target.price.cost(usage), MAX_USD)
+
+
+def other_model(target: Target, returned: str | None) -> str | None:
+    """`returned` when it is another model than was asked for; a dated, prefixed or older spelling is not."""
+    if not returned:
+        return None
+    asked, answered = (name.rpartition("/")[2].lower() for name in (target.api_model, returned))
+    asked, answered = asked.partition(":")[0], answered.partition(":")[0]
+    if asked.startswith(answered) or answered.startswith(asked):
+        return None
+    catalogue = load_catalogue()
+    entry = catalogue.find(target.api_model, target.provider)
+    return None if entry is not None and catalogue.find(returned, target.provider) is entry else returned
+
+
+def _cost_at(target: Target, model: str, usage: Usage) -> Decimal:
+    """What another model of the provider asks for the same tokens, USD; 0 when nobody knows."""
+    if target.price is not None and target.price.source == OWN_PRICE:
+        return Decimal(0)  # a price that the user gave is what that address asks, whoever answers there
+    try:
+        price = list_price(target.provider, model, catalogue=load_catalogue(), today=today_utc())
+    except UnknownPriceError:
+        return Decimal(0)
+    return price.cost(usage)
+
+
+def _problem(usage: Usage) -> str | None:
+    """Why a usage cannot be charged. The wire formats flag theirs; this holds for any other source too."""
+    if usage.flag is not None:
+        return usage.flag
+    counts = (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
+    if any(type(count) is not int or count < 0 for count in counts):
+        return "usage_invalid"
+    cost = usage.reported_cost_usd
+    if cost is not None and (not isinstance(cost, Decimal) or not cost.is_finite() or cost < 0):
+        return "usage_invalid"
+    # A request has a prompt, so its tokens are never none: the figures were left at zero.
+    return "usage_missing" if cost is None and not sum(counts) else None
+
+
+def _cost(target: Target, usage: Usage) -> Decimal:
+    if usage.reported_cost_usd is not None:
+        return usage.reported_cost_usd
+    return target.price.cost(usage) if target.price is not None else Decimal(0)

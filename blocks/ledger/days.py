@@ -1,0 +1,39 @@
+"""Spending over the days of a month, for reports."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from decimal import Decimal
+
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database import Tx
+from tta_dev_primitives.blocks.ledger.money import from_pico
+from tta_dev_primitives.blocks.ledger.months import checked_month, day_of
+
+__all__ = ["spend_by_day"]
+
+
+async def spend_by_day(ledger: LedgerCore, month: str) -> dict[str, Decimal]:
+    """What the paid calls of a month were charged, by the day of their start in the ledger's time zone.
+
+    Returns:
+        `YYYY-MM-DD` -> USD, in order; days without a charge are left out.
+
+    Raises:
+        LedgerError: The database cannot be used.
+    """
+    quarters = "floor(created_at / 900)" if ledger.database.dialect == "postgresql" else "created_at / 900"
+
+    async def work(tx: Tx) -> list[tuple[int, int]]:
+        # A quarter of an hour is the finest step in which time zones differ.
+        rows = await tx.fetch(
+            f"SELECT CAST({quarters} AS BIGINT) AS quarter, CAST(sum(charged) AS BIGINT) AS charged "  # noqa: S608
+            "FROM ledger_call WHERE scope = ? AND month = ? AND charged > 0 GROUP BY 1 ORDER BY 1",
+            *(ledger.scope, checked_month(month)),
+        )
+        return [(int(row["quarter"]), int(row["charged"])) for row in rows]
+
+    days: dict[str, int] = defaultdict(int)
+    for quarter, charged in await ledger.database.read(work):
+        days[day_of(quarter * 900, ledger.timezone)] += charged
+    return {day: from_pico(pico) for day, pico in sorted(days.items())}

@@ -1,0 +1,257 @@
+"""The spend ledger: money is set aside before a call and settled after it, under any number of processes.
+
+For every month: billed by providers <= spent (+ held) <= limit, exact to 1e-12 USD, provided that every paid
+call goes through `call.guarded_send`, that its bound holds, that prices are right or too high, that the
+ledger is neither deleted nor restored from an old copy, and that nothing else spends the same key.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from decimal import Decimal
+
+from tta_dev_primitives.blocks.ledger.alerts import Alerts
+from tta_dev_primitives.blocks.ledger.answers import Answers
+from tta_dev_primitives.blocks.ledger.audit import Audit
+from tta_dev_primitives.blocks.ledger.core import answer_of, closed_text, pico_or_none, uninterrupted
+from tta_dev_primitives.blocks.ledger.database import Tx
+from tta_dev_primitives.blocks.ledger.holds import (
+    Closed,
+    Closing,
+    close_call,
+    ending_name,
+    lapsed_calls,
+)
+from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
+from tta_dev_primitives.blocks.ledger.one_statement import close_at_once, reserve_at_once
+from tta_dev_primitives.blocks.ledger.postgres import PostgresDatabase
+from tta_dev_primitives.blocks.ledger.records import (
+    Alert,
+    CallInfo,
+    Hold,
+    MonthBalance,
+    Outcome,
+    StoredAnswer,
+)
+from tta_dev_primitives.blocks.ledger.reserving import Granted, MonthMovedError, RefusedError, reserve_call
+from tta_dev_primitives.config.errors import (
+    BudgetExceededError,
+    LedgerBusyError,
+    LedgerError,
+    QuarantinedError,
+)
+
+__all__ = ["Alert", "CallInfo", "Hold", "Ledger", "MonthBalance", "Outcome", "StoredAnswer"]
+
+_SWEEP_AT_ONCE = 200
+
+
+class Ledger(Answers, Alerts, Audit):
+    """One budget's ledger. Its arguments are those of `LedgerCore`."""
+
+    one_statement = True
+    """On PostgreSQL, try the plain case of reserving and closing in one statement first."""
+
+    async def reserve(
+        self, call: CallInfo, bound: Decimal, limit: Decimal, *, wait_busy_s: float = 0.0
+    ) -> Hold:
+        """Set `bound` USD aside for one attempt. With the same call id it is safe to repeat.
+
+        Args:
+            call: The attempt; its id must be new for each attempt.
+            bound: What it can cost at most.
+            limit: The month's limit in force now; approvals of the month are added to it.
+            wait_busy_s: How long to wait while only calls in flight stand in the way.
+
+        Raises:
+            BudgetExceededError: `reason` is `exhausted`, or `too_big` when no month could pay this call.
+            LedgerBusyError: Only calls in flight stood in the way all that time.
+            QuarantinedError: The model or provider is closed after a wrong bill.
+            LedgerError: The ledger cannot be used, or an amount is not one.
+        """
+        pico, ceiling = pico_ceiling(bound, what="bound"), pico_floor(limit)
+        deadline, pause, swept = time.monotonic() + wait_busy_s, 0.02, False
+        while True:
+            try:
+                granted = await self._reserve_once(call, pico, ceiling)
+                return Hold(call.id, granted.month, from_pico(granted.bound), granted.lease_until)
+            except MonthMovedError as moved:
+                self._latch = max(self._latch, moved.month)
+                continue
+            except RefusedError as why:
+                refused = why
+            if refused.reason != "quarantined" and not swept and await self.sweep():
+                swept = True
+                continue
+            swept = True
+            if refused.reason != "busy" or time.monotonic() >= deadline:
+                raise await self._refusal(refused, bound, ceiling)
+            await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, not a secret
+            pause = min(pause * 2, 0.5)
+
+    async def _reserve_once(self, call: CallInfo, bound: int, limit: int) -> Granted:
+        async def work(tx: Tx) -> Granted:
+            at = self._now(tx)
+            return await reserve_call(tx, self._terms, call, bound, limit, self._month(at), at)
+
+        async def reserve() -> Granted:
+            if self.one_statement and isinstance(self.database, PostgresDatabase):
+                at = await self.database.now() if self._clock is None else self._clock()
+                granted = await reserve_at_once(
+                    self.database, self._terms, call, (bound, limit), self._month(at), at
+                )
+                if granted is not None:
+                    return granted
+            return await self.database.transact(work, idempotent=True, label="reserve")
+
+        try:
+            # SQLite works off its queue in order: a release that follows a cancelled reservation finds it.
+            # PostgreSQL may run the two at once, so there the reservation is waited for first.
+            if self.database.dialect == "sqlite":
+                return await reserve()
+            return await uninterrupted(reserve())
+        except asyncio.CancelledError:
+            # Nothing was sent: give the money back, if it was set aside at all.
+            await uninterrupted(self.release(call.id, "cancelled before sending"))
+            raise
+
+    async def _refusal(
+        self, refused: RefusedError, bound: Decimal, limit: int
+    ) -> LedgerError | BudgetExceededError:
+        if refused.reason == "quarantined":
+            return QuarantinedError(
+                closed_text(refused.key, refused.note),
+                key=refused.key,
+            )
+        ceiling = limit + refused.approved
+        spent, held, total = from_pico(refused.spent), from_pico(refused.held), from_pico(ceiling)
+        if refused.reason == "busy":
+            return LedgerBusyError(
+                f"Budget: month {refused.month}: spent {spent:f} and {held:f} held by calls in flight of "
+                f"{total:f} USD; this call needs up to {bound:f}. Try again when they have ended.",
+                month=refused.month,
+                limit=total,
+                spent=spent,
+                held=held,
+                needed=bound,
+            )
+        message = None
+        if refused.reason == "too_big":
+            message = (
+                f"Budget: this call needs up to {bound:f} USD, more than the whole limit of {total:f} for "
+                f"month {refused.month}. Raise cost_tracking.budget_limit_usd or lower max_output_tokens."
+            )
+        else:
+            await self._alert_exhausted(refused.month, refused.spent, ceiling)
+        return BudgetExceededError(
+            message,
+            month=refused.month,
+            limit=total,
+            spent=spent,
+            held=held,
+            needed=bound,
+            reason=refused.reason,
+        )
+
+    async def settle(
+        self,
+        hold: Hold | str,
+        actual: Decimal,
+        *,
+        outcome: Outcome | None = None,
+        answer: tuple[str, bytes | str] | None = None,
+        close_key: str | None = None,
+    ) -> Closed:
+        """End a call with its true cost; a second settle of the same call changes nothing.
+
+        Args:
+            hold: What `reserve` gave, or its id.
+            actual: USD that were billed.
+            outcome: What the call's row keeps for the report.
+            answer: Content key and body, kept in the same transaction.
+            close_key: A model or provider to close for paid calls in the same transaction.
+        """
+        charge = pico_ceiling(actual, what="cost")
+        return await self._close(hold, "settled", charge, outcome or Outcome(), answer, close_key)
+
+    async def release(
+        self, hold: Hold | str, reason: str, *, outcome: str = "released", details: Outcome | None = None
+    ) -> Closed:
+        """Give the money back: only when the request did not reach the model, or was refused unbilled.
+
+        Args:
+            hold: What `reserve` gave, or its id.
+            reason: Why, for the journal.
+            outcome: The error class, for the report.
+            details: More of what the call's row keeps, instead of `reason` and `outcome`.
+        """
+        found = details or Outcome(outcome=outcome, note=reason)
+        return await self._close(hold, "released", 0, found, None, None)
+
+    async def presume(
+        self,
+        hold: Hold | str,
+        reason: str,
+        *,
+        outcome: Outcome | None = None,
+        answer: tuple[str, bytes | str] | None = None,
+        close_key: str | None = None,
+    ) -> Closed:
+        """Charge the full bound: nobody knows what was billed. A later `settle` puts in the true cost."""
+        found = outcome or Outcome(outcome="unknown", note=reason)
+        return await self._close(hold, "presumed", None, found, answer, close_key)
+
+    async def _close(
+        self,
+        hold: Hold | str,
+        closing: Closing,
+        charge: int | None,
+        outcome: Outcome,
+        answer: tuple[str, bytes | str] | None,
+        close_key: str | None,
+    ) -> Closed:
+        call_id = hold if isinstance(hold, str) else hold.id
+        kept = None if answer is None else answer_of(*answer)
+        amounts = (pico_or_none(outcome.list_value), pico_or_none(outcome.baseline))
+
+        async def work(tx: Tx) -> Closed:
+            return await close_call(
+                tx, self._terms, call_id, closing, charge, outcome,
+                at=self._now(tx), amounts=amounts, answer=kept, close_key=close_key,
+            )  # fmt: skip
+
+        if self.one_statement and close_key is None and isinstance(self.database, PostgresDatabase):
+            at = await self.database.now() if self._clock is None else self._clock()
+            done = await close_at_once(
+                self.database,
+                self._terms,
+                call_id,
+                closing,
+                charge,
+                outcome,
+                at=at,
+                amounts=amounts,
+                answer=kept,
+            )
+            if done is not None:
+                return done
+        closed: Closed = await self.database.transact(work, idempotent=True, label=ending_name(closing))
+        self._terms.alerted.update(closed.alerts)
+        return closed
+
+    async def sweep(self) -> int:
+        """Charge the bound of calls whose process died or hung, after their lease; returns how many."""
+        swept = 0
+        while True:
+
+            async def lapsed(tx: Tx) -> list[str]:
+                return await lapsed_calls(tx, self.scope, self._now(tx), _SWEEP_AT_ONCE)
+
+            ids = await self.database.read(lapsed)
+            if not ids:
+                return swept
+            lost = Outcome(outcome="lost", note="its process ended or hung: charged at the bound")
+            closed = await asyncio.gather(*(self.presume(call_id, "", outcome=lost) for call_id in ids))
+            swept += sum(one.changed for one in closed)

@@ -1,0 +1,47 @@
+"""Calendar months of a budget, as `YYYY-MM`."""
+
+from __future__ import annotations
+
+import re
+from datetime import datetime
+from functools import lru_cache
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from tta_dev_primitives.config.errors import LedgerError
+
+__all__ = ["checked_month", "day_of", "month_of", "zone"]
+
+_MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
+
+
+@lru_cache(maxsize=32)
+def zone(name: str) -> ZoneInfo:
+    """The time zone `name`, such as `UTC` or `Europe/Berlin`.
+
+    Raises:
+        LedgerError: No such zone is known on this machine.
+    """
+    try:
+        return ZoneInfo(name)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise LedgerError(
+            f"cost_tracking.timezone: no time zone '{name}' is known here; use a name such as UTC or "
+            f"Europe/Berlin"
+        ) from None
+
+
+def month_of(moment: float, timezone: str = "UTC") -> str:
+    """The calendar month of `moment` (seconds since 1970) in `timezone`."""
+    return datetime.fromtimestamp(moment, zone(timezone)).strftime("%Y-%m")
+
+
+def day_of(moment: float, timezone: str = "UTC") -> str:
+    """The calendar day of `moment` (seconds since 1970) in `timezone`, as `YYYY-MM-DD`."""
+    return datetime.fromtimestamp(moment, zone(timezone)).strftime("%Y-%m-%d")
+
+
+def checked_month(month: str) -> str:
+    """`month` itself, when it is written `YYYY-MM`; else `LedgerError`."""
+    if not _MONTH.fullmatch(month):
+        raise LedgerError(f"Month '{month}': write it as YYYY-MM, such as 2026-11")
+    return month

@@ -1,0 +1,162 @@
+"""A month's report, shaped from the ledger's rows: by provider, model, role and use case; JSON and CSV."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.blocks.ledger.records import MonthBalance, Quarantine, ReportRow
+
+__all__ = ["Line", "MonthReport", "month_report"]
+
+_CSV = (
+    *("month", "provider", "model", "role", "use_case", "billing", "state", "outcome", "calls"),
+    *("input_tokens", "output_tokens", "charged_usd", "held_usd", "list_value_usd", "baseline_usd"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """Calls of one group, summed. Amounts in USD."""
+
+    name: str
+    calls: int
+    failed: int
+    input_tokens: int
+    output_tokens: int
+    charged: Decimal
+    saved: Decimal
+    """List price of what free models did."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as JSON values; money is a string."""
+        return {
+            "name": self.name,
+            "calls": self.calls,
+            "failed": self.failed,
+            "input_tokens": self.input_tokens,
+            "output_tokens": self.output_tokens,
+            "charged_usd": f"{self.charged:f}",
+            "saved_usd": f"{self.saved:f}",
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class MonthReport:
+    """What one month cost, and what it would have cost."""
+
+    balance: MonthBalance
+    limit: Decimal | None
+    """The limit in force, approvals included; None: no limit."""
+    total: Line
+    by_provider: tuple[Line, ...]
+    by_model: tuple[Line, ...]
+    by_role: tuple[Line, ...]
+    by_use_case: tuple[Line, ...]
+    rows: tuple[ReportRow, ...]
+    closed: tuple[Quarantine, ...] = ()
+    problems: tuple[str, ...] = ()
+    """What `verify` found."""
+
+    @property
+    def left(self) -> Decimal | None:
+        """USD neither spent nor held; None without a limit. Below 0 when the limit was lowered."""
+        return None if self.limit is None else self.limit - self.balance.spent - self.balance.held
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; money is a string."""
+        balance = self.balance
+        return {
+            "month": balance.month,
+            "limit_usd": None if self.limit is None else f"{self.limit:f}",
+            "spent_usd": f"{balance.spent:f}",
+            "held_usd": f"{balance.held:f}",
+            "presumed_usd": f"{balance.presumed:f}",
+            "approved_usd": f"{balance.approved:f}",
+            "left_usd": None if self.left is None else f"{self.left:f}",
+            "total": self.total.to_json(),
+            "by_provider": [line.to_json() for line in self.by_provider],
+            "by_model": [line.to_json() for line in self.by_model],
+            "by_role": [line.to_json() for line in self.by_role],
+            "by_use_case": [line.to_json() for line in self.by_use_case],
+            "closed": [{"key": one.key, "reason": one.reason, "call_id": one.call_id} for one in self.closed],
+            "problems": list(self.problems),
+        }
+
+    def to_csv(self) -> str:
+        """Every row as CSV with a header; money in USD."""
+        out = io.StringIO()
+        table = csv.writer(out, lineterminator="\n")
+        table.writerow(_CSV)
+        for row in self.rows:
+            names = (row.provider, _cell(row.model), row.role, row.use_case or "", row.billing, row.state)
+            counts = (row.outcome, row.calls, row.input_tokens, row.output_tokens)
+            money = (f"{m:f}" for m in (row.charged, row.held, row.list_value, row.baseline))
+            table.writerow([self.balance.month, *names, *counts, *money])
+        return out.getvalue()
+
+
+def month_report(
+    balance: MonthBalance,
+    rows: Iterable[ReportRow],
+    *,
+    limit: Decimal | None,
+    closed: Sequence[Quarantine] = (),
+    problems: Sequence[str] = (),
+) -> MonthReport:
+    """Shape a month's report.
+
+    Args:
+        balance: `Ledger.balance`.
+        rows: `Ledger.report_rows` of the same month.
+        limit: `Ledger.effective_limit`, USD.
+        closed: `Ledger.quarantines`.
+        problems: `Ledger.verify`.
+    """
+    ordered = tuple(
+        sorted(
+            rows, key=lambda r: (r.provider, r.model, r.role, r.use_case or "", r.billing, r.state, r.outcome)
+        )
+    )
+    return MonthReport(
+        balance,
+        limit,
+        _line("total", ordered),
+        _lines(ordered, lambda row: row.provider),
+        _lines(ordered, lambda row: row.model),
+        _lines(ordered, lambda row: row.role),
+        _lines(ordered, lambda row: row.use_case or "-"),
+        ordered,
+        tuple(closed),
+        tuple(problems),
+    )
+
+
+def _lines(rows: Sequence[ReportRow], group: Callable[[ReportRow], str]) -> tuple[Line, ...]:
+    """One line a group, the dearest first."""
+    groups: dict[str, list[ReportRow]] = {}
+    for row in rows:
+        groups.setdefault(group(row), []).append(row)
+    lines = [_line(name, members) for name, members in groups.items()]
+    return tuple(sorted(lines, key=lambda line: (-line.charged, -line.calls, line.name)))
+
+
+def _line(name: str, rows: Sequence[ReportRow]) -> Line:
+    return Line(
+        name,
+        sum(row.calls for row in rows),
+        sum(row.calls for row in rows if row.outcome not in ("ok", "in_flight")),
+        sum(row.input_tokens for row in rows),
+        sum(row.output_tokens for row in rows),
+        sum((row.charged for row in rows), Decimal(0)),
+        sum((row.list_value for row in rows if row.billing == "free"), Decimal(0)),
+    )
+
+
+def _cell(text: str) -> str:
+    """A name from a configuration may not become a formula in a spreadsheet."""
+    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text

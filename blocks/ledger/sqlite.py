@@ -1,0 +1,111 @@
+"""The ledger's database in one SQLite file, shared by any number of processes of one machine.
+
+One worker thread a process owns the only connection. It takes what has queued up, runs each work in a
+savepoint of one `BEGIN IMMEDIATE ... COMMIT`, and answers all of them after the commit: one sync to disk
+serves many calls. A lock file in front of the database makes waiting processes queue up fairly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+from typing_extensions import override
+
+from tta_dev_primitives.blocks.ledger.database import Database, Work
+from tta_dev_primitives.blocks.ledger.schema import Dialect
+from tta_dev_primitives.blocks.ledger.sqlite_worker import Job, Worker
+
+__all__ = ["SqliteDatabase"]
+
+T = TypeVar("T")
+_WAIT_S = 30.0
+
+
+class SqliteDatabase(Database):
+    """A ledger in one file. See the module's page."""
+
+    dialect: Dialect = "sqlite"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.place = str(path)
+        self._forget()
+        _all.add(self)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._worker: Worker | None = None
+
+    @override
+    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
+        return cast(T, await self._submit(Job(work, read_only=False, label=label)))
+
+    @override
+    async def read(self, work: Work[T]) -> T:
+        return cast(T, await self._submit(Job(work, read_only=True, label="read")))
+
+    async def _submit(self, job: Job) -> Any:
+        with self._lock:
+            if self._worker is None:
+                self._worker = Worker(self.path)
+            self._worker.jobs.put(job)
+        message = f"Ledger {self.place}: busy for {_WAIT_S:.0f} s; another process holds its lock. Try again."
+        timer = job.loop.call_later(_WAIT_S, job.give_up, message)
+        try:
+            return await job.future
+        except asyncio.CancelledError:
+            job.take()
+            raise
+        finally:
+            timer.cancel()
+
+    @override
+    async def aclose(self) -> None:
+        with self._lock:
+            worker, self._worker = self._worker, None
+        if worker is not None:
+            worker.jobs.put(None)
+            await asyncio.to_thread(worker.thread.join, _WAIT_S)
+
+    def close_at_exit(self) -> None:
+        """Let the worker finish what it has begun, for two seconds at most."""
+        worker = self._worker
+        if worker is not None:
+            worker.jobs.put(None)
+            worker.thread.join(2.0)
+
+    def after_fork(self) -> None:
+        """In a forked child: leave the parent's connection alone and start afresh.
+
+        A SQLite connection must not be used or closed in a child, so it is kept unreachable; the copy of
+        the lock file is closed, since it would hold the parent's lock beyond the parent's death.
+        """
+        worker = self._worker
+        if worker is not None:
+            _leaked.append(worker.connection)
+            worker.close_queue_file()
+        self._forget()
+
+
+_all: weakref.WeakSet[SqliteDatabase] = weakref.WeakSet()
+_leaked: list[Any] = []
+
+
+def _close_all() -> None:
+    for database in list(_all):
+        database.close_at_exit()
+
+
+def _all_after_fork() -> None:
+    for database in list(_all):
+        database.after_fork()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_all_after_fork)

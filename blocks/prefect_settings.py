@@ -1,0 +1,237 @@
+"""Settings of the embedded Prefect server and of the processes that use it. Does not import prefect.
+
+The tuned values are measured, not guessed; docs/benchmarks.md and the comments say against what.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = [
+    "ServerHome",
+    "apply_environment",
+    "client_settings",
+    "is_loopback",
+    "process_environment",
+    "server_settings",
+    "temporary_environment",
+    "tta_home",
+]
+
+EMBEDDED_MARK = "TTA_SERVER_URL"
+"""Set beside PREFECT_API_URL when that address is our own server, not one the user configured."""
+_HOME_MARK = "TTA_SERVER_HOME"
+"""Set with it: whose server that is, should it have to be started again after TTA_HOME has changed."""
+
+# What the server process may inherit. Provider keys must not live on in a process that outlasts the command.
+_INHERITED = (
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "PATH",
+    "SYSTEMROOT",
+    "TEMP",
+    "TMP",
+    "TMPDIR",
+    "TZ",
+    "USER",
+)
+_INHERITED_PREFIXES = (
+    "LC_",
+    "LD_",
+    "DYLD_",
+    "PYTHON",
+    "SSL_CERT_",
+    "VIRTUAL_ENV",
+    "COVERAGE_",
+    "TTA_SERVER_",
+)
+# Prefect builds a TLS context even for http: 1 ms with one certificate, 45 ms with the system's bundle.
+_PLACEHOLDER_CERTIFICATE = Path(__file__).resolve().parent / "placeholder.pem"
+_USER_TUNING = ("PREFECT_SERVER_", "PREFECT_API_DATABASE_", "PREFECT_UI_")
+
+
+def tta_home(environ: Mapping[str, str] | None = None) -> Path:
+    """The folder of ledger, keys, server and logs: `TTA_HOME`, default `~/.tta`."""
+    value = (os.environ if environ is None else environ).get("TTA_HOME")
+    return Path(value or "~/.tta").expanduser().absolute()
+
+
+def is_loopback(host: str) -> bool:
+    """Only programs on this machine reach it."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerHome:
+    """Where the embedded server keeps its files, all below `$TTA_HOME`, all readable by the user only."""
+
+    root: Path
+
+    @classmethod
+    def find(cls, root: Path | None = None) -> ServerHome:
+        """Of `root`, else of the server that this process was pointed at, else of `$TTA_HOME`."""
+        known = os.environ.get(_HOME_MARK)
+        return cls((root or (Path(known) if known else tta_home())).expanduser().absolute())
+
+    @property
+    def folder(self) -> Path:
+        """State, lock, database."""
+        return self.root / "server"
+
+    @property
+    def prefect_home(self) -> Path:
+        """PREFECT_HOME of server and clients: the user's own `~/.prefect` stays untouched."""
+        return self.root / "prefect"
+
+    @property
+    def log_file(self) -> Path:
+        """What the server process prints."""
+        return self.root / "logs" / "server.log"
+
+    @property
+    def key_file(self) -> Path:
+        """The key that encrypts Prefect blocks."""
+        return self.root / "keys" / "prefect-encryption.key"
+
+    @property
+    def auth_file(self) -> Path:
+        """`user:password` of the API, when it asks for one."""
+        return self.root / "keys" / "prefect-auth"
+
+    @property
+    def database(self) -> Path:
+        """Prefect's SQLite database (flow runs, events, blocks); never the ledger."""
+        return self.folder / "prefect.db"
+
+    @property
+    def lock_file(self) -> Path:
+        """Held by the server process from before it starts until it is gone, however it ends."""
+        return self.folder / "lock"
+
+    @property
+    def state_file(self) -> Path:
+        """Process id, port and versions of the running server (JSON)."""
+        return self.folder / "state.json"
+
+
+def server_settings(home: ServerHome, *, host: str, port: int) -> dict[str, str]:
+    """The tuned environment of the server process, secrets excepted."""
+    shown = "127.0.0.1" if host in {"0.0.0.0", "::"} else host  # noqa: S104 - compared, not bound
+    origins = f"http://{shown}:{port},http://localhost:{port}"
+    return {
+        "PREFECT_HOME": str(home.prefect_home),
+        "PREFECT_PROFILE": "ephemeral",
+        "PREFECT_SERVER_API_HOST": host,
+        "PREFECT_SERVER_API_PORT": str(port),
+        "PREFECT_UI_API_URL": f"http://{shown}:{port}/api" if shown == host else "/api",
+        "PREFECT_UI_STATIC_DIRECTORY": str(home.folder / "ui"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home.database}",
+        # A web page of another origin must not read the API of a server on this machine (default: "*").
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
+        "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
+        "PREFECT_LOGGING_COLORS": "false",
+        # Registered by our own process, when no client waits.
+        "PREFECT_SERVER_REGISTER_BLOCKS_ON_START": "false",
+        "PREFECT_SERVER_MEMOIZE_BLOCK_AUTO_REGISTRATION": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+        "DO_NOT_TRACK": "1",
+        # The default writes one task-run event a transaction. Server CPU a flow of three tasks: 62 ms, not 100.
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",
+        "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_FLUSH_INTERVAL": "2",
+    }
+
+
+def process_environment(
+    home: ServerHome, *, host: str, port: int, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The whole environment of the server process: a short list of inherited variables and the tuned ones.
+
+    A `PREFECT_SERVER_*` variable of the user wins over our tuning, never over address and origins.
+    """
+    kept = {k: v for k, v in environ.items() if k in _INHERITED or k.startswith(_INHERITED_PREFIXES)}
+    tuned = server_settings(home, host=host, port=port)
+    fixed = {"PREFECT_SERVER_API_HOST", "PREFECT_SERVER_API_PORT", "PREFECT_SERVER_CORS_ALLOWED_ORIGINS"}
+    users = {k: v for k, v in environ.items() if k.startswith(_USER_TUNING) and k not in fixed}
+    if users.keys() & {"PREFECT_API_DATABASE_CONNECTION_URL"}:
+        del tuned["PREFECT_SERVER_DATABASE_CONNECTION_URL"]
+    return {**kept, **tuned, **users, "TTA_HOME": str(home.root)}
+
+
+def client_settings(url: str, *, home: ServerHome | None = None, auth: str | None = None) -> dict[str, str]:
+    """The environment of a process that runs flows against `url`.
+
+    Args:
+        url: The API address.
+        home: Given for the embedded server only. A server that the user configured keeps the user's address,
+            key, PREFECT_HOME, profile and log settings.
+        auth: `user:password` of the embedded server, when it asks for one.
+    """
+    settings = {"DO_NOT_TRACK": "1"}
+    if url.startswith("http://") and "PREFECT_API_SSL_CERT_FILE" not in os.environ:
+        settings["PREFECT_API_SSL_CERT_FILE"] = str(_PLACEHOLDER_CERTIFICATE)
+    if home is None:
+        return settings
+    settings |= {
+        "PREFECT_API_URL": url,
+        EMBEDDED_MARK: url,
+        _HOME_MARK: str(home.root),
+        "PREFECT_HOME": str(home.prefect_home),
+        "PREFECT_PROFILE": "ephemeral",
+        "PREFECT_SERVER_ALLOW_EPHEMERAL_MODE": "false",
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        # Two requests that have one answer here: our server has no CSRF tokens and is of our version.
+        "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
+        "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
+        "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
+    }
+    if auth is not None:
+        settings["PREFECT_API_AUTH_STRING"] = auth
+    return settings
+
+
+def apply_environment(settings: Mapping[str, str]) -> None:
+    """Put `settings` into this process, for good.
+
+    Before prefect is imported this is only `os.environ`; afterwards Prefect's root settings are read again.
+    Inside a running flow or a `temporary_settings` block those inner settings stay as they are.
+    """
+    os.environ.update(settings)
+    _refresh_prefect()
+
+
+@contextmanager
+def temporary_environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Like `apply_environment`, undone at the end; for tests and notebooks, not for threads side by side."""
+    before = {name: os.environ.get(name) for name in settings}
+    apply_environment(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+        _refresh_prefect()
+
+
+def _refresh_prefect() -> None:
+    context = sys.modules.get("prefect.context")
+    if context is not None:
+        context.refresh_global_settings_context()

@@ -1,0 +1,75 @@
+"""OpenTelemetry spans around provider calls, by the GenAI semantic conventions, without any prompt or answer.
+
+Without the OpenTelemetry API nothing happens; without an SDK its spans are no-ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.config.errors import ProviderError
+from tta_dev_primitives.config.targets import Target
+
+__all__ = ["CallSpan", "chat_span"]
+
+# The conventions' own names; a provider without one goes by its name here.
+_WELL_KNOWN = {"google-ai-studio": "gcp.gemini", "openai-compatible": "openai"}
+
+
+class CallSpan:
+    """The span of one call; tell it the reply."""
+
+    def __init__(self, span: Any) -> None:
+        self._span = span
+
+    def reply(self, reply: ChatReply) -> None:
+        """Record what came back: model, finish reason and token counts."""
+        if self._span is None:
+            return
+        self._span.set_attribute("gen_ai.response.finish_reasons", [reply.finish])
+        if reply.model_returned:
+            self._span.set_attribute("gen_ai.response.model", reply.model_returned)
+        if reply.request_id:
+            self._span.set_attribute("gen_ai.response.id", reply.request_id)
+        if reply.usage.flag is None:
+            self._span.set_attribute("gen_ai.usage.input_tokens", reply.usage.total_input)
+            self._span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)
+
+
+@contextmanager
+def chat_span(target: Target, host: str) -> Iterator[CallSpan]:
+    """Open a client span named `chat <model>`; a failure sets `error.type` to the error class."""
+    try:
+        from opentelemetry import trace
+    except ImportError:
+        yield CallSpan(None)
+        return
+    if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
+        # No SDK is set up: a span that goes nowhere costs a twentieth of a call.
+        yield CallSpan(None)
+        return
+    tracer = trace.get_tracer("tta_dev_primitives")
+    attributes = {
+        "gen_ai.operation.name": "chat",
+        "gen_ai.provider.name": _WELL_KNOWN.get(target.provider, target.provider),
+        "gen_ai.request.model": target.api_model,
+        "server.address": host,
+    }
+    with tracer.start_as_current_span(
+        f"chat {target.api_model}",
+        kind=trace.SpanKind.CLIENT,
+        attributes=attributes,
+        # The exception's text is recorded by neither: it may quote the provider, who may quote the prompt.
+        record_exception=False,
+        set_status_on_exception=False,
+    ) as span:
+        try:
+            yield CallSpan(span)
+        except BaseException as error:
+            kind = str(error.error_class) if isinstance(error, ProviderError) else type(error).__name__
+            span.set_attribute("error.type", kind)
+            span.set_status(trace.StatusCode.ERROR, kind)
+            raise

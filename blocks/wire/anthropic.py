@@ -1,0 +1,325 @@
+"""Anthropic Messages: build a request, read a reply or its event stream, judge an error.
+
+Source: the official SDK's types and Anthropic's pages on errors, rate limits and structured outputs.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tta_dev_primitives.blocks.wire import faults
+from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire.reading import (
+    Unreadable,
+    at,
+    count_of,
+    decode_json,
+    flat,
+    json_or_none,
+    lower_headers,
+    obj,
+    rate_headers,
+    read_events,
+    seq,
+    text_of,
+    usage_of,
+)
+from tta_dev_primitives.blocks.wire.structured import instruction, strict_schema
+from tta_dev_primitives.blocks.wire.types import (
+    ChatReply,
+    ChatRequest,
+    Finish,
+    Lifecycle,
+    ModelInfo,
+    WireRequest,
+)
+from tta_dev_primitives.blocks.wire.waiting import next_month, parse_instant
+from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.usage import Usage
+
+__all__ = ["PATH", "VERSION", "build", "classify", "parse", "parse_models", "parse_stream"]
+
+PATH = "/v1/messages"
+# 2023-06-01 still serves every model; 2026-10-21 would refuse temperature for those that take it.
+VERSION = "2023-06-01"
+
+_FINISH: Mapping[str, Finish] = {
+    "end_turn": "stop",
+    "stop_sequence": "stop",
+    "tool_use": "tool",
+    "max_tokens": "length",
+    "model_context_window_exceeded": "length",
+    "refusal": "content_filter",
+}
+_LIFECYCLE: Mapping[str, Lifecycle] = {"active": "active", "deprecated": "deprecated", "retired": "retired"}
+_STATUS_OF_TYPE = {
+    "invalid_request_error": 400,
+    "authentication_error": 401,
+    "billing_error": 402,
+    "permission_error": 403,
+    "not_found_error": 404,
+    "conflict_error": 409,
+    "request_too_large": 413,
+    "rate_limit_error": 429,
+    "api_error": 500,
+    "timeout_error": 504,
+    "overloaded_error": 529,
+}
+_SPEND_CODES = frozenset(
+    {
+        "enforced_spend_limit_reached",
+        "contract_spend_limit_reached",
+        "linked_organization_spend_limit_reached",
+    }
+)
+_SPENT = re.compile(r"reached your specified .{0,20}usage limits", re.IGNORECASE)
+_NO_CREDIT = re.compile(r"credit balance is too low", re.IGNORECASE)
+_REGAIN = re.compile(r"access on ([0-9]{4}-[0-9]{2}-[0-9]{2})(?: at ([0-9]{2}:[0-9]{2}))?", re.IGNORECASE)
+_FILTERED = re.compile(r"content filtering policy|usage policy", re.IGNORECASE)
+
+
+def build(target: Target, request: ChatRequest) -> WireRequest:
+    """Translate `request` for `target`; sampling and thinking only where the model's capabilities allow."""
+    can = target.capabilities
+    body: dict[str, Any] = {
+        "model": target.api_model,
+        "max_tokens": request.max_output_tokens,
+        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+    }
+    system = request.system or ""
+    if request.json_schema is not None:
+        schema = strict_schema(request.json_schema)
+        if can.json_mode == "json_schema" and schema is not None:
+            body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+        elif can.json_mode == "tool":
+            body["tools"] = [{"name": request.schema_name, "input_schema": dict(request.json_schema)}]
+            body["tool_choice"] = {"type": "tool", "name": request.schema_name}
+        else:
+            system = f"{system}\n\n{instruction(request.json_schema)}".strip()
+    if system and can.system_role:
+        body["system"] = system
+    elif system:
+        body["messages"].insert(0, {"role": "user", "content": system})
+    if request.stop:
+        body["stop_sequences"] = list(request.stop)
+    if request.temperature is not None and can.temperature:
+        body["temperature"] = request.temperature
+    if can.thinking == "anthropic_adaptive" and request.thinking == "low":
+        body["thinking"] = {"type": "disabled"}
+    return WireRequest(PATH, body)
+
+
+def parse(
+    target: Target, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+) -> ChatReply:
+    """Read one whole reply.
+
+    Raises:
+        ProviderError: For every reply that is not a message, whatever its bytes.
+    """
+    low = lower_headers(headers)
+    now = time.time() if now is None else now
+    if not 200 <= status < 300:
+        raise _failure(target, status, low, json_or_none(body), now)
+    if "text/event-stream" in low.get("content-type", ""):
+        return parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
+    try:
+        payload = decode_json(body)
+    except Unreadable as error:
+        raise faults.error_of(target, faults.unreadable(str(error)), status=status, headers=low) from None
+    if at(payload, "type") == "error" or obj(at(payload, "error")):
+        raise _failure(target, status, low, payload, now)
+    return _reply(target, status, low, payload)
+
+
+def parse_stream(
+    target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
+) -> ChatReply:
+    """Read a recorded event stream as the one reply it adds up to.
+
+    Raises:
+        ProviderError: An `error` event, an unreadable event, or a stream that ends before its message does.
+    """
+    low = lower_headers(headers or {})
+    now = time.time() if now is None else now
+    message: dict[str, Any] = {}
+    blocks: dict[Any, dict[str, Any]] = {}
+    usage: dict[str, Any] = {}
+    ended = False
+    for _, data in read_events(text):
+        try:
+            event = decode_json(data)
+        except Unreadable as error:
+            raise faults.error_of(target, faults.unreadable(str(error)), status=200, headers=low) from None
+        match at(event, "type"):
+            case "error":
+                raise _failure(target, 200, low, event, now, usage=_usage(usage) if usage else None)
+            case "message_start":
+                message = dict(obj(at(event, "message")))
+                usage |= obj(message.get("usage"))
+            case "content_block_start":
+                blocks[_index(event)] = dict(obj(at(event, "content_block")))
+            case "content_block_delta":
+                _grow(blocks.setdefault(_index(event), {"type": "text"}), obj(at(event, "delta")))
+            case "message_delta":
+                message |= obj(at(event, "delta"))
+                # The figures of message_delta are cumulative: they replace those of message_start.
+                usage |= {k: v for k, v in obj(at(event, "usage")).items() if v is not None}
+            case "message_stop":
+                ended = True
+    if not ended and not text_of(message.get("stop_reason")):
+        cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the message did")
+        raise faults.error_of(target, cut, status=200, headers=low)
+    whole = message | {"type": "message", "usage": usage, "content": [_closed(b) for b in blocks.values()]}
+    return _reply(target, 200, low, whole)
+
+
+def _index(event: Any) -> int:
+    return count_of(at(event, "index")) or 0
+
+
+def _grow(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
+    for key in ("text", "partial_json"):
+        piece = delta.get(key)
+        if isinstance(piece, str):
+            block[key] = text_of(block.get(key)) + piece
+
+
+def _closed(block: dict[str, Any]) -> dict[str, Any]:
+    """A streamed tool call arrives as pieces of JSON text; an unfinished one stays without input."""
+    if block.get("type") == "tool_use" and "partial_json" in block:
+        try:
+            block["input"] = decode_json(block["partial_json"])
+        except Unreadable:
+            block["input"] = None
+    return block
+
+
+def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any) -> ChatReply:
+    content = at(payload, "content")
+    if at(payload, "type") != "message" or not isinstance(content, list):
+        fault = faults.unreadable("it is not a message object")
+        raise faults.error_of(target, fault, status=status, headers=headers)
+    raw = text_of(at(payload, "stop_reason")) or None
+    finish: Finish = _FINISH.get(raw or "", "unknown")
+    text = "".join(text_of(at(b, "text")) for b in content if at(b, "type") == "text")
+    if target.capabilities.json_mode == "tool":
+        inputs = [at(b, "input") for b in content if at(b, "type") == "tool_use"]
+        if inputs and isinstance(inputs[0], dict):
+            text = json.dumps(inputs[0], ensure_ascii=False, default=float)
+            finish = "stop" if finish == "tool" else finish
+    return ChatReply(
+        text=text,
+        finish=finish,
+        usage=_usage(at(payload, "usage")),
+        raw_finish=raw,
+        model_returned=flat(at(payload, "model"), limit=200) or None,
+        request_id=_request_id(headers, payload),
+        headers=rate_headers(headers),
+    )
+
+
+def _usage(node: Any) -> Usage:
+    """`input_tokens` excludes both cache classes; `output_tokens` includes thinking."""
+    thinking = at(node, "output_tokens_details", "thinking_tokens")
+    fresh, out = at(node, "input_tokens"), at(node, "output_tokens")
+    read, write = at(node, "cache_read_input_tokens"), at(node, "cache_creation_input_tokens")
+    flag = usage_of(required=(fresh, out), optional=(read, write))
+    return Usage(
+        input_tokens=count_of(fresh) or 0,
+        cache_read_tokens=count_of(read) or 0,
+        cache_write_tokens=count_of(write) or 0,
+        output_tokens=count_of(out) or 0,
+        thinking_tokens=count_of(thinking) or 0,
+        flag=flag,
+    )
+
+
+def _request_id(headers: Mapping[str, str], payload: Any) -> str | None:
+    found = headers.get("request-id") or at(payload, "request_id") or at(payload, "id")
+    return flat(found, limit=120) or None
+
+
+def _failure(
+    target: Target,
+    status: int,
+    headers: Mapping[str, str],
+    payload: Any,
+    now: float,
+    *,
+    usage: Usage | None = None,
+) -> ProviderError:
+    fault = classify(status, headers, payload, now=now)
+    if 200 <= status < 300:
+        fault = faults.after_start(fault, usage)
+    request_id = _request_id(headers, payload)
+    return faults.error_of(target, fault, status=status, headers=headers, usage=usage, request_id=request_id)
+
+
+def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
+    """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
+    body = faults.read_error(payload)
+    if 200 <= status < 300:
+        status = _STATUS_OF_TYPE.get(body.type, 500)
+    fault = _special(status, headers, body, now)
+    if fault is None:
+        fault = faults.by_status(status, body, headers=headers, now=now)
+    return faults.overridden(fault, headers)
+
+
+def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
+    message, rel = body.message[:4000], LedgerAction.RELEASE
+    detail = text_of(at(body.node, "details", "error_code"))
+    if detail in _SPEND_CODES or (status == 400 and _SPENT.search(message)):
+        when = _regain(message) or next_month(now)
+        return Fault(ErrorClass.QUOTA, rel, message, detail or body.type, "provider", reset_at=when)
+    if status == 400 and _NO_CREDIT.search(message):
+        return Fault(ErrorClass.QUOTA, rel, message, body.type, "provider")
+    if status == 400 and _FILTERED.search(message):
+        # The output was blocked after it had been generated.
+        return Fault(ErrorClass.CONTENT, LedgerAction.PRESUME, message, body.type)
+    if status == 429 and "retry-after" not in headers and "retry-after-ms" not in headers:
+        wait, ramp = _bucket_wait(headers, now), detail == "ramp_limit_exceeded"
+        if wait is not None or ramp:
+            limited = faults.limited(body, headers=headers, now=now, wait_s=wait, per_minute=ramp)
+            return replace(limited, code=detail or body.type)
+    return None
+
+
+def _regain(message: str) -> float | None:
+    found = _REGAIN.search(message)
+    return parse_instant(f"{found[1]}T{found[2] or '00:00'}:00+00:00") if found else None
+
+
+def _bucket_wait(headers: Mapping[str, str], now: float) -> float | None:
+    """Seconds until the emptiest bucket refills, from `anthropic-ratelimit-*-{remaining,reset}`."""
+    server_now = parse_instant(headers.get("date")) or now
+    waits = [
+        parse_instant(headers.get(name.replace("-remaining", "-reset")))
+        for name, left in headers.items()
+        if name.startswith("anthropic-ratelimit-") and name.endswith("-remaining") and left.strip() == "0"
+    ]
+    known = [max(0.0, w - server_now) for w in waits if w is not None]
+    return max(known) if known else None
+
+
+def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
+    """Read `GET /v1/models`: ids with the provider's own lifecycle."""
+    return tuple(_model(entry) for entry in seq(at(payload, "data")) if text_of(at(entry, "id")))
+
+
+def _model(entry: Any) -> ModelInfo:
+    return ModelInfo(
+        id=flat(at(entry, "id"), limit=200),
+        lifecycle=_LIFECYCLE.get(text_of(at(entry, "lifecycle")), "unknown"),
+        deprecated_at=flat(at(entry, "deprecated_at")) or None,
+        retires_at=flat(at(entry, "retires_at")) or None,
+        context_tokens=count_of(at(entry, "max_input_tokens")),
+        max_output_tokens=count_of(at(entry, "max_tokens")),
+    )

@@ -1,0 +1,289 @@
+"""Gemini `generateContent`: build a request, read a reply or its event stream, judge an error.
+
+Source: Google's v1beta definitions, the official SDK, recorded replies. Two traps shape this file: fields
+that are zero are left out, and every kind of refusal arrives as HTTP 200.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+from urllib.parse import quote
+
+from tta_dev_primitives.blocks.wire import faults
+from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire.reading import (
+    Unreadable,
+    at,
+    count_of,
+    decode_json,
+    flat,
+    json_or_none,
+    lower_headers,
+    obj,
+    rate_headers,
+    read_events,
+    seq,
+    settled,
+    text_of,
+    usage_of,
+)
+from tta_dev_primitives.blocks.wire.structured import instruction
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Finish, ModelInfo, WireRequest
+from tta_dev_primitives.blocks.wire.waiting import go_duration, next_midnight, try_again_in
+from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.usage import Usage
+
+__all__ = ["build", "classify", "parse", "parse_models", "parse_stream"]
+
+_RESET_ZONE = "America/Los_Angeles"
+_FINISH: Mapping[str, Finish] = {
+    "STOP": "stop",
+    "MAX_TOKENS": "length",
+    "CONTINUATION": "length",
+    "SAFETY": "content_filter",
+    "PROHIBITED_CONTENT": "content_filter",
+    "BLOCKLIST": "content_filter",
+    "SPII": "content_filter",
+    "RECITATION": "content_filter",
+    "LANGUAGE": "content_filter",
+    "ESCALATION": "content_filter",
+    "IMAGE_SAFETY": "content_filter",
+    "MALFORMED_FUNCTION_CALL": "error",
+    "MALFORMED_RESPONSE": "error",
+    "OTHER": "error",
+    "UNEXPECTED_TOOL_CALL": "error",
+    "TOO_MANY_TOOL_CALLS": "error",
+    "MISSING_THOUGHT_SIGNATURE": "error",
+}
+_STATUS_OF_NAME = {
+    "INVALID_ARGUMENT": 400,
+    "FAILED_PRECONDITION": 400,
+    "OUT_OF_RANGE": 400,
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "ABORTED": 409,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "INTERNAL": 500,
+    "UNKNOWN": 500,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+_BAD_KEY = re.compile(r"api[ _]key (not valid|expired|not found)|pass a valid api key", re.IGNORECASE)
+_PER_DAY = re.compile(r"per[ _-]?day|daily", re.IGNORECASE)
+_PER_MINUTE = re.compile(r"per[ _-]?minute", re.IGNORECASE)
+_LIMIT_ZERO = re.compile(r"\blimit: ?0\b")
+
+
+def build(target: Target, request: ChatRequest) -> WireRequest:
+    """Translate `request` for `target`. The model stands in the path, percent-encoded."""
+    can = target.capabilities
+    settings: dict[str, Any] = {"maxOutputTokens": request.max_output_tokens}
+    system = request.system or ""
+    if request.temperature is not None and can.temperature:
+        settings["temperature"] = request.temperature
+    if request.stop:
+        settings["stopSequences"] = list(request.stop)
+    if request.json_schema is not None:
+        if can.json_mode != "none":
+            settings["responseMimeType"] = "application/json"
+        if can.json_mode == "json_schema":
+            settings["responseJsonSchema"] = dict(request.json_schema)
+        else:
+            system = f"{system}\n\n{instruction(request.json_schema)}".strip()
+    if request.thinking == "low" and can.thinking == "gemini_budget":
+        settings["thinkingConfig"] = {"thinkingBudget": can.min_thinking_budget}
+    elif request.thinking == "low" and can.thinking == "gemini_level":
+        settings["thinkingConfig"] = {"thinkingLevel": "LOW"}
+    contents = [
+        {"role": "model" if m.role == "assistant" else "user", "parts": [{"text": m.content}]}
+        for m in request.messages
+    ]
+    body: dict[str, Any] = {"contents": contents, "generationConfig": settings}
+    if system and can.system_role:
+        body["systemInstruction"] = {"parts": [{"text": system}]}
+    elif system:
+        contents.insert(0, {"role": "user", "parts": [{"text": system}]})
+    model = quote(target.api_model.removeprefix("models/"), safe="")
+    return WireRequest(f"/v1beta/models/{model}:generateContent", body)
+
+
+def parse(
+    target: Target, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
+) -> ChatReply:
+    """Read one whole reply.
+
+    Raises:
+        ProviderError: For every reply without candidate or verdict on the prompt, whatever its bytes.
+    """
+    low = lower_headers(headers)
+    now = time.time() if now is None else now
+    if not 200 <= status < 300:
+        raise _failure(target, status, low, json_or_none(body), now)
+    if "text/event-stream" in low.get("content-type", ""):
+        return parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
+    try:
+        payload = decode_json(body)
+    except Unreadable as error:
+        raise faults.error_of(target, faults.unreadable(str(error)), status=status, headers=low) from None
+    chunks = payload if isinstance(payload, list) else [payload]
+    return _reply(target, status, low, chunks, now)
+
+
+def parse_stream(
+    target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
+) -> ChatReply:
+    """Read a recorded event stream as the one reply it adds up to.
+
+    Raises:
+        ProviderError: An error event, an unreadable event, or a stream that ends before its answer does.
+    """
+    low = lower_headers(headers or {})
+    now = time.time() if now is None else now
+    try:
+        chunks = [decode_json(data) for _, data in read_events(text)]
+    except Unreadable as error:
+        raise faults.error_of(target, faults.unreadable(str(error)), status=200, headers=low) from None
+    reply = _reply(target, 200, low, chunks, now)
+    if reply.raw_finish is None:
+        cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
+        raise faults.error_of(target, cut, status=200, headers=low)
+    return reply
+
+
+def _reply(
+    target: Target, status: int, headers: Mapping[str, str], chunks: Sequence[Any], now: float
+) -> ChatReply:
+    """Add up the chunks of a stream; a plain reply is a stream of one chunk."""
+    text, raw, model, reply_id, meta = "", "", "", "", None
+    for chunk in chunks:
+        # Usage is cumulative and complete in each chunk: the last one holds.
+        meta = at(chunk, "usageMetadata") or meta
+        if obj(chunk).get("error") is not None:
+            raise _failure(target, status, headers, chunk, now, usage=_usage(meta) if meta else None)
+        first = obj(seq(at(chunk, "candidates"))[0]) if seq(at(chunk, "candidates")) else {}
+        for part in seq(at(first, "content", "parts")):
+            if at(part, "thought") is not True:
+                text += text_of(at(part, "text"))
+        raw = text_of(first.get("finishReason")) or _blocked(chunk) or raw
+        model = text_of(at(chunk, "modelVersion")) or model
+        reply_id = text_of(at(chunk, "responseId")) or reply_id
+        if not (first or _blocked(chunk) or obj(at(chunk, "usageMetadata"))):
+            fault = faults.unreadable("it holds neither a candidate nor a verdict on the prompt")
+            raise faults.error_of(target, fault, status=status, headers=headers)
+    if not chunks:
+        raise faults.error_of(target, faults.unreadable("it is empty"), status=status, headers=headers)
+    usage = _usage(meta)
+    if raw == "PUP_LIMITED_DISABLED":
+        ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.PRESUME
+        fault = Fault(ErrorClass.AUTH, ledger, "the account is limited", raw, "provider")
+        raise faults.error_of(target, fault, status=status, headers=headers, usage=usage)
+    return ChatReply(
+        text=text,
+        finish="content_filter" if raw.startswith("prompt:") else _FINISH.get(raw, "unknown"),
+        usage=usage,
+        raw_finish=raw.removeprefix("prompt:") or None,
+        model_returned=flat(model.removeprefix("models/"), limit=200) or None,
+        request_id=flat(reply_id, limit=120) or None,
+        headers=rate_headers(headers),
+    )
+
+
+def _blocked(chunk: Any) -> str:
+    reason = text_of(at(chunk, "promptFeedback", "blockReason"))
+    return f"prompt:{reason}" if reason else ""
+
+
+def _usage(node: Any) -> Usage:
+    """The prompt figure includes the cached part; the candidates figure excludes thoughts."""
+    prompt, cached = at(node, "promptTokenCount"), at(node, "cachedContentTokenCount")
+    tool, answer = at(node, "toolUsePromptTokenCount"), at(node, "candidatesTokenCount")
+    thoughts = at(node, "thoughtsTokenCount")
+    flag = usage_of(required=(prompt,), optional=(cached, tool, answer, thoughts))
+    read = count_of(cached) or 0
+    fresh = (count_of(prompt) or 0) + (count_of(tool) or 0) - read
+    return Usage(
+        input_tokens=max(0, fresh),
+        cache_read_tokens=read,
+        output_tokens=(count_of(answer) or 0) + (count_of(thoughts) or 0),
+        thinking_tokens=count_of(thoughts) or 0,
+        flag=flag or ("usage_invalid" if fresh < 0 else None),
+    )
+
+
+def _failure(
+    target: Target,
+    status: int,
+    headers: Mapping[str, str],
+    payload: Any,
+    now: float,
+    *,
+    usage: Usage | None = None,
+) -> ProviderError:
+    fault = classify(status, headers, payload, now=now)
+    if 200 <= status < 300:
+        fault = faults.after_start(fault, usage)
+    return faults.error_of(target, fault, status=status, headers=headers, usage=usage)
+
+
+def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
+    """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
+    body = faults.read_error(payload)
+    name = flat(body.node.get("status"), limit=60)
+    body = replace(body, code=name or body.code)
+    if 200 <= status < 300:
+        status = _STATUS_OF_NAME.get(name, 500)
+    details = [obj(d) for d in seq(body.node.get("details"))]
+    if status == 429:
+        return _limited(body, details, headers, now)
+    reasons = {text_of(d.get("reason")) for d in details}
+    bad_key = "API_KEY_INVALID" in reasons or _BAD_KEY.search(body.message[:2000])
+    if status == 400 and (bad_key or name == "FAILED_PRECONDITION"):
+        # A wrong key and a country or plan without access are 400 here: both put the whole provider out.
+        code = "API_KEY_INVALID" if bad_key else name
+        return Fault(ErrorClass.AUTH, LedgerAction.RELEASE, body.message, code, "provider")
+    return faults.by_status(status, body, headers=headers, now=now)
+
+
+def _limited(
+    body: ErrorBody, details: Sequence[Mapping[str, Any]], headers: Mapping[str, str], now: float
+) -> Fault:
+    """Split 429: per day (next model), per minute (wait), model outside the plan, or lack of capacity."""
+    violations = [obj(v) for d in details for v in seq(d.get("violations"))]
+    ids = " ".join(text_of(v.get("quotaId")) for v in violations) or body.message[:4000]
+    zero = any(str(v.get("quotaValue")) == "0" for v in violations) or _LIMIT_ZERO.search(body.message[:4000])
+    quota = Fault(ErrorClass.QUOTA, LedgerAction.RELEASE, body.message, body.code)
+    if zero or _PER_DAY.search(ids):
+        # A per-day error still carries a short retryDelay: it is ignored.
+        return replace(quota, reset_at=next_midnight(_RESET_ZONE, now))
+    waits = [go_duration(d.get("retryDelay")) for d in details if d.get("retryDelay") is not None]
+    known = [w for w in waits if w is not None]
+    spoken = try_again_in(body.message)
+    if known or spoken is not None:
+        # retryDelay is rounded down, the message carries the decimals; one second more is on the safe side.
+        return faults.limited(body, headers={}, now=now, wait_s=max([*known, spoken or 0.0]) + 1.0)
+    if _PER_MINUTE.search(ids):
+        return faults.limited(body, headers=headers, now=now, per_minute=True)
+    if not violations and "check quota" in body.message:
+        return replace(quota, error_class=ErrorClass.OVERLOADED)
+    return faults.limited(body, headers=headers, now=now)
+
+
+def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
+    """Read `GET /v1beta/models`: the list names no lifecycle, only what exists."""
+    return tuple(
+        ModelInfo(
+            id=flat(at(entry, "name"), limit=200).removeprefix("models/"),
+            lifecycle="active",
+            context_tokens=count_of(at(entry, "inputTokenLimit")),
+            max_output_tokens=count_of(at(entry, "outputTokenLimit")),
+        )
+        for entry in seq(at(payload, "models"))
+        if text_of(at(entry, "name"))
+    )

@@ -1,0 +1,46 @@
+"""Groq's facts on top of the shared chat format: its fields, its limits by minute and by day."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault, limited
+from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
+from tta_dev_primitives.blocks.wire.types import ChatRequest
+from tta_dev_primitives.blocks.wire.waiting import NONSENSE, go_duration, header_wait, try_again_in
+from tta_dev_primitives.config.errors import ErrorClass, LedgerAction
+from tta_dev_primitives.config.targets import Target
+
+__all__ = ["GROQ"]
+
+_PER_DAY = re.compile(r"\b[RT]PD\b|per day", re.IGNORECASE)
+_PER_MINUTE = re.compile(r"\b[RT]PM\b|per minute", re.IGNORECASE)
+
+
+def _extras(target: Target, request: ChatRequest, body: dict[str, Any]) -> None:
+    if target.capabilities.thinking == "groq_effort":
+        # Without this some models put their thoughts into the answer text.
+        body["include_reasoning"] = False
+        if request.thinking == "low":
+            body["reasoning_effort"] = "low"
+
+
+def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
+    if status != 429 or body.code in ("insufficient_quota",):
+        return None
+    if not _PER_DAY.search(body.message[:4000]):
+        return limited(
+            body, headers=headers, now=now, per_minute=bool(_PER_MINUTE.search(body.message[:4000]))
+        )
+    # A daily limit: the next model at once. "requests" headers count per day, "tokens" headers per minute.
+    wait = header_wait(headers, now)
+    wait = try_again_in(body.message) if wait is None else wait
+    wait = go_duration(headers.get("x-ratelimit-reset-requests")) if wait is None else wait
+    fault = Fault(ErrorClass.QUOTA, LedgerAction.RELEASE, body.message, body.code or body.type)
+    return fault if wait is None or wait == NONSENSE else replace(fault, reset_at=now + wait)
+
+
+GROQ = OpenAIChat(Profile(path="/openai/v1/chat/completions", extras=_extras, special=_special))

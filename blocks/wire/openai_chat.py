@@ -1,0 +1,338 @@
+"""OpenAI chat completions: the format that Groq, OpenRouter and every compatible server share.
+
+What is particular to one of them is a `Profile`: a path, extra request fields, and its own reading of errors.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.blocks.wire import faults
+from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire.reading import (
+    Unreadable,
+    at,
+    cost_of,
+    count_of,
+    decode_json,
+    flat,
+    json_or_none,
+    lower_headers,
+    obj,
+    rate_headers,
+    read_events,
+    seq,
+    text_of,
+    usage_of,
+)
+from tta_dev_primitives.blocks.wire.structured import all_required, instruction, strict_schema
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Finish, ModelInfo, WireRequest
+from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.usage import Usage
+
+__all__ = ["OpenAIChat", "Profile", "parse_models"]
+
+_FINISH: Mapping[str, Finish] = {
+    "stop": "stop",
+    "eos": "stop",
+    "length": "length",
+    "max_tokens": "length",
+    "tool_calls": "tool",
+    "function_call": "tool",
+    "content_filter": "content_filter",
+    "error": "error",
+}
+
+Special = Callable[[int, Mapping[str, str], ErrorBody, float], Fault | None]
+Extras = Callable[[Target, ChatRequest, dict[str, Any]], None]
+
+
+def _no_extras(_target: Target, _request: ChatRequest, _body: dict[str, Any]) -> None:
+    return None
+
+
+def _never(_status: int, _headers: Mapping[str, str], _body: ErrorBody, _now: float) -> Fault | None:
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """The facts by which one server differs from the shared format."""
+
+    path: str = "/chat/completions"
+    """Relative to the base address as the provider's SDK takes it."""
+    extras: Extras = _no_extras
+    """Adds the provider's own request fields."""
+    special: Special = _never
+    """Judges an error by the provider's own codes; None leaves it to the status."""
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIChat:
+    """The chat-completions format under one profile."""
+
+    profile: Profile
+
+    def build(self, target: Target, request: ChatRequest) -> WireRequest:
+        """Translate `request` for `target`, sending the least that says it."""
+        can = target.capabilities
+        field = "max_completion_tokens" if can.max_tokens_field == "max_completion_tokens" else "max_tokens"
+        system = request.system or ""
+        body: dict[str, Any] = {"model": target.api_model, "messages": [], field: request.max_output_tokens}
+        if request.json_schema is not None:
+            wanted = _response_format(can.json_mode, request)
+            if wanted is not None:
+                body["response_format"] = wanted
+            if wanted is None or wanted["type"] == "json_object":
+                # json_object alone names no shape, and Groq refuses it unless the prompt says "JSON".
+                system = f"{system}\n\n{instruction(request.json_schema)}".strip()
+        if system:
+            body["messages"].append({"role": "system" if can.system_role else "user", "content": system})
+        body["messages"] += [{"role": m.role, "content": m.content} for m in request.messages]
+        if request.stop:
+            body["stop"] = list(request.stop)
+        if request.temperature is not None and can.temperature:
+            body["temperature"] = request.temperature
+        self.profile.extras(target, request, body)
+        return WireRequest(self.profile.path, body)
+
+    def parse(
+        self,
+        target: Target,
+        status: int,
+        headers: Mapping[str, str],
+        body: bytes,
+        *,
+        now: float | None = None,
+    ) -> ChatReply:
+        """Read one whole reply.
+
+        Raises:
+            ProviderError: For every reply without a choice or with an error in it, whatever its bytes.
+        """
+        low = lower_headers(headers)
+        now = time.time() if now is None else now
+        if not 200 <= status < 300:
+            raise self._failure(target, status, low, json_or_none(body), now)
+        if "text/event-stream" in low.get("content-type", ""):
+            return self.parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
+        try:
+            payload = decode_json(body)
+        except Unreadable as error:
+            raise faults.error_of(target, faults.unreadable(str(error)), status=status, headers=low) from None
+        return self._reply(target, status, low, payload, now)
+
+    def parse_stream(
+        self, target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
+    ) -> ChatReply:
+        """Read a recorded event stream as the one reply it adds up to.
+
+        Raises:
+            ProviderError: An error chunk, an unreadable chunk, or a stream that ends before its answer does.
+        """
+        low = lower_headers(headers or {})
+        now = time.time() if now is None else now
+        whole: dict[str, Any] = {}
+        content, refusal, finish, done = "", "", None, False
+        for name, data in read_events(text):
+            if data.strip() == "[DONE]":
+                done = True
+                continue
+            try:
+                chunk = decode_json(data)
+            except Unreadable as error:
+                fault = faults.unreadable(str(error))
+                raise faults.error_of(target, fault, status=200, headers=low) from None
+            error_at = chunk if name == "error" or obj(chunk).get("error") else at(chunk, "x_groq")
+            if name == "error" or obj(error_at).get("error"):
+                raise self._failure(target, 200, low, error_at, now, usage=_usage_or_none(chunk))
+            usage = at(chunk, "usage") or at(chunk, "x_groq", "usage")
+            whole |= {k: v for k, v in obj(chunk).items() if v is not None} | (
+                {"usage": usage} if usage else {}
+            )
+            for choice in map(obj, seq(at(chunk, "choices"))):
+                if choice.get("error"):
+                    raise self._failure(target, 200, low, choice, now, usage=_usage_or_none(chunk))
+                content += _content(at(choice, "delta", "content"))
+                refusal += text_of(at(choice, "delta", "refusal"))
+                finish = text_of(choice.get("finish_reason")) or finish
+        if not done and finish is None:
+            cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
+            raise faults.error_of(target, cut, status=200, headers=low)
+        message = {"content": content, "refusal": refusal}
+        return self._reply(
+            target, 200, low, whole | {"choices": [{"message": message, "finish_reason": finish}]}, now
+        )
+
+    def classify(self, status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
+        """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
+        body = faults.read_error(payload)
+        started = 200 <= status < 300
+        if started:
+            inner = int(body.code) if body.code.isascii() and body.code.isdigit() else 0
+            status = inner if 400 <= inner < 600 else 500
+        fault = self.profile.special(status, headers, body, now)
+        if fault is None and (started or status < 500):
+            fault = _common(body)
+        if fault is None:
+            fault = faults.by_status(status, body, headers=headers, now=now)
+        return faults.overridden(fault, headers)
+
+    def _reply(
+        self, target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float
+    ) -> ChatReply:
+        usage = _usage(at(payload, "usage") or at(payload, "x_groq", "usage"))
+        choices = seq(at(payload, "choices"))
+        choice = obj(choices[0]) if choices else {}
+        raw = text_of(choice.get("finish_reason")) or None
+        for node in (payload, choice):
+            if obj(node).get("error"):
+                raise self._failure(target, status, headers, node, now, usage=usage)
+        if raw == "error":
+            node = {"error": {"message": "the provider ended the answer with an error"}}
+            raise self._failure(target, status, headers, node, now, usage=usage)
+        message = choice.get("message")
+        if not isinstance(message, dict):
+            fault = faults.after_start(faults.unreadable("it holds no message"), usage)
+            raise faults.error_of(target, fault, status=status, headers=headers, usage=usage)
+        text, refused = _content(message.get("content")), text_of(message.get("refusal"))
+        finish: Finish = _FINISH.get(raw or "", "unknown")
+        return ChatReply(
+            text=text,
+            finish="content_filter" if refused and not text else finish,
+            usage=usage,
+            raw_finish=raw,
+            model_returned=flat(at(payload, "model"), limit=200) or None,
+            request_id=_request_id(headers, payload),
+            headers=rate_headers(headers),
+        )
+
+    def _failure(
+        self,
+        target: Target,
+        status: int,
+        headers: Mapping[str, str],
+        payload: Any,
+        now: float,
+        *,
+        usage: Usage | None = None,
+    ) -> ProviderError:
+        fault = self.classify(status, headers, payload, now=now)
+        if 200 <= status < 300:
+            fault = faults.after_start(fault, usage)
+        request_id = _request_id(headers, payload)
+        return faults.error_of(
+            target, fault, status=status, headers=headers, usage=usage, request_id=request_id
+        )
+
+
+def _response_format(mode: str, request: ChatRequest) -> dict[str, Any] | None:
+    assert request.json_schema is not None
+    if mode == "json_schema":
+        closed = strict_schema(request.json_schema)
+        strict = closed is not None and all_required(closed)
+        schema = closed if closed is not None and strict else dict(request.json_schema)
+        inner: dict[str, Any] = {"name": request.schema_name, "schema": schema}
+        return {"type": "json_schema", "json_schema": inner | ({"strict": True} if strict else {})}
+    return {"type": "json_object"} if mode == "json_object" else None
+
+
+def _content(value: Any) -> str:
+    """Content is a string, or (some servers) a list of parts."""
+    if isinstance(value, list):
+        return "".join(text_of(at(p, "text")) for p in value if at(p, "type") in ("text", "output_text"))
+    return text_of(value)
+
+
+def _usage(node: Any) -> Usage:
+    """`prompt_tokens` includes the cached ones, `completion_tokens` the reasoning ones.
+
+    Servers that leave reasoning out of `completion_tokens` count it in `total_tokens`: the larger holds.
+    """
+    prompt, out, total = at(node, "prompt_tokens"), at(node, "completion_tokens"), at(node, "total_tokens")
+    read = at(node, "prompt_tokens_details", "cached_tokens")
+    write = at(node, "prompt_tokens_details", "cache_write_tokens")
+    thinking = at(node, "completion_tokens_details", "reasoning_tokens")
+    flag = usage_of(required=(prompt, out), optional=(read, write, total))
+    n_in, n_read, n_write = count_of(prompt) or 0, count_of(read) or 0, count_of(write) or 0
+    # OpenRouter bills Gemini's cache writes on top of reads of the same tokens; elsewhere they are disjoint.
+    fresh = n_in - n_read - n_write if n_read + n_write <= n_in else n_in - max(n_read, n_write)
+    return Usage(
+        input_tokens=max(0, fresh),
+        cache_read_tokens=n_read,
+        cache_write_tokens=n_write,
+        output_tokens=max(count_of(out) or 0, (count_of(total) or 0) - n_in),
+        thinking_tokens=count_of(thinking) or 0,
+        reported_cost_usd=_reported_cost(node),
+        flag=flag or ("usage_invalid" if fresh < 0 else None),
+    )
+
+
+def _reported_cost(node: Any) -> Decimal | None:
+    """OpenRouter's `cost` is what it charged; with your own key (BYOK) the upstream bill comes on top."""
+    cost = cost_of(at(node, "cost"))
+    upstream = cost_of(at(node, "cost_details", "upstream_inference_cost"))
+    if cost is not None and upstream is not None and at(node, "is_byok") is True:
+        return cost + upstream
+    return cost
+
+
+def _usage_or_none(chunk: Any) -> Usage | None:
+    node = at(chunk, "usage") or at(chunk, "x_groq", "usage")
+    return _usage(node) if node else None
+
+
+def _request_id(headers: Mapping[str, str], payload: Any) -> str | None:
+    found = headers.get("x-request-id") or headers.get("x-generation-id")
+    return flat(found or at(payload, "x_groq", "id") or at(payload, "id"), limit=120) or None
+
+
+_CODES: Mapping[str, ErrorClass] = {
+    "model_not_found": ErrorClass.MODEL_GONE,
+    "model_decommissioned": ErrorClass.MODEL_GONE,
+    "context_length_exceeded": ErrorClass.CONTEXT,
+    "content_filter": ErrorClass.CONTENT,
+    "content_policy_violation": ErrorClass.CONTENT,
+    "invalid_api_key": ErrorClass.AUTH,
+    "insufficient_quota": ErrorClass.QUOTA,
+    "json_validate_failed": ErrorClass.MODEL_SLIP,
+    "tool_use_failed": ErrorClass.MODEL_SLIP,
+}
+_PROVIDER_WIDE = frozenset({ErrorClass.AUTH, ErrorClass.QUOTA})
+
+
+def _common(body: ErrorBody) -> Fault | None:
+    """Codes that mean the same on every server of this format."""
+    error_class = _CODES.get(body.code) or _CODES.get(body.type)
+    if error_class is None:
+        return None
+    # A slip of the model comes after generation: the tokens are spent although no usage is reported.
+    spent = error_class is ErrorClass.MODEL_SLIP
+    return Fault(
+        error_class,
+        LedgerAction.PRESUME if spent else LedgerAction.RELEASE,
+        body.message,
+        body.code if body.code in _CODES else body.type,
+        "provider" if error_class in _PROVIDER_WIDE else "model",
+    )
+
+
+def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
+    """Read `GET /models`: what is listed is served; some servers call the array `models`."""
+    entries: Sequence[Any] = seq(at(payload, "data")) or seq(at(payload, "models")) or seq(payload)
+    return tuple(_model(entry) for entry in entries if text_of(at(entry, "id")) or text_of(at(entry, "name")))
+
+
+def _model(entry: Any) -> ModelInfo:
+    return ModelInfo(
+        id=flat(at(entry, "id") or at(entry, "name"), limit=200),
+        lifecycle="retired" if at(entry, "active") is False else "active",
+        retires_at=flat(at(entry, "expiration_date")) or None,
+        context_tokens=count_of(at(entry, "context_length") or at(entry, "context_window")),
+        max_output_tokens=count_of(at(entry, "top_provider", "max_completion_tokens")),
+    )
