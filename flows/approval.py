@@ -1,0 +1,202 @@
+"""`on_exhausted: ask`: a task that needs money the month no longer has waits for a person in the Prefect UI.
+
+Free work goes on unasked; only what would end without an accepted answer for want of money is put before a person.
+A deployed `orchestrate` run is suspended, so that no process waits, and starts again from the top when it is
+resumed; what was answered before comes from the answer store. Other runs pause where they are. The approval raises
+the limit of this one month, in the ledger's journal, with name and reason.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Annotated, Literal
+from weakref import WeakValueDictionary
+
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.exceptions import FlowPauseTimeout, Pause
+from prefect.flow_runs import apause_flow_run, asuspend_flow_run
+from prefect.input import RunInput
+from prefect.input.run_input import keyset_from_paused_state
+from prefect.settings import PREFECT_UI_URL
+from prefect.states import Paused
+from pydantic import Field, WithJsonSchema, create_model
+
+from tta_dev_primitives.config.errors import BudgetExceededError
+from tta_dev_primitives.flows import events
+from tta_dev_primitives.flows.budget import BudgetState, budget_state
+from tta_dev_primitives.flows.decision import Deliver
+from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.spend_page import shown_usd
+from tta_dev_primitives.flows.work import Item
+
+__all__ = ["BudgetApproval", "ask_person", "must_ask", "start_over"]
+
+_LOG = logging.getLogger("tta_dev_primitives.approval")
+_POLL_S = 2
+_CENT = Decimal("0.01")
+_MOST_USD = 1_000_000
+
+
+_Amount = Annotated[
+    Decimal,
+    Field(gt=0, le=_MOST_USD),
+    # As a number: the form in the UI then has a field for one.
+    WithJsonSchema({"type": "number", "exclusiveMinimum": 0, "maximum": _MOST_USD}),
+]
+
+
+class BudgetApproval(RunInput):
+    """What the person who resumes the run decides."""
+
+    decision: Literal["approve", "decline"] = Field(
+        default="approve", description="Decline ends the run with a budget error."
+    )
+    amount_usd: _Amount = Field(title="Amount in USD", description="On top of this month's limit.")
+    reason: str = Field(min_length=1, max_length=300, description="Why; kept in the ledger's journal.")
+    approved_by: str = Field(
+        title="Your name", min_length=1, max_length=100, description="Kept in the ledger's journal."
+    )
+
+
+class _Desk:
+    """One flow run's questions, one at a time."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.suspended: Pause | None = None
+
+
+_DESKS: WeakValueDictionary[str, _Desk] = WeakValueDictionary()
+
+
+def must_ask(runtime: Runtime, item: Item) -> bool:
+    """True when the item would end without an accepted answer because the month's money is gone."""
+    if runtime.config.cost_tracking.on_exhausted != "ask" or item.error is not None or item.refusal is None:
+        return False
+    accepted = isinstance(item.step, Deliver) and item.step.accepted
+    return item.refusal.reason != "max_cost" and not accepted
+
+
+def start_over(runtime: Runtime, item: Item) -> None:
+    """Let an item begin again, with its plan; its attempts stay counted."""
+    item.refusal, item.step, item.case = None, None, None
+    item.replies, item.reasons = [], []
+    item.calls_left = runtime.config.fallback_strategy.max_attempts
+
+
+async def ask_person(runtime: Runtime, items: Sequence[Item], budget: BudgetState) -> None:
+    """Wait for a person to raise the month's limit, and record it; returns when there is money again.
+
+    Raises:
+        BudgetExceededError: Declined, or nobody answered in time (`cost_tracking.approval_timeout_s`).
+        Pause: The flow run is suspended; it starts again from the top when it is resumed.
+    """
+    context = FlowRunContext.get()
+    if context is None or context.flow_run is None:
+        raise budget.refusal()
+    desk = _DESKS.setdefault(str(context.flow_run.id), _Desk())
+    async with desk.lock:
+        if desk.suspended is not None:
+            raise desk.suspended
+        now = await budget_state(runtime)
+        if (now.month, now.limit) != (budget.month, budget.limit):
+            return  # approved while this waited, or a new month has begun
+        try:
+            answer = await _answer(runtime, context.flow_run, items, now)
+        except Pause as pause:
+            desk.suspended = pause
+            raise
+    await _record(runtime, now, answer)
+
+
+async def _answer(
+    runtime: Runtime, run: FlowRun, items: Sequence[Item], budget: BudgetState
+) -> BudgetApproval:
+    needed = max((i.refusal.needed for i in items if i.refusal is not None), default=Decimal(0))
+    left = max(budget.left or Decimal(0), Decimal(0))
+    suggested = max(needed - left, (budget.limit or Decimal(0)) / 10, _CENT).quantize(_CENT)
+    form = _form(suggested, _question(budget, items, needed))
+    # The same question has the same key: a run that starts again finds the answer it was given.
+    key = f"tta-budget-{budget.month}-{budget.limit or 0:f}".replace(".", "-")
+    timeout = runtime.config.cost_tracking.approval_timeout_s
+    _tell(run, budget, needed)
+    if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
+        return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
+    try:
+        answer = await apause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=_POLL_S, key=key)
+    except FlowPauseTimeout:
+        raise _refusal(budget, f"nobody approved more within {timeout} s") from None
+    if answer is None:
+        # Prefect does not return the input of a pause that was answered before: read it as it does.
+        keyset = keyset_from_paused_state(Paused(pause_key=key))
+        answer = await form.aload(keyset, flow_run_id=run.id)
+    return answer
+
+
+def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
+    """The form with a suggested amount; Prefect's `with_initial_data` would drop the bounds of the fields."""
+    amount = Field(
+        default=suggested,
+        title=BudgetApproval.model_fields["amount_usd"].title,
+        description=BudgetApproval.model_fields["amount_usd"].description,
+        json_schema_extra={"default": float(suggested)},
+    )
+    form = create_model("BudgetApproval", __base__=BudgetApproval, amount_usd=(_Amount, amount))
+    form._description = question
+    return form
+
+
+async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval) -> None:
+    if answer.decision == "decline":
+        raise _refusal(budget, f"{answer.approved_by} declined to raise it: {answer.reason}")
+    note = f"{answer.reason} (flow run {runtime.flow_run_id()})"
+    await runtime.ledger.approve(budget.month, answer.amount_usd, who=answer.approved_by, reason=note)
+    payload = {
+        "month": budget.month,
+        "amount_usd": f"{answer.amount_usd:f}",
+        "approved_by": answer.approved_by,
+        "reason": answer.reason,
+    }
+    events.emit("tta.budget.approved", payload, resource=f"tta.budget.{budget.month}")
+
+
+def _refusal(budget: BudgetState, why: str) -> BudgetExceededError:
+    limit = budget.limit or Decimal(0)
+    return BudgetExceededError(
+        f"Budget: month {budget.month}: spent {budget.spent:f} of {limit:f} USD; {why}.",
+        month=budget.month,
+        limit=limit,
+        spent=budget.spent,
+        held=budget.held,
+        needed=Decimal(0),
+        reason="declined",
+    )
+
+
+def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> str:
+    """What the form says above its fields (markdown)."""
+    tasks = "1 task needs" if len(items) == 1 else f"{len(items)} tasks need"
+    return (
+        f"**The budget of {budget.month} is spent.** {tasks} a paid call.\n\n"
+        f"- limit: {shown_usd(budget.limit or Decimal(0))}\n- spent: {shown_usd(budget.spent)}\n"
+        f"- held: {shown_usd(budget.held)}\n"
+        + (f"- the refused call needs up to {shown_usd(needed)}\n" if needed else "")
+        + "\nApprove an amount on top of this month's limit, or decline."
+    )
+
+
+def _tell(run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
+    payload = {
+        "month": budget.month,
+        "spent_usd": f"{budget.spent:f}",
+        "limit_usd": f"{budget.limit or 0:f}",
+        "needed_usd": f"{needed:f}",
+    }
+    events.emit("tta.budget.ask", payload, resource=f"tta.budget.{budget.month}")
+    ui = PREFECT_UI_URL.value()
+    where = f"{ui}/runs/flow-run/{run.id}" if ui else f"the Prefect UI, flow run {run.name}"
+    _LOG.warning("the budget of %s is spent: approve or decline at %s (Resume)", budget.month, where)

@@ -1,0 +1,82 @@
+"""The budget check between the tasks: the month's money, its alerts, and what may still be spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Literal
+
+from prefect import task
+
+from tta_dev_primitives.config.errors import BudgetExceededError
+from tta_dev_primitives.flows import events
+from tta_dev_primitives.flows.result import BudgetView
+from tta_dev_primitives.flows.runtime import Runtime
+
+__all__ = ["BudgetState", "budget_state", "check_budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class BudgetState:
+    """What the month allows. `left` is None when cost tracking is off."""
+
+    month: str
+    limit: Decimal | None
+    spent: Decimal
+    held: Decimal
+
+    @property
+    def left(self) -> Decimal | None:
+        """USD that neither is spent nor held; None without a limit."""
+        return None if self.limit is None else self.limit - self.spent - self.held
+
+    @property
+    def exhausted(self) -> bool:
+        """True when settled spending alone has reached the limit."""
+        return self.limit is not None and self.spent >= self.limit
+
+    def view(self) -> BudgetView:
+        """The state as results show it."""
+        return BudgetView(month=self.month, limit_usd=self.limit, spent_usd=self.spent, held_usd=self.held)
+
+    def refusal(self, needed: Decimal = Decimal(0)) -> BudgetExceededError:
+        """The error of a run that stops here."""
+        return BudgetExceededError(
+            month=self.month, limit=self.limit or Decimal(0), spent=self.spent, held=self.held, needed=needed
+        )
+
+
+async def budget_state(runtime: Runtime) -> BudgetState:
+    """Read the month's balance; sends the alert events that are due and sweeps holds of dead processes."""
+    await runtime.ledger.sweep()
+    balance = await runtime.ledger.balance()
+    limit = None if runtime.limit is None else runtime.limit + balance.approved
+    await send_alerts(runtime)
+    return BudgetState(balance.month, limit, balance.spent, balance.held)
+
+
+async def send_alerts(runtime: Runtime) -> None:
+    """Emit `tta.budget.alert` and `tta.budget.exhausted` once per month and threshold, over all processes."""
+    for alert in await runtime.ledger.claim_alerts():
+        name = "tta.budget.exhausted" if alert.threshold_bp >= 10_000 else "tta.budget.alert"
+        payload = {
+            "month": alert.month,
+            "threshold": f"{Decimal(alert.threshold_bp) / 10_000:f}",
+            "spent_usd": f"{alert.spent:f}",
+            "limit_usd": f"{alert.limit:f}",
+        }
+        events.emit(name, payload, resource=f"tta.budget.{alert.month}", event_id=alert.event_id)
+        await runtime.ledger.alert_sent(alert)
+
+
+@task(name="budget", task_run_name="budget", persist_result=False)
+async def check_budget(runtime: Runtime, then: Literal["execute", "validate", "report"]) -> BudgetState:
+    """The visible budget check before the next step.
+
+    Raises:
+        BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
+    """
+    state = await budget_state(runtime)
+    if state.exhausted and runtime.config.cost_tracking.on_exhausted == "stop":
+        raise state.refusal()
+    return state

@@ -1,0 +1,59 @@
+"""How long the rest of a job takes when free quotas bind: from what is left of each model's windows."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.quota_plan import time_needed
+from tta_dev_primitives.blocks.quota_windows import limited
+from tta_dev_primitives.config.errors import MissingKeyError
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows.bulk_progress import Progress
+from tta_dev_primitives.flows.runtime import Runtime
+
+__all__ = ["quota_eta"]
+
+_ENOUGH = 5
+"""Ended tasks from which calls and tokens a task are known well enough."""
+
+
+async def quota_eta(runtime: Runtime, progress: Progress, now: float | None = None) -> float | None:
+    """Seconds that the free quotas need for the rest of the job; None when they do not bind.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+    """
+    free = {name: target for name, target in runtime.targets.items() if target.billing == "free"}
+    if progress.left is None or progress.ended < _ENOUGH or not all(limited(t.limits) for t in free.values()):
+        return None
+    used = {name: progress.models[name] for name in free if name in progress.models}
+    calls = sum(line.calls for line in used.values())
+    if not calls:
+        return None
+    keyed = await _keyed(runtime, free)
+    if not keyed:
+        return None
+    at = time.time() if now is None else now
+    books = await runtime.quota.snapshot(list(keyed.values()))
+    blocked = await runtime.availability.blocked(list(keyed.values()))
+    plan = time_needed(
+        math.ceil(progress.left * calls / progress.ended),
+        sum(line.tokens for line in used.values()) / calls,
+        {name: free[name].limits for name in keyed},
+        at,
+        windows=dict(zip(keyed, books, strict=True)),
+        blocked_until={name: blocked[free[name].key].until for name in keyed if free[name].key in blocked},
+    )
+    return plan.seconds if plan.binding is not None else None
+
+
+async def _keyed(runtime: Runtime, targets: dict[str, Target]) -> dict[str, tuple[Target, str]]:
+    found: dict[str, tuple[Target, str]] = {}
+    for name, target in targets.items():
+        try:
+            found[name] = (target, key_id(await runtime.key_of(target)))
+        except MissingKeyError:
+            continue
+    return found

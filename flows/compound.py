@@ -1,0 +1,55 @@
+"""A compound task: its parts run in rounds, each part through plan, execute and validate, then they are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from tta_dev_primitives.flows.outcome import join_parts
+from tta_dev_primitives.flows.planning import Subtask, default_plan, join_results, subtask_prompt, waves
+from tta_dev_primitives.flows.result import BudgetView
+from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.work import Item
+
+__all__ = ["is_compound_item", "run_parts"]
+
+RunItems = Callable[[Runtime, Sequence[Item]], Awaitable[BudgetView]]
+
+
+def is_compound_item(item: Item) -> bool:
+    """True for an item whose plan has sub-tasks."""
+    return item.plan is not None and len(item.plan.subtasks) > 1
+
+
+async def run_parts(runtime: Runtime, item: Item, run: RunItems) -> None:
+    """Run the parts of `item` in DAG order, those of one round at the same time, and join their answers.
+
+    The first part that fails ends the item with that part's error; what the other parts cost stays counted.
+    """
+    plan = item.plan
+    if plan is None:
+        raise RuntimeError(f"item {item.id} was not planned")
+    done: dict[str, Item] = {}
+    for wave in waves(plan):
+        parts = [_part(item, subtask, done) for subtask in wave]
+        budget = await run(runtime, parts)
+        for subtask, part in zip(wave, parts, strict=True):
+            item.attempts += part.attempts
+            done[subtask.name] = part
+        failed = next((p for p in parts if p.result is None), None)
+        if failed is not None:
+            item.error = failed.error
+            return
+    texts = {name: part.result.content for name, part in done.items() if part.result is not None}
+    item.result = join_parts(item, list(done.values()), join_results(plan, texts), budget)
+
+
+def _part(item: Item, subtask: Subtask, done: dict[str, Item]) -> Item:
+    texts = {name: part.result.content for name, part in done.items() if part.result is not None}
+    part = Item(
+        f"{item.id}.{subtask.name}",
+        subtask_prompt(subtask, texts),
+        system=item.system,
+        calls_left=item.calls_left,
+    )
+    part.plan = default_plan(subtask.task, item.use_case)
+    return part

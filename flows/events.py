@@ -1,0 +1,63 @@
+"""Prefect events of a run, under the names that automations rely on. Payloads hold no prompt, answer or key."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.context import FlowRunContext
+from prefect.events import emit_event
+
+from tta_dev_primitives.blocks.redaction import redact
+
+__all__ = ["Listener", "emit", "listening"]
+
+_LOG = logging.getLogger("tta_dev_primitives.events")
+
+Listener = Callable[[str, Mapping[str, Any]], None]
+_LISTENERS: list[Listener] = []
+
+
+@contextmanager
+def listening(listener: Listener) -> Iterator[None]:
+    """Let `listener(name, payload)` hear every event of this process, for a live view."""
+    _LISTENERS.append(listener)
+    try:
+        yield
+    finally:
+        _LISTENERS.remove(listener)
+
+
+def emit(name: str, payload: Mapping[str, Any], *, resource: str, event_id: UUID | None = None) -> None:
+    """Send one event; losing one (Prefect's API is down) never fails a run.
+
+    Args:
+        name: For example `tta.fallback`.
+        payload: JSON-able values; strings are redacted.
+        resource: What it is about, for example `tta.model.groq/llama-3.3-70b-versatile`.
+        event_id: A fixed id makes a repeated delivery count once.
+    """
+    clean = {k: redact(v) if isinstance(v, str) else v for k, v in payload.items()}
+    for listener in tuple(_LISTENERS):
+        listener(name, clean)
+    context = FlowRunContext.get()
+    related: list[dict[str, str]] = []
+    if context is not None and context.flow_run is not None:
+        run_id = str(context.flow_run.id)
+        clean.setdefault("flow_run_id", run_id)
+        related.append(
+            {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}
+        )
+    try:
+        emit_event(
+            event=name,
+            resource={"prefect.resource.id": resource, "prefect.resource.name": resource},
+            related=related,
+            payload=clean,
+            id=event_id,
+        )
+    except Exception as error:  # an event is a notice: the work it tells of is already in the ledger
+        _LOG.warning("event %s was not sent: %s", name, redact(str(error)))

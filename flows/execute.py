@@ -1,0 +1,208 @@
+"""The execute task: one Prefect task run whose retries walk the model list.
+
+Attempt n of the task run sends only the items that still fail, each to its next model. What the attempts of one
+task run share is in the `Lane` that they all receive: attempts of one task run share a process.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from prefect import task
+from prefect.client.schemas.objects import State, TaskRun
+from prefect.tasks import Task
+
+from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows import events
+from tta_dev_primitives.flows.calls import CallFailedError, call_model
+from tta_dev_primitives.flows.checks import check_answer
+from tta_dev_primitives.flows.gate import Entry, PostponedError
+from tta_dev_primitives.flows.history import show_retry
+from tta_dev_primitives.flows.requests import answer_request
+from tta_dev_primitives.flows.result import Attempt
+from tta_dev_primitives.flows.retired import replace_gone, tell_failure
+from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.together import together
+from tta_dev_primitives.flows.work import Item, Lane
+
+__all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
+
+
+class ModelFailedError(OrchestrationError):
+    """Some items have no answer from this attempt's model; the task's next attempt asks their next model."""
+
+
+async def _another_model_is_left(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
+    """Retry condition: only a model's failure moves on; anything else ends the task run."""
+    result = await state.aresult(raise_on_failure=False)
+    if not isinstance(result, ModelFailedError):
+        return False
+    show_retry(task_run, str(result))
+    return True
+
+
+@task(name="execute", retry_condition_fn=_another_model_is_left, persist_result=False)
+async def execute(runtime: Runtime, lane: Lane) -> dict[str, str]:
+    """Bring an answer for each item of the lane; attempt n asks each open item's n-th model.
+
+    Returns:
+        Item id -> the model that answered, for the items that this task run answered.
+    """
+    served = await lane_attempt(runtime, lane)
+    going_on = [item for item in lane.open if lane.following(item) is not None]
+    if going_on:
+        reasons = "; ".join(item.reasons[-1] for item in going_on[:3] if item.reasons)
+        raise ModelFailedError(f"{len(going_on)} of {lane.size} to the next model: {reasons}")
+    return served
+
+
+async def run_lane(runtime: Runtime, lane: Lane) -> None:
+    """Run the execute task over the lane, named after its first model, with a retry for each further model.
+
+    The result of a lane of one item is persisted under the content key of its first request, the key of the answer
+    store: a run that is repeated shows the task as Cached and takes the answer from the store.
+    """
+    if not lane.length:
+        return
+    named = execute.with_options(retries=lane.length - 1, task_run_name=f"execute[{lane.first_model}]")
+    key = _content_key(runtime, lane)
+    if key is not None:
+        named = named.with_options(persist_result=True, result_storage_key=key)
+    await named(runtime, lane)
+    if any(lane.following(item) is not None for item in lane.open):
+        # Cached: the task's body did not run.
+        await _from_the_store(runtime, lane)
+
+
+def _content_key(runtime: Runtime, lane: Lane) -> str | None:
+    if lane.size != 1 or lane.open[0].check is not None:
+        return None
+    item = lane.open[0]
+    walk = lane.walks[item.id]
+    names = ",".join(target.key for target in walk)
+    first = runtime.step_key(walk[0], answer_request(item, walk[0]))
+    return f"tta-execute-{hashlib.sha256(f'{first}|{names}'.encode()).hexdigest()}"
+
+
+async def _from_the_store(runtime: Runtime, lane: Lane) -> None:
+    """Bring the answers of a lane whose task was Cached; one that is no longer stored is asked for again."""
+    while any(lane.following(item) is not None for item in lane.open):
+        await lane_attempt(runtime, lane)
+
+
+async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
+    """One attempt: every open item to its next model, as many at a time as the runtime allows."""
+
+    async def one(item: Item) -> str | None:
+        try:
+            return await _pass_gate(runtime, lane, item)
+        except PostponedError as postponed:
+            item.error = postponed
+            lane.walks[item.id].clear()
+            return None
+
+    if len(lane.open) > 1:
+        firsts = [(lane.walks[item.id][0], item) for item in lane.open if lane.walks[item.id]]
+        await runtime.look_ahead([(target, answer_request(item, target)) for target, item in firsts])
+    names = await together(one(item) for item in lane.open)
+    served = {item.id: name for item, name in zip(lane.open, names, strict=True) if name is not None}
+    lane.open = [item for item in lane.open if item.id not in served and item.error is None]
+    return served
+
+
+async def _pass_gate(runtime: Runtime, lane: Lane, item: Item) -> str | None:
+    """Send one item through the gate to one model; its name when its answer passes the local checks."""
+    returns = 0
+    while walk := lane.walks[item.id]:
+        may_spend = item.open_case.can_solve
+        async with runtime.gate.enter(
+            runtime, walk, lambda target: answer_request(item, target), may_spend=may_spend
+        ) as entry:
+            if entry.target is None:
+                _turn_away(lane, item)
+                return None
+            answered = await _ask(runtime, lane, item, entry, returns)
+        if answered is not None:
+            return entry.target.name if answered else None
+        returns += 1
+    return None
+
+
+def _turn_away(lane: Lane, item: Item) -> None:
+    """No free model has quota and the job will not wait: what is left is a paid solution, or nothing."""
+    for target in lane.walks[item.id]:
+        item.failed(target, ErrorClass.QUOTA, "its free quota is used up, and the job does not wait for it")
+    lane.walks[item.id].clear()
+
+
+async def _ask(runtime: Runtime, lane: Lane, item: Item, entry: Entry, returns: int) -> bool | None:
+    """Ask one model: True when its answer passes the local checks, None when the item goes to the gate again."""
+    target = entry.target
+    assert target is not None
+    lane.take_named(item, target)
+
+    def told(attempt: Attempt, error: ProviderError) -> None:
+        tell_failure(item, target, attempt, error)
+
+    try:
+        guarded, attempts = await call_model(
+            runtime,
+            target,
+            answer_request(item, target),
+            role="execute",
+            use_case=item.use_case,
+            max_calls=max(1, item.calls_left),
+            slot=entry.slot,
+            on_failure=told,
+            note=item.note,
+        )
+    except CallFailedError as failure:
+        item.attempts += failure.attempts
+        if runtime.gate.comes_back(target, failure.error, returns):
+            lane.walks[item.id].insert(0, target)
+            return None
+        item.calls_left -= len(failure.attempts)
+        item.refusal = failure.refusal or item.refusal
+        return await _move_on(runtime, lane, item, target, failure.error)
+    item.attempts += attempts
+    item.calls_left -= len(attempts)
+    failures, final = check_answer(item, guarded.reply)
+    if not failures and item.check is not None:
+        failures = tuple(await item.check(guarded.reply.text))
+    item.answered(target, guarded.reply, failures, final)
+    if failures:
+        item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")
+        _tell_fallback(lane, item, target, ErrorClass.QUALITY)
+    return not failures
+
+
+async def _move_on(
+    runtime: Runtime, lane: Lane, item: Item, target: Target, error: ProviderError
+) -> bool | None:
+    """A model brought nothing: None when its replacement is asked at once, False when the next model's turn is."""
+    item.failed(target, error.error_class, f"{error.error_class.value}: {error}")
+    stand_in = None
+    if error.error_class is ErrorClass.MODEL_GONE:
+        stand_in = await replace_gone(runtime, item, target, "execute", error)
+    if stand_in is not None:
+        lane.walks[item.id].insert(0, stand_in)
+    _tell_fallback(lane, item, target, error.error_class)
+    return False if stand_in is None else None
+
+
+def _tell_fallback(lane: Lane, item: Item, target: Target, error_class: ErrorClass) -> None:
+    following = lane.following(item)
+    if following is None:
+        return
+    payload = {
+        "item": item.id,
+        "from": target.name,
+        "to": following.name,
+        "error_class": error_class.value,
+    }
+    resource = f"tta.model.{target.provider}/{target.name}"
+    events.emit("tta.fallback", payload, resource=resource)
+    if target.billing == "free" and following.billing == "paid":
+        events.emit("tta.fallback.paid", payload, resource=resource)

@@ -1,0 +1,88 @@
+"""Frames: how text that nobody may obey is shown to a judge. Pure.
+
+    framed("answer", text, nonce)  ->  <<<answer 3f...>>>
+                                       the text, its own markers taken out, cut in the middle when too long
+                                       <<<end answer 3f...>>>
+
+The nonce is a digest of what is judged, so it differs for each call, a repeated call is the same request (and is not
+paid twice), and no text can hold it: it would have to contain its own digest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+
+__all__ = ["framed", "has_marker", "nonce_for", "plain", "without_markers"]
+
+_MARKER = re.compile(
+    r"<\s*<\s*<[^<>]{0,120}>\s*>\s*>|<\s*<\s*<|>\s*>\s*>|\[\s*tta\s*:\s*[a-z_]+\s*/\s*\d+\s*\]", re.I
+)
+_OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{32}>>>|\[tta:[a-z_]+/\d+\]", re.I)
+_ROLE = re.compile(
+    r"<\|[^|<>\n]{0,40}\|>|<<\s*/?\s*SYS\s*>>|\[/?INST\]|</?s>|</?(?:system|user|assistant|human)\b[^<>\n]{0,40}>|"
+    r"<(?:start|end)_of_turn>",
+    re.I,
+)
+_MOST = 12_000
+"""Characters of an answer that a judge reads; the middle of a longer one is left out, and said to be."""
+
+
+def nonce_for(*parts: str) -> str:
+    """32 hex digits that no part can contain."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        digest.update(len(data).to_bytes(8, "big") + data)
+    return digest.hexdigest()[:32]
+
+
+def plain(text: str) -> str:
+    """The text without invisible characters (zero-width, direction marks, tag characters) and stray controls."""
+    if text.isascii():
+        return text.translate(_CONTROLS)
+    return "".join(
+        c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cs", "Cn")
+    )
+
+
+_CONTROLS = {
+    code: None for code in range(128) if unicodedata.category(chr(code)) == "Cc" and chr(code) not in "\n\t"
+}
+
+
+def without_markers(text: str) -> str:
+    """The text without anything that looks like a frame marker, a prompt's head or a chat template's role tag.
+
+    Look-alikes count: full-width brackets, and markers with invisible characters between their letters.
+    """
+    text = plain(text)
+    if not text.isascii():
+        # Only what folds into a marker is changed; other scripts and signs stay as they were.
+        text = "".join(
+            unicodedata.normalize("NFKC", c) if unicodedata.normalize("NFKC", c) in _SIGNS else c
+            for c in text
+        )
+    while True:
+        cleaned = _ROLE.sub(" ", _MARKER.sub(" ", text))
+        if cleaned == text:
+            return text
+        text = cleaned
+
+
+_SIGNS = frozenset("<>[]|/:«»") - {"«", "»"}
+
+
+def has_marker(text: str) -> bool:
+    """True when the text holds one of our own frame markers or prompt heads: it leaked from a prompt."""
+    return _OWN.search(plain(text)) is not None
+
+
+def framed(label: str, text: str, nonce: str, *, most: int = _MOST) -> str:
+    """The text as data between two marker lines that carry `nonce`."""
+    inner = without_markers(text)
+    if len(inner) > most:
+        half = most // 2
+        inner = f"{inner[:half]}\n[... {len(inner) - 2 * half:,} characters left out ...]\n{inner[-half:]}"
+    return f"<<<{label} {nonce}>>>\n{inner}\n<<<end {label} {nonce}>>>"

@@ -1,0 +1,101 @@
+"""Work that can wait until the caller has its answer: pictures for the Prefect UI, never money or evidence.
+
+It runs on the caller's event loop. When that loop ends (`asyncio.run` cancels what is left, then closes the open
+generators) what has not been done yet is done there, so that a script of one call loses nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextvars import Context
+from weakref import WeakKeyDictionary
+
+from prefect.client.orchestration import PrefectClient, get_client
+
+from tta_dev_primitives.blocks.redaction import redact
+
+__all__ = ["api_client", "later", "settled"]
+
+_LOG = logging.getLogger("tta_dev_primitives.later")
+Work = Callable[[], Awaitable[None]]
+
+
+class _Loop:
+    """What one event loop still has to do, and its connection to the Prefect API."""
+
+    def __init__(self) -> None:
+        self.pending: dict[int, Work] = {}
+        self.tasks: set[asyncio.Task[None]] = set()
+        self.client: PrefectClient | None = None
+        self.number = 0
+        self.opening = asyncio.Lock()
+        self.keeper: AsyncGenerator[None] = self._until_the_loop_ends()
+        logging.getLogger("prefect.events.utilities").addFilter(_not_at_exit)
+
+    async def _until_the_loop_ends(self) -> AsyncGenerator[None]:
+        try:
+            yield
+        finally:
+            await asyncio.gather(*self.tasks, return_exceptions=True)
+            for number in tuple(self.pending):
+                await self.do(number)
+            if self.client is not None:
+                await self.client.__aexit__(None, None, None)
+
+    async def do(self, number: int) -> None:
+        """Do one piece of work; it stays pending when it is cancelled."""
+        try:
+            await self.pending[number]()
+        except Exception as problem:
+            # The answer is delivered and paid for; what is missing is its picture.
+            _LOG.warning("what follows a run was not done: %s", redact(str(problem)))
+        del self.pending[number]
+
+
+def _not_at_exit(record: logging.LogRecord) -> bool:
+    """While the interpreter ends Prefect cannot send the events of artifacts, which are written all the same.
+
+    It would say so with a traceback below the output of every short script.
+    """
+    problem = record.exc_info[1] if record.exc_info else None
+    return not (isinstance(problem, RuntimeError) and "after shutdown" in str(problem))
+
+
+_LOOPS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()
+
+
+async def _here() -> _Loop:
+    loop = asyncio.get_running_loop()
+    if loop not in _LOOPS:
+        made = _LOOPS[loop] = _Loop()
+        await anext(made.keeper)
+    return _LOOPS[loop]
+
+
+async def api_client() -> PrefectClient:
+    """The running loop's connection to the Prefect API, opened once."""
+    here = await _here()
+    async with here.opening:
+        if here.client is None:
+            here.client = await get_client().__aenter__()
+    return here.client
+
+
+async def later(work: Work) -> None:
+    """Do `work` on the running loop after the caller goes on; a failure is a warning in the log."""
+    here = await _here()
+    here.number += 1
+    here.pending[here.number] = work
+    # A context of its own: the flow run that asked for it will have ended.
+    task = asyncio.get_running_loop().create_task(here.do(here.number), context=Context())
+    here.tasks.add(task)
+    task.add_done_callback(here.tasks.discard)
+
+
+async def settled() -> None:
+    """Wait until everything that was put off on the running loop is done."""
+    here = await _here()
+    while here.tasks:
+        await asyncio.gather(*here.tasks, return_exceptions=True)

@@ -1,0 +1,69 @@
+"""The flow `orchestrate`: one task in, one answer out, as one Prefect flow run."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from prefect import flow, tags
+from prefect.runtime import flow_run as this_run
+from pydantic import Field
+
+from tta_dev_primitives.flows.artifacts import publish
+from tta_dev_primitives.flows.plan import known_use_case
+from tta_dev_primitives.flows.requests import UseCase, check_task
+from tta_dev_primitives.flows.result import OrchestrationResult
+from tta_dev_primitives.flows.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.stages import run_items
+from tta_dev_primitives.flows.storage import RESULTS
+from tta_dev_primitives.flows.work import Item
+
+__all__ = ["orchestrate"]
+
+_NAME_CHARS = 60
+
+
+def _run_name() -> str:
+    """The task's first words."""
+    text = " ".join(str(this_run.parameters.get("task", "")).split())
+    return text if len(text) <= _NAME_CHARS else text[: _NAME_CHARS - 1].rsplit(" ", 1)[0] + "…"
+
+
+@flow(
+    name="orchestrate",
+    flow_run_name=_run_name,
+    persist_result=True,
+    result_storage=RESULTS,
+    result_serializer="json",
+)
+async def orchestrate(
+    task: Annotated[str, Field(min_length=1)],
+    use_case: UseCase | None = None,
+    system: str | None = None,
+    config_path: str | None = None,
+) -> OrchestrationResult:
+    """Plan, execute and validate one task with the models of the configuration.
+
+    Args:
+        task: What to do, in plain words.
+        use_case: Kind of work; found out from the text when empty.
+        system: Extra instructions for the models.
+        config_path: Configuration file; empty searches the usual places.
+
+    Raises:
+        BudgetExceededError: The answer needs a paid call that the budget refuses.
+        AllModelsFailedError: Every candidate failed.
+        ConfigError: The task, the use case or a needed key is wrong.
+    """
+    check_task(task, use_case, system)
+    resident = current_runtime()
+    runtime = resident or await Runtime.load(config_path)
+    item = Item(
+        "1", task, use_case=use_case, system=system, calls_left=runtime.config.fallback_strategy.max_attempts
+    )
+    known = known_use_case(runtime, task, use_case)
+    with tags(*([f"use_case:{known}"] if known else [])):
+        budget = await run_items(runtime, [item])
+    await publish(runtime, item, budget, put_off=resident is not None)
+    if item.result is None:
+        raise item.error or RuntimeError(f"task {item.id} ended without a result and without an error")
+    return item.result

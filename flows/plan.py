@@ -1,0 +1,175 @@
+"""The plan task: use case, instructions, answer format and, for compound tasks, sub-tasks. Mostly free.
+
+The local classifier answers when it is sure or the caller named the use case; the orchestrator plans when
+`planning: always`, or under `auto` when the task is compound or unclear. A bulk job has one plan for all items.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from functools import partial
+
+from prefect import task
+
+from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
+from tta_dev_primitives.config.errors import ConfigError, ErrorClass, MissingKeyError, ProviderError
+from tta_dev_primitives.flows.calls import CallFailedError, call_model
+from tta_dev_primitives.flows.case import Candidate, Case
+from tta_dev_primitives.flows.classify import is_long
+from tta_dev_primitives.flows.planning import (
+    PLAN_SCHEMA_NAME,
+    Plan,
+    PlanError,
+    default_plan,
+    needs_planner,
+    parse_plan,
+    plan_schema,
+    plan_system,
+)
+from tta_dev_primitives.flows.retired import note_stand_in, tell_failure, tell_retired
+from tta_dev_primitives.flows.routing import Route, configured_use_cases
+from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.together import together
+from tta_dev_primitives.flows.work import Item, Lane
+
+__all__ = ["ask_planner", "known_use_case", "plan", "plan_items"]
+
+_PLAN_TOKENS = 1024
+
+
+@task(name="plan", task_run_name="plan", persist_result=False)
+async def plan(runtime: Runtime, lane: Lane) -> dict[str, str]:
+    """Plan every item of the lane and choose its candidates.
+
+    Returns:
+        Item id -> its use case.
+    """
+    await plan_items(runtime, lane.open)
+    return {item.id: item.use_case for item in lane.open}
+
+
+async def plan_items(runtime: Runtime, items: list[Item]) -> None:
+    """Plan every item that has no plan yet; an item whose candidates are all out of reach gets its error."""
+    await runtime.choose_orchestrator()
+    # What is out is looked up once for each use case of the batch.
+    routes: dict[str, asyncio.Task[Route]] = {}
+    await together(_plan_item(runtime, item, routes) for item in items)
+
+
+async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Task[Route]]) -> None:
+    if item.plan is None:
+        item.plan = await _plan_for(runtime, item)
+    item.use_case = item.plan.use_case
+    if item.use_case not in routes:
+        routes[item.use_case] = asyncio.ensure_future(runtime.route_of(item.use_case))
+    try:
+        item.route = await routes[item.use_case]
+    except ConfigError as error:
+        item.error = error
+        return
+    by_name = {target.name: target for target in item.route.candidates}
+    item.targets = {runtime.orchestrator.name: runtime.orchestrator, **by_name}
+    for target in item.targets.values():
+        note_stand_in(item, target)
+    item.case = Case(
+        answer_format=item.plan.answer_format,
+        use_case=item.use_case,
+        candidates=tuple(Candidate.of(target) for target in item.route.candidates),
+        orchestrator=Candidate.of(runtime.orchestrator),
+        policy=runtime.policy,
+        long=is_long(item.task),
+    )
+    await _check_reach(runtime, item)
+
+
+async def _check_reach(runtime: Runtime, item: Item) -> None:
+    """Take the orchestrator off the case when it has no key; say which variables to set when nothing is left."""
+    try:
+        await runtime.key_of(runtime.orchestrator)
+        return
+    except MissingKeyError as missing:
+        item.case = item.open_case.without([runtime.orchestrator.name])
+        if item.route.candidates:
+            item.note(f"no paid verdict or solution: {missing}")
+            return
+        variables = dict.fromkeys(t.api_key_env for t in [*runtime.targets.values()])
+        item.error = MissingKeyError(
+            f"No model can be called: no API key for any candidate of {item.use_case!r}. "
+            f"Set one of {', '.join(variables)} in the environment or in .env.",
+            variables=tuple(variables),
+        )
+
+
+async def _plan_for(runtime: Runtime, item: Item) -> Plan:
+    asked = item.use_case or None
+    allowed = configured_use_cases(runtime.config)
+    free = default_plan(item.task, asked, allowed=allowed)
+    if not runtime.config.enabled or not needs_planner(item.task, asked, runtime.config.planning):
+        return free
+    made = await ask_planner(runtime, item)
+    if made is None:
+        return free
+    return made if asked is None else made.model_copy(update={"use_case": asked})
+
+
+def known_use_case(runtime: Runtime, task: str, use_case: str | None) -> str | None:
+    """The use case of a task as far as it is known before the orchestrator is asked; None: it will decide."""
+    config = runtime.config
+    if config.enabled and needs_planner(task, use_case, config.planning):
+        return use_case
+    return default_plan(task, use_case, allowed=configured_use_cases(config)).use_case
+
+
+async def ask_planner(runtime: Runtime, item: Item) -> Plan | None:
+    """The orchestrator's plan; None, with a warning, when it cannot give a usable one."""
+    await runtime.choose_orchestrator()
+    use_cases = configured_use_cases(runtime.config)
+    complaint = ""
+    for _ in range(2):
+        try:
+            guarded, attempts = await call_model(
+                runtime,
+                runtime.orchestrator,
+                _plan_request(item, use_cases, complaint),
+                role="plan",
+                use_case=item.use_case,
+                on_failure=partial(tell_failure, item, runtime.orchestrator),
+                note=item.note,
+            )
+        except CallFailedError as failure:
+            item.attempts += failure.attempts
+            if await _other_planner(runtime, item, failure.error):
+                continue
+            item.note(f"planned locally: the planner did not answer ({failure.error.error_class.value})")
+            return None
+        item.attempts += attempts
+        try:
+            return parse_plan(guarded.reply.text, use_cases)
+        except PlanError as error:
+            complaint = str(error)
+    item.note(f"planned locally: the planner's plan was not usable ({complaint})")
+    return None
+
+
+async def _other_planner(runtime: Runtime, item: Item, error: ProviderError) -> bool:
+    """Whether a replacement plans in the place of an orchestrator that is gone."""
+    if error.error_class is not ErrorClass.MODEL_GONE:
+        return False
+    gone = runtime.orchestrator
+    await tell_retired(runtime, item, gone, "plan", error)
+    await runtime.choose_orchestrator()
+    return runtime.orchestrator.key != gone.key
+
+
+def _plan_request(item: Item, use_cases: tuple[str, ...], complaint: str) -> ChatRequest:
+    retry = (
+        f"\n\nYour last plan was not usable: {complaint}. Answer with one JSON object." if complaint else ""
+    )
+    return ChatRequest(
+        messages=(Message("user", item.task + retry),),
+        system=plan_system(use_cases),
+        max_output_tokens=_PLAN_TOKENS,
+        json_schema=plan_schema(use_cases),
+        schema_name=PLAN_SCHEMA_NAME,
+        thinking="low",
+    )

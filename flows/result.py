@@ -1,0 +1,78 @@
+"""What a run gives back: the answer, every attempt, and what it cost."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+__all__ = ["Attempt", "BudgetView", "Evidence", "OrchestrationResult", "Role"]
+
+Role = Literal["plan", "execute", "validate"]
+Evidence = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
+
+
+def _money(value: Decimal) -> str:
+    return f"{value:f}"
+
+
+Usd = Annotated[Decimal, PlainSerializer(_money, return_type=str, when_used="json")]
+"""US dollars, exact; a string in JSON."""
+
+
+class _Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True)
+
+
+class Attempt(_Frozen):
+    """One call to a provider, or one that was refused before it was sent."""
+
+    role: Role
+    model: str
+    provider: str
+    outcome: str = Field(description="`ok` or the error class")
+    input_tokens: int = Field(default=0, description="All prompt tokens, cached ones included")
+    output_tokens: int = Field(default=0, description="Thoughts included")
+    cost_usd: Usd = Field(default=Decimal(0), description="Settled or presumed cost of this attempt")
+    latency_s: float = 0.0
+    billing: Literal["free", "paid"] = "free"
+    list_value_usd: Usd = Field(default=Decimal(0), description="List price of the tokens of this attempt")
+    reused: bool = Field(default=False, description="Taken from the answer store: not sent, not paid again")
+    reason: str | None = Field(default=None, description="Why it failed, in one redacted line")
+    started_at: float = Field(default=0.0, description="Seconds since the epoch")
+
+
+class BudgetView(_Frozen):
+    """The month's budget as it stood when the run ended."""
+
+    month: str = Field(description="YYYY-MM")
+    limit_usd: Usd | None = Field(description="None: cost tracking is off, no limit")
+    spent_usd: Usd
+    held_usd: Usd
+
+
+class OrchestrationResult(_Frozen):
+    """The answer of one task with the evidence for it, each attempt, and its whole cost."""
+
+    content: str
+    model: str
+    provider: str
+    use_case: str
+    accepted: bool
+    quality_score: float | None = None
+    evidence: Evidence = "none"
+    attempts: tuple[Attempt, ...] = ()
+    cost_usd: Usd = Decimal(0)
+    baseline_cost_usd: Usd = Field(
+        default=Decimal(0), description="The same task by the orchestrator model alone, at list price"
+    )
+    savings_ratio: float = Field(default=0.0, description="1 - cost / baseline; negative when we cost more")
+    budget: BudgetView
+    flow_run_id: str | None = None
+    warnings: tuple[str, ...] = ()
+    id: str | None = Field(default=None, description="The item's id in a bulk job")
+
+    def to_json(self) -> dict[str, Any]:
+        """The result as plain JSON types; money as strings."""
+        return self.model_dump(mode="json")

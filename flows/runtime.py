@@ -1,0 +1,408 @@
+"""What a process keeps between runs of one configuration: clients, ledger, quotas, keys, prices, trust.
+
+A `Runtime` belongs to one event loop; `Runtime.of` gives the same one again for the same configuration there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from contextvars import ContextVar
+from copy import copy
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+from weakref import WeakKeyDictionary
+
+from prefect.context import FlowRunContext, TaskRunContext
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.availability import Availability, Blocked
+from tta_dev_primitives.blocks.client import ProviderClient
+from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.keys import forget_keys, load_key
+from tta_dev_primitives.blocks.ledger.bound import bound_usd
+from tta_dev_primitives.blocks.ledger.call import (
+    GuardedReply,
+    content_key,
+    guarded_send,
+    missing_answers,
+    stored_reply,
+)
+from tta_dev_primitives.blocks.ledger.database import Database, database_for, default_ledger_url
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.quota import Quota, Slot, Wait
+from tta_dev_primitives.blocks.quota_windows import Priority
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
+from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
+from tta_dev_primitives.config.catalogue import load_catalogue, today_utc
+from tta_dev_primitives.config.errors import (
+    BudgetExceededError,
+    ConfigError,
+    ErrorClass,
+    LedgerAction,
+    LedgerError,
+    MissingKeyError,
+    ProviderError,
+)
+from tta_dev_primitives.config.resolve import resolve_targets
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows.case import Policy
+from tta_dev_primitives.flows.gate import Gate, on_the_wire, request_tokens
+from tta_dev_primitives.flows.purse import Purse
+from tta_dev_primitives.flows.result import Role
+from tta_dev_primitives.flows.retry import MAX_WAIT_S
+from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy, Ruling
+from tta_dev_primitives.flows.routing import Route, candidate_names, route
+from tta_dev_primitives.flows.stand_ins import serving_now, stand_in_of
+from tta_dev_primitives.flows.trust import TrustLedger, scope_of
+
+__all__ = ["Runtime", "active", "current_runtime"]
+
+_LOG = logging.getLogger("tta_dev_primitives.runtime")
+_PASSING = frozenset({ErrorClass.QUOTA, ErrorClass.RATE_LIMIT, ErrorClass.OVERLOADED})
+_KEY_BELIEVED_S = 2.0
+"""Finding a key reads `.env`; a job asks for it before every call."""
+_MISSING_BELIEVED_S = 10.0
+"""How long it is believed that the store holds no answer; each such finding is used once."""
+_ACTIVE: ContextVar[Runtime | None] = ContextVar("tta_runtime", default=None)
+_KEPT: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Runtime]] = WeakKeyDictionary()
+
+
+def current_runtime() -> Runtime | None:
+    """The runtime that the caller of a flow in this process has made active."""
+    return _ACTIVE.get()
+
+
+@contextmanager
+def active(runtime: Runtime) -> Iterator[None]:
+    """Let flows called inside use `runtime` instead of loading the configuration again."""
+    token = _ACTIVE.set(runtime)
+    try:
+        yield
+    finally:
+        _ACTIVE.reset(token)
+
+
+class Runtime:
+    """Everything a run needs besides its tasks. Make it with `of` or `load`."""
+
+    def __init__(self, config: OrchestrationConfig, database: Database) -> None:
+        self.config = config
+        self.catalogue = load_catalogue()
+        self.targets: dict[str, Target] = resolve_targets(config, self.catalogue)
+        self.orchestrator: Target = self.targets[config.orchestrator.model]
+        self.client = ProviderClient()
+        self.ledger = Ledger(
+            database, timezone=config.cost_tracking.timezone, alert_threshold=_alert_line(config)
+        )
+        self.quota = Quota(database)
+        self._database = database
+        self._until_loop_ends: AsyncGenerator[None] | None = None
+        self.availability = Availability(database)
+        self.trust = TrustLedger(database, scope_of(self.orchestrator.key, self.policy))
+        self.gate = Gate()
+        self.purse = Purse(None)
+        self.priority: Priority = "interactive"
+        self.waits_for_quota = False
+        """Whether a model that is out for a while stays a candidate (the gate waits for it) or is passed over."""
+        self._keys: dict[str, tuple[float, SecretStr]] = {}
+        self._missing: dict[str, float] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+        self.clock: Callable[[], float] = time.time
+        """Epoch seconds, for what providers say about waits."""
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        """How the wait before a second try of the same model passes."""
+        self.rng = random.Random()  # noqa: S311 - jitter and audit coins, no secret
+
+    @classmethod
+    async def of(cls, config: OrchestrationConfig) -> Runtime:
+        """The runtime of `config` on the running event loop, made on first use.
+
+        Raises:
+            ConfigError: A model that nothing defines, or settings that contradict each other.
+            LedgerError: The ledger's database cannot be used.
+        """
+        kept = _KEPT.setdefault(asyncio.get_running_loop(), {})
+        identity = f"{config.source}|{config.model_dump_json()}|{config.cost_tracking.budget_limit}"
+        if identity not in kept:
+            made = cls(config, database_for(default_ledger_url(config.cost_tracking.ledger_url)))
+            made._until_loop_ends = made._open()
+            await anext(made._until_loop_ends)
+            kept[identity] = made
+        return kept[identity]
+
+    def for_job(
+        self,
+        gate: Gate,
+        purse: Purse,
+        *,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> Runtime:
+        """This runtime as one bulk job uses it: same clients, ledger and trust, with the job's gate and ceiling."""
+        job = copy(self)
+        job.gate, job.purse, job.priority, job.waits_for_quota = gate, purse, "bulk", True
+        job.availability = Availability(self._database, clock=clock)
+        job.quota = Quota(self._database, clock=clock, sleep=sleep)
+        job.clock, job.sleep = clock, sleep
+        return job
+
+    async def _open(self) -> AsyncGenerator[None]:
+        """Closes the connections when the loop ends: `asyncio.run` closes the generators that are still open."""
+        try:
+            yield
+        finally:
+            await self.client.aclose()
+
+    @classmethod
+    async def load(cls, config_path: str | Path | None) -> Runtime:
+        """The runtime of a configuration file; None searches the usual places."""
+        return await cls.of(load_orchestration_config(config_path))
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Which of the configuration's models are retired or will be within 30 days, and what replaces them."""
+        today = today_utc()
+        found = (w for target in self.targets.values() for w in self.catalogue.warnings_of(target, today))
+        return tuple(dict.fromkeys(found))
+
+    @property
+    def limit(self) -> Decimal | None:
+        """The month's limit, USD, without approvals (the ledger adds those); None when cost tracking is off."""
+        tracking = self.config.cost_tracking
+        return tracking.budget_limit if tracking.enabled else None
+
+    @property
+    def policy(self) -> Policy:
+        """What the configuration says about trust."""
+        config = self.config
+        return Policy(
+            threshold=config.quality_threshold,
+            prefer_free=config.prefer_free_models,
+            mode=config.validation.mode if config.enabled else "never",
+            gate=config.validation.gate,
+            agreement=config.validation.agreement,
+        )
+
+    async def route_of(self, use_case: str) -> Route:
+        """The candidates of a use case now: without those that have no key, wait for a quota, or are gone."""
+        names = candidate_names(self.config, use_case)
+        known = [self.targets[name] for name in names if name in self.targets]
+        reasons: dict[str, str] = {}
+        keyed: list[tuple[Target, str]] = []
+        for target in known:
+            try:
+                keyed.append((target, key_id(await self.key_of(target))))
+            except MissingKeyError as missing:
+                reasons[target.name] = str(missing)
+        blocked = await self.availability.blocked(keyed)
+        stand_ins: dict[str, Target] = {}
+        for target, _ in keyed:
+            block = blocked.get(target.key)
+            if block is None or self.waits_for(block):
+                continue
+            reasons[target.name] = block.reason
+            if block.error_class is ErrorClass.MODEL_GONE:
+                found = await self.stand_in_of(target)
+                if isinstance(found, Target):
+                    stand_ins[target.name] = found
+                else:
+                    reasons[target.name] = f"{block.reason}; {found}"
+        return route(self.config, self.targets, use_case, blocked=reasons, replacements=stand_ins)
+
+    async def stand_in_of(self, gone: Target) -> Target | str:
+        """The catalogue's replacement of a model that its provider no longer serves, or why there is none."""
+        return await stand_in_of(self, gone)
+
+    async def choose_orchestrator(self) -> None:
+        """Let the replacement plan and judge for as long as the provider says that the orchestrator is gone.
+
+        Raises:
+            LedgerError: The database of what is out cannot be used.
+        """
+        serving = await serving_now(self, self.targets[self.config.orchestrator.model])
+        if serving.key != self.orchestrator.key:
+            # What one model has endorsed says nothing of what another would.
+            self.trust = TrustLedger(self._database, scope_of(serving.key, self.policy))
+        self.orchestrator = serving
+
+    async def out_now(self, target: Target) -> Blocked | None:
+        """Why a model that this run chose is out since, as this process has seen; None: it may be called."""
+        block = self.availability.known(target, key_id(await self.key_of(target)))
+        return None if block is None or self.waits_for(block) else block
+
+    def waits_for(self, block: Blocked) -> bool:
+        """Whether a model that is out stays a candidate, since the job waits until it is back."""
+        return self.waits_for_quota and block.error_class in _PASSING
+
+    async def key_of(self, target: Target) -> SecretStr:
+        """The target's API key, from the environment, `.env` or its Prefect block.
+
+        Raises:
+            MissingKeyError: It is nowhere; the message names the variable.
+        """
+        kept = self._keys.get(target.name)
+        if kept is not None and time.monotonic() - kept[0] < _KEY_BELIEVED_S:
+            return kept[1]
+        key = await load_key(target)
+        self._keys[target.name] = (time.monotonic(), key)
+        return key
+
+    def step_key(self, target: Target, request: ChatRequest) -> str:
+        """The content key under which this request's answer is kept."""
+        return content_key(target, request)
+
+    async def stored_reply(self, target: Target, step_key: str) -> GuardedReply | None:
+        """An answer that was brought before for the same request.
+
+        Raises:
+            QuarantinedError: There is none, and the target is closed after a wrong bill.
+        """
+        if time.monotonic() - self._missing.pop(step_key, -math.inf) < _MISSING_BELIEVED_S:
+            return None
+        return await stored_reply(self.ledger, step_key, target)
+
+    async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
+        """Look for the stored answers of many requests at once, so that each need not look for its own."""
+        keys = [self.step_key(target, request) for target, request in asked]
+        missing = await missing_answers(self.ledger, keys, [target for target, _ in asked])
+        self._missing.update(dict.fromkeys(missing, time.monotonic()))
+
+    async def send(
+        self,
+        target: Target,
+        request: ChatRequest,
+        *,
+        key: SecretStr,
+        role: Role,
+        use_case: str,
+        step_key: str,
+    ) -> GuardedReply:
+        """One provider call through the ledger: reserve, send, settle."""
+        flow, task = FlowRunContext.get(), TaskRunContext.get()
+        call = CallInfo.of(
+            target,
+            role=role,
+            use_case=use_case,
+            step_key=step_key,
+            flow_run_id=str(flow.flow_run.id) if flow is not None and flow.flow_run is not None else None,
+            task_run_id=str(task.task_run.id) if task is not None else None,
+        )
+        send = partial(
+            guarded_send,
+            ledger=self.ledger,
+            client_send=partial(self._on_the_wire, target, request, key),
+            target=target,
+            request=request,
+            call=call,
+            limit=self.limit,
+            step_key=step_key,
+            looked_up=True,
+        )
+        if target.billing == "free" or self.purse.limit is None:
+            reply = await send()
+            self.purse.charge(reply.cost_usd)
+            return reply
+        async with self.purse.hold(bound_usd(target, request)) as hold:
+            try:
+                reply = await send()
+            except (ProviderError, LedgerError, ConfigError, BudgetExceededError) as error:
+                sent = isinstance(error, ProviderError) and error.ledger_action is not LedgerAction.RELEASE
+                hold.cost = None if sent else Decimal(0)
+                raise
+            hold.cost = reply.cost_usd
+            return reply
+
+    async def _on_the_wire(self, target: Target, request: ChatRequest, key: SecretStr) -> ChatReply:
+        async with on_the_wire():
+            try:
+                return await self.client.send(target, request, key=key, clock=self.clock)
+            except ProviderError as error:
+                # Before the place is free: the next call of this model must not be made in vain.
+                self.availability.hear(target, key_id(key), error)
+                raise
+
+    @asynccontextmanager
+    async def alone(self, step_key: str) -> AsyncGenerator[None]:
+        """Let one call at a time of this process ask for an answer: the second finds the first one's in the store."""
+        while (other := self._under_way.get(step_key)) is not None:
+            await asyncio.wait([other])
+        mine = self._under_way[step_key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._under_way[step_key]
+            mine.set_result(None)
+
+    async def take_slot(
+        self, target: Target, key: SecretStr, request: ChatRequest, *, max_wait_s: float
+    ) -> Slot:
+        """A place in the target's quota.
+
+        Raises:
+            ProviderError: No place within the wait; nothing was sent.
+        """
+        tokens = request_tokens(target, request)
+        wait_s = min(max_wait_s, MAX_WAIT_S)
+        got = await self.quota.acquire(target, key_id(key), tokens, priority=self.priority, max_wait_s=wait_s)
+        if isinstance(got, Wait):
+            raise ProviderError(
+                f"{target.name}: its quota ({got.limit}) is used up; free again in {got.seconds:.0f} s",
+                provider=target.provider,
+                model=target.name,
+                error_class=ErrorClass.QUOTA,
+                retry_after_s=got.seconds,
+                ledger_action=LedgerAction.RELEASE,
+                own_quota=True,
+            )
+        return got
+
+    async def learn_failure(self, target: Target, key: SecretStr, slot: Slot, error: ProviderError) -> None:
+        """Keep what a failed attempt says about quotas and availability."""
+        try:
+            await self.quota.done(slot, error=error)
+            await self.availability.record_failure(target, key_id(key), error)
+        except LedgerError as down:
+            _LOG.warning("what this failure says about %s is not kept: %s", target.name, down)
+        if error.error_class is ErrorClass.AUTH:
+            # The key may have been replaced since it was read.
+            forget_keys()
+            self._keys.clear()
+
+    async def learn_reply(self, target: Target, key: SecretStr, slot: Slot, reply: ChatReply) -> None:
+        """Keep what a reply says about quotas, and that the model is there; no answer is lost for want of that."""
+        try:
+            await self.quota.done(slot, reply.usage, reply.headers)
+            await self.availability.record_success(target, key_id(key), sent_at=slot.at)
+        except LedgerError as down:
+            _LOG.warning("what this reply says about %s is not kept: %s", target.name, down)
+
+    async def rule(self, evidence: Sequence[Evidence]) -> list[Ruling]:
+        """Ask the risk ledger about many items in one transaction."""
+        coins = [self.rng.random() for _ in evidence]
+        return await self.trust.rule(evidence, self.risk_policy, coins)
+
+    async def learn(self, labels: Sequence[Label]) -> list[str]:
+        """Tell the risk ledger what ended items have taught; returns the strata that raised a drift alarm."""
+        return await self.trust.learn(labels, self.risk_policy)
+
+    @property
+    def risk_policy(self) -> RiskPolicy:
+        """The risk budget of the configuration."""
+        return RiskPolicy(eps=self.policy.eps, gate=self.policy.gate)
+
+    def flow_run_id(self) -> str | None:
+        """The id of the flow run that we are in."""
+        flow = FlowRunContext.get()
+        return str(flow.flow_run.id) if flow is not None and flow.flow_run is not None else None
+
+
+def _alert_line(config: OrchestrationConfig) -> Decimal | None:
+    threshold = Decimal(str(config.cost_tracking.alert_threshold))
+    return threshold if config.cost_tracking.enabled and threshold > 0 else None

@@ -1,0 +1,285 @@
+"""A month in figures: spending, savings, quality, failures and free quota. Reads the ledger; no Prefect.
+
+report = await gather(config, ledger, "2026-11")
+report.to_json()
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.days import spend_by_day
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.records import ReportRow
+from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report
+from tta_dev_primitives.blocks.quota import Quota
+from tta_dev_primitives.blocks.quota_windows import Kind
+from tta_dev_primitives.blocks.results import ResultLine, result_lines
+from tta_dev_primitives.config import OrchestrationConfig
+from tta_dev_primitives.config.errors import MissingKeyError
+from tta_dev_primitives.config.keys import find_api_key
+from tta_dev_primitives.config.resolve import resolve_targets
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows.case import Policy
+from tta_dev_primitives.flows.risk import RiskState
+from tta_dev_primitives.flows.savings import Savings
+from tta_dev_primitives.flows.trust import TrustLedger, scope_of
+
+__all__ = ["Cause", "FreeQuota", "Quality", "Saved", "SpendReport", "gather"]
+
+_Z = 1.96
+"""Standard deviations of a 95 % interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The ended tasks of one group. Amounts in USD."""
+
+    name: str
+    tasks: int
+    accepted: int
+    failed: int
+    reused: int
+    """Tasks answered from the store alone: they cost nothing, and count neither as a cost nor as a saving."""
+    cost: Decimal
+    baseline: Decimal
+
+    @property
+    def ratio(self) -> float:
+        """The saved share of the baseline; negative when we cost more."""
+        return Savings(self.cost, self.baseline).ratio
+
+    def to_json(self) -> dict[str, Any]:
+        """The group as JSON values; money is a string."""
+        return {
+            "name": self.name,
+            "tasks": self.tasks,
+            "accepted": self.accepted,
+            "failed": self.failed,
+            "reused": self.reused,
+            "cost_usd": f"{self.cost:f}",
+            "baseline_usd": f"{self.baseline:f}",
+            "saved_usd": f"{self.baseline - self.cost:f}",
+            "savings_ratio": self.ratio,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """How often the paid model endorsed free answers of one use case, over all time."""
+
+    use_case: str
+    labels: int
+    endorsed: int
+    unjudged: int
+    """Answers delivered on earned trust, without a paid verdict."""
+
+    @property
+    def rate(self) -> float:
+        """The endorsed share."""
+        return self.endorsed / self.labels
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95 % interval of the share (Wilson)."""
+        n, p = self.labels, self.rate
+        middle, spread = p + _Z**2 / (2 * n), _Z * (p * (1 - p) / n + _Z**2 / (4 * n * n)) ** 0.5
+        scale = 1 + _Z**2 / n
+        return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+
+    def to_json(self) -> dict[str, Any]:
+        """The line as JSON values."""
+        return {
+            "use_case": self.use_case,
+            "labels": self.labels,
+            "endorsed": self.endorsed,
+            "rate": self.rate,
+            "interval": list(self.interval),
+            "delivered_on_trust": self.unjudged,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Why calls of one model brought nothing."""
+
+    model: str
+    outcome: str
+    calls: int
+
+
+@dataclass(frozen=True, slots=True)
+class FreeQuota:
+    """Today's use of one daily limit of a free model."""
+
+    model: str
+    provider: str
+    kind: Kind
+    used: int
+    limit: int
+    resets_at: float
+    """Epoch seconds; 0 when nothing was used yet."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpendReport:
+    """Everything the reports show of one month."""
+
+    money: MonthReport
+    saved: Saved
+    """All tasks; its cost is everything the month was charged, also for tasks that were killed."""
+    saved_by_use_case: tuple[Saved, ...]
+    days: dict[str, Decimal]
+    quality: tuple[Quality, ...]
+    causes: tuple[Cause, ...]
+    quotas: tuple[FreeQuota, ...]
+    timezone: str
+    made_at: datetime
+
+    @property
+    def month(self) -> str:
+        """YYYY-MM."""
+        return self.money.balance.month
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values; money is a string."""
+        return {
+            **self.money.to_json(),
+            "savings": self.saved.to_json(),
+            "savings_by_use_case": [one.to_json() for one in self.saved_by_use_case],
+            "spent_by_day_usd": {day: f"{usd:f}" for day, usd in self.days.items()},
+            "quality": [one.to_json() for one in self.quality],
+            "failures": [{"model": c.model, "outcome": c.outcome, "calls": c.calls} for c in self.causes],
+            "free_quota": [
+                {
+                    "model": q.model,
+                    "provider": q.provider,
+                    "limit": q.kind,
+                    "used": q.used,
+                    "of": q.limit,
+                    "resets_at": datetime.fromtimestamp(q.resets_at, UTC).isoformat()
+                    if q.resets_at
+                    else None,
+                }
+                for q in self.quotas
+            ],
+            "timezone": self.timezone,
+            "made_at": self.made_at.isoformat(),
+        }
+
+
+async def gather(
+    config: OrchestrationConfig, ledger: Ledger, month: str, *, limit: Decimal | None
+) -> SpendReport:
+    """Read a month's report; calls of dead processes are charged first.
+
+    Args:
+        config: Whose models and risk budget it is.
+        ledger: Its ledger.
+        month: YYYY-MM.
+        limit: The configured limit in USD, without approvals; None: no limit.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+        ConfigError: The configuration contradicts itself.
+    """
+    await ledger.sweep()
+    rows = await ledger.report_rows(month)
+    money = month_report(
+        await ledger.balance(month),
+        rows,
+        limit=await ledger.effective_limit(limit, month),
+        closed=await ledger.quarantines(),
+        problems=await ledger.verify(),
+    )
+    targets = resolve_targets(config)
+    tasks = await result_lines(ledger, month)
+    trust = TrustLedger(ledger.database, scope_of(targets[config.orchestrator.model].key, _policy(config)))
+    charged = money.total.charged
+    return SpendReport(
+        money=money,
+        saved=_saved("all", tasks, cost=charged),
+        saved_by_use_case=_groups(tasks),
+        days=await spend_by_day(ledger, month),
+        quality=quality_of(await trust.state()),
+        causes=causes_of(rows),
+        quotas=await _quotas(ledger, targets.values()),
+        timezone=ledger.timezone,
+        made_at=datetime.now(UTC),
+    )
+
+
+def _policy(config: OrchestrationConfig) -> Policy:
+    """The part of the risk budget that the trust's scope depends on."""
+    return Policy(threshold=config.quality_threshold, gate=config.validation.gate)
+
+
+def _saved(name: str, lines: Sequence[ResultLine], cost: Decimal | None = None) -> Saved:
+    fresh = [line for line in lines if not line.reused]
+
+    def count(which: Callable[[ResultLine], bool]) -> int:
+        return sum(line.tasks for line in lines if which(line))
+
+    return Saved(
+        name,
+        count(lambda line: True),
+        count(lambda line: line.accepted),
+        count(lambda line: line.outcome != "ok"),
+        count(lambda line: line.reused),
+        sum((line.cost for line in fresh), Decimal(0)) if cost is None else cost,
+        sum((line.baseline for line in fresh), Decimal(0)),
+    )
+
+
+def _groups(lines: Sequence[ResultLine]) -> tuple[Saved, ...]:
+    names = sorted({line.use_case for line in lines})
+    groups = [_saved(name or "-", [line for line in lines if line.use_case == name]) for name in names]
+    return tuple(sorted(groups, key=lambda one: (-one.tasks, one.name)))
+
+
+def quality_of(state: RiskState) -> tuple[Quality, ...]:
+    """What the audits have shown, by use case (the first part of a stratum's key)."""
+    sums: dict[str, list[int]] = {}
+    for key, stratum in state.strata.items():
+        of = sums.setdefault(key.split("|")[0], [0, 0, 0])
+        of[0] += stratum.labelled
+        of[1] += stratum.labelled - stratum.disowned
+        of[2] += stratum.unjudged
+    return tuple(Quality(name, *of) for name, of in sorted(sums.items()) if of[0])
+
+
+def causes_of(rows: Iterable[ReportRow]) -> tuple[Cause, ...]:
+    """Failed calls by model and class of error, the most first."""
+    sums: dict[tuple[str, str], int] = {}
+    for row in rows:
+        if row.outcome not in ("ok", "in_flight"):
+            sums[row.model, row.outcome] = sums.get((row.model, row.outcome), 0) + row.calls
+    found = [Cause(model, outcome, calls) for (model, outcome), calls in sums.items()]
+    return tuple(sorted(found, key=lambda cause: (-cause.calls, cause.model, cause.outcome)))
+
+
+async def _quotas(ledger: Ledger, targets: Iterable[Target]) -> tuple[FreeQuota, ...]:
+    """Today's use of the daily limits; models whose key is not in this environment are left out."""
+    keyed: list[tuple[Target, str]] = []
+    for target in targets:
+        if target.billing != "free":
+            continue
+        try:
+            keyed.append((target, key_id(find_api_key(target.api_key_env))))
+        except MissingKeyError:
+            continue
+    found: list[FreeQuota] = []
+    books = await Quota(ledger.database).snapshot(keyed) if keyed else []
+    kinds: tuple[Kind, ...] = ("rpd", "tpd")
+    for book, (target, _) in zip(books, keyed, strict=True):
+        for kind in kinds:
+            cap = book.cap(kind, target.limits)
+            if cap is not None:
+                used = book.used_today(kind)
+                found.append(FreeQuota(target.name, target.provider, kind, used, cap, book.day_ends()))
+    return tuple(found)

@@ -1,0 +1,176 @@
+"""The validate task: evidence in the order of its cost, until each item is delivered or needs another answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+from prefect import task
+
+from tta_dev_primitives.blocks.wire.types import ChatRequest
+from tta_dev_primitives.config.errors import ErrorClass
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows import events
+from tta_dev_primitives.flows.calls import CallFailedError, call_model
+from tta_dev_primitives.flows.case import Candidate, Verdict
+from tta_dev_primitives.flows.decision import (
+    Answers,
+    Consult,
+    Deliver,
+    FreeJudge,
+    GiveUp,
+    PaidSolve,
+    PaidVerdict,
+    next_step,
+)
+from tta_dev_primitives.flows.gate import Entry, PostponedError
+from tta_dev_primitives.flows.judging import parse_verdict, verdict_request
+from tta_dev_primitives.flows.retired import replace_gone, tell_failure
+from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.together import together
+from tta_dev_primitives.flows.work import Item, Lane
+
+__all__ = ["tell_drift", "validate", "validate_items"]
+
+
+@task(name="validate", task_run_name="validate", persist_result=False)
+async def validate(runtime: Runtime, lane: Lane) -> dict[str, str]:
+    """Take each item of the lane as far as evidence goes: delivered, given up, or in need of another answer.
+
+    Returns:
+        Item id -> the step it stands at (`Deliver`, `GiveUp`, `Answers` or `PaidSolve`).
+    """
+    await validate_items(runtime, lane.open)
+    return {item.id: type(item.step).__name__ for item in lane.open}
+
+
+async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Drive each item's state machine until its next step is an answer or an end.
+
+    All items that stand before the risk ledger go there in one transaction.
+    """
+    pending = list(items)
+    while pending:
+        for item in pending:
+            item.step = next_step(item.open_case)
+        judging = [i for i in pending if isinstance(i.step, FreeJudge | PaidVerdict)]
+        consulting = [i for i in pending if isinstance(i.step, Consult)]
+        if len(judging) > 1:
+            await runtime.look_ahead([_first_verdict(item) for item in judging])
+        await together(_judge(runtime, item) for item in judging)
+        await _consult(runtime, consulting)
+        pending = [i for i in judging + consulting if i.error is None]
+    for item in items:
+        _tell(item)
+
+
+async def _consult(runtime: Runtime, items: Sequence[Item]) -> None:
+    evidence = [i.step.evidence for i in items if isinstance(i.step, Consult)]
+    if not evidence:
+        return
+    rulings = await runtime.rule(evidence)
+    for item, ruling in zip(items, rulings, strict=True):
+        item.case = item.open_case.with_ruling(ruling)
+        if ruling.drifted:
+            tell_drift(ruling.evidence.stratum, "free answers disagree more often than before")
+
+
+def _first_verdict(item: Item) -> tuple[Target, ChatRequest]:
+    """The request to the first judge of an item that stands before one."""
+    step = item.step
+    assert isinstance(step, FreeJudge | PaidVerdict)
+    target = item.targets[step.models[0]]
+    return target, verdict_request(item, item.open_case.answers[step.answer].text, target)[0]
+
+
+async def _judge(runtime: Runtime, item: Item) -> None:
+    """Ask for one verdict, from the first judge that can give one; an unreadable verdict is asked for once more."""
+    step = item.step
+    if not isinstance(step, FreeJudge | PaidVerdict):
+        return
+    judged = item.open_case.answers[step.answer].text
+    judges, returns = [item.targets[name] for name in step.models], 0
+    try:
+        while judges:
+            async with runtime.gate.enter(
+                runtime,
+                judges,
+                lambda target: verdict_request(item, judged, target)[0],
+                may_spend=item.open_case.orchestrator_left,
+            ) as entry:
+                if entry.target is None:
+                    item.case = item.open_case.without([judge.name for judge in judges])
+                    return
+                moved_on = await _verdict_by(runtime, item, step.answer, entry, returns)
+            if moved_on:
+                return
+            returns += 1
+            if moved_on is not None:
+                judges.remove(entry.target)
+    except PostponedError as postponed:
+        item.error = postponed
+
+
+async def _verdict_by(runtime: Runtime, item: Item, answer: int, entry: Entry, returns: int) -> bool | None:
+    """One judge's verdict: True when the case has moved on, None when the item goes to the gate again."""
+    target, slot = entry.target, entry.slot
+    assert target is not None
+    judged = item.open_case.answers[answer].text
+    score: float | None = None
+    try:
+        for again in (False, True):
+            request, _ = verdict_request(item, judged, target, again=again)
+            guarded, attempts = await call_model(
+                runtime,
+                target,
+                request,
+                role="validate",
+                use_case=item.use_case,
+                accept_cut=True,
+                slot=slot,
+                on_failure=partial(tell_failure, item, target),
+                note=item.note,
+            )
+            slot = None
+            item.attempts += attempts
+            score = parse_verdict(guarded.reply.text, judged=judged)
+            if score is not None:
+                break
+    except CallFailedError as failure:
+        item.attempts += failure.attempts
+        if runtime.gate.comes_back(target, failure.error, returns):
+            return None
+        item.reasons.append(f"{target.name} (judge): {failure.error.error_class.value}: {failure.error}")
+        if failure.refusal is not None:
+            item.refusal = failure.refusal
+            item.case = item.open_case.without_paid()
+        else:
+            item.case = item.open_case.without([target.name])
+        if failure.error.error_class is ErrorClass.MODEL_GONE:
+            # With a replacement among the models, who judges is decided anew.
+            return await replace_gone(runtime, item, target, "validate", failure.error) is not None
+        return False
+    item.case = item.open_case.with_verdict(Verdict(answer, Candidate.of(target), score))
+    return True
+
+
+def tell_drift(stratum: str, what: str) -> None:
+    """Say that what was learned of a kind of evidence no longer holds; its trust starts again."""
+    events.emit("tta.quality.drift", {"stratum": stratum, "what": what}, resource=f"tta.stratum.{stratum}")
+
+
+def _tell(item: Item) -> None:
+    """The event of an item whose answer is not simply delivered."""
+    match item.step:
+        case Answers():
+            reason = "another free answer is needed"
+        case PaidSolve(_, why):
+            reason = f"the orchestrator answers: {why}"
+        case GiveUp(_, why):
+            reason = why
+        case Deliver(accepted=False):
+            reason = "delivered without acceptance"
+        case _:
+            return
+    payload = {"item": item.id, "use_case": item.use_case, "reason": reason}
+    events.emit("tta.quality.escalated", payload, resource=f"tta.use-case.{item.use_case}")

@@ -1,0 +1,129 @@
+"""`MultiModelWorkflow`: the Python face of the flows. Importing it costs no Prefect; the first run does."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
+from tta_dev_primitives.flows.loop import wait_for
+from tta_dev_primitives.flows.result import OrchestrationResult
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.requests import UseCase
+    from tta_dev_primitives.flows.runtime import Runtime
+
+__all__ = ["MultiModelWorkflow"]
+
+
+class MultiModelWorkflow:
+    """Runs tasks through plan, execute and validate, as Prefect flow runs.
+
+    ```python
+    workflow = MultiModelWorkflow()          # searches .tta/orchestration-config.yaml and the other places
+    result = workflow.run("Summarize ...")   # one flow run
+    print(result.content, result.cost_usd, result.savings_ratio)
+    ```
+
+    Without PREFECT_API_URL the first run starts a tuned Prefect server on loopback and later runs reuse it.
+    """
+
+    def __init__(self, config_path: str | Path | None = None, *, use_env_overrides: bool = True) -> None:
+        """Load the configuration.
+
+        Args:
+            config_path: The YAML file; None searches the usual places and falls back to the defaults.
+            use_env_overrides: Whether the `TTA_*` variables override the file.
+
+        Raises:
+            FileNotFoundError: `config_path` is given and missing.
+            ConfigError: The file or a variable is invalid; the message names the file and the key.
+        """
+        self._config = load_orchestration_config(config_path, use_env_overrides=use_env_overrides)
+
+    @property
+    def config(self) -> OrchestrationConfig:
+        """The loaded configuration."""
+        return self._config
+
+    def run(self, task: str, use_case: str | None = None, system: str | None = None) -> OrchestrationResult:
+        """Run one task and wait for its answer. Works inside a running event loop too (a notebook).
+
+        Args:
+            task: What to do; not empty.
+            use_case: One of the guide's use cases; None lets the local classifier decide.
+            system: Extra instructions for the models.
+
+        Returns:
+            The answer with its evidence, attempts and cost.
+
+        Raises:
+            BudgetExceededError: The answer needs a paid call that the budget refuses.
+            AllModelsFailedError: Every candidate failed; `.attempts` says how.
+            ConfigError: The task, the use case or a needed key is wrong.
+        """
+        return wait_for(self.execute(task, use_case, system))
+
+    async def execute(
+        self, task: str, use_case: str | None = None, system: str | None = None
+    ) -> OrchestrationResult:
+        """Run one task as one Prefect flow run; see `run` for arguments and errors."""
+        from tta_dev_primitives.flows.requests import check_task
+
+        check_task(task, use_case, system)
+        runtime = await self.ready()
+        from prefect import tags
+
+        from tta_dev_primitives.flows.orchestrate_flow import orchestrate
+        from tta_dev_primitives.flows.plan import known_use_case
+        from tta_dev_primitives.flows.runtime import active
+
+        known = known_use_case(runtime, task, use_case)
+        # Tags of a run that is about to be made cost nothing; added later they cost a request.
+        with active(runtime), tags(*([f"use_case:{known}"] if known else [])):
+            return await orchestrate(task, cast("UseCase | None", use_case), system, self._path)
+
+    async def execute_bulk(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        concurrency: int = 50,
+        on_result: Callable[[OrchestrationResult], None] | None = None,
+        **options: Any,
+    ) -> list[OrchestrationResult]:
+        """Run many tasks as one flow run.
+
+        Args:
+            items: Mappings with `id`, `task` and optional `use_case` and `system`.
+            concurrency: How many provider calls may be open at once.
+            on_result: Called with each result as it comes.
+            options: `max_cost`, `patience_s` and the other options of `orchestrate_bulk`.
+
+        Returns:
+            One result for each item, in the order given; a failed item has `accepted=False` and its error among
+            the warnings.
+        """
+        runtime = await self.ready()
+        from tta_dev_primitives.flows.bulk import run_bulk
+        from tta_dev_primitives.flows.runtime import active
+
+        with active(runtime):
+            return await run_bulk(items, concurrency=concurrency, on_result=on_result, **options)
+
+    @property
+    def _path(self) -> str | None:
+        return str(self._config.source) if self._config.source is not None else None
+
+    async def ready(self) -> Runtime:
+        """This process's runtime, with a Prefect API that answers."""
+        from tta_dev_primitives.flows.api import address_server, wait_until_ready
+
+        info = await asyncio.to_thread(address_server)
+        # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
+        from tta_dev_primitives.flows.runtime import Runtime
+
+        runtime = await Runtime.of(self._config)
+        await asyncio.to_thread(wait_until_ready, info)
+        return runtime
