@@ -1,0 +1,1 @@
+"""How it runs: deployments, schedules, and the sandbox provider for trying and testing."""

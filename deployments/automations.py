@@ -1,0 +1,108 @@
+"""`deployments/automations.yaml` on a Prefect server: created or updated by name; safe to repeat."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+from uuid import UUID
+
+import yaml
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.events.schemas.automations import Automation, AutomationCore
+from prefect.exceptions import ObjectNotFound
+
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["AppliedAutomation", "apply_automations"]
+
+
+@dataclass(frozen=True, slots=True)
+class AppliedAutomation:
+    """What became of one automation."""
+
+    name: str
+    outcome: Literal["created", "updated", "unchanged"]
+
+
+async def apply_automations(
+    notify: str | None = None, *, stale_after_s: int | None = None
+) -> list[AppliedAutomation]:
+    """Create or update every automation of the file.
+
+    Args:
+        notify: `<block type slug>/<block name>` of a notification block, such as `slack-webhook/ops`; None: the
+            automations act and are seen in the event feed, but tell nobody.
+        stale_after_s: Seconds of silence after which a run counts as crashed, instead of the file's; more than
+            three heartbeats of the workers.
+
+    Raises:
+        ConfigError: The block or a deployment does not exist.
+    """
+    text = files("tta_dev_primitives.deployments").joinpath("automations.yaml").read_text(encoding="utf-8")
+    async with get_client() as client:
+        block = await _block(client, notify) if notify is not None else None
+        done = []
+        for entry in yaml.safe_load(text)["automations"]:
+            actions = [await _action(client, action, block) for action in entry["actions"]]
+            if stale_after_s is not None and entry["trigger"]["posture"] == "Proactive":
+                entry["trigger"]["within"] = stale_after_s
+            wanted = AutomationCore.model_validate({**entry, "actions": actions})
+            done.append(AppliedAutomation(wanted.name, await _apply(client, wanted)))
+    return done
+
+
+async def _apply(client: PrefectClient, wanted: AutomationCore) -> Literal["created", "updated", "unchanged"]:
+    found = await client.read_automations_by_name(wanted.name)
+    if not found:
+        await client.create_automation(wanted)
+        return "created"
+    for extra in found[1:]:
+        await client.delete_automation(extra.id)
+    # Whether it is switched on is for the person who looks at it to say.
+    wanted = wanted.model_copy(update={"enabled": found[0].enabled})
+    if _content(found[0]) == _content(wanted):
+        return "unchanged"
+    await client.update_automation(found[0].id, wanted)
+    return "updated"
+
+
+def _content(automation: Automation | AutomationCore) -> dict[str, Any]:
+    """What an update would change; ids that the server gives are left out."""
+    content = automation.model_dump(
+        mode="json", include={"name", "description", "enabled", "trigger", "actions"}
+    )
+    trigger = content["trigger"]
+    trigger.pop("id", None)
+    # Sets: their order is chance.
+    trigger.update({name: sorted(trigger[name]) for name in ("after", "expect", "for_each")})
+    return content
+
+
+async def _action(client: PrefectClient, entry: dict[str, Any], block: UUID | None) -> dict[str, Any]:
+    action = dict(entry)
+    if action.pop("do", None) == "notify":
+        if block is None:
+            return {"type": "do-nothing"}
+        return {"type": "send-notification", "block_document_id": str(block), **action}
+    name = action.pop("deployment", None)
+    if name is not None:
+        try:
+            action["deployment_id"] = str((await client.read_deployment_by_name(name)).id)
+        except ObjectNotFound:
+            raise ConfigError(f"deployment {name} is not on the server: run `tta deploy` first.") from None
+    return action
+
+
+async def _block(client: PrefectClient, notify: str) -> UUID:
+    kind, separator, name = notify.partition("/")
+    if not separator or not kind or not name:
+        raise ConfigError(f"--notify {notify!r}: write <block type>/<block name>, such as slack-webhook/ops.")
+    try:
+        document = await client.read_block_document_by_name(name, kind)
+    except ObjectNotFound:
+        raise ConfigError(
+            f"--notify {notify}: Prefect holds no such block. Make it in the UI (Blocks, Notification), or leave "
+            "--notify out."
+        ) from None
+    return document.id

@@ -1,0 +1,138 @@
+"""The cost-quality chart of a replay as one SVG: our operating points, RouteLLM's, the random line and the oracle."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from xml.sax.saxutils import escape
+
+from tta_dev_primitives.deployments.replay_run import Outcome
+from tta_dev_primitives.deployments.router_axes import Curve
+
+__all__ = ["chart"]
+
+_WIDTH, _HEIGHT, _LEFT, _TOP, _PLOT_W, _PLOT_H = 900, 520, 70, 56, 560, 400
+_STYLE = """
+  text { font: 13px system-ui, sans-serif; fill: #1f2328 } .dim { fill: #656d76; font-size: 12px }
+  .axis { stroke: #8c959f } .grid { stroke: #d8dee4 } .back { fill: #ffffff }
+  .ours { fill: #0969da } .curve { stroke: #0969da; fill: none; stroke-width: 2 }
+  .oracle { stroke: #1a7f37; fill: none; stroke-dasharray: 6 4 } .random { stroke: #8c959f; stroke-dasharray: 3 4 }
+  .theirs { fill: #cf222e }
+  @media (prefers-color-scheme: dark) {
+    text { fill: #e6edf3 } .dim { fill: #8d96a0 } .back { fill: #0d1117 } .grid { stroke: #30363d }
+    .ours { fill: #4493f8 } .curve { stroke: #4493f8 } .oracle { stroke: #3fb950 } .theirs { fill: #f85149 }
+  }
+"""
+
+
+def chart(
+    outcomes: Sequence[Outcome],
+    ours: Curve | None,
+    oracle: Curve | None,
+    published: tuple[float, float, float] | None,
+) -> str:
+    """One SVG text.
+
+    Args:
+        outcomes: Operating points: x is the share of the paid model's cost, y the recovered accuracy.
+        ours: Our routing curve on RouteLLM's axes, if the records hold those models.
+        oracle: The best possible curve on the same axes.
+        published: RouteLLM's CPT(50 %), CPT(80 %) and APGR for this data set.
+    """
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
+        f"<style>{_STYLE}</style>",
+        f'<rect class="back" width="{_WIDTH}" height="{_HEIGHT}"/>',
+        '<text x="70" y="26" style="font-size:17px;font-weight:600">Quality against cost, replayed</text>',
+        '<text class="dim" x="70" y="44">across: share of the paid model (its calls for curves, its cost for points); '
+        "up: part of the quality gap recovered</text>",
+        *_grid(),
+        f'<line class="random" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>',
+    ]
+    if oracle is not None:
+        parts.append(f'<polyline class="oracle" points="{_points(oracle)}"/>')
+    if ours is not None:
+        parts.append(f'<polyline class="curve" points="{_points(ours)}"/>')
+    if published is not None:
+        for share, part in ((published[0], 0.5), (published[1], 0.8)):
+            parts.append(f'<circle class="theirs" cx="{_x(share)}" cy="{_y(part)}" r="5"/>')
+    for number, one in enumerate(outcomes, start=1):
+        x, y = _x(max(0.0, min(1.0, 1 - one.saving))), _y(_recovered(one))
+        parts.append(f'<circle class="ours" cx="{x}" cy="{y}" r="6"/>')
+        parts.append(f'<text x="{x + 9}" y="{y + 4}">{number}</text>')
+    parts += _legend(outcomes, ours, oracle, published)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _x(share: float) -> float:
+    return round(_LEFT + share * _PLOT_W, 1)
+
+
+def _y(part: float) -> float:
+    """-0.2 to 1.2 of the gap, cut off beyond."""
+    return round(_TOP + _PLOT_H * (1 - (max(-0.2, min(1.2, part)) + 0.2) / 1.4), 1)
+
+
+def _recovered(one: Outcome) -> float:
+    gap = one.paid_accuracy - one.best_free_accuracy
+    return (
+        1.0
+        if gap <= 0 and one.accuracy >= one.paid_accuracy
+        else (one.accuracy - one.best_free_accuracy) / (gap or 1)
+    )
+
+
+def _points(curve: Curve) -> str:
+    recovered = curve.pgr()
+    last = len(recovered) - 1
+    return " ".join(f"{_x(n / last)},{_y(value)}" for n, value in enumerate(recovered))
+
+
+def _grid() -> list[str]:
+    lines = []
+    for n in range(6):
+        share = n / 5
+        lines.append(
+            f'<line class="grid" x1="{_x(share)}" y1="{_TOP}" x2="{_x(share)}" y2="{_TOP + _PLOT_H}"/>'
+        )
+        lines.append(
+            f'<text class="dim" x="{_x(share)}" y="{_TOP + _PLOT_H + 18}" text-anchor="middle">{share:.0%}</text>'
+        )
+        lines.append(
+            f'<line class="grid" x1="{_LEFT}" y1="{_y(share)}" x2="{_LEFT + _PLOT_W}" y2="{_y(share)}"/>'
+        )
+        lines.append(
+            f'<text class="dim" x="{_LEFT - 8}" y="{_y(share) + 4}" text-anchor="end">{share:.0%}</text>'
+        )
+    lines.append(f'<line class="axis" x1="{_LEFT}" y1="{_TOP}" x2="{_LEFT}" y2="{_TOP + _PLOT_H}"/>')
+    lines.append(
+        f'<line class="axis" x1="{_LEFT}" y1="{_TOP + _PLOT_H}" x2="{_LEFT + _PLOT_W}" y2="{_TOP + _PLOT_H}"/>'
+    )
+    return lines
+
+
+def _legend(
+    outcomes: Sequence[Outcome],
+    ours: Curve | None,
+    oracle: Curve | None,
+    published: tuple[float, float, float] | None,
+) -> list[str]:
+    x, y = _LEFT + _PLOT_W + 20, _TOP + 10
+    rows: list[tuple[str, str]] = []
+    for number, one in enumerate(outcomes, start=1):
+        rows.append(("ours", f"{number}  {one.scenario}: saves {one.saving:.0%}"))
+        rows.append(("", f"    at {one.relative:.1%} of paid accuracy"))
+    if ours is not None:
+        rows.append(("ours", f"agreement routing: APGR {ours.apgr:.3f}"))
+        rows.append(("", f"    CPT 50 % {ours.cpt(0.5):.0%}, 80 % {ours.cpt(0.8):.0%}"))
+    if published is not None:
+        rows.append(("theirs", f"RouteLLM's best: APGR {published[2]:.3f}"))
+        rows.append(("", f"    CPT 50 % {published[0]:.0%}, 80 % {published[1]:.0%}"))
+    if oracle is not None:
+        rows.append(("", f"- - oracle: APGR {oracle.apgr:.3f}"))
+    rows.append(("", "· · random"))
+    lines = []
+    for n, (mark, text) in enumerate(rows):
+        if mark:
+            lines.append(f'<circle class="{mark}" cx="{x}" cy="{y + n * 20 - 4}" r="4"/>')
+        lines.append(f'<text x="{x + 10}" y="{y + n * 20}">{escape(text)}</text>')
+    return lines

@@ -1,0 +1,122 @@
+"""What the sandbox answers when no rule says otherwise: labelled, deterministic, of the form asked for."""
+
+from __future__ import annotations
+
+import json
+import operator
+import re
+from collections.abc import Callable, Mapping
+from decimal import Decimal, DivisionByZero, InvalidOperation, localcontext
+from typing import Any, Literal
+
+from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, estimate_tokens
+from tta_dev_primitives.deployments.sandbox.samples import sample
+from tta_dev_primitives.deployments.sandbox.wire import token
+
+__all__ = ["LABEL", "answer_for", "scripted_answer", "solve"]
+
+LABEL = "[sandbox]"
+_VERDICT = {
+    "type": "object",
+    "properties": {"score": {"type": "number"}, "reason": {"type": "string"}},
+    "required": ["score", "reason"],
+}
+"""What a verdict looks like when the request does not say it."""
+
+
+def answer_for(ask: Ask, *, verdict: Literal["accept", "reject"] = "accept") -> Answer:
+    """The default answer: JSON when a schema is known, a verdict when one is asked, else labelled text."""
+    schema = ask.schema if ask.schema is not None else _schema_in(ask)
+    if schema is None and ask.prompt == "verdict":
+        schema = _VERDICT
+    solution = solve(ask.user)
+    if schema is not None:
+        value = sample(schema, answer=solution, verdict=verdict if ask.prompt == "verdict" else None)
+        return _sized(ask, json.dumps(value, ensure_ascii=False))
+    if _wants_json(ask):
+        return _sized(
+            ask, json.dumps({"reasoning": f"{LABEL} no model was asked", "answer": solution or LABEL})
+        )
+    if solution is not None:
+        return _sized(ask, f"{LABEL} The answer is {solution}.")
+    mark = token(ask.user, length=8)
+    return _sized(
+        ask,
+        f"{LABEL} This is a scripted answer to task {mark}. It comes from the sandbox provider under the "
+        f"name of {ask.model}; no language model was asked and nothing was paid.",
+    )
+
+
+def scripted_answer(ask: Ask, text: str) -> Answer:
+    """An answer with the given text and plausible usage."""
+    return _sized(ask, text)
+
+
+def _sized(ask: Ask, text: str) -> Answer:
+    usage = Usage(input_tokens=ask.input_tokens, output_tokens=max(1, estimate_tokens(text)))
+    return Answer(text, usage, finish="tool" if ask.tool else "stop")
+
+
+def _wants_json(ask: Ask) -> bool:
+    return ask.json_mode or bool(re.search(r"\bjson (?:format|object)\b", ask.user, re.I) and "{" in ask.user)
+
+
+def _schema_in(ask: Ask) -> Mapping[str, Any] | None:
+    """A JSON Schema written into the prompt, as models without a schema mode are told it."""
+    decoder = json.JSONDecoder()
+    for text in (ask.system, ask.user):
+        at = text.rfind("JSON Schema")
+        start = text.find("{", at) if at >= 0 else -1
+        if start < 0:
+            continue
+        try:
+            value, _ = decoder.raw_decode(text, start)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(value, dict) and ("properties" in value or "type" in value):
+            return value
+    return None
+
+
+_NUMBER = r"-?\d+(?:\.\d+)?"
+_SUM = re.compile(
+    rf"(?<![\w.])({_NUMBER})\s*([-+*/x×·÷]|plus|minus|times|divided by)\s*({_NUMBER})(?![\w.]*\d)", re.I
+)
+_LARGER = re.compile(
+    rf"\b(larger|bigger|greater|smaller|lesser)\b[^\d-]*({_NUMBER})\s*(?:,|or|and)+\s*({_NUMBER})", re.I
+)
+_OPERATORS: Mapping[str, Callable[[Decimal, Decimal], Decimal]] = {
+    "+": operator.add, "plus": operator.add, "-": operator.sub, "minus": operator.sub,
+    "*": operator.mul, "x": operator.mul, "×": operator.mul, "·": operator.mul, "times": operator.mul,
+    "/": operator.truediv, "÷": operator.truediv, "divided by": operator.truediv,
+}  # fmt: skip
+_FACTS = {
+    "capital of france": "Paris",
+    "capital of germany": "Berlin",
+    "capital of italy": "Rome",
+    "capital of spain": "Madrid",
+    "capital of japan": "Tokyo",
+}
+
+
+def solve(task: str) -> str | None:
+    """The answer to one short sum, comparison or well-known question; None for everything else."""
+    if len(task) > 400:
+        return None
+    if found := _LARGER.search(task):
+        word, first, second = found.groups()
+        pick = min if word.lower() in ("smaller", "lesser") else max
+        return pick(first, second, key=Decimal)
+    sums = _SUM.findall(task)
+    if len(sums) == 1:
+        first, sign, second = sums[0]
+        with localcontext() as context:
+            context.prec = 40
+            try:
+                value = _OPERATORS[sign.lower()](Decimal(first), Decimal(second))
+            except (DivisionByZero, InvalidOperation):
+                return None
+            return f"{value:.10f}".rstrip("0").rstrip(".") if value % 1 else f"{value:.0f}"
+    lower = task.lower()
+    return next((fact for question, fact in _FACTS.items() if question in lower), None)

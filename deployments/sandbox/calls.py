@@ -1,0 +1,91 @@
+"""The provider's own books: each call as it was served, and what it would be billed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.config.errors import UnknownPriceError
+from tta_dev_primitives.config.targets import Price
+from tta_dev_primitives.config.usage import Usage
+
+__all__ = ["Call", "PriceOf", "Prices", "billed", "catalogue_price", "price_lookup"]
+
+PriceOf = Callable[[str, str], Price | None]
+Prices = Mapping[str, Price] | PriceOf
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request that reached the sandbox. It holds no key."""
+
+    number: int
+    provider: str
+    endpoint: str
+    """`chat`, `models`, `count_tokens`, `key` or `unknown`."""
+    status: int
+    """HTTP status sent; 0 when the connection was cut before any."""
+    model: str = ""
+    prompt: str = ""
+    """`plan`, `verdict` or `solve`."""
+    stream: bool = False
+    usage: Usage = field(default_factory=Usage)
+    """The true usage, whatever the reply claimed."""
+    billed: bool = False
+    """Whether the provider charges for this call."""
+    rule: str | None = None
+    """Name of the scenario rule that answered."""
+    fault: str | None = None
+    error: str | None = None
+    """Kind of the error that was sent."""
+    request_id: str = ""
+    text: str = ""
+    """The answer's text, before any fault of the connection."""
+    body: Mapping[str, Any] = field(default_factory=dict)
+    """The request as it came."""
+    at: float = 0.0
+    """When it was decided, epoch seconds of the sandbox's clock."""
+
+    def cost(self, prices: Prices) -> Decimal:
+        """USD the provider charges: 0 when it does not.
+
+        Raises:
+            LookupError: The call is billed and its price is not known.
+        """
+        if not self.billed:
+            return Decimal(0)
+        if self.usage.reported_cost_usd is not None:
+            return self.usage.reported_cost_usd
+        price = price_lookup(prices)(self.provider, self.model)
+        if price is None:
+            raise LookupError(f"No price for {self.model} of {self.provider}.")
+        return price.cost(self.usage)
+
+
+def price_lookup(prices: Prices) -> PriceOf:
+    """One way to ask for a price, whichever way it was given; `:free` models cost nothing."""
+
+    def lookup(provider: str, model: str) -> Price | None:
+        if model.endswith(":free"):
+            return Price(Decimal(0), Decimal(0), source="free variant")
+        return prices.get(model) if isinstance(prices, Mapping) else prices(provider, model)
+
+    return lookup
+
+
+def catalogue_price(provider: str, model: str) -> Price | None:
+    """The list price of today, from the catalogue; None when nobody knows it."""
+    from tta_dev_primitives.config.catalogue import load_catalogue, today_utc
+    from tta_dev_primitives.config.prices import list_price
+
+    try:
+        return list_price(provider, model, catalogue=load_catalogue(), today=today_utc())
+    except UnknownPriceError:
+        return None
+
+
+def billed(calls: Iterable[Call], prices: Prices, *, provider: str | None = None) -> Decimal:
+    """What `calls` cost in USD, of one provider or of all."""
+    return sum((c.cost(prices) for c in calls if provider in (None, c.provider)), Decimal(0))

@@ -1,0 +1,154 @@
+"""What a sandbox call asks and what is answered, in words that no single provider owns."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal
+
+from tta_dev_primitives.config.usage import Usage
+
+__all__ = ["Answer", "Ask", "ErrorKind", "Failure", "Finish", "Refusal", "estimate_tokens", "prompt_kind"]
+
+Finish = Literal["stop", "length", "content_filter", "refusal", "tool", "error"]
+
+ErrorKind = Literal[
+    "invalid_request",
+    "context_length",
+    "too_large",
+    "bad_key",
+    "forbidden",
+    "no_credit",
+    "model_gone",
+    "rate_limit",
+    "token_limit",
+    "daily_limit",
+    "request_over_limit",
+    "content_policy",
+    "json_failed",
+    "server_error",
+    "bad_gateway",
+    "timeout",
+    "overloaded",
+]
+"""Faults that every provider has, each with a status and body of its own."""
+
+_KIND = re.compile(r"^\s*\[tta:([a-z]+)/\d+\]")
+_SCHEMA_KINDS = {"tta_plan": "plan", "tta_verdict": "verdict"}
+
+
+def estimate_tokens(text: str) -> int:
+    """A plausible token count for `text`: a quarter of its characters, at least 1 when there are any."""
+    return (len(text) + 3) // 4
+
+
+def prompt_kind(system: str, user: str, schema_name: str | None) -> str:
+    """Tell `plan`, `verdict` and `solve` apart, by the marker on the first line or by the schema's name."""
+    marker = _KIND.match(system) or _KIND.match(user)
+    if marker:
+        return marker.group(1)
+    return _SCHEMA_KINDS.get(schema_name or "", "solve")
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """One well-formed chat request, as every wire format is translated to it."""
+
+    provider: str
+    model: str
+    system: str
+    user: str
+    """Text of the last user turn."""
+    transcript: str
+    """All text that was sent; what input tokens are estimated on."""
+    max_tokens: int | None = None
+    stream: bool = False
+    stream_usage: bool = True
+    """OpenAI's `stream_options.include_usage`; other formats always report usage."""
+    stop: tuple[str, ...] = ()
+    json_mode: bool = False
+    schema: Mapping[str, Any] | None = None
+    schema_name: str | None = None
+    tool: str | None = None
+    """A tool the caller forces; then `schema` is that tool's input schema."""
+    images: int = 0
+
+    @property
+    def prompt(self) -> str:
+        """`plan`, `verdict`, `solve`, or what the prompt's own marker says."""
+        return prompt_kind(self.system, self.user, self.schema_name or self.tool)
+
+    @property
+    def input_tokens(self) -> int:
+        """Estimated prompt tokens: text, schema and a few for the frame of each request."""
+        schema = json.dumps(self.schema) if self.schema else ""
+        return estimate_tokens(self.transcript) + estimate_tokens(schema) + 8 + 1500 * self.images
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One answer before it is put into a provider's words. `usage` is the truth that is billed."""
+
+    text: str
+    usage: Usage
+    finish: Finish = "stop"
+    thinking: str = ""
+    raw_finish: str | None = None
+    """The provider's own word for the finish, instead of the usual one."""
+    stop_sequence: str | None = None
+    model: str | None = None
+    """The model id the reply names, when it is not the requested one."""
+    usage_override: Literal["missing", "invalid"] | Mapping[str, Any] | None = None
+    """What the reply says instead of the true usage; a mapping is merged over the provider's usage object."""
+    blocked_prompt: bool = False
+    """Gemini's blocked prompt: a reply without candidates."""
+
+    def within(self, ask: Ask) -> Answer:
+        """Cut the answer as a provider would: at a stop sequence, and at `max_tokens`."""
+        answer = self
+        cuts = [(at, stop) for stop in ask.stop if (at := answer.text.find(stop)) >= 0]
+        if cuts:
+            at, stop = min(cuts)
+            text = answer.text[:at]
+            usage = replace(answer.usage, output_tokens=estimate_tokens(text + answer.thinking))
+            answer = replace(answer, text=text, stop_sequence=stop, usage=usage)
+        limit = ask.max_tokens
+        if limit is not None and answer.usage.output_tokens > limit:
+            kept = len(answer.text) * limit // answer.usage.output_tokens
+            usage = replace(
+                answer.usage,
+                output_tokens=limit,
+                thinking_tokens=min(answer.usage.thinking_tokens, limit),
+            )
+            answer = replace(
+                answer, text=answer.text[:kept], finish="length", usage=usage, stop_sequence=None
+            )
+        return answer
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """An error reply before it is put into a provider's words."""
+
+    kind: ErrorKind
+    message: str | None = None
+    param: str | None = None
+    """Path of the field at fault, as the provider writes paths."""
+    retry_after: float | str | None = None
+    """Seconds, or the text of the header as it shall be sent."""
+    limit: int | None = None
+    used: int | None = None
+    requested: int | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """Further facts for the message: `model`, `metric` (rpm, tpm ...), `key_missing`."""
+
+
+class Refusal(Exception):
+    """The request is refused with `failure`; `status` overrides the provider's usual status."""
+
+    def __init__(self, failure: Failure, status: int | None = None) -> None:
+        super().__init__(failure.message or failure.kind)
+        self.failure = failure
+        self.status = status

@@ -1,0 +1,162 @@
+"""Decides what each call gets: quota, scenario rules, a replay, or the default answer.."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.deployments.sandbox.answers import answer_for, scripted_answer
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.quota import Quotas
+from tta_dev_primitives.deployments.sandbox.scenario import Reply, Rule, Scenario, UsageScript, latency_of
+from tta_dev_primitives.deployments.sandbox.wire import Room
+
+__all__ = ["Answers", "Decision", "Director"]
+
+Answers = Callable[[Ask], Answer | None]
+"""Another source of answers, such as a replay: None leaves the call to the default answer."""
+
+_RAN = {"reset", "hang", "truncated", "garbage", "html", "gzip_bomb", "mid_stream_error"}
+"""Faults after which a model may have run: the provider charges."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What one call gets."""
+
+    nth: int
+    rule: str | None
+    answer: Answer | None
+    failure: Failure | None
+    script: Reply
+    latency: float
+    billed: bool
+    rooms: tuple[Room, ...] = ()
+
+
+class Director:
+    """Applies one scenario. Not thread-safe: it belongs to the server's event loop."""
+
+    def __init__(
+        self, scenario: Scenario, *, clock: Callable[[], float], answers: Answers | None = None
+    ) -> None:
+        self.scenario = scenario
+        self._answers = answers
+        self._clock = clock
+        self._nth: Counter[tuple[str, str]] = Counter()
+        self._served: Counter[int] = Counter()
+        self._quotas = Quotas(scenario.quotas, clock=clock, speed=scenario.clock.speed)
+
+    def decide(self, ask: Ask, key: str) -> Decision:
+        """The reply to `ask`; `key` is an opaque name of the caller's API key, for quotas."""
+        if self.scenario.state(ask.model).gone:
+            return self._failed(Failure("model_gone", facts={"model": ask.model}), 0, None, ask)
+        over = self._quotas.admit(key, ask)
+        rooms = tuple(self._quotas.rooms(key, ask))
+        if over is not None:
+            return replace(self._failed(over, 0, None, ask), rooms=rooms)
+        self._nth[ask.provider, ask.model] += 1
+        nth = self._nth[ask.provider, ask.model]
+        rule = self._rule(ask, nth)
+        return replace(self._apply(rule, ask, nth), rooms=rooms)
+
+    def _rule(self, ask: Ask, nth: int) -> Rule | None:
+        for index, rule in enumerate(self.scenario.rules):
+            used_up = rule.times is not None and self._served[index] >= rule.times
+            if not used_up and rule.match.holds(ask, nth):
+                self._served[index] += 1
+                return rule
+        return None
+
+    def _apply(self, rule: Rule | None, ask: Ask, nth: int) -> Decision:
+        script, name = (rule.reply, rule.name) if rule else (Reply(), None)
+        if script.error is not None:
+            return self._failed(_failure(script, ask), nth, name, ask, script)
+        if script.status is not None:
+            billed = bool(script.billed)
+            return Decision(nth, name, None, None, script, self._latency(script, ask, nth), billed)
+        try:
+            answer = self._answer(script, ask)
+        except Refusal as refusal:
+            return self._failed(refusal.failure, nth, name, ask, script)
+        billed = script.fault is None or script.fault in _RAN
+        if script.billed is not None:
+            billed = script.billed
+        return Decision(nth, name, answer, None, script, self._latency(script, ask, nth), billed)
+
+    def _failed(
+        self, failure: Failure, nth: int, rule: str | None, ask: Ask, script: Reply | None = None
+    ) -> Decision:
+        script = script or Reply()
+        latency = self._latency(script, ask, nth)
+        return Decision(nth, rule, None, failure, script, latency, billed=bool(script.billed))
+
+    def _latency(self, script: Reply, ask: Ask, nth: int) -> float:
+        wanted = self.scenario.defaults.latency if script.latency is None else script.latency
+        return latency_of(wanted, ask.provider, ask.model, nth)
+
+    def _answer(self, script: Reply, ask: Ask) -> Answer:
+        answer = self._text_answer(script, ask)
+        if script.thinking:
+            extra = (len(script.thinking) + 3) // 4
+            usage = replace(
+                answer.usage,
+                output_tokens=answer.usage.output_tokens + extra,
+                thinking_tokens=answer.usage.thinking_tokens + extra,
+            )
+            answer = replace(answer, thinking=script.thinking, usage=usage)
+        answer = answer.within(ask)  # before a scripted usage, which may claim anything
+        if script.finish is not None:
+            answer = replace(answer, finish=script.finish)
+        answer = replace(
+            answer,
+            raw_finish=script.raw_finish,
+            model=script.model,
+            blocked_prompt=script.blocked_prompt,
+            usage_override=script.usage if isinstance(script.usage, str) else None,
+        )
+        return _with_usage(answer, script.usage) if isinstance(script.usage, UsageScript) else answer
+
+    def _text_answer(self, script: Reply, ask: Ask) -> Answer:
+        if script.text is not None:
+            answer = scripted_answer(ask, script.text)
+            return answer if _is_json_object(script.text) else replace(answer, finish="stop")
+        if script.json_ is not None:
+            return scripted_answer(ask, json.dumps(script.json_, ensure_ascii=False))
+        if script.verdict is None and self._answers is not None:
+            other = self._answers(ask)
+            if other is not None:
+                return other
+        return answer_for(ask, verdict=script.verdict or self.scenario.defaults.verdict)
+
+
+def _is_json_object(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except ValueError:
+        return False
+
+
+def _failure(script: Reply, ask: Ask) -> Failure:
+    facts: dict[str, Any] = {"model": ask.model, "capacity": script.capacity, "upstream": script.capacity}
+    return Failure(
+        script.error or "server_error", script.message, retry_after=script.retry_after, facts=facts
+    )
+
+
+def _with_usage(answer: Answer, script: UsageScript) -> Answer:
+    usage = answer.usage
+    if script.raw is None or script.model_fields_set - {"raw"}:
+        usage = Usage(
+            input_tokens=script.input,
+            cache_read_tokens=script.cache_read,
+            cache_write_tokens=script.cache_write,
+            output_tokens=script.output,
+            thinking_tokens=script.thinking,
+            reported_cost_usd=script.cost,
+        )
+    return replace(answer, usage=usage, usage_override=script.raw)

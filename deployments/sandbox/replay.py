@@ -1,0 +1,186 @@
+"""Serves recorded answers of real models, with an oracle for verdicts. Pure: records in, answers out.
+
+    replay = Replay(read_records(path), {"gemini-2.5-pro": "gemini-1.5-pro"})
+    with Sandbox(answers=replay) as sandbox: ...
+
+A record holds `prompt` (and often `question`) and, for each recorded model, the answer, whether it was right,
+and its token counts. A prompt that no record holds is refused as an invalid request: a replay never makes an
+answer up.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.deployments.sandbox.answers import answer_for
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+
+__all__ = ["Record", "Replay", "read_records"]
+
+Record = Mapping[str, Any]
+_WINDOW = 40
+"""Characters of a question's beginning by which it is found inside a longer prompt."""
+_ACCEPTED_SCORE = 0.7
+"""A recorded score (0..1) from which an answer counts as right, where the record has no `correct`."""
+
+
+def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
+    """Records of a JSONL file, the first `limit` of them.
+
+    Raises:
+        ConfigError: The file cannot be read, or a line is no record; names file and line.
+    """
+    records: list[Record] = []
+    try:
+        with Path(path).open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                if limit is not None and len(records) >= limit:
+                    break
+                if line.strip():
+                    records.append(_record(line, f"{path}:{number}"))
+    except OSError as error:
+        raise ConfigError(f"Replay {path}: cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"Replay {path}: not UTF-8 at byte {error.start}.") from None
+    return records
+
+
+def _record(line: str, where: str) -> Record:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise ConfigError(f"{where}: not JSON: {error}") from None
+    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or "models" not in record:
+        raise ConfigError(f"{where}: a record needs prompt and models.")
+    return record
+
+
+class Replay:
+    """A source of answers for `Sandbox(answers=...)`.
+
+    Args:
+        records: What was recorded.
+        models: Requested API model id -> recorded model name.
+
+    Raises:
+        ConfigError: A recorded model name that no record holds.
+    """
+
+    def __init__(self, records: Iterable[Record], models: Mapping[str, str]) -> None:
+        self._models = dict(models)
+        self._by_prompt: dict[str, Record] = {}
+        self._by_window: dict[str, list[tuple[str, Record]]] = {}
+        self._short: list[tuple[str, Record]] = []
+        known: set[str] = set()
+        for record in records:
+            known.update(record["models"])
+            self._index(record)
+        if unknown := sorted(set(self._models.values()) - known):
+            raise ConfigError(
+                f"Replay: no record of {', '.join(unknown)}; recorded are {', '.join(sorted(known))}."
+            )
+
+    def _index(self, record: Record) -> None:
+        self._by_prompt[record["prompt"].strip()] = record
+        for text in {_squeezed(record["prompt"]), _squeezed(record.get("question") or record["prompt"])}:
+            if len(text) < _WINDOW:
+                self._short.append((text, record))
+            else:
+                self._by_window.setdefault(text[:_WINDOW], []).append((text, record))
+
+    def find(self, text: str) -> Record | None:
+        """The record whose prompt or question stands in `text`; of several, the one with the longest."""
+        exact = self._by_prompt.get(text.strip())
+        if exact is not None:
+            return exact
+        text = _squeezed(text)
+        best: tuple[str, Record] | None = None
+        for at in range(len(text) - _WINDOW + 1):
+            for question, record in self._by_window.get(text[at : at + _WINDOW], ()):
+                if text.startswith(question, at) and (best is None or len(question) > len(best[0])):
+                    best = (question, record)
+        if best is None:
+            found = [pair for pair in self._short if pair[0] in text]
+            best = max(found, key=lambda pair: len(pair[0]), default=None)
+        return best[1] if best else None
+
+    def __call__(self, ask: Ask) -> Answer | None:
+        """The recorded answer, or the oracle's verdict; plans are left to the default answer.
+
+        Raises:
+            Refusal: No record fits.
+        """
+        if ask.prompt == "plan":
+            return None
+        record = self.find(ask.user)
+        if record is None:
+            raise _refused("no recorded prompt is contained in this message")
+        return self._verdict(ask, record) if ask.prompt == "verdict" else self._recorded(ask, record)
+
+    def _recorded(self, ask: Ask, record: Record) -> Answer:
+        name = self._models.get(ask.model)
+        answer = record["models"].get(name) if name else None
+        if answer is None:
+            raise _refused(f"no recorded answer of {ask.model} to {record.get('id', 'this prompt')}")
+        text = _text(answer)
+        if text is None:
+            raise _refused(f"the record {record.get('id', '')} keeps no answer text of {name}")
+        usage = Usage(
+            input_tokens=int(answer.get("input_tokens", ask.input_tokens)),
+            output_tokens=int(answer.get("output_tokens", max(1, len(text) // 4))),
+        )
+        return Answer(text, usage, finish="length" if answer.get("truncated") else "stop")
+
+    def _verdict(self, ask: Ask, record: Record) -> Answer:
+        right = judged(record, ask.user)
+        if right is None:
+            raise _refused(
+                f"no recorded answer to {record.get('id', 'this prompt')} stands in the verdict frame"
+            )
+        return answer_for(ask, verdict="accept" if right else "reject")
+
+
+def judged(record: Record, frame: str) -> bool | None:
+    """Whether the recorded answer that stands in `frame` was right; None when none stands there."""
+    loose = _loose(frame)
+    found: list[tuple[int, bool]] = []
+    for answer in record["models"].values():
+        text = _text(answer)
+        if text is not None and (plain := _loose(text)) and plain in loose:
+            found.append((len(plain), _right(answer)))
+    return max(found)[1] if found else None
+
+
+def _text(answer: Mapping[str, Any]) -> str | None:
+    """The recorded text; where only the choice was kept, the sentence that names it."""
+    if isinstance(answer.get("answer"), str):
+        return str(answer["answer"])
+    turns = answer.get("turns")
+    if turns:
+        return str(turns[0]["answer"])
+    return f"The answer is ({answer['final']})." if isinstance(answer.get("final"), str) else None
+
+
+def _right(answer: Mapping[str, Any]) -> bool:
+    if isinstance(answer.get("correct"), bool):
+        return bool(answer["correct"])
+    return float(answer.get("score") or 0) >= _ACCEPTED_SCORE
+
+
+def _squeezed(text: str) -> str:
+    return " ".join(text.split())
+
+
+def _loose(text: str) -> str:
+    """Without spaces and escapes: a frame may hold the answer as a JSON string."""
+    return re.sub(r"\\[nrt]|[\s\\]", "", text)
+
+
+def _refused(why: str) -> Refusal:
+    return Refusal(Failure("invalid_request", f"Replay: {why}."))

@@ -1,0 +1,239 @@
+"""The sandbox as an object: started in a thread, asked for its addresses, its calls and its bill."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from decimal import Decimal
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import uvicorn
+from starlette.types import Receive, Send
+from starlette.types import Scope as AsgiScope
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.deployments.sandbox.calls import (
+    Call,
+    Prices,
+    billed,
+    catalogue_price,
+    price_lookup,
+)
+from tta_dev_primitives.deployments.sandbox.director import Answers, Director
+from tta_dev_primitives.deployments.sandbox.scenario import Scenario
+from tta_dev_primitives.deployments.sandbox.scenario_file import load_scenario
+from tta_dev_primitives.deployments.sandbox.server import Keys, Site
+
+__all__ = ["BASE_PATHS", "Sandbox", "bind"]
+
+BASE_PATHS = {
+    "anthropic": "",
+    "google-ai-studio": "",
+    "groq": "",
+    "openrouter": "/api/v1",
+    "openai-compatible": "/v1",
+}
+"""What follows the address, written as each official SDK takes its base URL."""
+
+
+class Sandbox:
+    """A provider on loopback that speaks the four wire formats.
+
+        with Sandbox(parse_scenario("rules: [...]")).start() as sandbox:
+            client = groq.Groq(api_key="any", base_url=sandbox.base_url("groq"))
+
+    Args:
+        scenario: A `Scenario`, the path of a scenario file, or None for the default answers.
+        keys: Accepted keys by provider; a provider that is not named takes any key.
+        answers: Another source of answers, such as a `Replay`, asked where no rule matches.
+        prices: List prices, for OpenRouter's `usage.cost` and for `billed`; the catalogue's by default.
+        clock: Epoch seconds, for quotas and their resets; a simulation hands in its own.
+        sleep: How a latency passes.
+    """
+
+    def __init__(
+        self,
+        scenario: Scenario | str | Path | None = None,
+        keys: Keys | None = None,
+        *,
+        answers: Answers | None = None,
+        prices: Prices | None = None,
+        clock: Callable[[], float] = time.time,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self.calls: list[Call] = []
+        """Every request so far, in order of arrival."""
+        self.host = "127.0.0.1"
+        self.port = 0
+        self._scenario = _scenario(scenario)
+        self._keys = keys
+        self._answers = answers
+        self._prices: Prices = catalogue_price if prices is None else prices
+        self._clock, self._sleep = clock, sleep
+        self._site: Site | None = None
+        self._server: _Server | None = None
+        self._thread: threading.Thread | None = None
+
+    def start(self, port: int = 0) -> Self:
+        """Serve on `port` of 127.0.0.1, 0 for a free one, and return when connections are taken.
+
+        Raises:
+            ConfigError: The port cannot be had.
+        """
+        if self._thread is not None:
+            raise RuntimeError("this sandbox is running")
+        listener = bind(self.host, port)
+        self.port = listener.getsockname()[1]
+        self._server = _Server(self.site())
+        self._thread = threading.Thread(
+            target=self._server.run, kwargs={"sockets": [listener]}, name="tta-sandbox", daemon=True
+        )
+        self._thread.start()
+        self._server.up.wait(10)
+        return self
+
+    def serve(self, port: int = 0, *, on_start: Callable[[], None] | None = None) -> None:
+        """Serve in the main thread until Ctrl-C or SIGTERM.
+
+        Raises:
+            ConfigError: The port cannot be had.
+        """
+        listener = bind(self.host, port)
+        self.port = listener.getsockname()[1]
+        server = _Server(self.site())
+        server.on_start = on_start
+        # Uvicorn raises the signal again once it has ended in good order: here that is the end, not an error.
+        usual = signal.signal(signal.SIGTERM, lambda *_: None)
+        try:
+            with contextlib.suppress(KeyboardInterrupt):
+                server.run(sockets=[listener])
+        finally:
+            signal.signal(signal.SIGTERM, usual)
+
+    def site(self) -> Site:
+        """The application, for running it in the foreground."""
+        if self._site is None:
+            price_of = price_lookup(self._prices)
+            self._site = Site(
+                self._director(),
+                keys=self._keys,
+                calls=self.calls,
+                price_of=price_of,
+                clock=self._clock,
+                sleep=self._sleep,
+            )
+        return self._site
+
+    def _director(self) -> Director:
+        return Director(self._scenario, clock=self._clock, answers=self._answers)
+
+    @property
+    def url(self) -> str:
+        """`http://127.0.0.1:<port>`."""
+        return f"http://{self.host}:{self.port}"
+
+    def base_url(self, provider: str) -> str:
+        """The base URL of `provider`, as its official SDK and our `base_url:` take it."""
+        return self.url + BASE_PATHS[provider]
+
+    def use(self, scenario: Scenario | str | Path | None) -> None:
+        """Change the scenario while running; counters begin anew, the log of calls stays."""
+        self._scenario = _scenario(scenario)
+        self.site().director = self._director()
+
+    def billed(self, provider: str | None = None, prices: Prices | None = None) -> Decimal:
+        """USD that the calls so far cost, counted on the provider's side.
+
+        Raises:
+            LookupError: A billed call's price is not known.
+        """
+        return billed(self.calls, self._prices if prices is None else prices, provider=provider)
+
+    def reset(self) -> None:
+        """Forget the calls, and begin the scenario's counters and quotas anew."""
+        self.calls.clear()
+        self.site().director = self._director()
+
+    def stop(self) -> None:
+        """End the server; replies under way are cut. Doing it twice does no harm."""
+        if self._server is not None and self._thread is not None:
+            self._server.should_exit = self._server.force_exit = True
+            self._thread.join(10)
+        self._server = self._thread = None
+
+    def __enter__(self) -> Self:
+        return self if self._thread is not None else self.start()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A listening socket.
+
+    Raises:
+        ConfigError: The port is taken, forbidden or no port at all.
+    """
+    # Named as TCP, or asyncio leaves Nagle's delay on: 40 ms for each answer on a kept connection.
+    listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except (OSError, OverflowError) as error:
+        listener.close()
+        reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
+        raise ConfigError(
+            f"Sandbox: cannot listen on {host}:{port}: {reason}. Choose another port, or 0 for a free one."
+        ) from None
+    listener.listen(2048)
+    return listener
+
+
+def _scenario(given: Scenario | str | Path | None) -> Scenario:
+    if given is None:
+        return Scenario()
+    return given if isinstance(given, Scenario) else load_scenario(given)
+
+
+class _Server(uvicorn.Server):
+    """Uvicorn that says when it is up, ends at once, and lets a fault reach the connection below HTTP."""
+
+    def __init__(self, site: Site) -> None:
+        async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
+            # Uvicorn hands out its own method as `send`; the connection is an attribute of its owner.
+            scope["tta.transport"] = getattr(getattr(send, "__self__", None), "transport", None)
+            await site.app(scope, receive, send)
+
+        super().__init__(
+            uvicorn.Config(
+                app,
+                http="h11",
+                ws="none",
+                lifespan="off",
+                proxy_headers=False,
+                server_header=False,
+                access_log=False,
+                log_config=None,
+                log_level="critical",
+                backlog=2048,
+                timeout_keep_alive=75,
+            )
+        )
+        self.up = threading.Event()
+        self.on_start: Callable[[], None] | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to serve, and say so."""
+        await super().startup(sockets=sockets)
+        self.up.set()
+        if self.on_start is not None:
+            self.on_start()

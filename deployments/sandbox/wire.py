@@ -1,0 +1,77 @@
+"""What the faces of the sandbox share: facts of a call, whole replies, small tools for writing them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any
+
+__all__ = ["Reply", "Room", "Sent", "dumps", "pieces", "token"]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What is left of one limit (`metric` is rpm, rpd, tpm or tpd), full again in `reset_s` seconds."""
+
+    metric: str
+    limit: int
+    remaining: int
+    reset_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """Facts of one call that go into its reply."""
+
+    number: int
+    at: float
+    """Unix time."""
+    request_id: str
+    cost: Decimal | None = None
+    """List price of the call in USD, if known (OpenRouter's `usage.cost`)."""
+    rooms: Sequence[Room] = ()
+    as_array: bool = False
+    """Gemini's stream without `alt=sse`: answers and errors come as a JSON array."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One whole HTTP reply: a JSON body, or a list of chunks to stream."""
+
+    status: int = 200
+    body: Any = None
+    chunks: Sequence[bytes] | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def content(self) -> bytes:
+        """The body as it goes out when it is not streamed."""
+        if self.chunks is not None:
+            return b"".join(self.chunks)
+        return self.body if isinstance(self.body, bytes) else dumps(self.body)
+
+    @property
+    def content_type(self) -> str:
+        """The media type, when `headers` names none."""
+        return "application/json"
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON in UTF-8."""
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "surrogatepass")
+
+
+def token(*parts: object, length: int = 24) -> str:
+    """An id that is the same for the same parts."""
+    digest = hashlib.sha256("|".join(map(str, parts)).encode("utf-8", "replace")).hexdigest()
+    return digest[:length]
+
+
+def pieces(text: str, *, most: int = 8) -> Iterator[str]:
+    """Cut `text` into up to `most` pieces for a stream; nothing for an empty text."""
+    size = max(12, -(-len(text) // most))
+    for start in range(0, len(text), size):
+        yield text[start : start + size]
