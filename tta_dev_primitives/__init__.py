@@ -1,0 +1,1 @@
+"""Multi-model LLM workflows on Prefect 3, configured by one YAML file."""

@@ -1,0 +1,160 @@
+"""The command line `tta`. Commands are imported when they are called, so that `tta --help` stays instant."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+from cyclopts import App
+from cyclopts.exceptions import CycloptsError, UnknownCommandError
+
+__all__ = ["app", "main"]
+
+EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_MODELS = 0, 1, 2, 3, 4
+
+_COMMANDS = "tta_dev_primitives.commands"
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return f"tta {version('tta-dev-primitives')}"
+
+
+app = App(
+    name="tta",
+    help="Multi-model LLM workflows on Prefect, configured by one YAML file.",
+    version=_version,
+    help_format="plaintext",
+    result_action="return_value",
+)
+server = App(name="server", help="Start, stop or look at the Prefect server that runs use.")
+blocks = App(name="blocks", help="Prefect blocks: save the keys of the environment as credentials.")
+ledger = App(name="ledger", help="Look at the spend ledger, verify it, settle what a crash left open.")
+job = App(name="job", help="Ready jobs: review a diff, document a module, write its tests.")
+
+_LAZY = {
+    "demo": ("demo:demo", "Run the main job with no keys and no network, against the sandbox provider."),
+    "init": ("init:init", "Write a configuration file with today's models."),
+    "check": ("check:check", "Check configuration, keys, models, prices, ledger and Prefect."),
+    "run": ("run:run", "Run one task."),
+    "bulk": ("bulk:bulk", "Run a file of tasks; running it again does only what is missing."),
+    "estimate": ("estimate:estimate", "Cost, quota and time of a file of tasks, before spending anything."),
+    "report": ("report:report", "What a month cost, by model, provider, role and use case."),
+    "models": ("models:models", "The catalogue: models, prices, limits and retirement dates."),
+    "deploy": ("deploy:deploy", "Create or update the scheduled deployments."),
+    "sandbox": ("sandbox:sandbox", "Serve the sandbox provider on loopback."),
+    "replay": (
+        "replay:replay",
+        "Replay recorded answers through the real flow and print saving and quality.",
+    ),
+}
+for _name, (_target, _help) in _LAZY.items():
+    app.command(f"{_COMMANDS}.{_target}", name=_name, help=_help)
+
+for _name, _help in {
+    "start": "Start the server if none runs.",
+    "stop": "Stop it.",
+    "status": "Say whether and where it runs.",
+}.items():
+    server.command(f"{_COMMANDS}.server:{_name}", name=_name, help=_help)
+for _name, _help in {
+    "show": "The month's balance and its open holds.",
+    "verify": "Check that the journal adds up to the month.",
+    "reconcile": "Close a presumed call with evidence of what was really billed.",
+    "resolve": "Reopen a model that was closed over a disputed bill.",
+}.items():
+    ledger.command(f"{_COMMANDS}.ledger:{_name}", name=_name, help=_help)
+blocks.command(f"{_COMMANDS}.blocks:sync", name="sync", help="Save YAML and environment as Prefect blocks.")
+for _name, (_target, _help) in {
+    "review": ("review", "Review a change file by file; findings must cite lines that the diff shows."),
+    "document": ("document", "Write the reference page of a Python module."),
+    "tests": ("unit_tests", "Write tests for a Python module and run them before they are handed out."),
+}.items():
+    job.command(f"{_COMMANDS}.job:{_target}", name=_name, help=_help)
+_GROUPS = {"server": server, "blocks": blocks, "ledger": ledger, "job": job}
+for _group in _GROUPS.values():
+    app.command(_group)
+app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
+
+
+def main(argv: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code of the contract: 0, 1, 2, 3 or 4."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    sys.exit(_run(arguments))
+
+
+def _run(arguments: list[str]) -> int:
+    try:
+        code = app(_with_stdin(arguments), exit_on_error=False, print_error=False)
+        return code if isinstance(code, int) else EXIT_DONE
+    except UnknownCommandError:
+        return _unknown_command(arguments)
+    except CycloptsError as error:
+        return _say(str(error), EXIT_USAGE, hint="`tta --help` lists the commands and options.")
+    except KeyboardInterrupt:
+        return _say("Interrupted; what was answered is kept, running it again goes on from there.", 130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_DONE
+    except Exception as error:
+        return _report(error, as_json="--json" in arguments)
+
+
+def _with_stdin(arguments: list[str]) -> list[str]:
+    """A lone `-`, which stands for standard input, is no option: it goes behind `--`."""
+    if arguments.count("-") != 1 or "--" in arguments:
+        return arguments
+    return [*(a for a in arguments if a != "-"), "--", "-"]
+
+
+def _unknown_command(arguments: list[str]) -> int:
+    """Say which command is meant. Cyclopts would import all of them to find out, Prefect included."""
+    import difflib
+
+    words = [word for word in arguments if not word.startswith("-")]
+    group, names = "", [name for name in app if not name.startswith("-")]
+    if len(words) > 1 and words[0] in _GROUPS:
+        group = f"{words.pop(0)} "
+        names = [name for name in _GROUPS[group.strip()] if not name.startswith("-")]
+    word = words[0] if words else ""
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    meant = f"Did you mean `tta {group}{close[0]}`?" if close else f"Commands: {', '.join(names)}."
+    return _say(f"unknown command {group + word!r}. {meant}", EXIT_USAGE)
+
+
+def _report(error: Exception, *, as_json: bool) -> int:
+    """Say a known error in its own words; anything else is our bug and keeps its traceback.
+
+    With `--json` the one document on stdout says what failed; the words on stderr stay for the log.
+    """
+    from tta_dev_primitives.config import errors
+
+    codes: list[tuple[type[Exception], int]] = [
+        (errors.BudgetExceededError, EXIT_BUDGET),
+        (errors.AllModelsFailedError, EXIT_MODELS),
+        (errors.ConfigError, EXIT_USAGE),
+        (errors.OrchestrationError, EXIT_FAILED),
+        (FileNotFoundError, EXIT_USAGE),
+        (OSError, EXIT_FAILED),
+    ]
+    for kind, code in codes:
+        if isinstance(error, kind):
+            if as_json:
+                from tta_dev_primitives.commands._output import print_json
+
+                with suppress(BrokenPipeError):
+                    print_json(
+                        {"error": {"class": type(error).__name__, "message": str(error)}, "exit": code}
+                    )
+            return _say(str(error), code)
+    raise error
+
+
+def _say(message: str, code: int, *, hint: str | None = None) -> int:
+    with suppress(BrokenPipeError):  # nobody reads any more; the exit code still tells
+        print(f"tta: {message}" + (f" {hint}" if hint else ""), file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,1 @@
+"""The commands of `tta`, one module each, imported only when called."""

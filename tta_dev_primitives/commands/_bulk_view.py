@@ -1,0 +1,90 @@
+"""How far a bulk job is, on stderr: a live view on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.bulk_progress import Progress
+
+__all__ = ["LineView", "LiveView", "View", "view_for"]
+
+_EVERY_S = 10.0
+
+
+class View(Protocol):
+    """Shows progress while its block runs."""
+
+    def update(self, progress: Progress) -> None:
+        """Told twice a second."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+def view_for(console: Console) -> View:
+    """The live view on a terminal, else plain lines."""
+    return LiveView(console) if console.is_terminal else LineView(console)
+
+
+class LineView:
+    """A plain line every ten seconds."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._last = clock()
+
+    def update(self, progress: Progress) -> None:
+        """Print a line when it is time."""
+        if self._clock() - self._last >= _EVERY_S:
+            self._last = self._clock()
+            self._console.print(progress.line(), markup=False)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        return None
+
+
+class LiveView:
+    """A bar, the line, and a table of models, redrawn in place."""
+
+    def __init__(self, console: Console) -> None:
+        self._live = Live(Text("Starting …"), console=console, refresh_per_second=4, transient=True)
+
+    def update(self, progress: Progress) -> None:
+        """Redraw."""
+        self._live.update(self._picture(progress))
+
+    def _picture(self, progress: Progress) -> RenderableType:
+        models = Table("model", "calls", "failed", "answers", "cost", box=None, header_style="dim")
+        for name, line in sorted(progress.models.items()):
+            models.add_row(
+                name, str(line.calls), str(line.failed), str(line.answers), f"${line.cost_usd:.4f}"
+            )
+        return Group(ProgressBar(total=100, completed=progress.percent), Text(progress.line()), models)
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._live.stop()

@@ -1,0 +1,41 @@
+"""The ledger of a configuration, for commands that need no Prefect."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+
+from tta_dev_primitives.blocks.ledger.database import default_ledger_url
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.months import month_of
+from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["checked_month", "limit_of", "open_ledger"]
+
+
+def open_ledger(config_path: Path | None) -> tuple[OrchestrationConfig, Ledger]:
+    """The configuration and its ledger."""
+    config = load_orchestration_config(config_path)
+    tracking = config.cost_tracking
+    return config, Ledger.open(default_ledger_url(tracking.ledger_url), timezone=tracking.timezone)
+
+
+def limit_of(config: OrchestrationConfig) -> Decimal | None:
+    """The month's configured limit; None when cost tracking is off."""
+    return config.cost_tracking.budget_limit if config.cost_tracking.enabled else None
+
+
+def checked_month(month: str | None, config: OrchestrationConfig) -> str:
+    """`month`, or the current one.
+
+    Raises:
+        ConfigError: It is not written YYYY-MM.
+    """
+    if month is None:
+        return month_of(datetime.now(UTC).timestamp(), config.cost_tracking.timezone)
+    if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
+        raise ConfigError(f"--month {month!r}: expected YYYY-MM, for example 2026-11.")
+    return month

@@ -1,0 +1,47 @@
+"""`tta blocks sync`: the keys of the environment as Prefect blocks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
+
+__all__ = ["sync"]
+
+
+def sync(
+    *,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Save one credentials block for each provider and key that the configuration names.
+
+    Running it again changes nothing that has not changed; a stored key is never erased.
+
+    Args:
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.flows.api import use_server
+
+    quiet_logs()
+    loaded = load_orchestration_config(config)
+    use_server()
+    from tta_dev_primitives.blocks.sync import sync_blocks
+
+    done = sync_blocks(loaded)
+    if json:
+        print_json(
+            [
+                {"name": b.name, "type": b.block_type, "variable": b.variable, "outcome": b.outcome}
+                for b in done
+            ]
+        )
+    else:
+        rows = [[b.name, b.variable, b.outcome, b.detail] for b in done]
+        console().print(table("Blocks", ["block", "variable", "outcome", ""], rows))
+    return 0

@@ -1,0 +1,213 @@
+"""`tta bulk`: a file of tasks; running it again does only what is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from datetime import datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._bulk_view import View, view_for
+from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.bulk_report import BulkReport
+
+__all__ = ["bulk", "duration"]
+
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+Flag = Annotated[bool, Parameter(negative="")]
+
+
+def bulk(
+    tasks: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Flag = False,
+    max_cost: str | None = None,
+    until: str | None = None,
+    patience: str = "1h",
+    wait: Flag = False,
+    ordered: Flag = False,
+    force: Flag = False,
+    chunk: int | None = None,
+    detail: Literal["chunk", "item"] = "chunk",
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
+) -> int:
+    """Run a file of tasks; stopped or killed, the same command goes on where it was and pays nothing twice.
+
+    Exit: 0 every task has an answer; 1 some failed, are left or could not be read; 3 the budget or --max-cost
+    refused some; 4 no model answered anything; 130 interrupted.
+
+    Args:
+        tasks: JSONL lines {"id", "task", "use_case"?, "system"?}, or a .csv with these columns.
+        out: The results, one JSON line a task; what stands there is not done again.
+        concurrency: Provider calls open at once.
+        config: The configuration file; otherwise the usual places are searched.
+        json: Print the report as one JSON document on stdout.
+        max_cost: The most the job may cost, USD, over all its runs.
+        until: Start nothing new after this moment, such as 2026-11-30T18:00 (local time) or ...+00:00.
+        patience: How long the job may wait for free quota before it may spend: 0, 90s, 30m, 4h, 2d or inf.
+        wait: Wait for quota however long it takes, instead of saying when to run it again.
+        ordered: Put the results into the order of the tasks at the end.
+        force: Go on although configuration or tasks changed since the last run.
+        chunk: Tasks a task run; 100, or the concurrency when that is more.
+        detail: Task runs for each chunk, or for each item (slower).
+        verbose: Show the log on stderr.
+    """
+    quiet_logs(logging.INFO if verbose else logging.ERROR)
+    parameters: dict[str, Any] = {
+        "input_path": str(tasks),
+        "output_path": str(out),
+        "concurrency": _between(concurrency, "--concurrency"),
+        "chunk_size": None if chunk is None else _between(chunk, "--chunk"),
+        "max_cost": None if max_cost is None else _amount(max_cost),
+        "until": None if until is None else _moment(until),
+        "patience_s": None if math.isinf(duration(patience)) else duration(patience),
+        "ordered": ordered,
+        "detail": detail,
+        "force": force,
+        "config_path": None if config is None else str(config),
+    }
+    _look_at_files(tasks, out)
+    view = view_for(console(stderr=True))
+    with view:
+        report = asyncio.run(_run(parameters, config, view, wait=wait))
+    if json:
+        print_json(report.to_json())
+    _tell(report, tasks)
+    return _exit_code(report)
+
+
+async def _run(parameters: dict[str, Any], config: Path | None, view: View, *, wait: bool) -> BulkReport:
+    # Imported here: with Prefect these take seconds, which a wrong option must not cost.
+    from tta_dev_primitives.flows.workflow import MultiModelWorkflow
+
+    workflow = MultiModelWorkflow(config)
+    runtime = await workflow.ready()
+    from tta_dev_primitives.flows.bulk import run_file
+    from tta_dev_primitives.flows.bulk_run import JobOptions
+    from tta_dev_primitives.flows.runtime import active
+
+    local = JobOptions(catch_signals=True, observer=view.update)
+    if wait:
+        local = JobOptions(catch_signals=True, observer=view.update, in_process_s=math.inf)
+    with active(runtime):
+        return await run_file(local, **parameters)
+
+
+def _look_at_files(tasks: Path, out: Path) -> None:
+    from tta_dev_primitives.flows.bulk_io import input_size
+
+    if input_size(tasks) == 0:
+        raise ConfigError(
+            f'{tasks}: it is empty. Expected lines such as {{"id": "1", "task": "Summarize ..."}}.'
+        )
+    if not out.absolute().parent.is_dir():
+        raise ConfigError(f"{out}: its folder does not exist. Make it, or choose another --out.")
+
+
+def _tell(report: BulkReport, tasks: Path) -> None:
+    out = console(stderr=True)
+    for line in report.broken_lines[:20]:
+        out.print(f"{tasks}: line {line.line}: {line.reason} (not run)", markup=False)
+    if report.broken > 20:
+        out.print(f"... {report.broken} broken lines in all")
+    for line in report.duplicates[:5]:
+        out.print(f"{tasks}: line {line.line}: {line.reason}: {line.id} (the first one runs)", markup=False)
+    if report.duplicate > 5:
+        out.print(f"... {report.duplicate} lines with an id that stood before")
+    rows = [
+        [name, str(m.calls), str(m.failed), str(m.answers), str(m.tokens), usd(m.cost_usd)]
+        for name, m in report.models.items()
+    ]
+    columns = ["model", "calls", "failed", "answers", "tokens", "cost"]
+    if rows:
+        out.print(table("Models in this run", columns, rows, right=columns[1:]))
+    before = f" ({report.done_before} before this run)" if report.done_before else ""
+    out.print(
+        f"{report.done} done{before} · {report.failed} failed · {report.left} left · {report.seconds:.1f} s · "
+        f"cost {usd(report.cost_usd)} · paid model alone {usd(report.baseline_cost_usd)} · "
+        f"saved {report.savings_ratio:.0%}"
+    )
+    for warning in report.warnings:
+        out.print(f"warning: {warning}", markup=False)
+    out.print(_next_step(report), markup=False)
+
+
+def _next_step(report: BulkReport) -> str:
+    again = "the same command goes on from there and pays for nothing twice"
+    if report.state == "interrupted":
+        return f"Interrupted; {again}."
+    if report.resume_at is not None:
+        local = report.resume_at.astimezone()
+        return (
+            f"{report.reason}. Run it again after {local:%Y-%m-%d %H:%M:%S %Z} ({again}), or with --wait now."
+        )
+    if report.state == "incomplete":
+        return f"Stopped: {report.reason}; {again}."
+    if report.failed:
+        return f"Results: {report.output}. Run it again to try the failed ones once more."
+    return f"Results: {report.output}"
+
+
+def _exit_code(report: BulkReport) -> int:
+    if report.state == "interrupted":
+        return 130
+    if report.errors.get("budget") or (report.reason or "").startswith("Budget:"):
+        return 3
+    if report.failed and not report.done and set(report.errors) == {"models"}:
+        return 4
+    return 1 if report.failed or report.left or report.broken else 0
+
+
+def duration(text: str) -> float:
+    """Seconds from `0`, `90`, `90s`, `30m`, `4h`, `2d` or `inf`.
+
+    Raises:
+        ConfigError: Something else.
+    """
+    word = text.strip().lower()
+    if word in ("inf", "infinity", "forever", "never"):
+        return math.inf
+    unit = _UNITS.get(word[-1:], 0)
+    try:
+        seconds = float(word[:-1]) * unit if unit else float(word)
+    except ValueError:
+        seconds = -1.0
+    if not (0 <= seconds < 10**9):
+        raise ConfigError(f"--patience {text!r}: expected 0, 90s, 30m, 4h, 2d or inf.")
+    return seconds
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text.removeprefix("$"))
+    except InvalidOperation:
+        amount = Decimal(-1)
+    if not amount.is_finite() or amount < 0:
+        raise ConfigError(f"--max-cost {text!r}: expected USD such as 2.50.")
+    return amount
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"--until {text!r}: expected a moment such as 2026-11-30T18:00.") from None
+    return moment if moment.tzinfo is not None else moment.astimezone()
+
+
+def _between(value: int, name: str) -> int:
+    if not 1 <= value <= 1000:
+        raise ConfigError(f"{name} {value}: expected 1 to 1000.")
+    return value

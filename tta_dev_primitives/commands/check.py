@@ -1,0 +1,146 @@
+"""`tta check`: everything that can be wrong before a run, each with the mend."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._output import console, print_json, quiet_logs
+from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
+from tta_dev_primitives.config.catalogue import Catalogue, load_catalogue, today_utc
+from tta_dev_primitives.config.check import CheckLine, check_config
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.config.targets import Target
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.blocks.ledger.ledger import Ledger
+
+__all__ = ["check"]
+
+_MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+
+
+def check(
+    *,
+    live: Annotated[bool, Parameter(negative="")] = False,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Check the configuration, keys, model lifetimes, prices, the ledger and the Prefect server.
+
+    Exit code 1 when anything fails.
+
+    Args:
+        live: Also ask each provider which models it serves (needs keys; costs nothing).
+        config: The configuration file; otherwise the usual places are searched.
+        json: Print one JSON document.
+    """
+    quiet_logs()
+    lines = list(_lines(config, live))
+    failed = any(line.level == "fail" for line in lines)
+    if json:
+        checks = [
+            {"level": x.level, "subject": x.subject, "message": x.message, "mend": x.mend} for x in lines
+        ]
+        print_json({"ok": not failed, "checks": checks})
+        return 1 if failed else 0
+    out = console()
+    for line in lines:
+        out.print(f"{_MARKS[line.level]} [bold]{line.subject}[/]: ", end="")
+        out.print(line.message, markup=False)
+        if line.mend:
+            out.print(f"     {line.mend}", markup=False, style="dim")
+    counts = {level: sum(line.level == level for line in lines) for level in _MARKS}
+    out.print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
+    return 1 if failed else 0
+
+
+def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
+    try:
+        config = load_orchestration_config(path)
+    except (ConfigError, FileNotFoundError) as error:
+        yield CheckLine("fail", "configuration", str(error))
+        return
+    catalogue = load_catalogue()
+    yield from check_config(config, catalogue, today_utc())
+    yield from _ledger(config)
+    yield from _server()
+    if live:
+        yield from asyncio.run(_live(config, catalogue))
+
+
+def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
+    from tta_dev_primitives.blocks.ledger.database import default_ledger_url
+    from tta_dev_primitives.blocks.ledger.ledger import Ledger
+
+    try:
+        tracking = config.cost_tracking
+        ledger = Ledger.open(default_ledger_url(tracking.ledger_url), timezone=tracking.timezone)
+        problems, balance, closed = asyncio.run(_read(ledger))
+    except OrchestrationError as error:
+        yield CheckLine("fail", "ledger", str(error), "No paid call is made until the ledger can be used.")
+        return
+    for problem in problems:
+        yield CheckLine(
+            "fail", "ledger", problem, "Look at it with `tta ledger show`; keep a copy of the file."
+        )
+    for key in closed:
+        yield CheckLine("warn", "ledger", f"{key} is closed after a wrong bill", "tta ledger resolve")
+    if not problems:
+        limit = f"{tracking.budget_limit:f}" if tracking.enabled else "no limit"
+        yield CheckLine(
+            "ok", "ledger", f"{ledger.database.place}: {balance} USD spent of {limit}; the journal adds up"
+        )
+
+
+async def _read(ledger: Ledger) -> tuple[list[str], str, list[str]]:
+    problems = [str(problem) for problem in await ledger.verify()]
+    balance = await ledger.balance()
+    return problems, f"{balance.month}: {balance.spent:f}", [q.key for q in await ledger.quarantines()]
+
+
+def _server() -> Iterator[CheckLine]:
+    from tta_dev_primitives.blocks.prefect_doctor import check_server
+
+    for level, message, mend in check_server():
+        yield CheckLine(level, "prefect", message, mend)
+
+
+_LEVELS: dict[str, Literal["ok", "warn", "fail"]] = {"served": "ok", "retires": "warn", "unknown": "warn"}
+
+
+async def _live(config: OrchestrationConfig, catalogue: Catalogue) -> list[CheckLine]:
+    """Ask each provider for its model list; one line a configured model."""
+    from tta_dev_primitives.blocks.client import ProviderClient
+    from tta_dev_primitives.blocks.model_lists import ask_model_lists
+    from tta_dev_primitives.config.resolve import defined_targets
+
+    targets = list(defined_targets(config, catalogue).values())
+    async with ProviderClient() as client:
+        states = await ask_model_lists(targets, catalogue, client=client)
+    return [
+        CheckLine(
+            _LEVELS.get(found.state, "fail"),
+            f"{found.target.name} at {found.target.provider}",
+            found.note,
+            _mend(found.state, found.target, catalogue),
+        )
+        for found in states
+    ]
+
+
+def _mend(state: str, target: Target, catalogue: Catalogue) -> str | None:
+    match state:
+        case "served":
+            return None
+        case "gone" | "retires":
+            entry = catalogue.find(target.api_model, target.provider)
+            successor = catalogue.successor(entry, today_utc()) if entry else None
+            named = f"name {successor.name} instead" if successor else "name another model"
+            return f"{named}; `tta models` lists today's"
+        case _:
+            return f"see to {target.api_key_env} and, if it is set, base_url, then check again"

@@ -1,0 +1,219 @@
+"""`tta demo`: the main job against the sandbox provider: no keys, no network, nothing spent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from rich.console import Console
+
+from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.config.errors import OrchestrationError
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.deployments.sandbox import Sandbox
+    from tta_dev_primitives.deployments.sandbox.demo import DemoTask
+    from tta_dev_primitives.flows.result import OrchestrationResult
+    from tta_dev_primitives.flows.workflow import MultiModelWorkflow
+
+__all__ = ["demo"]
+
+_KEY = "TTA_SANDBOX_KEY"
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    task: DemoTask
+    result: OrchestrationResult | None
+    error: OrchestrationError | None
+    seconds: float
+
+
+def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+    """Run seven tasks against the sandbox provider and show fallback, escalation and a refused paid call.
+
+    Everything but the provider is real: HTTP on loopback, the Prefect flow, the spend ledger. The sandbox's
+    answers are labelled as such.
+
+    Args:
+        json: Print the results as one JSON document instead of the live view.
+    """
+    import logging
+
+    quiet_logs(logging.ERROR)
+    os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    out = console(stderr=json)
+    from tta_dev_primitives.deployments.sandbox import Sandbox
+    from tta_dev_primitives.deployments.sandbox.demo import demo_scenario
+
+    started = time.monotonic()
+    out.print(
+        "[bold]TTA demo[/]: the sandbox provider answers; nothing leaves this machine, nothing is spent.\n"
+    )
+    with Sandbox(demo_scenario()).start() as sandbox:
+        done, ui = asyncio.run(_all(out, sandbox, _fresh_home()))
+    if json:
+        print_json({"ui_url": ui, "tasks": [_as_json(one) for one in done]})
+    else:
+        _summary(out, done)
+        out.print(f"\nEvery run is in the Prefect UI: [bold]{ui}[/]  (`tta server stop` ends that server)")
+        out.print(
+            f"{time.monotonic() - started:.0f} s. Next: `tta init`, put keys into .env, `tta check`, `tta run`."
+        )
+    return 0 if all(one.result is not None or one.task.budget_limit_usd is not None for one in done) else 1
+
+
+def _fresh_home() -> Path:
+    """A folder for the demo's own ledger and configuration, emptied first."""
+    from tta_dev_primitives.blocks.ledger.database import tta_home
+
+    folder = tta_home() / "demo"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True, mode=0o700)
+    return folder
+
+
+async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done], str]:
+    """Run every demo task, one after the other, with its events shown as they happen."""
+    from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS
+    from tta_dev_primitives.flows.api import address_server
+    from tta_dev_primitives.flows.workflow import MultiModelWorkflow
+
+    os.environ[_KEY] = "sandbox-needs-no-key"
+    out.print("Starting Prefect: a tuned server on this machine, which the next commands reuse …")
+    info = await asyncio.to_thread(address_server)
+    workflows: dict[Decimal | None, MultiModelWorkflow] = {}
+    done: list[_Done] = []
+    for task in DEMO_TASKS:
+        if task.budget_limit_usd not in workflows:
+            path = _config_file(sandbox, home / f"budget-{len(workflows)}", task.budget_limit_usd)
+            workflows[task.budget_limit_usd] = MultiModelWorkflow(path, use_env_overrides=False)
+        done.append(await _one(out, workflows[task.budget_limit_usd], task, len(done) + 1))
+    return done, info.ui_url
+
+
+def _config_file(sandbox: Sandbox, folder: Path, budget_usd: Decimal | None) -> Path:
+    """The guide's full example with the sandbox's addresses and a ledger of its own."""
+    import yaml
+
+    from tta_dev_primitives.config.template import guide_config
+
+    options = yaml.safe_load(guide_config())["orchestration"]
+    options["allow_private_hosts"] = True
+    options["orchestrator"] |= {"api_key_env": _KEY, "base_url": sandbox.base_url("anthropic")}
+    for executor in options["executors"]:
+        executor |= {"api_key_env": _KEY, "base_url": sandbox.base_url(executor["provider"])}
+    options["cost_tracking"]["ledger_url"] = f"sqlite:///{folder / 'ledger.db'}"
+    if budget_usd is not None:
+        options["cost_tracking"]["budget_limit_usd"] = float(budget_usd)
+    folder.mkdir(mode=0o700)
+    path = folder / "orchestration-config.yaml"
+    path.write_text(yaml.safe_dump({"orchestration": options}, sort_keys=False), encoding="utf-8")
+    return path
+
+
+async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, number: int) -> _Done:
+    from tta_dev_primitives.flows import events
+
+    out.print(f"\n[bold]{number}. {task.use_case}[/]  {task.task}")
+    out.print(f"   shows: {task.shows}", style="dim")
+    started = time.monotonic()
+    result: OrchestrationResult | None = None
+    error: OrchestrationError | None = None
+    with events.listening(lambda name, payload: _event(out, name, payload)):
+        try:
+            result = await workflow.execute(task.task, use_case=task.use_case)
+        except OrchestrationError as problem:
+            error = problem
+    seconds = time.monotonic() - started
+    if result is not None:
+        _answer(out, result, seconds)
+    else:
+        out.print(f"   [red]no answer[/]: {error}", highlight=False)
+    return _Done(task, result, error, seconds)
+
+
+def _event(out: Console, name: str, payload: Mapping[str, Any]) -> None:
+    """One line for what a person wants to know while it happens."""
+    match name:
+        case "tta.attempt.failed":
+            out.print(f"   [yellow]✗[/] {payload['model']}: {payload['error_class']}", highlight=False)
+        case "tta.fallback":
+            out.print(f"   [cyan]→[/] falls back to {payload['to']}")
+        case "tta.quality.escalated":
+            out.print(f"   [cyan]↑[/] escalated: {payload['reason']}")
+        case "tta.budget.alert" | "tta.budget.exhausted":
+            out.print(f"   [red]![/] budget: {payload['spent_usd']} of {payload['limit_usd']} USD spent")
+
+
+def _answer(out: Console, result: OrchestrationResult, seconds: float) -> None:
+    text = " ".join(result.content.split())
+    out.print("   [green]✓[/] ", end="")
+    out.print(text[:100] + ("…" if len(text) > 100 else ""), markup=False)
+    mark = "accepted" if result.accepted else "not accepted"
+    out.print(
+        f"   {mark} by {result.evidence} · {result.model} · {usd(result.cost_usd)} · {seconds:.1f} s",
+        style="dim",
+    )
+
+
+def _summary(out: Console, done: Sequence[_Done]) -> None:
+    rows: list[list[str]] = []
+    for number, one in enumerate(done, start=1):
+        attempts = one.result.attempts if one.result is not None else getattr(one.error, "attempts", ())
+        for a in attempts:
+            rows.append(
+                [
+                    str(number),
+                    a.role,
+                    a.model,
+                    a.outcome,
+                    str(a.input_tokens + a.output_tokens),
+                    usd(a.cost_usd),
+                ]
+            )
+    columns = ["task", "role", "model", "outcome", "tokens", "cost"]
+    out.print()
+    out.print(table("Attempts", columns, rows, right=["task", "tokens", "cost"]))
+    costs = [
+        [
+            str(n),
+            one.task.use_case,
+            usd(one.result.cost_usd),
+            usd(one.result.baseline_cost_usd),
+            f"{one.result.savings_ratio:.0%}",
+        ]
+        for n, one in enumerate(done, start=1)
+        if one.result is not None
+    ]
+    results = [one.result for one in done if one.result is not None]
+    cost = sum((r.cost_usd for r in results), Decimal(0))
+    baseline = sum((r.baseline_cost_usd for r in results), Decimal(0))
+    saved = 1 - cost / baseline if baseline else Decimal(0)
+    costs.append(["", "all", usd(cost), usd(baseline), f"{saved:.0%}"])
+    columns = ["task", "use case", "cost", "paid model alone", "saved"]
+    out.print(table("Cost", columns, costs, right=["task", *columns[2:]]))
+    out.print(
+        "The first answers of a kind are checked by the paid model, which costs more than it saves; with every check "
+        "that agrees the checks become rarer. `tta replay` shows the saving over thousands of recorded answers.",
+        style="dim",
+    )
+
+
+def _as_json(one: _Done) -> dict[str, Any]:
+    return {
+        "use_case": one.task.use_case,
+        "task": one.task.task,
+        "shows": one.task.shows,
+        "seconds": round(one.seconds, 3),
+        "result": None if one.result is None else one.result.to_json(),
+        "error": None if one.error is None else str(one.error),
+    }

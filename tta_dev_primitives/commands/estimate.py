@@ -1,0 +1,189 @@
+"""`tta estimate`: what a file of tasks will cost and how long it takes, before anything is spent."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.blocks.availability import Availability
+from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.quota import Quota
+from tta_dev_primitives.commands._ledger import limit_of, open_ledger
+from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.config import OrchestrationConfig
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
+from tta_dev_primitives.config.keys import find_api_key
+from tta_dev_primitives.config.resolve import resolve_targets
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows.bulk_estimate import Estimate, Facts
+from tta_dev_primitives.flows.bulk_estimate import estimate as add_up
+from tta_dev_primitives.flows.bulk_io import BrokenLine, Record, input_size, read_records
+from tta_dev_primitives.flows.bulk_progress import span_text
+from tta_dev_primitives.flows.case import Policy
+from tta_dev_primitives.flows.trust import TrustLedger, scope_of
+
+__all__ = ["estimate"]
+
+
+def estimate(
+    tasks: Path,
+    /,
+    *,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Cost, tokens, time under the free quotas, and the share of paid tasks; nothing is sent or spent.
+
+    Args:
+        tasks: The file that `tta bulk` would run.
+        config: The configuration file; otherwise the usual places are searched.
+        concurrency: As `tta bulk` would have it.
+        json: Print one JSON document.
+    """
+    if not 1 <= concurrency <= 1000:
+        raise ConfigError(f"--concurrency {concurrency}: expected 1 to 1000.")
+    if input_size(tasks) == 0:
+        raise ConfigError(f'{tasks}: it is empty. Expected lines such as {{"id": "1", "task": "..."}}.')
+    document = asyncio.run(_estimate(tasks, config, concurrency))
+    if json:
+        print_json(document)
+    else:
+        _show(document)
+    return 0
+
+
+async def _estimate(tasks: Path, config_path: Path | None, concurrency: int) -> dict[str, Any]:
+    config, ledger = open_ledger(config_path)
+    targets = resolve_targets(config)
+    found = await _facts(config, ledger, targets)
+    lines = _Lines(tasks)
+    now = time.time()
+    result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
+    if not result.tasks:
+        raise ConfigError(f"{tasks}: none of its lines is a task. The first: {lines.first}.")
+    balance = await ledger.balance()
+    limit = await ledger.effective_limit(limit_of(config), balance.month)
+    left = None if limit is None else limit - balance.spent - balance.held
+    return _document(result, lines, found, left)
+
+
+class _Lines:
+    """The tasks of the file; counts the lines that are none."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.broken = self.duplicates = 0
+        self.first = ""
+
+    def __iter__(self) -> Iterator[Record]:
+        seen: set[str] = set()
+        for record in read_records(self._path):
+            if isinstance(record, BrokenLine):
+                self.broken += 1
+                self.first = self.first or f"line {record.number}: {record.reason}"
+            elif record.id in seen:
+                self.duplicates += 1
+            else:
+                seen.add(record.id)
+                yield record
+
+
+async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str, Target]) -> Facts:
+    keyed: dict[str, tuple[Target, str]] = {}
+    missing: set[str] = set()
+    for name, target in targets.items():
+        try:
+            key = find_api_key(target.api_key_env)
+        except MissingKeyError:
+            key = None
+        if key is None and not target.allow_private_hosts:
+            missing.add(name)
+        else:
+            keyed[name] = (target, key_id(key))
+    policy = Policy(
+        threshold=config.quality_threshold,
+        prefer_free=config.prefer_free_models,
+        gate=config.validation.gate,
+        agreement=config.validation.agreement,
+    )
+    trust = TrustLedger(ledger.database, scope_of(targets[config.orchestrator.model].key, policy))
+    books = await Quota(ledger.database).snapshot(list(keyed.values())) if keyed else []
+    blocked = await Availability(ledger.database).blocked(list(keyed.values()))
+    months = (await ledger.months())[-2:]
+    rows = [row for month in months for row in await ledger.report_rows(month)]
+    return Facts(
+        rows=tuple(rows),
+        risk=await trust.state(),
+        windows=dict(zip(keyed, books, strict=True)),
+        blocked_until={n: blocked[t.key].until for n, (t, _) in keyed.items() if t.key in blocked},
+        unreachable=frozenset(missing),
+    )
+
+
+def _document(found: Estimate, lines: _Lines, facts: Facts, left: Decimal | None) -> dict[str, Any]:
+    binding = found.time.binding
+    return {
+        "tasks": found.tasks,
+        "broken_lines": lines.broken,
+        "duplicates": lines.duplicates,
+        "use_cases": dict(found.use_cases.most_common()),
+        "input_tokens": round(found.input_tokens),
+        "output_tokens": round(found.output_tokens),
+        "output_tokens_from": found.output_source,
+        "free_calls": math.ceil(found.free_calls),
+        "paid_tasks": round(found.paid_tasks),
+        "paid_share": round(found.paid_share, 4),
+        "paid_share_from": found.paid_source,
+        "expected_usd": found.expected_usd.quantize(Decimal("0.000001")),
+        "worst_usd": found.worst_usd.quantize(Decimal("0.000001")),
+        "paid_model_alone_usd": found.baseline_usd.quantize(Decimal("0.000001")),
+        "budget_left_usd": left,
+        "seconds": None if math.isinf(found.time.seconds) else round(found.time.seconds, 1),
+        "binding_limit": None if binding is None else {"model": binding.model, "limit": binding.kind},
+        "calls_by_model": dict(found.time.share),
+        "models_without_key": sorted(facts.unreachable),
+    }
+
+
+def _show(found: dict[str, Any]) -> None:
+    seconds, binding = found["seconds"], found["binding_limit"]
+    left = found["budget_left_usd"]
+    rows = [
+        ["tasks", str(found["tasks"])],
+        ["use cases", ", ".join(f"{name} {count}" for name, count in found["use_cases"].items())],
+        ["input tokens", f"{found['input_tokens']:,}"],
+        ["output tokens", f"{found['output_tokens']:,} ({found['output_tokens_from']})"],
+        ["free calls", f"{found['free_calls']:,}"],
+        [
+            "tasks that need the paid model",
+            f"{found['paid_tasks']:,} ({found['paid_share']:.0%}; {found['paid_share_from']})",
+        ],
+        ["expected cost", usd(found["expected_usd"], 4)],
+        [
+            "worst case",
+            f"{usd(found['worst_usd'], 4)} (what would be reserved at most; --max-cost lowers it)",
+        ],
+        ["paid model alone", usd(found["paid_model_alone_usd"], 4)],
+        ["left of the month's budget", "no limit" if left is None else usd(left, 2)],
+        ["time", "never: the quotas are too small" if seconds is None else span_text(seconds)],
+        ["what limits it", "no quota" if binding is None else f"{binding['limit']} of {binding['model']}"],
+    ]
+    out = console()
+    out.print(table("Estimate", ["", "figure"], rows))
+    if found["broken_lines"] or found["duplicates"]:
+        out.print(
+            f"{found['broken_lines']} broken lines and {found['duplicates']} repeated ids are not counted"
+        )
+    if found["models_without_key"]:
+        out.print(f"no key, not counted: {', '.join(found['models_without_key'])}")
+    if left is not None and found["expected_usd"] > left:
+        out.print("The expected cost is more than the budget left: the rest would be free models only.")

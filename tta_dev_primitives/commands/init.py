@@ -1,0 +1,144 @@
+"""`tta init`: a configuration file to start from, and the list of variables for the keys."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._output import console, print_json
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["init"]
+
+Scenario = Literal["balanced", "cost-optimized", "quality-optimized"]
+_ABOUT = {
+    "balanced": "free models first, the paid one where it is needed (recommended)",
+    "cost-optimized": "a lower threshold, free models for nearly everything",
+    "quality-optimized": "a high threshold, the best paid model first",
+}
+_PROVIDERS = {
+    "ANTHROPIC_API_KEY": "Anthropic (paid: plans and validates)",
+    "GOOGLE_API_KEY": "Google AI Studio (free plan)",
+    "GROQ_API_KEY": "Groq (free plan)",
+    "OPENROUTER_API_KEY": "OpenRouter (free models)",
+}
+
+
+def init(
+    path: Path = Path(".tta/orchestration-config.yaml"),
+    /,
+    *,
+    yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative="")] = False,
+    as_in_guide: Annotated[bool, Parameter(negative="")] = False,
+    scenario: Scenario | None = None,
+    env_example: Path = Path(".env.example"),
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Write a configuration file with today's models, and `.env.example` beside it. Existing files are kept.
+
+    On a terminal it asks which keys you have (never for a key itself) and which scenario you want.
+
+    Args:
+        path: Where to write the configuration.
+        yes: Ask nothing: every provider, and the full example unless a scenario is named.
+        as_in_guide: The guide's own models instead of today's.
+        scenario: One of the guide's three scenarios instead of the full example.
+        env_example: Where to write the list of variables for the keys.
+        json: Print one JSON document; asks nothing.
+    """
+    from tta_dev_primitives.config.tailored import key_variables, with_keys_only
+    from tta_dev_primitives.config.template import write_new_file
+
+    out = console(stderr=True)
+    asks = not (yes or json or as_in_guide) and sys.stdin.isatty() and sys.stderr.isatty()
+    have: list[str] | None = None
+    if asks and not os.path.lexists(path):
+        have = _ask_keys(out)
+        scenario = scenario or _ask_scenario(out)
+    text = _text(scenario, as_in_guide)
+    if have:
+        text = with_keys_only(text, have)
+    wrote_config = write_new_file(path, text)
+    variables = key_variables(path.read_text(encoding="utf-8")) if not wrote_config else key_variables(text)
+    head = "# Copy to .env (chmod 600 .env) and put your keys in; variables of the shell win over it.\n"
+    wrote_env = write_new_file(env_example, head + "".join(f"{name}=\n" for name in variables))
+    missing = [name for name in variables if not _is_set(name)]
+    steps = _next_steps(path, missing)
+    if json:
+        files = {str(path): wrote_config, str(env_example): wrote_env}
+        print_json({"written": files, "variables": variables, "missing": missing, "next": steps})
+        return 0
+    out.print(_written(path, wrote_config))
+    out.print(_written(env_example, wrote_env))
+    if missing:
+        out.print(f"Keys to set: {', '.join(missing)}. Models without a key are passed over.")
+    out.print("Next: " + "\n      ".join(steps), markup=False)
+    return 0
+
+
+def _text(scenario: Scenario | None, as_in_guide: bool) -> str:
+    from tta_dev_primitives.config.template import guide_config, in_todays_names, scenario_config
+
+    text = guide_config() if scenario is None else scenario_config(scenario)
+    return text if as_in_guide else in_todays_names(text)
+
+
+def _ask_keys(out: Console) -> list[str]:
+    """The variables of the keys that are set or that the person says to have."""
+    from rich.prompt import Confirm
+
+    out.print("[bold]Which API keys do you have?[/] The keys themselves go into .env later.")
+    have = []
+    for variable, provider in _PROVIDERS.items():
+        if _is_set(variable):
+            out.print(f"  {provider}: {variable} is set")
+            have.append(variable)
+        elif Confirm.ask(f"  {provider}", default=False, console=out):
+            have.append(variable)
+    if not have:
+        out.print("None yet: all four stay in the file; `tta demo` and `tta sandbox` need no key.")
+    return have
+
+
+def _ask_scenario(out: Console) -> Scenario | None:
+    from rich.prompt import IntPrompt
+
+    names: tuple[Scenario, ...] = get_args(Scenario)
+    out.print("[bold]Which scenario?[/]")
+    for number, name in enumerate(names, start=1):
+        out.print(f"  {number} {name}: {_ABOUT[name]}", markup=False)
+    out.print(f"  {len(names) + 1} the guide's full example, with all options written out")
+    choices = [str(n) for n in range(1, len(names) + 2)]
+    number = IntPrompt.ask("  Number", choices=choices, default=1, console=out)
+    return names[number - 1] if number <= len(names) else None
+
+
+def _is_set(variable: str) -> bool:
+    from tta_dev_primitives.config.errors import ConfigError
+    from tta_dev_primitives.config.keys import find_api_key
+
+    try:
+        return find_api_key(variable) is not None
+    except ConfigError:
+        return False
+
+
+def _next_steps(path: Path, missing: list[str]) -> list[str]:
+    from tta_dev_primitives.config.loader import SEARCH_PATHS
+
+    found = str(path) in SEARCH_PATHS
+    check = "tta check" if found else f"tta check --config {path}"
+    return [
+        *(["cp .env.example .env && chmod 600 .env, then put your keys into .env"] if missing else []),
+        check,
+    ]
+
+
+def _written(path: Path, done: bool) -> str:
+    return f"{path}: {'written' if done else 'exists already, left as it is'}"

@@ -1,0 +1,126 @@
+"""`tta ledger`: look at the spend ledger, verify it, settle what a crash left open."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
+from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["reconcile", "resolve", "show", "verify"]
+
+Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
+Json = Annotated[bool, Parameter(negative="")]
+
+
+def show(*, month: str | None = None, config: Config = None, json: Json = False) -> int:
+    """Print a month's balance, its open and presumed calls, and models that are closed.
+
+    Args:
+        month: YYYY-MM; the current month when not given.
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    return asyncio.run(_show(month, config, json))
+
+
+async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
+    config, ledger = open_ledger(config_path)
+    wanted = checked_month(month, config)
+    await ledger.sweep()
+    balance = await ledger.balance(wanted)
+    limit = await ledger.effective_limit(limit_of(config), wanted)
+    held, presumed = await ledger.calls("held", wanted), await ledger.calls("presumed", wanted)
+    closed = await ledger.quarantines()
+    journal = await ledger.journal(wanted)
+    if json:
+        print_json(
+            {
+                "month": wanted, "limit_usd": limit, "spent_usd": balance.spent, "held_usd": balance.held,
+                "presumed_usd": balance.presumed, "approved_usd": balance.approved, "held_calls": held,
+                "presumed_calls": presumed, "journal_entries": len(journal),
+                "closed": [{"key": q.key, "reason": q.reason, "call_id": q.call_id} for q in closed],
+            }
+        )  # fmt: skip
+        return 0
+    out = console()
+    rows = [
+        ["limit", "none" if limit is None else usd(limit, 2)],
+        ["approved on top", usd(balance.approved, 2)],
+        ["spent", usd(balance.spent)],
+        ["of it presumed", usd(balance.presumed)],
+        ["held by calls in flight", usd(balance.held)],
+        ["left", "-" if limit is None else usd(limit - balance.spent - balance.held)],
+    ]
+    out.print(table(f"Ledger {wanted}", ["", "USD"], rows, right=["USD"]))
+    out.print(f"{len(journal)} journal entries, {len(held)} open calls, {len(presumed)} presumed calls")
+    for call_id in presumed[:20]:
+        out.print(f"presumed: {call_id}  (`tta ledger reconcile {call_id} AMOUNT --evidence TEXT`)")
+    for one in closed:
+        out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve`)", markup=False)
+    return 0
+
+
+def verify(*, config: Config = None, json: Json = False) -> int:
+    """Check that the journal's sums equal the months; exit 1 when they do not.
+
+    Args:
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    _, ledger = open_ledger(config)
+    problems = [str(problem) for problem in asyncio.run(ledger.verify())]
+    if json:
+        print_json({"ok": not problems, "problems": problems})
+    else:
+        for problem in problems:
+            console().print(problem, markup=False)
+        console().print("the journal adds up" if not problems else f"{len(problems)} problems")
+    return 1 if problems else 0
+
+
+def reconcile(call_id: str, amount: str, /, *, evidence: str, config: Config = None) -> int:
+    """Replace what was presumed for a call by what the provider really billed.
+
+    Args:
+        call_id: A presumed call (`tta ledger show` lists them).
+        amount: What was billed, in USD; `0` or `unbilled` when the provider billed nothing.
+        evidence: Where that is known from: an invoice line, a usage page, a request id.
+        config: The configuration file.
+    """
+    _, ledger = open_ledger(config)
+    actual = None if amount == "unbilled" else _amount(amount)
+    change = asyncio.run(ledger.reconcile(call_id, actual, evidence=evidence, who=getpass.getuser()))
+    console().print(f"{call_id}: the month changed by {change:+f} USD")
+    return 0
+
+
+def resolve(key: str, /, *, reason: str, config: Config = None) -> int:
+    """Reopen a model or provider that was closed over a wrong bill.
+
+    Args:
+        key: As `tta ledger show` names it.
+        reason: Why it may be used again; kept in the ledger.
+        config: The configuration file.
+    """
+    _, ledger = open_ledger(config)
+    count = asyncio.run(ledger.resolve(key, who=getpass.getuser(), reason=reason))
+    console().print(f"{key}: reopened ({count} entries resolved)")
+    return 0
+
+
+def _amount(text: str) -> Decimal:
+    try:
+        amount = Decimal(text)
+    except InvalidOperation:
+        raise ConfigError(f"amount {text!r}: expected USD such as 0.0123, or `unbilled`.") from None
+    if not amount.is_finite() or amount < 0:
+        raise ConfigError(f"amount {text!r}: expected USD of at least 0.")
+    return amount

@@ -1,0 +1,122 @@
+"""`tta report`: what a month cost, what it saved, and how good the answers were."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.blocks.ledger.report import Line
+from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
+from tta_dev_primitives.commands._output import console, print_json, table
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.spend import SpendReport, gather
+from tta_dev_primitives.flows.spend_page import html_page, shown_usd
+
+__all__ = ["report"]
+
+
+def report(
+    *,
+    month: str | None = None,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    csv: Annotated[bool, Parameter(negative="")] = False,
+    html: Path | None = None,
+) -> int:
+    """Print a month by model, provider, role and use case, with savings, quality and free quota.
+
+    Args:
+        month: YYYY-MM; the current month when not given.
+        config: The configuration file.
+        json: Print one JSON document.
+        csv: Print every line of the ledger's summary as CSV.
+        html: Write one self-contained page to this file.
+    """
+    if json and csv:
+        raise ConfigError("--json and --csv: give one of them.")
+    loaded, ledger = open_ledger(config)
+    found = asyncio.run(gather(loaded, ledger, checked_month(month, loaded), limit=limit_of(loaded)))
+    if html is not None:
+        _write(html, html_page(found))
+    if json:
+        print_json(found.to_json())
+    elif csv:
+        sys.stdout.write(found.money.to_csv())
+    elif html is None:
+        _show(found)
+    else:
+        console(stderr=True).print(f"written: {html}", markup=False)
+    return 0
+
+
+def _write(path: Path, text: str) -> None:
+    try:
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(
+            f"--html {path}: cannot be written ({error.strerror}). Choose a file in a folder that exists."
+        ) from None
+
+
+def _show(found: SpendReport) -> None:
+    money, saved, out = found.money, found.saved, console()
+    limit = "no limit" if money.limit is None else f"of {shown_usd(money.limit, 2)}"
+    out.print(
+        f"[bold]{found.month}[/]: {shown_usd(money.balance.spent)} spent {limit}, "
+        f"{shown_usd(money.balance.held)} held, {shown_usd(money.balance.presumed)} presumed"
+    )
+    out.print(
+        f"{saved.tasks:,} tasks ({saved.accepted:,} accepted, {saved.failed:,} failed, "
+        f"{saved.reused:,} from the store); paid model alone {shown_usd(saved.baseline)}, saved {saved.ratio:.1%}"
+    )
+    if not money.rows:
+        out.print("no call was made in this month")
+    for title, group in (
+        ("By model", money.by_model),
+        ("By provider", money.by_provider),
+        ("By role", money.by_role),
+        ("By use case", money.by_use_case),
+    ):
+        if group:
+            out.print(_lines(title, group))
+    if found.quality:
+        rows = [
+            [
+                q.use_case,
+                str(q.labels),
+                f"{q.rate:.1%}",
+                f"{q.interval[0]:.0%}-{q.interval[1]:.0%}",
+                str(q.unjudged),
+            ]
+            for q in found.quality
+        ]
+        columns = ["use case", "verdicts", "endorsed", "95 % interval", "delivered on trust"]
+        out.print(table("Quality of free answers", columns, rows, right=columns[1:]))
+    if found.quotas:
+        rows = [[q.model, q.kind, f"{q.used:,}", f"{q.limit:,}"] for q in found.quotas]
+        out.print(table("Free quota today", ["model", "limit", "used", "of"], rows, right=["used", "of"]))
+    for problem in money.problems:
+        out.print(f"ledger: {problem}", style="red", markup=False)
+    for one in money.closed:
+        out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red", markup=False)
+
+
+def _lines(title: str, group: tuple[Line, ...]) -> object:
+    rows = [
+        [
+            line.name,
+            f"{line.calls:,}",
+            f"{line.failed:,}",
+            f"{line.input_tokens:,}",
+            f"{line.output_tokens:,}",
+            shown_usd(line.charged),
+            shown_usd(line.saved),
+        ]
+        for line in group
+    ]
+    columns = ["", "calls", "failed", "in", "out", "cost", "free value"]
+    return table(title, columns, rows, right=columns[1:])

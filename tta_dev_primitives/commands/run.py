@@ -1,0 +1,100 @@
+"""`tta run`: one task, one answer."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.table import Table
+
+from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.result import OrchestrationResult
+
+__all__ = ["attempts_table", "run"]
+
+
+def run(
+    text: str,
+    /,
+    *,
+    use_case: Annotated[str | None, Parameter(name=["--use-case", "-u"])] = None,
+    system: Annotated[str | None, Parameter(name=["--system", "-s"])] = None,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
+) -> int:
+    """Run one task and print its answer; the cost and the attempts go to stderr.
+
+    Args:
+        text: The task; `-` reads it from standard input.
+        use_case: simple, moderate, complex, expert, speed-critical or reasoning; found out when not given.
+        system: Extra instructions for the models.
+        config: The configuration file; otherwise the usual places are searched.
+        json: Print the whole result as one JSON document.
+        verbose: Show the log of the run on stderr.
+    """
+    import logging
+
+    quiet_logs(logging.INFO if verbose else logging.WARNING)
+    task = _read(text)
+    from tta_dev_primitives.orchestration import MultiModelWorkflow
+
+    workflow = MultiModelWorkflow(config)
+    result = workflow.run(task, use_case=use_case, system=system)
+    if json:
+        print_json(result.to_json())
+    else:
+        print(result.content)
+        _summary(result)
+    return 0
+
+
+def _read(text: str) -> str:
+    if text != "-":
+        return text
+    try:
+        return sys.stdin.buffer.read().decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"standard input: not UTF-8 text (byte {error.start}). Convert it, for example with iconv -t utf-8."
+        ) from None
+
+
+def _summary(result: OrchestrationResult) -> None:
+    out = console(stderr=True)
+    score = "" if result.quality_score is None else f", quality {result.quality_score:.2f}"
+    verdict = "accepted" if result.accepted else "NOT accepted"
+    out.print()
+    out.print(
+        f"{verdict} ({result.evidence}{score}) · {result.model} via {result.provider} · {result.use_case}"
+    )
+    out.print(
+        f"cost {usd(result.cost_usd)} · paid model alone {usd(result.baseline_cost_usd)} · "
+        f"saved {result.savings_ratio:.0%} · month {result.budget.month}: {usd(result.budget.spent_usd, 4)} of "
+        + ("no limit" if result.budget.limit_usd is None else usd(result.budget.limit_usd, 2))
+    )
+    if len(result.attempts) > 1:
+        out.print(attempts_table(result))
+    for warning in result.warnings:
+        out.print(f"warning: {warning}", markup=False)
+
+
+def attempts_table(result: OrchestrationResult) -> Table:
+    """Every attempt of a result, one a row."""
+    rows = [
+        [
+            a.role,
+            a.model,
+            a.outcome + (" (stored)" if a.reused else ""),
+            str(a.input_tokens),
+            str(a.output_tokens),
+            usd(a.cost_usd),
+            f"{a.latency_s:.2f}",
+        ]
+        for a in result.attempts
+    ]
+    columns = ["role", "model", "outcome", "in", "out", "cost", "seconds"]
+    return table("Attempts", columns, rows, right=columns[3:])
