@@ -1,0 +1,174 @@
+"""Prints what the design saves, and at which accuracy, on recorded answers: offline, seconds, no keys.
+
+    python tests/benchmarks/simulate_replay.py [--runs 20] [--violations 300] [--shared ../shared]
+
+It drives the flow's own decisions (tests/offline_replay.py). "3 free" adds the third recorded free family to the
+fallback list of a scenario file, which is otherwise used unmodified.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import random
+import re
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "tests"))
+
+from offline_replay import DEEPSEEK, GEMINI, LLAMA, Recorded, Scenario, Tally, load, mix, replay, shuffled  # noqa: E402
+
+from tta_dev_primitives.flows.answers import agree, canonical, final_answer  # noqa: E402
+
+SCENARIOS = ROOT / "config" / "scenarios"
+BALANCED = Scenario.of(SCENARIOS / "balanced.yaml")
+COST = Scenario.of(SCENARIOS / "cost-optimized.yaml")
+QUALITY = Scenario.of(SCENARIOS / "quality-optimized.yaml")
+FULL = Scenario.of(ROOT / "config" / "default-config.yaml")
+BALANCED3 = Scenario.of(SCENARIOS / "balanced.yaml", DEEPSEEK)
+QUALITY3 = Scenario.of(SCENARIOS / "quality-optimized.yaml", LLAMA, DEEPSEEK)
+
+Draw = Callable[[random.Random], list[Recorded]]
+
+
+def runs(scenario: Scenario, draw: Draw, count: int) -> list[Tally]:
+    """Independent replays, each with its own order and coins."""
+    return [replay(scenario, draw(rng), rng) for rng in map(random.Random, range(count))]
+
+
+def show(title: str, scenario: Scenario, tallies: Sequence[Tally]) -> None:
+    """One line of the table."""
+    savings, accuracies = [t.saving for t in tallies], [t.relative_accuracy for t in tallies]
+    calls = sum(sum(t.paid_calls.values()) for t in tallies) / sum(t.tasks for t in tallies)
+    print(
+        f"{title:16} {scenario.name:34} {tallies[0].tasks:5} tasks"
+        f"  saving {statistics.mean(savings):6.1%} (lowest {min(savings):6.1%})"
+        f"  accuracy/paid {statistics.mean(accuracies):7.2%} (lowest {min(accuracies):7.2%})"
+        f"  right {statistics.mean(t.right / t.tasks for t in tallies):6.2%}"
+        f"  paid calls {calls:5.1%}  disowned {statistics.mean(t.disowned / t.tasks for t in tallies):5.2%}"
+        f"  violations {sum(t.violated for t in tallies)}/{len(tallies)}"
+    )
+
+
+def drift_delays(corpus: list[Recorded], other: str, count: int) -> tuple[float, int]:
+    """Median tasks from a swap of the first free model to the first alarm, and false alarms before it."""
+    delays, false = [], 0
+    for rng in map(random.Random, range(count)):
+        records = [rng.choice(corpus) for _ in range(600)]
+        tally = replay(BALANCED, records, rng, swaps={GEMINI: other}, swap_from=300)
+        after = [n - 299 for n in tally.alarms if n >= 300]
+        false += sum(n < 300 for n in tally.alarms)
+        delays.append(after[0] if after else 300)
+    return statistics.median(delays), false
+
+
+WEAK, STRONG = "routellm:mistralai/Mixtral-8x7B-Instruct-v0.1", "routellm:gpt-4-1106-preview"
+
+
+def routellm_axes(rows: list[dict[str, Any]], voters: Sequence[str]) -> tuple[float, float, float]:
+    """APGR, CPT(50 %) and CPT(80 %): the weak answers that fewest free models confirm go to the strong model first."""
+    groups: dict[int, list[dict[str, Any]]] = {}
+    for row in rows:
+        weak = _number(row["models"][WEAK]["answer"])
+        votes = sum(agree(weak, final_answer(row["models"][v]["answer"], "number")) for v in voters)
+        groups.setdefault(votes, []).append(row["models"])
+    gap = sum(bool(r["models"][STRONG]["correct"]) - bool(r["models"][WEAK]["correct"]) for r in rows)
+    points, sent, gained = [(0.0, 0.0)], 0, 0
+    for votes in sorted(groups):
+        sent += len(groups[votes])
+        gained += sum(bool(m[STRONG]["correct"]) - bool(m[WEAK]["correct"]) for m in groups[votes])
+        points.append((sent / len(rows), gained / gap))
+    pairs = list(itertools.pairwise(points))
+    area = sum((x2 - x1) * (y1 + y2) / 2 for (x1, y1), (x2, y2) in pairs)
+    reach = [_crossing(pairs, level) for level in (0.5, 0.8)]
+    return area, reach[0], reach[1]
+
+
+def _crossing(pairs: list[tuple[tuple[float, float], tuple[float, float]]], level: float) -> float:
+    for (x1, y1), (x2, y2) in pairs:
+        if y1 < level <= y2:
+            return x1 + (x2 - x1) * (level - y1) / (y2 - y1)
+    return 1.0
+
+
+def _number(text: str) -> str | None:
+    """The weak model's 8-shot answers end with their number, often without saying so."""
+    found = re.findall(r"-?\$?\d[\d,]*(?:\.\d+)?", text)
+    return final_answer(text, "number") or (canonical(found[-1], "number") if found else None)
+
+
+def violations(corpora: dict[str, list[Recorded]], count: int) -> None:
+    """Randomised runs under the balanced gate: lengths, orders, mixtures and scenario files are all drawn."""
+    at_end = ever = 0
+    for seed in range(count):
+        rng = random.Random(10_000 + seed)
+        scenario = rng.choice([COST, BALANCED, FULL, BALANCED3])
+        tasks = rng.choice([200, 400, 800, 1200])
+        names = rng.choice([("gsm8k",), ("crux",), ("math_l5",), ("gsm8k", "crux", "math_l5"), ("mix",)])
+        records = mix(corpora, tasks, rng) if names == ("mix",) else [
+            rng.choice(corpora[rng.choice(names)]) for _ in range(tasks)
+        ]  # fmt: skip
+        tally = replay(scenario, records, rng)
+        at_end, ever = at_end + tally.violated, ever + tally.ever_over
+    print(
+        f"threshold violations, balanced gate: {at_end} of {count} runs at the end, {ever} at any moment after 100"
+    )
+
+
+def main() -> None:
+    """Print every figure."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared = Path(os.environ.get("TTA_SHARED", ROOT.parent / "shared"))
+    parser.add_argument("--shared", type=Path, default=shared)
+    parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument(
+        "--violations", type=int, default=0, metavar="N", help="also count violations in N runs"
+    )
+    arguments = parser.parse_args()
+    folder = arguments.shared / "data" / "replay"
+    corpora = {name: load(folder, name) for name in ("gsm8k", "crux", "math_l5", "numersense")}
+
+    def once(name: str) -> Draw:
+        return lambda rng: shuffled(corpora[name], rng)
+
+    for scenario in (COST, BALANCED, BALANCED3):
+        show("GSM8K", scenario, runs(scenario, once("gsm8k"), arguments.runs))
+    longer: Draw = lambda rng: [rng.choice(corpora["gsm8k"]) for _ in range(919)]  # noqa: E731
+    for scenario in (COST, BALANCED):
+        show("GSM8K x 919", scenario, runs(scenario, longer, arguments.runs))
+    for scenario in (BALANCED, FULL, BALANCED3, QUALITY, QUALITY3):
+        show("mix 70/20/10", scenario, runs(scenario, lambda rng: mix(corpora, 1200, rng), arguments.runs))
+    for name in ("numersense", "crux", "math_l5"):
+        for scenario in (BALANCED, BALANCED3):
+            show(name, scenario, runs(scenario, once(name), arguments.runs))
+    for other in ("gemma-2-2b-it", "command-r", "Mixtral-8x7B-Instruct-v0.1"):
+        delay, false = drift_delays(corpora["gsm8k"], other, arguments.runs)
+        print(
+            f"drift to {other}: noticed after {delay:g} tasks (median), {false} false alarms in {arguments.runs} x 300"
+        )
+    with (folder / "gsm8k.jsonl").open(encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines]
+    small = ("Meta-Llama-3.1-8B-Instruct", "command-r", "gemma-2-2b-it")
+    for title, voters in (
+        ("three small free models", small),
+        ("the scenario's three", ("gemini-1.5-pro", "Meta-Llama-3.1-70B-Instruct", "deepseek-v2.5-0908")),
+    ):
+        area, half, most = routellm_axes(rows, voters)
+        print(
+            f"RouteLLM axes, GSM8K, votes of {title}: APGR {area:.3f}  CPT(50%) {half:.1%}  CPT(80%) {most:.1%}"
+        )
+    if arguments.violations:
+        violations(corpora, arguments.violations)
+
+
+if __name__ == "__main__":
+    main()

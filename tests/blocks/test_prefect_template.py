@@ -1,0 +1,125 @@
+"""The database that a first start copies, and the order of writers in it."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+import sqlite3
+import stat
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from tta_dev_primitives.blocks.prefect_sqlite import queue_write_transactions
+from tta_dev_primitives.blocks.prefect_template import install_template, save_template, shipped_template
+
+
+def revision_of(database: Path) -> str:
+    with closing(sqlite3.connect(database)) as connection:
+        return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
+
+
+def test_the_shipped_database_is_at_the_installed_prefects_last_migration(tmp_path: Path) -> None:
+    """Nothing is left to migrate; after an upgrade of Prefect this fails until the template is made anew."""
+    import prefect.server.database
+    from alembic.config import Config
+    from alembic.script import ScriptDirectory
+
+    folder = Path(prefect.server.database.__file__).parent
+    config = Config()
+    config.set_main_option("path_separator", "os")
+    config.set_main_option("script_location", str(folder / "_migrations"))
+    config.set_main_option("version_locations", str(folder / "_migrations" / "versions" / "sqlite"))
+
+    assert install_template(tmp_path / "prefect.db", folder=tmp_path)
+    assert revision_of(tmp_path / "prefect.db") == ScriptDirectory.from_config(config).get_current_head()
+
+
+def test_a_new_database_is_private_and_an_old_one_is_kept(tmp_path: Path) -> None:
+    """Mode 0600 from the first byte; what exists is never overwritten."""
+    database = tmp_path / "prefect.db"
+
+    assert install_template(database, folder=tmp_path)
+    assert stat.S_IMODE(database.stat().st_mode) == 0o600
+    database.write_bytes(b"precious")
+    assert not install_template(database, folder=tmp_path)
+    assert database.read_bytes() == b"precious"
+
+
+def test_a_database_with_work_in_it_never_becomes_a_template(tmp_path: Path) -> None:
+    """A template holds a schema, nobody's runs or blocks."""
+    database = tmp_path / "prefect.db"
+    install_template(database, folder=tmp_path)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("INSERT INTO flow (id, name, tags) VALUES ('1', 'mine', '[]')")
+
+    with pytest.raises(ValueError, match="table flow holds 1 rows"):
+        save_template(database, tmp_path / "template.gz")
+
+    assert not (tmp_path / "template.gz").exists()
+
+
+def test_a_template_of_a_fresh_database_is_the_same_again(tmp_path: Path) -> None:
+    """Making it twice gives the same bytes, so that the packaged file changes only with Prefect."""
+    install_template(tmp_path / "prefect.db", folder=tmp_path)
+
+    for name in ("one.gz", "two.gz"):
+        save_template(tmp_path / "prefect.db", tmp_path / name)
+
+    assert (tmp_path / "one.gz").read_bytes() == (tmp_path / "two.gz").read_bytes()
+    assert len(gzip.decompress((tmp_path / "one.gz").read_bytes())) > 100_000
+
+
+def test_a_damaged_template_is_left_to_the_migrations(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A cut file costs the time of an ordinary first start, not the start."""
+    cut = tmp_path / "cut.gz"
+    cut.write_bytes(shipped_template().read_bytes()[:1000])
+    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_template.shipped_template", lambda: cut)
+
+    assert not install_template(tmp_path / "prefect.db", folder=tmp_path)
+    assert not (tmp_path / "prefect.db").exists()
+
+
+async def read_then_write_against_another_writer(database: Path) -> None:
+    """One transaction reads, another writes in between (if it may), then the first writes."""
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    config = AioSqliteConfiguration(f"sqlite+aiosqlite:///{database}", timeout=5)
+    engine = await config.engine()
+    insert = sa.text("INSERT INTO flow (id, name, tags) VALUES (:name, :name, '[]')")
+
+    async def other() -> None:
+        async with await config.session(engine) as session, config.begin_transaction(session):
+            await session.execute(insert, {"name": "other"})
+
+    async with await config.session(engine) as session:
+        async with config.begin_transaction(session):
+            await session.execute(sa.text("SELECT count(*) FROM flow"))
+            task = asyncio.create_task(other())
+            await asyncio.wait([task], timeout=0.5)
+            await session.execute(insert, {"name": "first"})
+        await task
+    await engine.dispose()
+
+
+async def test_writers_take_turns_instead_of_failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Prefect alone answers with "database is locked" (and the client with 2 s of sleep) goes through."""
+    from prefect.server.database.configurations import AioSqliteConfiguration
+
+    monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", AioSqliteConfiguration.begin_transaction)
+    database = tmp_path / "prefect.db"
+    install_template(database, folder=tmp_path)
+    with pytest.raises(sa.exc.OperationalError, match="database is locked"):
+        await read_then_write_against_another_writer(database)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        connection.execute("DELETE FROM flow")
+
+    queue_write_transactions()
+    await read_then_write_against_another_writer(database)
+
+    with closing(sqlite3.connect(database)) as connection:
+        assert sorted(connection.execute("SELECT name FROM flow")) == [("first",), ("other",)]

@@ -1,0 +1,143 @@
+"""Keys stay out of everything a person or a database may read, in every form they can travel in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+from collections.abc import Iterator
+from urllib.parse import quote
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.redaction import (
+    MASK,
+    RedactingFilter,
+    forget_secrets,
+    guard_logs,
+    redact,
+    register_secret,
+)
+
+KEY = "k3y+with/odd=characters~and-30-more"
+
+
+@pytest.fixture(autouse=True)
+def _clean() -> Iterator[None]:
+    forget_secrets()
+    yield
+    forget_secrets()
+
+
+def test_a_registered_key_is_found_in_all_its_forms() -> None:
+    """Raw, URL-encoded, base64 at any alignment, and its first or last 12 characters."""
+    register_secret(SecretStr(KEY))
+    basic = base64.b64encode(f"user:{KEY}".encode()).decode()
+    for form in (
+        KEY,
+        quote(KEY, safe=""),
+        base64.b64encode(KEY.encode()).decode(),
+        basic,
+        KEY[:12],
+        KEY[-12:],
+    ):
+        shown = redact(f"before {form} after")
+        assert MASK in shown
+        assert form not in shown
+        assert shown.startswith("before ")
+        assert shown.endswith(" after")
+
+
+@given(
+    st.text(alphabet=st.characters(min_codepoint=33, max_codepoint=126), min_size=24, max_size=60),
+    st.integers(0, 5),
+)
+def test_no_key_survives_base64_at_any_offset(key: str, offset: int) -> None:
+    """An Authorization header may hold the key anywhere; at most its two edge characters can show."""
+    forget_secrets()
+    register_secret(key)
+    encoded = base64.b64encode(b"x" * offset + key.encode() + b"y" * offset).decode()
+    assert MASK in redact(encoded)
+    assert key not in redact(key)
+
+
+@pytest.mark.parametrize(
+    ("text", "gone"),
+    [
+        ("GET https://x.example/v1?key=AbCdEf123 HTTP/1.1", "AbCdEf123"),
+        ("https://x.example/?a=1&api_key=AbCdEf123&b=2", "AbCdEf123"),
+        ("postgresql://tta:pa55word@db.example/tta", "pa55word"),
+        ("Authorization: Bearer abcdefghij123", "abcdefghij123"),
+        ("{'x-api-key': 'abcdefghij123'}", "abcdefghij123"),
+        ("x-goog-api-key=abcdefghij123", "abcdefghij123"),
+        ("sent bearer abcdefghij123 to", "abcdefghij123"),
+        ("sk-ant-api03-abcdefghijklmnop", "abcdefgh"),
+        ("sk-or-v1-0123456789abcdef0123", "0123456789"),
+        ("gsk_abcdefghijklmnopqrstu", "abcdefgh"),
+        ("AIzaSyA-abcdefghijklmnopqrstuvwxyz0123", "abcdefgh"),
+    ],
+)
+def test_what_looks_like_a_key_goes_too(text: str, gone: str) -> None:
+    """Keys that this process never loaded, by their looks."""
+    assert gone not in redact(text)
+
+
+def test_ordinary_words_stay() -> None:
+    """Model names, addresses and advice are not keys; nor is a key of three letters searched for."""
+    register_secret("x")
+    text = "groq model openai/gpt-oss-120b: set GROQ_API_KEY, see https://console.groq.com/keys (tokens=12)"
+    assert redact(text) == text
+
+
+def test_the_filter_cleans_message_arguments_and_traceback() -> None:
+    """Whatever a library logs through a filtered handler."""
+    register_secret(KEY)
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.addFilter(RedactingFilter())
+    logger = logging.getLogger("redaction-test")
+    logger.addHandler(handler)
+    try:
+        logger.error("key is %s", KEY)
+        try:
+            raise ValueError(f"bad header {KEY}")
+        except ValueError:
+            logger.exception("failed")
+    finally:
+        logger.removeHandler(handler)
+    written = stream.getvalue()
+    assert KEY not in written
+    assert "key is [redacted]" in written
+    assert "ValueError: bad header [redacted]" in written
+
+
+@pytest.mark.parametrize("name", ["tta_dev_primitives.blocks.client", "prefect.flow_runs"])
+def test_from_the_first_key_on_our_logs_and_prefects_are_redacted(name: str) -> None:
+    """Also in loggers and handlers that nobody has seen: a handler of another library, a child logger."""
+    register_secret(KEY)
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    logger = logging.getLogger(f"{name}.made-later")
+    logger.addHandler(handler)
+    try:
+        logger.error("sent with %s", KEY)
+        try:
+            raise ValueError(f"bad header {KEY}")
+        except ValueError:
+            logger.exception("failed")
+    finally:
+        logger.removeHandler(handler)
+    assert KEY not in stream.getvalue()
+    assert "sent with [redacted]" in stream.getvalue()
+
+
+def test_the_logs_of_others_are_left_alone() -> None:
+    """An application's own records are made as it wants them; guarding twice wraps nothing twice."""
+    register_secret(KEY)
+    made = logging.getLogRecordFactory()
+    guard_logs()
+    assert logging.getLogRecordFactory() is made
+    assert made("app", logging.INFO, "app.py", 1, "%s", (KEY,), None).getMessage() == KEY

@@ -1,0 +1,412 @@
+"""Good, odd and hostile replies: what is read from them, and that nothing but a `ProviderError` ever escapes."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from wire_samples import CHAT_PROVIDERS, NOW, PROVIDERS, target
+
+from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
+from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+
+JSON_HEADERS = {"content-type": "application/json"}
+
+
+def parse(provider: str, payload: Any, **can: object) -> ChatReply:
+    body = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
+    return wire_format(provider).parse(target(provider, **can), 200, JSON_HEADERS, body, now=NOW)
+
+
+def good(
+    provider: str, text: str = "42", usage: Any = "default", finish: str | None = None
+) -> dict[str, Any]:
+    """A good reply of `provider`; `usage` replaces its usage block, None leaves it out."""
+    if provider == "anthropic":
+        node: Any = {"input_tokens": 12, "output_tokens": 5} if usage == "default" else usage
+        reply: dict[str, Any] = {
+            "type": "message",
+            "model": "the-model-1",
+            "content": [{"type": "text", "text": text}],
+            "stop_reason": finish or "end_turn",
+        }
+        return reply | ({} if node is None else {"usage": node})
+    if provider == "google-ai-studio":
+        node = {"promptTokenCount": 12, "candidatesTokenCount": 5} if usage == "default" else usage
+        content = {"role": "model", "parts": [{"text": text}]} if text else {"role": "model"}
+        reply = {"candidates": [{"content": content, "finishReason": finish or "STOP"}]}
+        return reply | ({} if node is None else {"usageMetadata": node})
+    node = {"prompt_tokens": 12, "completion_tokens": 5} if usage == "default" else usage
+    reply = {"choices": [{"message": {"content": text}, "finish_reason": finish or "stop"}]}
+    return reply | ({} if node is None else {"usage": node})
+
+
+COUNT = {
+    "anthropic": ("input_tokens", "output_tokens"),
+    "google-ai-studio": ("promptTokenCount", "candidatesTokenCount"),
+    **dict.fromkeys(CHAT_PROVIDERS, ("prompt_tokens", "completion_tokens")),
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_good_reply_is_an_answer(provider: str) -> None:
+    """Text, finish and usage come through; there is no problem to report."""
+    reply = parse(provider, good(provider))
+    assert (reply.text, reply.finish, reply_problem(reply)) == ("42", "stop", None)
+    assert (reply.usage.input_tokens, reply.usage.output_tokens, reply.usage.flag) == (12, 5, None)
+
+
+CUT = {"anthropic": "max_tokens", "google-ai-studio": "MAX_TOKENS", **dict.fromkeys(CHAT_PROVIDERS, "length")}
+REFUSED = {
+    "anthropic": "refusal",
+    "google-ai-studio": "SAFETY",
+    **dict.fromkeys(CHAT_PROVIDERS, "content_filter"),
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("text", ["half an ans", ""])
+def test_a_cut_answer_is_never_a_success(provider: str, text: str) -> None:
+    """The token limit is reported as such, with and without text; what it cost is known."""
+    reply = parse(provider, good(provider, text, finish=CUT[provider]))
+    assert reply_problem(reply) is ErrorClass.TRUNCATED
+    assert reply.usage.flag is None
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_refused_answer_is_never_a_success(provider: str) -> None:
+    """Refusals arrive as HTTP 200 with the usage that they cost."""
+    reply = parse(provider, good(provider, "I", finish=REFUSED[provider]))
+    assert reply_problem(reply) is ErrorClass.CONTENT
+    assert reply.usage.output_tokens == 5
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("text", ["", " \n "])
+def test_an_empty_answer_is_never_a_success(provider: str, text: str) -> None:
+    """White space is no answer either."""
+    assert reply_problem(parse(provider, good(provider, text))) is ErrorClass.EMPTY
+
+
+GEMINI_FINISHES = {
+    "CONTINUATION": ErrorClass.TRUNCATED,
+    **dict.fromkeys(
+        ("PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "LANGUAGE", "ESCALATION"),
+        ErrorClass.CONTENT,
+    ),
+    **dict.fromkeys(
+        (
+            "MALFORMED_FUNCTION_CALL",
+            "MALFORMED_RESPONSE",
+            "OTHER",
+            "UNEXPECTED_TOOL_CALL",
+            "TOO_MANY_TOOL_CALLS",
+            "MISSING_THOUGHT_SIGNATURE",
+        ),
+        ErrorClass.MODEL_SLIP,
+    ),
+    "SOMETHING_NEW": None,
+}
+
+
+@pytest.mark.parametrize(("finish", "problem"), GEMINI_FINISHES.items())
+def test_every_gemini_finish_has_its_meaning(finish: str, problem: ErrorClass | None) -> None:
+    """All of them arrive as HTTP 200; an unknown one with text is taken as an answer."""
+    reply = parse("google-ai-studio", good("google-ai-studio", finish=finish))
+    assert reply_problem(reply) is problem
+    assert reply.raw_finish == finish
+
+
+def test_gemini_traps_are_read_right() -> None:
+    """Thoughts are no answer; no parts, empty content and a blocked prompt are no crash; thoughts are billed."""
+    thinking = {
+        "candidates": [
+            {
+                "content": {"parts": [{"text": "hm", "thought": True}, {"text": "42"}]},
+                "finishReason": "STOP",
+            }
+        ],
+        "usageMetadata": {"promptTokenCount": 15, "candidatesTokenCount": 8, "thoughtsTokenCount": 61},
+        "modelVersion": "models/gemini-2.5-pro",
+    }
+    reply = parse("google-ai-studio", thinking)
+    assert (reply.text, reply.model_returned, reply.usage.output_tokens) == ("42", "gemini-2.5-pro", 69)
+
+    all_thought = {
+        "candidates": [{"content": {"role": "model"}, "finishReason": "MAX_TOKENS"}],
+        "usageMetadata": {"promptTokenCount": 15, "thoughtsTokenCount": 61, "totalTokenCount": 76},
+    }
+    reply = parse("google-ai-studio", all_thought)
+    assert (reply_problem(reply), reply.usage.output_tokens) == (ErrorClass.TRUNCATED, 61)
+
+    unsafe = {
+        "candidates": [{"content": {}, "finishReason": "SAFETY"}],
+        "usageMetadata": {"promptTokenCount": 9},
+    }
+    assert reply_problem(parse("google-ai-studio", unsafe)) is ErrorClass.CONTENT
+
+    blocked = {"promptFeedback": {"blockReason": "SAFETY"}, "usageMetadata": {"promptTokenCount": 9}}
+    reply = parse("google-ai-studio", blocked)
+    assert (reply_problem(reply), reply.raw_finish) == (ErrorClass.CONTENT, "SAFETY")
+
+
+def test_a_limited_google_account_puts_the_provider_out() -> None:
+    """PUP_LIMITED_DISABLED is about the account, not about the answer."""
+    with pytest.raises(ProviderError) as caught:
+        parse("google-ai-studio", good("google-ai-studio", finish="PUP_LIMITED_DISABLED"))
+    error = caught.value
+    assert (error.error_class, error.scope) == (ErrorClass.AUTH, "provider")
+    assert error.ledger_action is LedgerAction.SETTLE
+
+
+def test_an_anthropic_pause_is_not_an_answer() -> None:
+    """A paused turn would have to be sent back to go on."""
+    assert reply_problem(parse("anthropic", good("anthropic", finish="pause_turn"))) is ErrorClass.TRUNCATED
+
+
+def test_a_forced_tool_call_is_the_structured_answer() -> None:
+    """Models without schema mode answer through a tool; its input is the text, numbers unchanged."""
+    payload = {
+        "type": "message",
+        "content": [{"type": "tool_use", "name": "answer", "input": {"score": 0.85, "n": 3}}],
+        "stop_reason": "tool_use",
+        "usage": {"input_tokens": 1, "output_tokens": 1},
+    }
+    body = json.dumps(payload).encode()
+    reply = parse("anthropic", body, json_mode="tool")
+    assert (json.loads(reply.text), reply.finish) == ({"score": 0.85, "n": 3}, "stop")
+    assert reply_problem(parse("anthropic", body)) is ErrorClass.EMPTY
+
+
+def test_openai_refusals_and_parts_are_read() -> None:
+    """`refusal` beside empty content is a refusal; content in parts is joined."""
+    refused = {"choices": [{"message": {"content": None, "refusal": "No."}, "finish_reason": "stop"}]}
+    assert reply_problem(parse("openai-compatible", refused)) is ErrorClass.CONTENT
+    parts = [{"type": "text", "text": "4"}, {"type": "text", "text": "2"}]
+    joined = {"choices": [{"message": {"content": parts}, "finish_reason": None}]}
+    reply = parse("openai-compatible", joined)
+    assert (reply.text, reply.usage.flag, reply_problem(reply)) == ("42", "usage_missing", None)
+
+
+WRONG = [-1, 1.5, 12.0, True, False, "12", float("nan"), float("inf"), [12], {}, 10**16]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("wrong", WRONG, ids=repr)
+def test_a_figure_that_is_no_count_flags_the_usage(provider: str, wrong: Any) -> None:
+    """The answer is kept; its usage is not believed (fault 24)."""
+    for field in COUNT[provider]:
+        usage = dict.fromkeys(COUNT[provider], 12) | {field: wrong}
+        reply = parse(provider, good(provider, usage=usage))
+        assert (reply.text, reply.usage.flag) == ("42", "usage_invalid")
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("usage", [None, {}, [], "none", 7])
+def test_missing_usage_is_flagged(provider: str, usage: Any) -> None:
+    """No usage is not a usage of zero."""
+    assert parse(provider, good(provider, usage=usage)).usage.flag == "usage_missing"
+
+
+def test_more_cached_than_sent_is_not_believed() -> None:
+    """A part cannot be larger than its whole."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 1, "prompt_tokens_details": {"cached_tokens": 6}}
+    assert parse("groq", good("groq", usage=usage)).usage.flag == "usage_invalid"
+    usage = {"promptTokenCount": 5, "cachedContentTokenCount": 6}
+    assert parse("google-ai-studio", good("google-ai-studio", usage=usage)).usage.flag == "usage_invalid"
+
+
+@pytest.mark.parametrize(
+    ("cost", "read"),
+    [
+        ("0.0004970133333333333", Decimal("0.0004970133333333333")),
+        ("0", Decimal(0)),
+        ("1e-7", Decimal("1E-7")),
+        ("-0.1", None),
+        ("NaN", None),
+        ("Infinity", None),
+        ('"0.1"', None),
+        ("true", None),
+        ("1e400", None),
+        ("1e-400", None),
+        ("null", None),
+    ],
+)
+def test_a_reported_cost_is_exact_or_absent(cost: str, read: Decimal | None) -> None:
+    """The digits of the reply, never through a float; what is no amount is left out."""
+    body = json.dumps(good("openrouter")).replace('"prompt_tokens"', f'"cost": {cost}, "prompt_tokens"')
+    assert parse("openrouter", body.encode()).usage.reported_cost_usd == read
+
+
+def test_reasoning_outside_the_completion_figure_is_billed() -> None:
+    """Some servers count reasoning in the total only."""
+    usage = {"prompt_tokens": 10, "completion_tokens": 2, "total_tokens": 40}
+    assert parse("openai-compatible", good("openai-compatible", usage=usage)).usage.output_tokens == 30
+
+
+def test_lone_surrogates_become_replacement_characters() -> None:
+    """JSON may hold half a character; text that cannot be written as UTF-8 would break every store."""
+    body = b'{"choices":[{"message":{"content":"a\\ud800b"},"finish_reason":"stop"}]}'
+    assert parse("groq", body).text == "a\ufffdb"
+
+
+def test_only_quota_headers_are_kept() -> None:
+    """Everything else in the headers may hold anything."""
+    headers = JSON_HEADERS | {"X-RateLimit-Remaining-Requests": "7", "Date": "d", "Set-Cookie": "s=1"}
+    body = json.dumps(good("groq")).encode()
+    reply = wire_format("groq").parse(target("groq"), 200, headers, body)
+    assert reply.headers == {"x-ratelimit-remaining-requests": "7", "date": "d"}
+
+
+STREAMS_CUT = {
+    "anthropic": 'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3}}}\n\n',
+    "google-ai-studio": 'data: {"candidates":[{"content":{"parts":[{"text":"4"}]}}]}\n\n',
+    **dict.fromkeys(CHAT_PROVIDERS, 'data: {"choices":[{"delta":{"content":"4"},"finish_reason":null}]}\n\n'),
+}
+STREAMS_FAILED = {
+    "anthropic": 'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n',
+    "google-ai-studio": 'data: {"error":{"code":503,"status":"UNAVAILABLE","message":"x"}}\n\n',
+    "groq": 'event: error\ndata: {"error":{"message":"x","code":"json_validate_failed"}}\n\n',
+    "openrouter": ': OPENROUTER PROCESSING\n\ndata: {"error":{"code":503,"message":"x"},"choices":[]}\n\n',
+    "openai-compatible": 'data: {"error":{"message":"x"}}\n\n',
+}
+STREAM_CLASSES = {"groq": ErrorClass.MODEL_SLIP, "openai-compatible": ErrorClass.TRANSIENT}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_a_stream_that_breaks_off_is_no_answer(provider: str) -> None:
+    """What was generated is paid for; half an answer is not delivered (fault 6)."""
+    with pytest.raises(ProviderError) as caught:
+        wire_format(provider).parse_stream(target(provider), STREAMS_CUT[provider], now=NOW)
+    assert caught.value.error_class is ErrorClass.TRANSPORT
+    assert caught.value.ledger_action is LedgerAction.PRESUME
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+def test_an_error_within_a_stream_is_an_error(provider: str) -> None:
+    """It comes after HTTP 200, so the call may be billed (fault 23)."""
+    text = STREAMS_FAILED[provider]
+    with pytest.raises(ProviderError) as caught:
+        wire_format(provider).parse_stream(target(provider), text, now=NOW)
+    assert caught.value.error_class is STREAM_CLASSES.get(provider, ErrorClass.OVERLOADED)
+    assert caught.value.ledger_action is LedgerAction.PRESUME
+
+
+# --- no byte sequence raises anything but ProviderError ---
+
+_scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8)
+# fmt: off
+_KEYS = [
+    "error", "type", "message", "code", "details", "status", "error_code", "violations", "quotaId",
+    "quotaValue", "retryDelay", "metadata", "headers", "raw", "availability", "retry_after",
+    "retryable", "reasons", "error_type", "candidates", "content", "parts", "text", "thought",
+    "finishReason", "promptFeedback", "blockReason", "usageMetadata", "promptTokenCount",
+    "modelVersion", "choices", "delta", "finish_reason", "refusal", "usage", "prompt_tokens",
+    "completion_tokens", "total_tokens", "prompt_tokens_details", "cached_tokens", "cost", "is_byok",
+    "cost_details", "upstream_inference_cost", "x_groq", "id", "model", "index", "stop_reason",
+    "input_tokens", "output_tokens", "content_block", "partial_json", "input", "data", "models", "name",
+    "lifecycle", "limit_source", "X-RateLimit-Reset",
+]
+# fmt: on
+_words = st.sampled_from(
+    [
+        "error",
+        "message",
+        "text",
+        "tool_use",
+        "RESOURCE_EXHAUSTED",
+        "PerDay",
+        "1e9",
+        "-1",
+        "26s",
+        "STOP",
+        "message_start",
+        "content_block_delta",
+        "content_block_start",
+        "message_delta",
+        "message_stop",
+        "capacity_exhausted",
+        "429",
+    ]
+)
+_json = st.recursive(
+    _scalars | _words,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS), inner, max_size=5),
+    max_leaves=20,
+)
+_header = st.dictionaries(
+    st.sampled_from(
+        [
+            "retry-after",
+            "Retry-After-Ms",
+            "Date",
+            "content-type",
+            "x-should-retry",
+            "x-ratelimit-reset",
+            "x-ratelimit-reset-requests",
+            "anthropic-ratelimit-requests-remaining",
+            "anthropic-ratelimit-requests-reset",
+        ]
+    ),
+    st.text(max_size=30)
+    | _words
+    | st.sampled_from(["text/event-stream", "0", "Sun, 31 Feb 2026 99:99:99 GMT", "9" * 60]),
+)
+_status = st.sampled_from(
+    [200, 201, 204, 302, 400, 401, 402, 403, 404, 408, 413, 429, 500, 503, 529]
+) | st.integers(0, 999)
+
+
+def _only_provider_errors(provider: str, status: int, headers: dict[str, str], body: bytes) -> None:
+    form, model = wire_format(provider), target(provider, json_mode="tool")
+    for read in (
+        lambda: form.parse(model, status, headers, body, now=NOW),
+        lambda: form.parse_stream(model, body.decode("utf-8", "replace"), headers=headers, now=NOW),
+    ):
+        try:
+            reply = read()
+        except ProviderError as error:
+            sound = len(str(error)) <= 500 and (error.wait_s is None or 0 <= error.wait_s <= 30)
+            assert sound, repr(error)  # noqa: PT017  -- an error is one of two good outcomes here
+        else:
+            reply.text.encode()
+            assert reply_problem(reply) in (None, *ErrorClass)
+            assert min(reply.usage.total_input, reply.usage.output_tokens) >= 0
+
+
+@given(provider=st.sampled_from(PROVIDERS), status=_status, headers=_header, body=st.binary(max_size=200))
+@example(provider="groq", status=200, headers={}, body=b"\xff\xfe")
+@example(provider="anthropic", status=200, headers={}, body=b"{" * 100_000)
+@example(provider="openrouter", status=429, headers={"x-ratelimit-reset": "9" * 15}, body=b"")
+def test_no_bytes_escape_the_taxonomy(
+    provider: str, status: int, headers: dict[str, str], body: bytes
+) -> None:
+    """Any bytes with any status and headers: a reply or a `ProviderError`."""
+    _only_provider_errors(provider, status, headers, body)
+
+
+@given(provider=st.sampled_from(PROVIDERS), status=_status, headers=_header, payload=_json)
+def test_no_json_escapes_the_taxonomy(
+    provider: str, status: int, headers: dict[str, str], payload: Any
+) -> None:
+    """Any JSON built from the field names that the readers look for: a reply or a `ProviderError`."""
+    _only_provider_errors(provider, status, headers, json.dumps(payload).encode())
+
+
+@given(provider=st.sampled_from(PROVIDERS), payloads=st.lists(_json, max_size=4))
+def test_no_event_stream_escapes_the_taxonomy(provider: str, payloads: list[Any]) -> None:
+    """Any events, also with names: a reply or a `ProviderError`."""
+    text = "".join(f"event: error\ndata: {json.dumps(p)}\n\ndata: {json.dumps(p)}\n\n" for p in payloads)
+    _only_provider_errors(provider, 200, {"content-type": "text/event-stream"}, text.encode())
+
+
+@given(payload=_json)
+def test_no_model_list_escapes(payload: Any) -> None:
+    """The lists of models are read as tolerantly."""
+    for provider in PROVIDERS:
+        assert all(model.id for model in wire_format(provider).parse_models(payload))

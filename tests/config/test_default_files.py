@@ -1,0 +1,144 @@
+"""The files that ship: the default, the example, scenarios, environments, and the schema for editors."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from datetime import date
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tta_dev_primitives.config import (
+    ConfigError,
+    OrchestrationConfig,
+    create_default_config,
+    load_catalogue,
+    load_orchestration_config,
+    resolve_targets,
+)
+from tta_dev_primitives.config.orchestration_config import guide_config, todays_config
+from tta_dev_primitives.config.schema import SCHEMA_PATH, json_schema, json_schema_text
+
+ROOM = SCHEMA_PATH.parent
+SHIPPED = sorted(
+    [*ROOM.glob("scenarios/*.yaml"), *ROOM.glob("environments/*.yaml"), ROOM / "default-config.yaml"]
+)
+
+
+def test_the_default_file_is_created_with_its_folder(caplog: pytest.LogCaptureFixture) -> None:
+    """It loads without a warning and means the same as the defaults."""
+    caplog.set_level(logging.WARNING)
+    path = create_default_config()
+    assert path == Path(".tta/orchestration-config.yaml")
+    config = load_orchestration_config()
+    assert config.source == path.absolute()
+    assert config == OrchestrationConfig()
+    assert not caplog.records
+
+
+def test_an_existing_file_is_never_touched(caplog: pytest.LogCaptureFixture) -> None:
+    """Run twice, over a file of one's own, or over a broken link: left as it is, and said so."""
+    Path("mine.yaml").write_text("mine")
+    Path("link.yaml").symlink_to("nowhere")
+    for name in ("mine.yaml", "mine.yaml", "link.yaml"):
+        create_default_config(name)
+    assert Path("mine.yaml").read_text() == "mine"
+    assert not Path("nowhere").exists()
+    assert caplog.text.count("already exists and was left as it is") == 3
+
+
+def test_nothing_half_written_stays_behind() -> None:
+    """Only the file itself is there, readable by all, writable by the owner at most."""
+    before = os.umask(0)
+    try:
+        create_default_config("deep/er/c.yaml")
+    finally:
+        os.umask(before)
+    assert [p.name for p in Path("deep/er").iterdir()] == ["c.yaml"]
+    assert Path("deep/er/c.yaml").stat().st_mode & 0o777 == 0o644
+
+
+def test_a_file_system_without_hard_links_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network and container file systems have none."""
+
+    def no_links(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", no_links)
+    create_default_config("c.yaml")
+    assert [p.name for p in Path().iterdir()] == ["c.yaml"]
+    assert Path("c.yaml").read_text() == guide_config()
+
+
+def test_a_place_that_cannot_be_written_is_a_config_error() -> None:
+    """A folder, or a path through a file: one line that names the path."""
+    Path("file").write_text("")
+    for place in (".", "file/c.yaml", "a\0b"):
+        with pytest.raises(ConfigError):
+            create_default_config(place)
+    assert sorted(p.name for p in Path().iterdir()) == ["file"]
+
+
+def test_the_example_at_the_root_is_the_default_file() -> None:
+    """What the troubleshooting section copies."""
+    example = Path(__file__).parents[2] / ".tta" / "orchestration-config.yaml.example"
+    assert example.read_text() == guide_config()
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda p: p.name)
+def test_every_shipped_file_loads_resolves_and_fits_the_schema(path: Path) -> None:
+    """With every model in it defined and every paid one priced."""
+    config = load_orchestration_config(path)
+    targets = resolve_targets(config, today=date(2026, 11, 23))
+    assert all(target.price is not None for target in targets.values())
+    jsonschema.validate(yaml.safe_load(path.read_text()), json_schema())
+
+
+def test_todays_file_names_no_model_that_is_about_to_go() -> None:
+    """What `tta init` writes has the guide's shape and today's models."""
+    Path("c.yaml").write_text(todays_config())
+    config, guide = load_orchestration_config("c.yaml"), OrchestrationConfig()
+    catalogue = load_catalogue()
+    for target in resolve_targets(config).values():
+        assert catalogue.find(target.name, target.provider) is not None
+        assert catalogue.lifecycle_warnings(target.name, date(2026, 11, 23), provider=target.provider) == []
+    assert [e.use_cases for e in config.executors] == [e.use_cases for e in guide.executors]
+    assert [e.provider for e in config.executors] == [e.provider for e in guide.executors]
+
+
+def test_the_committed_schema_is_current() -> None:
+    """If not: python -m tta_dev_primitives.config.schema."""
+    assert SCHEMA_PATH.read_text() == json_schema_text()
+
+
+def test_every_option_is_described_in_the_schema() -> None:
+    """An editor shows what each option is for."""
+    schema = json_schema()
+    jsonschema.Draft202012Validator.check_schema(schema)
+    for name, model in schema["$defs"].items():
+        for key, option in model["properties"].items():
+            named = schema["$defs"][option["$ref"].rsplit("/", 1)[-1]] if "$ref" in option else {}
+            assert option.get("description") or named.get("description"), f"{name}.{key}"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"quality_threshold": 1.5},
+        {"unknown": 1},
+        {"executors": [{"model": "m"}]},
+        {"executors": [{"model": "m", "provider": "groq", "api_key_env": "K", "use_cases": ["invalid"]}]},
+        {"cost_tracking": {"budget_limit_usd": -1}},
+    ],
+)
+def test_the_schema_refuses_what_the_loader_refuses(body: object) -> None:
+    """An editor marks the mistake before the program does."""
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.validate({"orchestration": body}, json_schema())
+    Path("c.yaml").write_text(json.dumps({"orchestration": body}))
+    with pytest.raises(ConfigError):
+        load_orchestration_config("c.yaml")

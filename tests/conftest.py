@@ -1,0 +1,35 @@
+"""What all rooms share: no test sees the settings or the files of the person who runs it.
+
+Fixtures of one subject stand in a plugin file of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+
+import pytest
+
+pytest_plugins = ["fixtures_postgres", "fixtures_prefect"]
+
+_home = pytest.StashKey[str]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Point TTA_HOME and PREFECT_HOME to an empty folder before anything imports prefect."""
+    for name in [n for n in os.environ if n.startswith(("PREFECT_", "TTA_")) and n != "TTA_SHARED"]:
+        del os.environ[name]
+    home = tempfile.mkdtemp(prefix="tta-tests-")
+    config.stash[_home] = home
+    os.environ["TTA_HOME"] = home
+    os.environ["PREFECT_HOME"] = os.path.join(home, "prefect")
+    os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
+    os.environ["DO_NOT_TRACK"] = "1"
+    # A record of a run logger that outlives its run is dropped without a word, whichever test came before.
+    os.environ["PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW"] = "ignore"
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Remove the folder again."""
+    shutil.rmtree(config.stash[_home], ignore_errors=True)

@@ -1,0 +1,236 @@
+"""The command line as a person meets it: what a mistake says, and with which exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import re
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tta_dev_primitives.config import load_orchestration_config
+
+TTA = [sys.executable, "-m", "tta_dev_primitives"]
+KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")
+
+
+def environment(home: Path, **more: str) -> dict[str, str]:
+    """An environment without keys or settings, whose home is `home`."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("TTA_", "PREFECT_")) and k not in KEYS}
+    return {**kept, "HOME": str(home), "TTA_HOME": str(home / ".tta"), "COLUMNS": "120", **more}
+
+
+def tta(
+    *arguments: str, folder: Path, stdin: bytes | None = None, **more: str
+) -> subprocess.CompletedProcess[str]:
+    """Run one command in `folder`, which is also its home."""
+    done = subprocess.run(
+        [*TTA, *arguments],
+        cwd=folder,
+        env=environment(folder, **more),
+        input=stdin if stdin is not None else b"",
+        capture_output=True,
+        timeout=60,
+    )
+    return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+FILES = {
+    "empty.yaml": b"",
+    "bad.yaml": b"orchestration: [",
+    "near.yaml": b"orchestration:\n  qualty_threshold: 0.9\n",
+    "latin.yaml": b"orchestration: {}\n# caf\xe9\n",
+    "big.yaml": b"#" * 300_000,
+    "type.yaml": b"orchestration:\n  quality_threshold: high\n",
+    "bad.py": b"def (:\n",
+    "no.diff": b"just words\n",
+    "cut.jsonl": b'{"id": "1", "task": "a"\n',
+}
+MISTAKES = [
+    ("rnu hi", "unknown command 'rnu'. Did you mean `tta run`?"),
+    ("ledger shwo", "unknown command 'ledger shwo'. Did you mean `tta ledger show`?"),
+    ("run --jsno hi", "Unknown option: --jsno. Did you mean --json?"),
+    ("run", "requires an argument"),
+    ("run hi -c empty.yaml", "empty.yaml:1: the file is empty"),
+    ("run hi -c bad.yaml", "bad.yaml:2: not valid YAML"),
+    ("run hi -c near.yaml", "near.yaml:2: orchestration.qualty_threshold: unknown key; did you mean"),
+    ("run hi -c latin.yaml", "latin.yaml:2: not UTF-8"),
+    ("run hi -c big.yaml", "300,000 bytes; at most"),
+    ("run hi -c type.yaml", "type.yaml:2: orchestration.quality_threshold: found 'high', expected a number"),
+    ("run hi -c nowhere.yaml", "Configuration file not found: nowhere.yaml"),
+    ("run hi --use-case hard", "use_case: 'hard' is unknown. Must be one of: simple,"),
+    ("ledger show --month 2026-13", "expected YYYY-MM"),
+    ("models --provider aws", "Must be one of: anthropic,"),
+    ("sandbox --port 99999", "ports are 0 to 65535"),
+    ("init .", "is a folder; give the name of a file"),
+    ("job document nowhere.py", "Python module not found: nowhere.py"),
+    ("job tests bad.py", "bad.py:1: not Python"),
+    ("job review no.diff", "expected a unified diff"),
+    ("estimate nowhere.jsonl", "nowhere.jsonl: No such file or directory"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("line", "said"), MISTAKES)
+def test_a_mistake_is_one_clear_line_and_exit_code_2(line: str, said: str, tmp_path: Path) -> None:
+    """What is wrong and what to do, on stderr, without a traceback; and nothing is written."""
+    for name, content in FILES.items():
+        (tmp_path / name).write_bytes(content)
+    done = tta(*line.split(), folder=tmp_path)
+    assert said in done.stderr
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
+    assert {p.name for p in tmp_path.iterdir()} <= {*FILES, ".tta"}
+
+
+@pytest.mark.parametrize(
+    ("stdin", "said"),
+    [
+        (b"  \n", "task: it is empty"),
+        (b"x" * 1_000_000, "1,000,000 bytes is more than the 400,000"),
+        (b"\xff\xfe", "standard input: not UTF-8"),
+    ],
+)
+def test_a_task_from_standard_input_is_looked_at_first(stdin: bytes, said: str, tmp_path: Path) -> None:
+    """`-` reads the task; an empty, oversized or undecodable one is refused before anything is started."""
+    done = tta("run", "-", "--json", folder=tmp_path, stdin=stdin)
+    assert said in done.stderr
+    assert done.returncode == 2
+
+
+def test_a_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
+    """The folder and the variable to set, no traceback."""
+    (tmp_path / "file").write_text("")
+    done = tta("run", "hi", folder=tmp_path, TTA_HOME=str(tmp_path / "file" / "x"))
+    assert re.fullmatch(
+        r"tta: .*file/x: cannot .*Set TTA_HOME to a folder that you can write\.\n", done.stderr
+    )
+    assert done.returncode == 1
+
+
+def test_a_wrong_variable_is_named(tmp_path: Path) -> None:
+    """An override that cannot be read stops before anything else."""
+    done = tta("ledger", "show", folder=tmp_path, TTA_BUDGET_LIMIT_USD="lots")
+    assert done.stderr.startswith("tta: TTA_BUDGET_LIMIT_USD: found 'lots'")
+    assert done.returncode == 2
+
+
+def test_check_fails_with_1_and_one_json_document(tmp_path: Path) -> None:
+    """A configuration that cannot run is a failed check, also for programs."""
+    (tmp_path / "c.yaml").write_bytes(FILES["near.yaml"])
+    done = tta("check", "--config", "c.yaml", "--json", folder=tmp_path)
+    report = json.loads(done.stdout)
+    assert (done.returncode, report["ok"], report["checks"][0]["level"]) == (1, False, "fail")
+
+
+def test_help_needs_no_prefect(tmp_path: Path) -> None:
+    """`tta --help` lists every command without importing Prefect, httpx or the flows."""
+    code = (
+        "import sys; from tta_dev_primitives.cli import app; app(['--help'], exit_on_error=False);"
+        "print(sorted(m for m in sys.modules if m.split('.')[0] in ('prefect', 'httpx', 'pydantic')))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, env=environment(tmp_path)
+    )
+    assert done.stdout.rstrip().endswith("[]")
+    for command in ("init", "check", "run", "bulk", "estimate", "report", "job", "sandbox", "demo"):
+        assert re.search(rf"^│ {command} ", done.stdout, re.M)
+
+
+def test_a_pipe_gets_plain_text(tmp_path: Path) -> None:
+    """No control codes without a terminal, and with NO_COLOR no colours on one."""
+    assert "\x1b" not in tta("models", folder=tmp_path).stdout
+    forced = tta("models", folder=tmp_path, NO_COLOR="1", TTY_COMPATIBLE="1").stdout
+    assert set(re.findall(r"\x1b\[([\d;]*)m", forced)) <= {"0", "1", "3"}
+
+
+def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
+    """`tta models | head -1` ends quietly."""
+    command = f"{' '.join(TTA)} models --json | head -1"
+    shell = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(shell, capture_output=True, text=True, timeout=60, env=environment(tmp_path))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+
+
+def test_init_asks_nothing_without_a_terminal(tmp_path: Path) -> None:
+    """The file and `.env.example` are written, a second run changes nothing, and each says what comes next."""
+    first = tta("init", folder=tmp_path)
+    assert "Next: cp .env.example .env && chmod 600 .env" in first.stderr
+    path = tmp_path / ".tta" / "orchestration-config.yaml"
+    config = load_orchestration_config(path, use_env_overrides=False)
+    assert len(config.executors) == 3
+    named = (tmp_path / ".env.example").read_text().splitlines()[1:]
+    assert sorted(named) == sorted(f"{key}=" for key in KEYS)
+    path.write_text(path.read_text() + "# mine\n")
+    again = json.loads(tta("init", "--json", folder=tmp_path).stdout)
+    assert set(again["written"].values()) == {False}
+    assert path.read_text().endswith("# mine\n")
+
+
+@pytest.mark.parametrize("scenario", ["balanced", "cost-optimized", "quality-optimized"])
+def test_init_writes_each_scenario(scenario: str, tmp_path: Path) -> None:
+    """Each of the guide's scenarios, with models that are served today, under a name of one's own."""
+    done = tta("init", "my.yaml", "--scenario", scenario, folder=tmp_path)
+    assert "tta check --config my.yaml" in done.stderr
+    assert "executors" in yaml.safe_load((tmp_path / "my.yaml").read_text())["orchestration"]
+
+
+def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
+    """On a terminal: one question a provider whose key is not set, then the scenario; only those models are written."""
+    out, code = on_a_terminal(
+        ["init"], [b"n\n", b"y\n", b"n\n", b"2\n"], tmp_path, GROQ_API_KEY="gsk-set-already"
+    )
+    assert code == 0, out
+    assert "GROQ_API_KEY is set" in out
+    config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)
+    assert config.quality_threshold == 0.75
+    assert [e.api_key_env for e in config.executors] == ["GOOGLE_API_KEY"]
+    assert config.fallback_strategy.models == ["gemini-3.8-flash", "openai/gpt-oss-120b"]
+    assert "gsk-set" not in out
+
+
+def on_a_terminal(arguments: list[str], answers: list[bytes], folder: Path, **more: str) -> tuple[str, int]:
+    """Run a command on a pseudo-terminal, give the next answer at each prompt; what it showed, and its exit code."""
+    leader, follower = pty.openpty()
+    with subprocess.Popen(
+        [*TTA, *arguments],
+        stdin=follower,
+        stdout=follower,
+        stderr=follower,
+        cwd=folder,
+        env=environment(folder, NO_COLOR="1", **more),
+    ) as process:
+        os.close(follower)
+        shown, seen, end = b"", 0, time.monotonic() + 30
+        while time.monotonic() < end:
+            if not select.select([leader], [], [], 1)[0]:
+                continue
+            try:
+                piece = os.read(leader, 4096)
+            except OSError:  # the other end has closed
+                break
+            shown += piece
+            if answers and re.search(rb"[\])m]: $", shown[seen:]):
+                seen = len(shown)
+                os.write(leader, answers.pop(0))
+        else:
+            process.kill()
+        code = process.wait(timeout=10)
+    os.close(leader)
+    return shown.decode(), code
+
+
+def test_completion_can_be_installed(tmp_path: Path) -> None:
+    """`tta --install-completion` writes a script that the shell can read and that knows the commands."""
+    done = tta("--install-completion", "--shell", "bash", "--output", "tta.bash", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    subprocess.run(["bash", "-n", str(tmp_path / "tta.bash")], check=True, timeout=30)
+    script = (tmp_path / "tta.bash").read_text()
+    assert all(command in script for command in ("estimate", "review", "reconcile"))

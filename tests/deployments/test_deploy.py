@@ -1,0 +1,211 @@
+"""`tta deploy` on a real Prefect server: deployments, automations, and what they do to each other."""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prefect.client.orchestration import get_client
+from prefect.events import emit_event
+from prefect.exceptions import PrefectHTTPStatusError
+
+from tta_dev_primitives import cli
+from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.deployments.automations import apply_automations
+from tta_dev_primitives.deployments.definitions import deployments
+
+ROOT = Path(__file__).parents[2]
+NAMES = {
+    "orchestrate/on-demand", "orchestrate-bulk/nightly", "spend-report/scheduled", "check-models/daily",
+    "sweep-ledger/hourly", "resume-crashed/after-crash", "review-diff/on-demand", "document-module/on-demand",
+    "generate-tests/on-demand",
+}  # fmt: skip
+POOL = "tta-tests"
+_DEPLOYED: list[bool] = []
+
+
+def tta(*arguments: str) -> None:
+    """Run the command line in this process; it must end well."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(list(arguments))
+    assert ended.value.code == 0
+
+
+async def eventually(
+    look: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool], seconds: float = 30
+) -> Any:
+    """Look until what is seen is what is wanted."""
+    end = time.monotonic() + seconds
+    while True:
+        seen = await look()
+        if wanted(seen):
+            return seen
+        assert time.monotonic() < end, f"last seen: {seen!r}"
+        await asyncio.sleep(0.1)
+
+
+@pytest.fixture(autouse=True)
+def one_at_a_time(prefect_server: ServerInfo) -> Iterator[None]:
+    """These tests change what all processes of the session share: the deployments of one server."""
+    assert prefect_server.home is not None
+    with (prefect_server.home.root / "deployments.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def deployed(one_at_a_time: None) -> None:
+    """The deployments, by `tta deploy` with its defaults; once a process."""
+    if not _DEPLOYED:
+        tta("deploy", "--work-pool", POOL)
+        _DEPLOYED.append(True)
+
+
+def test_deploying_again_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    """Every deployment is updated in place, with the schedules of the file; the nightly one is off without a file."""
+    tta("deploy", "--work-pool", POOL, "--json")
+    done = json.loads(capsys.readouterr().out)
+    assert {one["name"]: one["outcome"] for one in done["deployments"]} == dict.fromkeys(NAMES, "updated")
+    schedules = {one["name"]: one["schedules"] for one in done["deployments"]}
+    assert schedules["spend-report/scheduled"] == ["0 6 1 * *", "0 7 * * *"]
+    assert schedules["orchestrate-bulk/nightly"] == ["30 1 * * * (off)"]
+    assert (done["workers"], done["pool_created"]) == (0, False)
+
+
+def test_without_a_worker_it_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """Deployments that nobody runs are the usual first surprise."""
+    tta("deploy", "--work-pool", POOL)
+    assert f"prefect worker start --pool {POOL}" in capsys.readouterr().out
+
+
+async def test_a_paused_deployment_stays_paused_when_deployed_again() -> None:
+    """Deploying does not undo what a person or the budget has paused."""
+    async with get_client() as client:
+        daily = await client.read_deployment_by_name("check-models/daily")
+        await client.pause_deployment(daily.id)
+        await asyncio.to_thread(tta, "deploy", "--work-pool", POOL)
+        assert (await client.read_deployment(daily.id)).paused
+        await client.resume_deployment(daily.id)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "said"),
+    [
+        ("orchestrate/on-demand", {"task": "x", "use_case": "cooking"}, "use_case"),
+        ("orchestrate/on-demand", {"task": ""}, "task"),
+        ("orchestrate/on-demand", {}, "task"),
+        ("orchestrate-bulk/nightly", {"concurrency": 0}, "concurrency"),
+        ("spend-report/scheduled", {"month": "2026-13"}, "month"),
+    ],
+)
+async def test_a_wrong_parameter_is_refused_by_name(name: str, parameters: dict[str, Any], said: str) -> None:
+    """The server refuses a parameter of the wrong type before any run is made, and names it."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name(name)
+        with pytest.raises(PrefectHTTPStatusError) as refused:
+            await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        assert refused.value.response.status_code == 409
+        assert said in refused.value.response.text
+
+
+async def test_every_parameter_of_the_form_says_what_it_is_for() -> None:
+    """The form in the UI is made from the schema: each field has a description."""
+    async with get_client() as client:
+        for name in NAMES:
+            schema = (await client.read_deployment_by_name(name)).parameter_openapi_schema
+            assert schema is not None
+            for field, about in schema["properties"].items():
+                assert about.get("description"), f"{name}: {field}"
+
+
+async def test_the_budget_pauses_the_bulk_job_and_a_new_month_resumes_it() -> None:
+    """`tta.budget.exhausted` pauses the nightly deployment on the server, `tta.budget.renewed` resumes it."""
+    assert {one.outcome for one in await apply_automations()} <= {"created", "unchanged"}
+    async with get_client() as client:
+        nightly = await client.read_deployment_by_name("orchestrate-bulk/nightly")
+
+        async def paused() -> bool:
+            return (await client.read_deployment(nightly.id)).paused
+
+        payload = {"month": "2026-11", "spent_usd": "100", "limit_usd": "100", "threshold": "1"}
+        for event, outcome in (("tta.budget.exhausted", True), ("tta.budget.renewed", False)):
+            resource = {"prefect.resource.id": "tta.budget.2026-11"}
+
+            async def told(event: str = event, resource: dict[str, str] = resource) -> bool:
+                # Again and again: another test's event may have undone it.
+                emit_event(event=event, resource=resource, payload=payload)
+                await asyncio.sleep(0.2)
+                return await paused()
+
+            await eventually(told, lambda seen, outcome=outcome: seen is outcome)
+
+
+async def test_automations_are_updated_by_name_and_keep_their_switch() -> None:
+    """Again: nothing changes, nothing doubles; one that a person switched off stays off."""
+    await apply_automations()
+    async with get_client() as client:
+        (found,) = await client.read_automations_by_name("tta: quality drift")
+        await client.pause_automation(found.id)
+        assert {one.outcome for one in await apply_automations()} == {"unchanged"}
+        (still,) = await client.read_automations_by_name("tta: quality drift")
+        assert not still.enabled
+        listed = [one.name for one in await client.read_automations()]
+        assert len(listed) == len(set(listed))
+
+
+@pytest.mark.parametrize(
+    ("notify", "said"), [("ops", "<block type>/<block name>"), ("slack-webhook/none", "no such")]
+)
+async def test_a_wrong_notification_block_is_named(notify: str, said: str) -> None:
+    """A block that is not there is named with the mend."""
+    with pytest.raises(ConfigError, match=said):
+        await apply_automations(notify)
+
+
+@pytest.mark.parametrize("options", [["--bulk-input", "x.jsonl"], ["--notify", "slack-webhook/ops"]])
+def test_half_an_option_is_a_usage_error(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    """Options that need another one say so, before anything is deployed."""
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["deploy", *options])
+    assert ended.value.code == 2
+    assert "go" in capsys.readouterr().err
+
+
+def test_prefects_own_command_deploys_the_file(prefect_server: ServerInfo, tmp_path: Path) -> None:
+    """`prefect deploy --prefect-file deployments/prefect.yaml --all` works from a clone once the pool is there."""
+    tta("deploy")  # makes the pool `tta`
+    command = [str(Path(sys.executable).parent / "prefect"), "--no-prompt", "deploy",
+               "--prefect-file", "deployments/prefect.yaml", "--all"]  # fmt: skip
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for name in NAMES:
+        assert name in done.stdout.replace("\n", ""), name
+
+
+def test_the_file_and_the_flows_agree() -> None:
+    """Each entry of prefect.yaml becomes one deployment by a module entrypoint, the nightly one on with a file."""
+    entries = yaml.safe_load((ROOT / "deployments" / "prefect.yaml").read_text())["deployments"]
+    made = deployments(bulk=("in.jsonl", "out.jsonl"), config_path="c.yaml")
+    assert {one.full_name for one in made} == NAMES
+    assert [one.entrypoint for one in made] == [entry["entrypoint"] for entry in entries]
+    nightly = next(one for one in made if one.name == "nightly")
+    assert nightly.parameters == {
+        "input_path": "in.jsonl",
+        "output_path": "out.jsonl",
+        "config_path": "c.yaml",
+    }
+    assert nightly.schedules is not None
+    assert nightly.schedules[0].active

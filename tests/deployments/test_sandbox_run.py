@@ -1,0 +1,87 @@
+"""The sandbox in the foreground, the configuration it prints, and the demo's script."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from sandbox_kit import ask, body_of, http, text_of
+
+from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS, demo_scenario
+from tta_dev_primitives.deployments.sandbox.run import main, snippet
+
+COMMAND = [sys.executable, "-m", "tta_dev_primitives.deployments.sandbox"]
+
+
+@pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
+def test_it_serves_until_it_is_told_to_stop(end: signal.Signals) -> None:
+    """It says its address, answers, and ends with exit code 0 and without a traceback."""
+    with subprocess.Popen(COMMAND, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        address = re.search(r"http://127\.0\.0\.1:\d+", first)
+        assert address is not None, first
+        headers = {"authorization": "Bearer any"}
+        answered = http.post(
+            f"{address[0]}/openai/v1/chat/completions", headers=headers, json=body_of("groq")
+        )
+        process.send_signal(end)
+        out, err = process.communicate(timeout=10)
+    assert (answered.status_code, process.returncode, err) == (200, 0, "")
+    assert out.endswith("Sandbox stopped after 1 calls.\n")
+
+
+def test_the_printed_configuration_loads_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copied into a file it is a valid configuration whose every model is served by the sandbox."""
+    for name in ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY"):
+        monkeypatch.setenv(name, "any")
+    with Sandbox() as sandbox:
+        (tmp_path / "c.yaml").write_text(snippet(sandbox))
+        config = load_orchestration_config(tmp_path / "c.yaml")
+        for executor in config.executors:
+            assert executor.base_url == sandbox.base_url(executor.provider)
+            assert ask(sandbox, executor.provider, model=executor.model).status_code == 200
+
+
+def test_a_users_mistake_is_one_line_and_exit_code_2(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A wrong scenario or a taken port: what is wrong and where, no traceback."""
+    (tmp_path / "bad.yaml").write_text("rule: []\n")
+    assert main(["--scenario", str(tmp_path / "bad.yaml")]) == 2
+    assert capsys.readouterr().err.endswith("bad.yaml:1: rule: unknown key; did you mean rules?\n")
+    with Sandbox() as sandbox:
+        assert main(["--port", str(sandbox.port)]) == 2
+    assert "Address already in use" in capsys.readouterr().err
+
+
+def test_the_demo_shows_each_use_case_and_each_turn() -> None:
+    """Six use cases, and one task each for fallback, escalation, planning and the budget."""
+    assert {t.use_case for t in DEMO_TASKS} == {
+        "simple", "moderate", "complex", "expert", "reasoning", "speed-critical"
+    }  # fmt: skip
+    assert sum(t.budget_limit_usd is not None for t in DEMO_TASKS) == 1
+    rules = {rule.name for rule in demo_scenario().rules}
+    assert len(rules) == len(demo_scenario().rules)
+
+
+def test_the_demos_tasks_get_their_scripted_answers() -> None:
+    """Each task meets its own rule; the weak proof and the slogan are rejected, the fast model is out of quota."""
+    with Sandbox(demo_scenario()) as sandbox:
+        for task in DEMO_TASKS:
+            answer = text_of("google-ai-studio", ask(sandbox, "google-ai-studio", task.task).json())
+            assert answer.startswith("[sandbox] ")
+            assert "scripted answer to task" not in answer
+        assert ask(sandbox, "groq", DEMO_TASKS[5].task).status_code == 429
+        weak = text_of("openrouter", ask(sandbox, "openrouter", DEMO_TASKS[4].task).json())
+        judge = "[tta:verdict/1]\nGrade."
+        asked = [f"<<<answer>>>\n{text}\n<<<end>>>" for text in (weak, "A sound proof.", DEMO_TASKS[6].task)]
+        verdicts = [json.loads(text_of("groq", ask(sandbox, "groq", t, system=judge).json())) for t in asked]
+        assert [v["score"] for v in verdicts] == [0.05, 0.98, 0.05]

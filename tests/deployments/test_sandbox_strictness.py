@@ -1,0 +1,293 @@
+"""The sandbox refuses malformed requests: those that the providers' schemas refuse, and those their rules refuse."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import jsonschema
+import pytest
+from sandbox_kit import MODELS, ask, shared, text_of
+
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.deployments.sandbox.anthropic_requests import parse_messages
+from tta_dev_primitives.deployments.sandbox.chat import Refusal
+from tta_dev_primitives.deployments.sandbox.gemini_requests import parse_generate
+from tta_dev_primitives.deployments.sandbox.openai_requests import parse_chat
+
+NEW = "claude-sonnet-5-5"
+OPEN_SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+SCHEMA = OPEN_SCHEMA | {"additionalProperties": False}
+
+
+@pytest.fixture(scope="module")
+def sandbox() -> Iterator[Sandbox]:
+    """One running sandbox for this file."""
+    with Sandbox() as running:
+        yield running
+
+
+def json_format(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """OpenAI's structured output."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    """Gemini's generation config."""
+    return {"generationConfig": fields}
+
+
+REFUSED = [
+    ("anthropic", {"max_tokens": None}, "max_tokens"),
+    ("anthropic", {"max_tokens": "100"}, "max_tokens: Input should be a valid integer"),
+    ("anthropic", {"max_tokens": 0}, "greater than or equal to 1"),
+    ("anthropic", {"nonsense": 1}, "nonsense: Extra inputs are not permitted"),
+    ("anthropic", {"messages": []}, "at least one message is required"),
+    ("anthropic", {"messages": [{"role": "user", "content": ""}]}, "non-empty content"),
+    ("anthropic", {"messages": [{"role": "robot", "content": "x"}]}, "messages.0.role"),
+    ("anthropic", {"messages": [{"role": "user", "content": [{"type": "text"}]}]}, "text: Field required"),
+    ("anthropic", {"temperature": 1.5}, "temperature: range: 0..1"),
+    ("anthropic", {"temperature": 0.5, "top_p": 0.5}, "cannot both be specified"),
+    ("anthropic", {"model": NEW, "temperature": 0.2}, "`temperature` is not supported"),
+    ("anthropic", {"model": NEW, "thinking": {"type": "enabled", "budget_tokens": 2048}, "max_tokens": 4096},
+     "thinking.type.enabled"),
+    ("anthropic", {"thinking": {"type": "enabled", "budget_tokens": 512}}, "1024"),
+    ("anthropic", {"thinking": {"type": "adaptive"}}, "adaptive thinking is not supported"),
+    ("anthropic", {"output_config": {"effort": "low"}}, "effort parameter"),
+    ("anthropic", {"output_config": {"format": {"type": "json_schema", "schema": OPEN_SCHEMA}}},
+     "'additionalProperties' must be explicitly set to false"),
+    ("anthropic", {"model": NEW, "messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]},
+     "prefill"),
+    ("anthropic", {"tool_choice": {"type": "any"}}, "tool_choice"),
+    ("google-ai-studio", {"nonsense": 1}, 'Unknown name "nonsense"'),
+    ("google-ai-studio", config(nonsense=1), "Unknown name \"nonsense\" at 'generation_config'"),
+    ("google-ai-studio", {"contents": []}, "contents is not specified"),
+    ("google-ai-studio", {"contents": [{"role": "assistant", "parts": [{"text": "x"}]}]}, "valid role: user, model"),
+    ("google-ai-studio", {"contents": [{"parts": [{}]}]}, "required oneof field 'data'"),
+    ("google-ai-studio", config(maxOutputTokens="many"), "Invalid value at 'generation_config.max_output_tokens'"),
+    ("google-ai-studio", config(temperature=3), "temperature must be in the range"),
+    ("google-ai-studio", config(responseJsonSchema=SCHEMA), "response_mime_type"),
+    ("google-ai-studio", config(thinkingConfig={"thinkingBudget": 0}), "only works in thinking mode"),
+    ("google-ai-studio", config(thinkingConfig={"thinkingLevel": "LOW"}), "Thinking level is not supported"),
+    ("google-ai-studio", config(responseMimeType="application/json", responseSchema={"type": "OBJECT", "if": {}}),
+     'Unknown name "if"'),
+    ("groq", {"nonsense": 1}, "property 'nonsense' is unsupported"),
+    ("groq", {"messages": []}, "minimum number of items is 1"),
+    ("groq", {"messages": [{"role": "user"}]}, "property 'content' is missing"),
+    ("groq", {"max_tokens": "5"}, "'max_tokens'"),
+    ("groq", {"n": 2}, "'n' : number must be at most 1"),
+    ("groq", {"logprobs": True}, "'logprobs' : is not supported"),
+    ("groq", {"stop": ["a", "b", "c", "d", "e"]}, "maximum number of items is 4"),
+    ("groq", {"response_format": {"type": "json_object"}}, "must contain the word 'json'"),
+    ("groq", {"response_format": json_format(SCHEMA)}, "does not support response format `json_schema`"),
+    ("groq", {"reasoning_effort": "low"}, "reasoning is not supported"),
+    ("groq", {"model": "openai/gpt-oss-20b", "reasoning_effort": "none"}, "must be one of `low`"),
+    ("openrouter", {"nonsense": 1}, 'Unrecognized key: "nonsense"'),
+    ("openrouter", {"model": "gpt-4"}, "is not a valid model ID"),
+    ("openrouter", {"temperature": 9}, "number must be between 0 and 2"),
+    ("openrouter", {"reasoning": {"effort": "low", "max_tokens": 9}}, "Only one of"),
+    ("openrouter", {"provider": {"sort_by": "price"}}, "sort_by"),
+    ("openai-compatible", {"nonsense": 1}, "Unrecognized request argument supplied: nonsense"),
+    ("openai-compatible", {"messages": [{"role": "user", "content": "x", "extra": 1}]},
+     "Unknown parameter: 'messages[0].user.extra'"),
+    ("openai-compatible", {"stream_options": {"include_usage": True}}, "only allowed when 'stream' is enabled"),
+    ("openai-compatible", {"response_format": json_format(OPEN_SCHEMA, strict=True)},
+     "'additionalProperties' is required"),
+    ("openai-compatible", {"max_tokens": 0}, "must be at least 1"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("provider", "change", "message"), REFUSED)
+def test_bad_requests_get_the_providers_own_400(
+    sandbox: Sandbox, provider: str, change: dict[str, Any], message: str
+) -> None:
+    """A 400 in the provider's form names the field; nothing is billed."""
+    response = ask(sandbox, provider, **change)
+    assert response.status_code == 400
+    assert message in response.json()["error"]["message"]
+    assert (sandbox.calls[-1].billed, sandbox.calls[-1].error in ("invalid_request", "model_gone")) == (
+        False,
+        True,
+    )
+
+
+@pytest.mark.parametrize("version", [None, "2023-01-01", "latest"])
+def test_anthropic_wants_a_known_version(sandbox: Sandbox, version: str | None) -> None:
+    """The version header is required, and only known versions pass."""
+    headers = {"x-api-key": "any"} | ({"anthropic-version": version} if version else {})
+    assert "anthropic-version" in ask(sandbox, "anthropic", headers=headers).json()["error"]["message"]
+
+
+def test_the_new_anthropic_version_takes_no_sampling_options(sandbox: Sandbox) -> None:
+    """Under 2026-10-21 temperature is refused, although the model takes it under 2023-06-01."""
+    for version, status in (("2023-06-01", 200), ("2026-10-21", 400)):
+        headers = {"x-api-key": "any", "anthropic-version": version}
+        assert ask(sandbox, "anthropic", headers=headers, temperature=0.5).status_code == status
+
+
+@pytest.mark.parametrize("model", ["claude-sonnet-4.5", "gpt-4", "claude", "sonnet-4-5"])
+def test_names_that_are_no_api_ids_are_not_found(sandbox: Sandbox, model: str) -> None:
+    """The guide's dotted name is no id of the API: it must be translated before it is sent."""
+    response = ask(sandbox, "anthropic", model=model)
+    assert (response.status_code, response.json()["error"]["message"]) == (404, f"model: {model}")
+    assert ask(sandbox, "google-ai-studio", model=model).status_code == 404
+
+
+GOOD = [
+    ("anthropic", {"system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}]}),
+    ("anthropic", {"model": "claude-opus-5-5", "output_config": {"effort": "high"}, "thinking": {"type": "adaptive"}}),
+    ("anthropic", {"temperature": 0, "stop_sequences": ["END"], "metadata": {"user_id": "u"}}),
+    ("google-ai-studio", {"system_instruction": {"parts": [{"text": "x"}]}, "generation_config": {"top_p": 0.5}}),
+    ("google-ai-studio", config(thinkingConfig={"thinkingBudget": 128}, stopSequences=["a"], seed=1)),
+    ("groq", {"seed": 1, "user": None, "stop": "x", "service_tier": "flex", "stream": False}),
+    ("openrouter", {"usage": {"include": True}, "provider": {"require_parameters": True}, "transforms": []}),
+    ("openai-compatible", {"max_completion_tokens": 9, "response_format": json_format(SCHEMA, strict=True)}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("provider", "change"), GOOD)
+def test_good_options_pass(sandbox: Sandbox, provider: str, change: dict[str, Any]) -> None:
+    """Options that the providers document are taken."""
+    assert ask(sandbox, provider, **change).status_code == 200
+
+
+def test_answers_stop_at_max_tokens_and_at_stop_sequences(sandbox: Sandbox) -> None:
+    """No answer, and no bill, goes beyond `max_tokens`; a stop sequence ends the text before it."""
+    cut = ask(sandbox, "anthropic", max_tokens=3).json()
+    assert (cut["stop_reason"], cut["usage"]["output_tokens"], len(text_of("anthropic", cut)) <= 12) == (
+        "max_tokens", 3, True,
+    )  # fmt: skip
+    stopped = ask(sandbox, "anthropic", stop_sequences=["scripted"]).json()
+    assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", "scripted")
+    assert text_of("anthropic", stopped) == "[sandbox] This is a "
+    assert sandbox.calls[-2].usage.output_tokens == 3
+
+
+# Against the schemas
+
+
+def request_schema(provider: str) -> dict[str, Any]:
+    """The provider's request schema, strict at the root, with what its NOTICE says it leaves out."""
+    if provider == "anthropic":
+        schema = json.loads(shared("specs/anthropic.messages.request.schema.json").read_text())
+        schema["additionalProperties"] = False
+        schema["properties"]["stream"] = {"type": "boolean"}
+        for name, kind in (("temperature", "number"), ("top_p", "number"), ("top_k", "integer")):
+            schema["properties"][name] = {"type": kind}  # of the older API version
+        return dict(schema)
+    if provider == "groq":
+        schema = json.loads(shared("specs/groq.chat.request.schema.json").read_text())
+        schema["additionalProperties"] = False
+        return dict(schema)
+    file, name = {
+        "openrouter": ("openrouter.chat.subset.json", "ChatRequest"),
+        "openai-compatible": ("openai.chat.subset.json", "CreateChatCompletionRequest"),
+    }[provider]
+    components = json.loads(shared(f"specs/{file}").read_text())["components"]
+    _nullable(components)
+    return {"$ref": f"#/components/schemas/{name}", "components": components}
+
+
+def _nullable(node: Any) -> None:
+    """OpenAPI 3.0's `nullable` as JSON Schema."""
+    if isinstance(node, dict):
+        if node.get("nullable") and isinstance(node.get("type"), str):
+            node["type"] = [node["type"], "null"]
+            node.update({"enum": [*node["enum"], None]} if "enum" in node else {})
+        node = list(node.values())
+    if isinstance(node, list):
+        for inner in node:
+            _nullable(inner)
+
+
+def accepts(provider: str, body: dict[str, Any]) -> bool:
+    """Whether the sandbox would answer."""
+    try:
+        if provider == "anthropic":
+            parse_messages(body, version="2023-06-01")
+        else:
+            parse_chat(body, provider=provider)
+    except Refusal:
+        return False
+    return True
+
+
+FREE_FORM = {"schema", "input_schema", "parameters", "input"}
+VALUES: tuple[Any, ...] = (None, 7, -1, 1.5, "zzz", True, [], {}, ["q"], {"q": 1})
+
+
+def _paths(node: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    yield path
+    inner = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
+    for key, value in inner:
+        if key not in FREE_FORM:
+            yield from _paths(value, (*path, key))
+
+
+def _mutants(body: dict[str, Any]) -> Iterator[tuple[tuple[Any, ...], dict[str, Any]]]:
+    """Each field taken away, and each replaced by values of other types."""
+    for path in list(_paths(body))[1:]:
+        for value in ("delete", *VALUES):
+            mutant = copy.deepcopy(body)
+            holder: Any = mutant
+            for key in path[:-1]:
+                holder = holder[key]
+            if value == "delete":
+                del holder[path[-1]]
+            else:
+                holder[path[-1]] = value
+            yield (*("#" if isinstance(k, int) else k for k in path), repr(value)), mutant
+
+
+RECORDED = {
+    "anthropic": "anthropic",
+    "groq": "groq",
+    "openrouter": "openrouter",
+    "openai-compatible": "openai",
+}
+
+
+@pytest.mark.parametrize("provider", RECORDED)
+def test_what_the_schema_refuses_the_sandbox_refuses(provider: str) -> None:
+    """Every recorded request, broken in each field in eleven ways: the sandbox takes none that the schema refuses."""
+    validator = jsonschema.Draft202012Validator(request_schema(provider))
+    lines = shared(f"recorded/{RECORDED[provider]}.jsonl").read_text().splitlines()
+    requests = [r for line in lines if accepts(provider, r := json.loads(line)["request"])]
+    seen: set[tuple[Any, ...]] = set()
+    wrong = []
+    for body in requests:
+        for change, mutant in _mutants(body):
+            if change not in seen:
+                seen.add(change)
+                if accepts(provider, mutant) and not validator.is_valid(mutant):
+                    wrong.append(change)
+    assert wrong == []
+    assert len(seen) > 200
+
+
+SERVED = {"anthropic": 44, "groq": 11, "openrouter": 28, "openai-compatible": 24}
+"""Recorded requests without server tools, files, beta fields and other services that the sandbox has not."""
+
+
+@pytest.mark.parametrize("provider", RECORDED)
+def test_real_requests_pass(provider: str) -> None:
+    """Real traffic is taken, but for features that the sandbox says it does not serve."""
+    lines = shared(f"recorded/{RECORDED[provider]}.jsonl").read_text().splitlines()
+    passed = sum(accepts(provider, json.loads(line)["request"]) for line in lines)
+    assert passed >= SERVED[provider]
+
+
+def test_real_gemini_requests_pass() -> None:
+    """Recorded Gemini requests, in camelCase and snake_case, are read; those with Google's own tools are not."""
+    refused = []
+    for line in shared("recorded/gemini.jsonl").read_text().splitlines():
+        exchange = json.loads(line)
+        model = exchange["path"].split("/models/")[1].split(":")[0]
+        try:
+            parse_generate(exchange["request"], model=model, version="v1beta", stream=False)
+        except Refusal as refusal:
+            refused.append(str(refusal))
+    assert len(refused) <= 10, refused
+    assert MODELS["google-ai-studio"]

@@ -1,0 +1,149 @@
+"""Row 38: Prefect's API goes away in the middle of a run; ledger and answers do not depend on it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import fault_replies as f
+import pytest
+from drive import PAID, PAID_KEY, TEXTS, config_of, good_provider
+from test_flows import running
+
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_settings import temporary_environment
+from tta_dev_primitives.flows.loop import wait_for
+from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
+
+
+class Line:
+    """The way to the Prefect API; it can be cut and mended."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        self._to = (parts.hostname or "", parts.port or 0)
+        self._path = parts.path
+        self._server: asyncio.Server | None = None
+        self._writers: set[asyncio.StreamWriter] = set()
+        self.port = 0
+        self._is_cut = False
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}{self._path}"
+
+    async def open(self) -> None:
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Every connection is reset, now and until it is mended.
+
+        The port stays ours: on loopback a client that tries it again and again would connect to itself.
+        """
+        self._is_cut = True
+        for writer in list(self._writers):
+            writer.transport.abort()
+
+    async def mend(self) -> None:
+        self._is_cut = False
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._is_cut:
+            writer.transport.abort()
+            return
+        there, back = await asyncio.open_connection(*self._to)
+        self._writers |= {writer, back}
+        await asyncio.gather(self._copy(reader, back), self._copy(there, writer))
+        self._writers -= {writer, back}
+
+    async def _copy(self, source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+        with suppress(ConnectionError, asyncio.IncompleteReadError):
+            while data := await source.read(65536):
+                sink.write(data)
+                await sink.drain()
+        sink.close()
+
+
+@pytest.fixture(scope="session")
+def line(prefect_server: ServerInfo) -> Line:
+    """One for the session, open to its end: Prefect keeps clients of the first address that it has met."""
+    made = Line(prefect_server.url)
+    wait_for(made.open())
+    return made
+
+
+@pytest.mark.parametrize(
+    ("database", "comes_back"), [("sqlite", True), ("sqlite", False), ("postgresql", False)]
+)
+def test_a_run_outlives_the_api(
+    database: str,
+    comes_back: bool,
+    keys: str,
+    tmp_path: Path,
+    line: Line,
+    request: pytest.FixtureRequest,
+) -> None:
+    """Down for a moment, the run ends well. Down for good, it may fail, but everything paid for is kept: a second
+    run sends nothing and costs nothing.
+    """
+    url = f"sqlite:///{tmp_path / 'ledger.db'}"
+    if database == "postgresql":
+        url = request.getfixturevalue("postgres_url")
+    asked: list[str] = []
+    patience = {} if comes_back else {"PREFECT_CLIENT_MAX_RETRIES": "0"}
+    provider = f.rude_server(_cutting(line, asked, comes_back=comes_back))
+    with running(good_provider()) as good, running(provider) as paid:
+        path = config_of(tmp_path, "down", paid.url, good.url, url, validation={"mode": "never"})
+        workflow = MultiModelWorkflow(path, use_env_overrides=False)
+        with temporary_environment({"PREFECT_API_URL": line.url, PAID_KEY: keys, **patience}):
+            first = _run(workflow)
+        with temporary_environment({"PREFECT_API_URL": line.url, PAID_KEY: keys}):
+            if comes_back:
+                assert first is not None
+                assert first.model == PAID
+            wait_for(line.mend())
+            sent = len(asked)
+            assert sent == 1
+            again = _run(workflow)
+            assert again is not None
+            assert [(a.model, a.reused, a.cost_usd) for a in again.attempts] == [(PAID, True, 0)]
+            assert len(asked) == sent
+            assert keys not in f"{first!r}{again!r}"
+        assert wait_for(_states(url)) == (["settled"], [])
+
+
+def _cutting(line: Line, asked: list[str], *, comes_back: bool) -> f.Behaviour:
+    """The provider answers the first request after the line to Prefect has been cut."""
+
+    async def behave(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while True:
+            request = f.parse(await f.read_request(reader))
+            asked.append(str(request.body))
+            await line.cut()
+            if comes_back:
+                asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(line.mend()))
+            writer.write(f.good(TEXTS["execute"], request))
+            await writer.drain()
+
+    return behave
+
+
+def _run(workflow: MultiModelWorkflow) -> OrchestrationResult | None:
+    # What Prefect raises for an API that is gone depends on where it notices.
+    with suppress(Exception):
+        return workflow.run("Describe how a kettle works.", use_case="moderate")
+    return None
+
+
+async def _states(url: str) -> tuple[list[str], list[str]]:
+    ledger = Ledger.open(url)
+    rows = await ledger.database.read(
+        lambda tx: tx.fetch("SELECT state FROM ledger_call WHERE model = ?", PAID)
+    )
+    problems = await ledger.verify()
+    await ledger.database.aclose()
+    return [row["state"] for row in rows], problems

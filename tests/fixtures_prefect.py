@@ -1,0 +1,58 @@
+"""One real Prefect server for a whole test session, shared by all xdist workers."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tta_dev_primitives.blocks.prefect_server import (
+    ServerInfo,
+    server_environment,
+    start_server,
+    stop_server,
+)
+from tta_dev_primitives.blocks.prefect_settings import temporary_environment
+
+
+@pytest.fixture(scope="session")
+def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
+    """A running embedded server; every flow of the test process uses it."""
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if os.environ.get("PYTEST_XDIST_WORKER") else base
+    home = shared / "prefect-server-home"
+    home.mkdir(mode=0o700, exist_ok=True)
+    # The process that lives as long as the session; should it be killed, the server ends by itself.
+    session = os.getppid() if os.environ.get("PYTEST_XDIST_WORKER") else os.getpid()
+    with _last_one_stops(home), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTA_SERVER_FOR_PID", str(session))
+        patch.setenv("TTA_SERVER_PORT", "0")
+        info = start_server(home=home, wait_s=100)
+        with temporary_environment(server_environment(info)):
+            yield info
+
+
+@contextmanager
+def _last_one_stops(home: Path) -> Iterator[None]:
+    """Count the processes that use the server; the last to leave ends it."""
+    _count(home, +1)
+    try:
+        yield
+    finally:
+        if _count(home, -1) == 0:
+            stop_server(home=home)
+
+
+def _count(home: Path, change: int) -> int:
+    with open(home / "users", "a+", encoding="ascii") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        users = int(file.read() or 0) + change
+        file.seek(0)
+        file.truncate()
+        file.write(str(users))
+        return users

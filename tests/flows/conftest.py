@@ -1,0 +1,38 @@
+"""Flow runs against a sandbox provider and the session's Prefect server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandbox_runs import KEY, KEY_VALUE, MakeWorkflow, sandbox_config, workflow_of
+
+from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
+
+
+@pytest.fixture
+def sandbox_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
+    """Starts sandboxes with a scenario text; they end with the test."""
+    monkeypatch.setenv(KEY, KEY_VALUE)
+    started: list[Sandbox] = []
+
+    def start(scenario: str = "", **options: Any) -> Sandbox:
+        started.append(Sandbox(parse_scenario(scenario) if scenario else None, **options).start())
+        return started[-1]
+
+    yield start
+    for sandbox in started:
+        sandbox.stop()
+
+
+@pytest.fixture
+def make_workflow(prefect_server: ServerInfo, tmp_path: Path) -> MakeWorkflow:
+    """Builds a workflow on a sandbox; keyword arguments replace sections of the configuration."""
+
+    def make(sandbox: Sandbox, **changes: Any) -> Any:
+        return workflow_of(sandbox_config(sandbox, tmp_path, **changes), tmp_path)
+
+    return make

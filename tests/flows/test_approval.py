@@ -1,0 +1,197 @@
+"""`on_exhausted: ask`: a run waits for a person, in the process or suspended, and pays for no answer twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+import yaml
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun, StateType
+from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
+
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.orchestration import BudgetExceededError, MultiModelWorkflow
+
+StartSandbox = Callable[..., Sandbox]
+TASK = "Describe how a kettle works."
+NO_MONEY = {"budget_limit_usd": 0.0, "on_exhausted": "ask"}
+FORM = {"amount_usd": 2.5, "reason": "month end", "approved_by": "Ada"}
+# The free judge rejects what the free model wrote, so that a paid answer is needed.
+REJECTED = 'rules: [{match: {prompt: verdict}, reply: {json: {score: 0.1, reason: "wrong"}}}]'
+
+
+def no_request_twice(sandbox: Sandbox) -> bool:
+    """True when no two requests were the same: what was answered came from the store."""
+    sent = [(call.model, json.dumps(call.body, sort_keys=True)) for call in sandbox.calls]
+    return len(sent) == len(set(sent))
+
+
+async def waiting_run(client: PrefectClient, name: str, since: set[UUID], seconds: float = 60) -> FlowRun:
+    """The flow run that waits for a person."""
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        for run in await client.read_flow_runs(limit=20):
+            if run.id not in since and run.state_name == name and TASK.startswith(run.name[:20]):
+                return run
+        await asyncio.sleep(0.2)
+    raise AssertionError(f"no run is {name}")
+
+
+async def known_runs(client: PrefectClient) -> set[UUID]:
+    """The flow runs that are there already."""
+    return {run.id for run in await client.read_flow_runs(limit=200)}
+
+
+async def answer(workflow: MultiModelWorkflow, form: dict[str, Any]) -> Any:
+    """Run the task, answer its question with `form` through the API, and wait for its end."""
+    async with get_client() as client:
+        before = await known_runs(client)
+        running = asyncio.create_task(workflow.execute(TASK, use_case="moderate"))
+        run = await waiting_run(client, "Paused", before)
+        await client.resume_flow_run(run.id, run_input=form)
+        return await running
+
+
+async def journal_of(workflow: MultiModelWorkflow) -> list[tuple[str, str | None, str | None]]:
+    """The approvals of the month: amount, who and why."""
+    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+    entries = await ledger.journal((await ledger.balance()).month)
+    return [(f"{e.approved:f}", e.who, e.note) for e in entries if e.what == "approve"]
+
+
+async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Resumed with an amount, the run goes on to the paid model; free answers are not asked for again."""
+    sandbox = sandbox_of(REJECTED)
+    workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
+    result = await answer(workflow, FORM)
+    assert result.accepted
+    assert result.model == CLAUDE
+    ((amount, who, why),) = await journal_of(workflow)
+    assert (amount, who) == ("2.5", "Ada")
+    assert why == f"month end (flow run {result.flow_run_id})"
+    assert sandbox.calls[-1].prompt == "solve"
+    assert no_request_twice(sandbox)
+
+
+async def test_a_refusal_ends_the_run_with_a_budget_error(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Declined: the error says by whom and why; nothing paid was called, nothing approved."""
+    sandbox = sandbox_of(REJECTED)
+    workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
+    with pytest.raises(BudgetExceededError, match="Ada declined to raise it: month end"):
+        await answer(workflow, {**FORM, "decision": "decline"})
+    assert await journal_of(workflow) == []
+    assert all(call.provider != "anthropic" for call in sandbox.calls)
+
+
+async def test_nobody_answering_is_a_refusal(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """After `approval_timeout_s` the run fails with a budget error."""
+    workflow = make_workflow(sandbox_of(REJECTED), cost_tracking={**NO_MONEY, "approval_timeout_s": 1})
+    with pytest.raises(BudgetExceededError, match="nobody approved more within 1 s"):
+        await workflow.execute(TASK, use_case="moderate")
+
+
+async def test_nobody_is_asked_for_what_free_models_can_do(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Without money, a task that needs none is delivered without a question."""
+    cost = {**NO_MONEY, "approval_timeout_s": 1}
+    workflow = make_workflow(sandbox_of(), cost_tracking=cost, validation={"mode": "never"})
+    assert (await workflow.execute(TASK, use_case="moderate")).accepted
+
+
+async def test_the_form_refuses_what_is_no_decision(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """A wrong field is refused by the API, and the run goes on waiting."""
+    wrong: list[dict[str, Any]] = [
+        {"amount_usd": 0},
+        {"amount_usd": -1},
+        {"amount_usd": "much"},
+        {"reason": ""},
+        {"decision": "maybe"},
+    ]
+    workflow = make_workflow(sandbox_of(REJECTED), cost_tracking=NO_MONEY)
+    async with get_client() as client:
+        before = await known_runs(client)
+        running = asyncio.create_task(workflow.execute(TASK, use_case="moderate"))
+        run = await waiting_run(client, "Paused", before)
+        for change in wrong:
+            told = await client.resume_flow_run(run.id, run_input={**FORM, **change})
+            assert told.status.value == "REJECT", change
+        await client.resume_flow_run(run.id, run_input={**FORM, "decision": "decline"})
+        with pytest.raises(BudgetExceededError):
+            await running
+
+
+@pytest.fixture
+def served(
+    prefect_server: ServerInfo, sandbox_of: StartSandbox, tmp_path: Path
+) -> Iterator[tuple[Sandbox, Path, MultiModelWorkflow]]:
+    """All deployments served by a process of their own, as `python -m ...deployments.serve` does it."""
+    sandbox = sandbox_of(REJECTED)
+    path = tmp_path / "orchestration-config.yaml"
+    config = sandbox_config(sandbox, tmp_path, cost_tracking=NO_MONEY)
+    path.write_text(yaml.safe_dump({"orchestration": config}), encoding="utf-8")
+    environment = {**os.environ, KEY: KEY_VALUE, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    log = (tmp_path / "serve.log").open("w")
+    command = [sys.executable, "-m", "tta_dev_primitives.deployments.serve", str(path)]
+    process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
+    try:
+        yield sandbox, path, MultiModelWorkflow(path, use_env_overrides=False)
+    finally:
+        process.terminate()
+        process.wait(30)
+        log.close()
+
+
+async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
+    served: tuple[Sandbox, Path, MultiModelWorkflow],
+) -> None:
+    """No process waits for the person; the resumed run starts from the top and sends nothing a second time."""
+    sandbox, _, workflow = served
+    async with get_client() as client:
+        deployment = await _deployment(client)
+        before = await known_runs(client)
+        run = await client.create_flow_run_from_deployment(
+            deployment, parameters={"task": TASK, "use_case": "moderate"}
+        )
+        waiting = await waiting_run(client, "Suspended", before)
+        assert waiting.id == run.id
+        asked = len(sandbox.calls)
+        await client.resume_flow_run(run.id, run_input=FORM)
+        end = time.monotonic() + 60
+        while not (state := (await client.read_flow_run(run.id)).state) or not state.is_final():
+            assert time.monotonic() < end, state
+            await asyncio.sleep(0.2)
+    assert state.type == StateType.COMPLETED
+    assert [call.provider for call in sandbox.calls[asked:]] == ["anthropic"]
+    assert no_request_twice(sandbox)
+    ((amount, who, _),) = await journal_of(workflow)
+    assert (amount, who) == ("2.5", "Ada")
+
+
+async def _deployment(client: PrefectClient) -> UUID:
+    end = time.monotonic() + 40
+    while time.monotonic() < end:
+        for one in await client.read_deployments():
+            # A work pool's deployment of another test has the same name until the served one takes its place.
+            if one.name == "on-demand" and one.work_pool_name is None:
+                return one.id
+        await asyncio.sleep(0.2)
+    raise AssertionError("the deployment is not served")

@@ -1,0 +1,315 @@
+"""Bulk jobs as flow runs against a sandbox: in order, resumed, planned once, within their ceiling and quotas."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.result import OrchestrationResult
+from tta_dev_primitives.flows.workflow import MultiModelWorkflow
+
+SandboxOf = Callable[..., Sandbox]
+CHECKS = {"validation": {"mode": "never"}}
+"""Local checks only: then calls are easy to count."""
+
+
+def tasks(count: int, **more: Any) -> list[dict[str, Any]]:
+    return [
+        {"id": str(n), "task": f"Summarize note {n} in a sentence.", "use_case": "moderate", **more}
+        for n in range(count)
+    ]
+
+
+def write(path: Path, items: list[dict[str, Any]], more: str = "") -> str:
+    path.write_text("".join(json.dumps(item) + "\n" for item in items) + more)
+    return str(path)
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+async def run(workflow: MultiModelWorkflow, **parameters: Any) -> Any:
+    runtime = await workflow.ready()
+    from tta_dev_primitives.flows.bulk import orchestrate_bulk
+    from tta_dev_primitives.flows.runtime import active
+
+    with active(runtime):
+        return await orchestrate_bulk(**parameters)
+
+
+async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workflow: MakeWorkflow) -> None:
+    """One flow run, one result an item, in order; what cannot be run has its error as a warning."""
+    sandbox = sandbox_of("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]")
+    workflow = make_workflow(sandbox, **CHECKS)
+    items: list[dict[str, Any]] = [*tasks(6), {"id": "0", "task": "the id again"}, {"id": "x", "task": " "}]
+    seen: list[OrchestrationResult] = []
+    results = await workflow.execute_bulk(items, concurrency=4, on_result=seen.append, chunk_size=2)
+    assert [r.id for r in results] == ["0", "1", "2", "3", "4", "5", "0", "x"]
+    assert [r.accepted for r in results] == [True, True, True, False, True, True, False, False]
+    assert results[3].content == ""
+    assert "All models failed" in results[3].warnings[0]
+    assert "given before" in results[6].warnings[0]
+    assert "empty" in results[7].warnings[0]
+    assert len(seen) == 8
+    assert len({r.flow_run_id for r in results[:3]}) == 1
+
+
+async def test_items_may_come_from_an_async_source(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """An async iterable is read as the job goes on."""
+
+    async def source() -> AsyncIterator[dict[str, Any]]:
+        for item in tasks(5):
+            yield item
+
+    results = await make_workflow(sandbox_of(), **CHECKS).execute_bulk(source(), concurrency=2)
+    assert [r.id for r in results] == ["0", "1", "2", "3", "4"]
+    assert all(r.accepted for r in results)
+
+
+async def test_identical_tasks_are_asked_once(sandbox_of: SandboxOf, make_workflow: MakeWorkflow) -> None:
+    """The same request at the same time waits for the first one's answer."""
+    sandbox = sandbox_of()
+    items = [{"id": str(n), "task": "Summarize tea.", "use_case": "moderate"} for n in range(20)]
+    results = await make_workflow(sandbox, **CHECKS).execute_bulk(items)
+    assert all(r.accepted for r in results)
+    assert len(sandbox.calls) == 1
+
+
+async def test_running_again_does_only_what_is_missing(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Failed tasks are tried again, answered ones are not; broken lines are reported each time."""
+    sandbox = sandbox_of("rules: [{match: {contains: note 2 in}, reply: {error: invalid_request}}]")
+    workflow = make_workflow(sandbox, **CHECKS)
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    write(source, tasks(5), "{broken\n")
+    first = await run(workflow, input_path=str(source), output_path=str(target))
+    assert (first.state, first.done, first.failed, first.broken) == ("complete", 4, 1, 1)
+    assert {line["id"]: line["error"] is None for line in read(target)}["2"] is False
+    sandbox.use(None)
+    sandbox.calls.clear()
+    second = await run(workflow, input_path=str(source), output_path=str(target), ordered=True)
+    assert (second.done, second.done_before, second.failed, second.broken) == (5, 4, 0, 1)
+    assert len(sandbox.calls) == 1
+    assert [line["id"] for line in read(target)] == ["0", "1", "2", "3", "4"]
+    assert all(line["error"] is None for line in read(target))
+
+
+async def test_a_lost_output_costs_nothing_again(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """The answers are in the store: without the output the job runs from there, with no call."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox)
+    source, target = write(tmp_path / "in.jsonl", tasks(6)), tmp_path / "out.jsonl"
+    first = await run(workflow, input_path=source, output_path=str(target))
+    target.unlink()
+    calls = len(sandbox.calls)
+    again = await run(workflow, input_path=source, output_path=str(target))
+    assert again.done == 6
+    assert again.cost_usd == 0
+    assert first.cost_usd == sandbox.billed("anthropic")
+    assert [c for c in sandbox.calls[calls:] if c.billed and c.provider == "anthropic"] == []
+
+
+async def test_one_plan_serves_the_whole_job(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """The orchestrator plans once, whatever the number of tasks, and never again for the same job."""
+    sandbox = sandbox_of("rules: [{match: {contains: note 9 in}, reply: {error: invalid_request}}]")
+    workflow = make_workflow(sandbox, planning="always", **CHECKS)
+    source, target = write(tmp_path / "in.jsonl", tasks(12)), tmp_path / "out.jsonl"
+    for _ in range(2):
+        report = await run(workflow, input_path=source, output_path=str(target), chunk_size=3)
+    assert report.failed == 1
+    assert sum(call.prompt == "plan" for call in sandbox.calls) == 1
+
+
+async def test_the_job_stays_under_its_ceiling(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """`max_cost` holds under concurrency and over runs; what it refuses is a budget error and can be run later."""
+    sandbox = sandbox_of()
+    changes = {"executors": [], "fallback_strategy": {"models": [CLAUDE]}, **CHECKS}
+    workflow = make_workflow(sandbox, **changes)
+    source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
+    ceiling = Decimal("0.036")
+    for _ in range(2):
+        report = await run(workflow, input_path=source, output_path=str(target), max_cost=ceiling)
+        assert sandbox.billed() <= ceiling
+    assert 0 < report.done < 20
+    assert set(report.errors) == {"budget"}
+    last = await run(workflow, input_path=source, output_path=str(target), max_cost=Decimal(5))
+    assert (last.done, last.failed) == (20, 0)
+
+
+def two_free(sandbox: Sandbox, **limits: int) -> list[dict[str, Any]]:
+    use_cases = ["simple", "moderate"]
+    return [
+        executor(sandbox, GEMINI, "google-ai-studio", use_cases, limits=dict(limits)),
+        executor(sandbox, LLAMA, "groq", use_cases, limits=dict(limits)),
+    ]
+
+
+async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """With endless patience nothing is paid: the job stops, says when the quota is back, and loses nothing."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=5, rpm=100), **CHECKS)
+    source, target = write(tmp_path / "in.jsonl", tasks(30)), tmp_path / "out.jsonl"
+    report = await run(workflow, input_path=source, output_path=str(target), patience_s=None)
+    assert report.state == "waiting"
+    assert report.resume_at is not None
+    assert report.resume_at > datetime.now(UTC)
+    assert 0 < report.done <= 10
+    assert report.done + report.left == 30
+    assert len(read(target)) == report.done
+    assert all(call.provider != "anthropic" for call in sandbox.calls)
+
+
+async def test_a_job_sleeps_over_the_reset_and_completes(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Told to wait however long it takes, the job goes on by itself each time a day's quota is back."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=8, rpm=100), **CHECKS)
+    source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
+    runtime = await workflow.ready()
+    from tta_dev_primitives.flows.bulk import run_file
+    from tta_dev_primitives.flows.bulk_run import JobOptions
+    from tta_dev_primitives.flows.runtime import active
+
+    began = now = datetime(2026, 11, 25, 18, tzinfo=UTC).timestamp()
+
+    async def sleep(seconds: float) -> None:
+        nonlocal now
+        now += seconds
+        await asyncio.sleep(0)
+
+    local = JobOptions(in_process_s=math.inf, clock=lambda: now, sleep=sleep)
+    with active(runtime):
+        report = await run_file(local, input_path=source, output_path=str(target), patience_s=None)
+    assert (report.state, report.done) == ("complete", 20)
+    assert 5 * 3600 < now - began < 86_400
+    assert all(call.provider != "anthropic" for call in sandbox.calls)
+    assert len(sandbox.calls) == 20
+
+
+async def test_without_patience_the_rest_is_paid_for(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Patience 0 spends at once what the free quota does not cover."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=5, rpm=100), **CHECKS)
+    source, target = write(tmp_path / "in.jsonl", tasks(15)), tmp_path / "out.jsonl"
+    report = await run(workflow, input_path=source, output_path=str(target), patience_s=0)
+    assert (report.state, report.done, report.failed) == ("complete", 15, 0)
+    assert report.models[CLAUDE].answers >= 5
+
+
+async def test_a_deadline_that_has_passed_starts_nothing(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """`until` in the past: nothing is sent, everything is left."""
+    sandbox = sandbox_of()
+    source, target = write(tmp_path / "in.jsonl", tasks(4)), tmp_path / "out.jsonl"
+    past = datetime.now(UTC) - timedelta(minutes=1)
+    report = await run(
+        make_workflow(sandbox, **CHECKS), input_path=source, output_path=str(target), until=past
+    )
+    assert (report.state, report.done, report.left) == ("incomplete", 0, 4)
+    assert "deadline" in report.reason
+    assert sandbox.calls == []
+
+
+async def test_the_job_is_seen_in_prefect(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """A progress artifact for the run, a table for its tasks, a few task runs a chunk and not one an item."""
+    source, target = write(tmp_path / "in.jsonl", tasks(40)), tmp_path / "out.jsonl"
+    workflow = make_workflow(sandbox_of(), **CHECKS)
+    report = await run(workflow, input_path=source, output_path=str(target), chunk_size=20)
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
+    from prefect.client.schemas.filters import FlowRunFilterId as Id
+
+    async with get_client() as client:
+        found = await client.read_artifacts(
+            artifact_filter=ArtifactFilter(flow_run_id=ArtifactFilterFlowRunId(any_=[report.flow_run_id]))
+        )
+        by_key: dict[str, list[Any]] = {}
+        for artifact in (one for one in found if one.key):
+            by_key.setdefault(str(artifact.key), []).append(artifact)
+        month = next(key for key in by_key if key.startswith("tta-spend-"))
+        assert set(by_key) == {"tta-bulk-progress", "tta-bulk-chunk", month}
+        assert by_key["tta-bulk-progress"][0].data == 100
+        rows = [row for table in by_key["tta-bulk-chunk"] for row in json.loads(table.data)]
+        assert sorted(int(row["id"]) for row in rows) == list(range(40))
+        runs = await client.read_task_runs(flow_run_filter=FlowRunFilter(id=Id(any_=[report.flow_run_id])))
+    assert len(runs) <= 2 * 5
+
+
+async def test_a_deployed_job_puts_itself_back_on_the_schedule(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """A flow run of a deployment that must wait for hours ends as scheduled for the moment the quota is back."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=3, rpm=100), **CHECKS)
+    source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
+    runtime = await workflow.ready()
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Pause
+    from prefect.flow_engine import run_flow_async
+
+    from tta_dev_primitives.flows.bulk import orchestrate_bulk
+    from tta_dev_primitives.flows.runtime import active
+
+    parameters = {
+        "input_path": source,
+        "output_path": str(target),
+        "patience_s": None,
+        "config_path": str(workflow.config.source),
+    }
+    async with get_client() as client:
+        flow_id = await client.create_flow(orchestrate_bulk)
+        deployment = await client.create_deployment(flow_id, "nightly-test", parameters=parameters)
+        flow_run = await client.create_flow_run_from_deployment(deployment)
+        with active(runtime), pytest.raises(Pause):
+            await run_flow_async(orchestrate_bulk, flow_run=flow_run, parameters=parameters)
+        after = await client.read_flow_run(flow_run.id)
+    assert after.state is not None
+    assert (after.state.type.value, after.state.name) == ("SCHEDULED", "AwaitingRetry")
+    assert after.state.state_details.scheduled_time > datetime.now(UTC)
+
+
+async def test_a_changed_configuration_is_refused_without_force(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """The second run of a job with other models is refused before any call, and goes on when forced."""
+    sandbox = sandbox_of("rules: [{match: {contains: note 1 in}, reply: {error: invalid_request}}]")
+    source, target = write(tmp_path / "in.jsonl", tasks(3)), tmp_path / "out.jsonl"
+    await run(make_workflow(sandbox, **CHECKS), input_path=source, output_path=str(target))
+    sandbox.use(None)
+    other = make_workflow(sandbox, executors=two_free(sandbox)[1:], **CHECKS)
+    calls = len(sandbox.calls)
+    with pytest.raises(ConfigError, match="--force"):
+        await run(other, input_path=source, output_path=str(target))
+    assert len(sandbox.calls) == calls
+    report = await run(other, input_path=source, output_path=str(target), force=True)
+    assert report.done == 3
+    assert any("mixed" in warning for warning in report.warnings)

@@ -1,0 +1,239 @@
+"""The gate of a bulk job: how many calls are open, where free quota is, and what happens when it is gone."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from contextlib import suppress
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.availability import Availability
+from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.quota import Quota
+from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
+from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, ProviderError
+from tta_dev_primitives.config.targets import Billing, Limits, Target
+from tta_dev_primitives.flows.gate import BulkGate, Gate, PostponedError, on_the_wire
+from tta_dev_primitives.flows.purse import Purse
+
+MIDDAY = 1_795_435_200.0
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = MIDDAY
+
+    def __call__(self) -> float:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        await asyncio.sleep(0)
+
+
+class World:
+    """What a gate needs of a runtime, on a real database and a clock of our own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.clock = Clock()
+        database = database_for(f"sqlite:///{folder / 'ledger.db'}")
+        self.quota = Quota(database, clock=self.clock, sleep=self.clock.sleep)
+        self.availability = Availability(database, clock=self.clock)
+
+    async def key_of(self, target: Target) -> SecretStr:
+        return SecretStr("a-key-of-no-provider")
+
+    def gate(self, places: int = 10, **options: float) -> BulkGate:
+        return BulkGate(places, clock=self.clock, sleep=self.clock.sleep, **options)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def model(name: str, billing: Billing = "free", **limits: int) -> Target:
+    return Target(
+        name=name,
+        provider="groq",
+        api_model=name,
+        billing=billing,
+        api_key_env="KEY",
+        family=name,
+        price=None,
+        limits=Limits(**limits),  # type: ignore[arg-type]
+    )
+
+
+def ask(target: Target) -> ChatRequest:
+    return ChatRequest((Message("user", "hello"),), max_output_tokens=10)
+
+
+async def until_closed(world: World, gate: Gate, *targets: Target) -> list[str | None]:
+    """Pass again and again until the gate is closed; the models that would have been called."""
+    names: list[str | None] = []
+    while len(names) < 100:
+        try:
+            names.append(await through(world, gate, *targets))
+        except PostponedError:
+            break
+    return names
+
+
+async def through(world: World, gate: Gate, *targets: Target, may_spend: bool = True) -> str | None:
+    """Pass once; the name of the model that would be called."""
+    async with gate.enter(world, targets, ask, may_spend=may_spend) as entry:
+        return entry.target.name if entry.target is not None else None
+
+
+async def test_no_more_calls_are_open_than_there_are_places(world: World) -> None:
+    """Places are held while a request is on the wire; what follows a reply holds none."""
+    gate, most, now = world.gate(3), 0, 0
+
+    async def one() -> None:
+        nonlocal most, now
+        async with gate.enter(world, [model("a")], ask, may_spend=False):
+            async with on_the_wire():
+                now += 1
+                most = max(most, now)
+                await asyncio.sleep(0.002)
+                now -= 1
+            await asyncio.sleep(0.002)
+            async with on_the_wire():  # a second try takes a place again
+                now += 1
+                most = max(most, now)
+                await asyncio.sleep(0.002)
+                now -= 1
+
+    await asyncio.gather(*(one() for _ in range(12)))
+    assert (most, now) == (3, 0)
+
+
+async def test_work_goes_to_the_first_free_model_with_quota(world: World) -> None:
+    """A model whose minute is full is passed over for the next free one, not waited for."""
+    gate, one, two = world.gate(patience_s=math.inf), model("one", rpm=10), model("two", rpm=10)
+    names = [await through(world, gate, one, two) for _ in range(12)]
+    assert set(names) == {"one", "two"}
+    assert world.clock.now == MIDDAY
+
+
+async def test_it_waits_for_the_next_minute_while_patience_lasts(world: World) -> None:
+    """A short wait is sat out in the process, and counts against the patience."""
+    gate, only = world.gate(patience_s=math.inf), model("only", rpm=5)
+    names = [await through(world, gate, only, may_spend=False) for _ in range(12)]
+    assert names == ["only"] * 12
+    assert 100 < world.clock.now - MIDDAY < 240
+    assert gate.waited_s == pytest.approx(world.clock.now - MIDDAY)
+
+
+async def test_without_patience_the_paid_model_serves_at_once(world: World) -> None:
+    """Patience 0: what finds no free quota is paid for."""
+    gate, free, paid = world.gate(patience_s=0), model("free", rpm=5), model("paid", "paid")
+    names = [await through(world, gate, free, paid) for _ in range(8)]
+    assert "paid" in names
+    assert world.clock.now == MIDDAY
+
+
+async def test_patience_used_up_is_not_renewed(world: World) -> None:
+    """Once the job has waited for as long as it may, the rest is paid for."""
+    gate, free, paid = world.gate(patience_s=70), model("free", rpm=5), model("paid", "paid")
+    names = [await through(world, gate, free, paid) for _ in range(20)]
+    assert names.count("paid") > 5
+    assert gate.waited_s <= 70
+
+
+async def test_a_wait_of_hours_closes_the_gate_until_then(world: World) -> None:
+    """No process sleeps for hours: the job is told when the quota is back, and others stop as well."""
+    gate, only = world.gate(patience_s=math.inf), model("only", rpd=4, rpm=100)
+    assert len(await until_closed(world, gate, only)) <= 4
+    assert gate.opens_at is not None
+    assert gate.opens_at - MIDDAY > 3600
+    with pytest.raises(PostponedError):
+        await through(world, gate, model("another"))
+
+
+async def test_a_paid_model_is_never_taken_for_want_of_quota_when_patience_is_endless(world: World) -> None:
+    """Patience without end: the job sleeps rather than spend."""
+    gate, free, paid = world.gate(patience_s=math.inf), model("free", rpd=2, rpm=50), model("paid", "paid")
+    assert set(await until_closed(world, gate, free, paid)) == {"free"}
+
+
+async def test_nothing_starts_after_the_deadline(world: World) -> None:
+    """`until` closes the gate."""
+    gate = world.gate(until=MIDDAY + 10)
+    assert await through(world, gate, model("a")) == "a"
+    world.clock.now += 11
+    with pytest.raises(PostponedError, match="deadline"):
+        await through(world, gate, model("a"))
+
+
+async def test_closing_the_gate_wakes_those_who_wait(world: World) -> None:
+    """An interrupted job does not sit out a quota wait."""
+    hour_long = asyncio.Event()
+
+    async def never(_: float) -> None:
+        await hour_long.wait()
+
+    gate = BulkGate(10, patience_s=math.inf, in_process_s=math.inf, clock=world.clock, sleep=never)
+    only = model("only", rpm=1)
+    await through(world, gate, only)
+    waiting = [asyncio.create_task(through(world, gate, only)) for _ in range(5)]
+    await asyncio.sleep(0.05)
+    gate.close("interrupted")
+    ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 5)
+    assert all(isinstance(one, PostponedError) for one in ended)
+
+
+async def test_a_model_that_its_provider_closed_is_waited_for_too(world: World) -> None:
+    """A provider's own refusal counts like our own scheduler's: the gate looks at what is out."""
+    gate, only = world.gate(patience_s=math.inf), model("only")
+    assert await through(world, gate, only) == "only"
+    error = ProviderError(
+        "slow down",
+        provider="groq",
+        model="only",
+        error_class=ErrorClass.RATE_LIMIT,
+        status=429,
+        retry_after_s=20.0,
+        wait_s=20.0,
+        reset_at=MIDDAY + 20,
+    )
+    assert gate.comes_back(only, error, 0)
+    from tta_dev_primitives.blocks.key_ids import key_id
+
+    await world.availability.record_failure(only, key_id("a-key-of-no-provider"), error)
+    assert await through(world, gate, only, may_spend=False) == "only"
+    assert world.clock.now >= MIDDAY + 4
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    limit=st.integers(0, 50),
+    calls=st.lists(st.tuples(st.integers(1, 12), st.integers(0, 12)), min_size=1, max_size=30),
+)
+def test_a_job_never_spends_more_than_its_ceiling(limit: int, calls: list[tuple[int, int]]) -> None:
+    """Under any interleaving: spent and held together stay within the ceiling, and holds end once."""
+
+    async def scenario() -> Decimal:
+        purse = Purse(Decimal(limit), look_again_s=0)
+
+        async def call(bound: int, cost: int) -> None:
+            with suppress(BudgetExceededError):
+                async with purse.hold(Decimal(bound)) as hold:
+                    assert purse.spent + purse.held <= limit
+                    await asyncio.sleep(0)
+                    hold.cost = Decimal(min(bound, cost))
+
+        await asyncio.gather(*(call(*one) for one in calls))
+        assert purse.held == 0
+        return purse.spent
+
+    assert asyncio.run(scenario()) <= limit

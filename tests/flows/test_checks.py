@@ -1,0 +1,109 @@
+"""Local checks: what nobody should be shown is found before anybody is paid."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.flows.answers import FORMATS
+from tta_dev_primitives.flows.checks import check_answer, check_text
+from tta_dev_primitives.flows.planning import Plan
+
+LONG_TASK = (
+    "Describe the harbour of Hamburg in the year 1900, its ships, its people and its trade, in one paragraph."
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "finish", "fmt", "failures"),
+    [
+        ("Paris.", "stop", "open", ()),
+        ("", "stop", "open", ("empty",)),
+        (" \n\u200b", "stop", "open", ("empty",)),
+        ("", "length", "open", ("truncated",)),
+        ("The harbour was", "length", "open", ("truncated",)),
+        ("Paris.", "content_filter", "open", ("filtered",)),
+        ("I'm sorry, but I can't help with that.", "stop", "open", ("refusal",)),
+        ("As an AI language model, I cannot provide that.", "stop", "open", ("refusal",)),
+        ("Unfortunately, I am unable to assist with this request.", "stop", "open", ("refusal",)),
+        ("I can't believe how good it was! " + "It was. " * 90, "stop", "open", ()),
+        ("I cannot help but admire it. " + "It was. " * 90, "stop", "open", ()),
+        (LONG_TASK, "stop", "open", ("echo",)),
+        (f"  {LONG_TASK.upper()}\n", "stop", "open", ("echo",)),
+        (f"{LONG_TASK}\n\nThe harbour was busy. " * 2, "stop", "open", ()),
+        ("<<<answer " + "0" * 32 + ">>>", "stop", "open", ("leaked_frame",)),
+        ("x" * 400_001, "stop", "open", ("too_long",)),
+        ("It depends.", "stop", "number", ("wrong_format",)),
+        ("It is 42.", "stop", "number", ()),
+        ("No idea.", "stop", "choice", ("wrong_format",)),
+        ("(B)", "stop", "choice", ()),
+        ("It is so.", "stop", "boolean", ("wrong_format",)),
+        ("True", "stop", "boolean", ()),
+        ('{"a": 1', "stop", "json", ("wrong_format",)),
+        ('```json\n{"a": 1}\n```', "stop", "json", ()),
+        ('{"a": 1, "a": 2}', "stop", "json", ("wrong_format",)),
+    ],
+)
+def test_each_fault_has_its_word(text: str, finish: str, fmt: str, failures: tuple[str, ...]) -> None:
+    """Empty, cut, filtered, refused, echoed, leaked, endless and wrongly formed answers are named."""
+    assert check_text(text, answer_format=fmt, finish=finish, task=LONG_TASK) == failures  # type: ignore[arg-type]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string"},
+        "tags": {"type": "array", "items": {"type": "string"}},
+        "n": {"type": "integer"},
+        "kind": {"enum": ["a", "b"]},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "fits"),
+    [
+        ('{"name": "x", "tags": ["y"], "n": 1, "kind": "a"}', True),
+        ('{"tags": []}', False),
+        ('{"name": 1}', False),
+        ('{"name": "x", "tags": [1]}', False),
+        ('{"name": "x", "n": true}', False),
+        ('{"name": "x", "n": 1.5}', False),
+        ('{"name": "x", "kind": "c"}', False),
+        ('{"name": "x", "more": 1}', False),
+        ("[]", False),
+    ],
+)
+def test_json_is_held_against_its_schema(text: str, fits: bool) -> None:
+    """Required keys, types, enumerations and unknown keys are checked, through lists and objects."""
+    failures = check_text(text, answer_format="json", schema=SCHEMA)
+    assert failures == (() if fits else ("wrong_format",))
+
+
+class Work:
+    """A task with a plan, as the checks need to know it."""
+
+    def __init__(self, task: str, plan: Plan | None) -> None:
+        self.task = task
+        self.plan = plan
+
+
+def test_a_reply_is_checked_against_its_plan_and_its_closed_answer_read() -> None:
+    """One call gives the failures and the canonical answer."""
+    reply = ChatReply('{"answer": "1,250"}', "stop", Usage())
+    assert check_answer(Work("How many?", Plan(use_case="simple", answer_format="number")), reply) == (
+        (),
+        "1250",
+    )
+    assert check_answer(Work("How many?", None), reply) == ((), None)
+
+
+@given(st.text(max_size=200), st.sampled_from(FORMATS), st.sampled_from(["stop", "length", "unknown"]))
+def test_any_text_can_be_checked(text: str, fmt: str, finish: str) -> None:
+    """No text raises."""
+    assert isinstance(check_text(text, answer_format=fmt, finish=finish, task="x" * 30), tuple)  # type: ignore[arg-type]

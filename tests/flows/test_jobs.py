@@ -1,0 +1,252 @@
+"""The three jobs: their flows against the sandbox on this repository's own code, and the local checks by themselves."""
+
+from __future__ import annotations
+
+import difflib
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
+
+from tta_dev_primitives.config.errors import AllModelsFailedError, ConfigError
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.jobs import document_module, generate_tests, review_diff
+from tta_dev_primitives.flows.jobs.diffs import changes_in, wrong_citations
+from tta_dev_primitives.flows.jobs.git import git_diff
+from tta_dev_primitives.flows.jobs.modules import code_in, read_module, unmentioned
+from tta_dev_primitives.flows.jobs.trial import trial
+
+StartSandbox = Callable[..., Sandbox]
+ROOT = Path(__file__).parents[2]
+OWN_MODULE = ROOT / "flows" / "jobs" / "diffs.py"
+EXAMPLE = ROOT / "flows" / "jobs" / "examples" / "temperature.py"
+
+TESTS_OF_OWN_MODULE = """
+import unittest
+
+from flows.jobs.diffs import changes_in, wrong_citations
+
+DIFF = "--- a/x.py\\n+++ b/x.py\\n@@ -1 +1,2 @@\\n kept\\n+new\\n"
+
+
+class DiffsTest(unittest.TestCase):
+    def test_the_lines_that_a_diff_shows(self):
+        (change,) = changes_in(DIFF)
+        self.assertEqual((change.path, change.lines), ("x.py", frozenset({1, 2})))
+
+    def test_citations(self):
+        (change,) = changes_in(DIFF)
+        self.assertEqual(wrong_citations("- x.py:2: high: no", change), [])
+        self.assertTrue(wrong_citations("- x.py:3: high: no", change))
+"""
+
+
+def scripted(*replies: tuple[str, str]) -> str:
+    """A scenario in which each model gives its own answer; free judges accept."""
+    rules = [
+        {"match": {"model": model, "prompt": "solve"}, "reply": {"text": text}} for model, text in replies
+    ]
+    return yaml.safe_dump({"rules": rules})
+
+
+async def run(workflow: Any, job: Callable[..., Any], **parameters: Any) -> Any:
+    """One flow run of a job with the workflow's configuration file."""
+    return await job(**parameters, config_path=str(workflow.config.source))
+
+
+async def test_the_review_of_an_own_change_cites_only_what_the_diff_shows(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """A finding at a line that the diff does not show is refused on this machine; the next model is asked."""
+    before = OWN_MODULE.read_text().splitlines(keepends=True)
+    after = [line.replace("left - 1", "left - 2") for line in before]
+    (tmp_path / "p.diff").write_text(
+        "".join(difflib.unified_diff(before, after, "a/flows/jobs/diffs.py", "b/flows/jobs/diffs.py"))
+    )
+    (line,) = (n for n, text in enumerate(after, start=1) if "left - 2" in text)
+    good = f"- flows/jobs/diffs.py:{line}: high: the hunk ends too early; take 1 away"
+    sandbox = sandbox_of(scripted((GEMINI, "- flows/jobs/diffs.py:1: high: no"), (LLAMA, good)))
+    job = await run(make_workflow(sandbox), review_diff, diff_path=str(tmp_path / "p.diff"))
+    assert job.accepted
+    assert good in job.content
+    assert job.parts[0].result.model == LLAMA
+    assert job.cost_usd == job.parts[0].result.cost_usd
+
+
+async def test_the_page_of_an_own_module_names_all_of_it(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """A page that leaves out a public function is refused; the next model's page is delivered."""
+    page = "# diffs\n\n`FileChange`, `changes_in(diff)` and `wrong_citations(review, change)`."
+    sandbox = sandbox_of(scripted((GEMINI, "# diffs\n\n`changes_in` only."), (LLAMA, page)))
+    job = await run(make_workflow(sandbox), document_module, module_path=str(OWN_MODULE))
+    assert (job.content, job.parts[0].result.model, job.accepted) == (page, LLAMA, True)
+
+
+async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Tests that fail on this machine go to the next model; what is delivered has run."""
+    wrong = "```python\n" + TESTS_OF_OWN_MODULE.replace("{1, 2}", "{7}") + "```"
+    right = f"Here they are:\n\n```python\n{TESTS_OF_OWN_MODULE}```"
+    sandbox = sandbox_of(scripted((GEMINI, wrong), (LLAMA, right)))
+    job = await run(make_workflow(sandbox), generate_tests, module_path=str(OWN_MODULE))
+    assert job.content.strip() == TESTS_OF_OWN_MODULE.strip()
+    assert job.parts[0].result.model == LLAMA
+    assert job.notes[0].startswith("2 tests ran and passed on flows.jobs.diffs")
+
+
+async def test_when_nobodys_tests_hold_the_run_fails_and_says_why(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """No model's tests pass: no result, and each model's failure is in the error."""
+    code = "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n        self.fail('no')\n"
+    nonsense = f"```python\n{code}```"
+    sandbox = sandbox_of(
+        yaml.safe_dump({"rules": [{"match": {"prompt": "solve"}, "reply": {"text": nonsense}}]})
+    )
+    with pytest.raises(AllModelsFailedError, match="failed test_it: AssertionError: no"):
+        await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE))
+
+
+async def test_one_unanswered_file_does_not_lose_the_others(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """A review of two files of which one cannot be answered delivers the other and is not accepted."""
+    change = "--- a/{0}.py\n+++ b/{0}.py\n@@ -1 +1 @@\n-a\n+b\n"
+    (tmp_path / "p.diff").write_text(change.format("one") + change.format("two"))
+    rules = [
+        {"match": {"prompt": "solve", "contains": "change of one.py"}, "reply": {"text": "No findings."}},
+        {"match": {"prompt": "solve"}, "reply": {"text": "- one.py:9: low: elsewhere"}},
+    ]
+    sandbox = sandbox_of(yaml.safe_dump({"rules": rules}))
+    job = await run(make_workflow(sandbox), review_diff, diff_path=str(tmp_path / "p.diff"))
+    assert not job.accepted
+    assert [part.result is not None for part in job.parts] == [True, False]
+    assert "Not reviewed: All models failed" in job.content
+    assert job.cost_usd > job.parts[0].result.cost_usd
+
+
+@pytest.mark.parametrize(
+    ("code", "failure"),
+    [
+        ("def broken(:", "tests are not Python"),
+        ("x = 1\n", "no test ran"),
+        ("import nowhere_to_be_found\n", "failed import: ModuleNotFoundError"),
+        (
+            "def test_it(self):\n        assert 1 + 1 == 2",
+            "also pass when every function of the module does nothing",
+        ),
+        ("def test_it(self):\n        while True: pass", "did not end within 2 s"),
+        (
+            "def test_it(self):\n        import socket; socket.create_connection(('127.0.0.1', 9))",
+            "PermissionError: tests may not use socket",
+        ),
+        (
+            "def test_it(self):\n        import subprocess; subprocess.run(['true'])",
+            "PermissionError: tests may not use subprocess.Popen",
+        ),
+        ("def test_it(self):\n        open('/var/tmp/tta-escape', 'w')", "only below their temporary folder"),
+        ("def test_it(self):\n        import os; os._exit(0)", "the test process died with exit code 0"),
+        (
+            "def test_it(self):\n        import os; assert os.environ.get('TTA_TEST_SECRET') == 'sk-1'",
+            "failed test_it: AssertionError",
+        ),
+    ],
+)
+async def test_tests_that_do_not_hold_are_refused(
+    code: str, failure: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Wrong, empty, endless, escaping or meaningless tests: each is refused with its reason, and sees no key."""
+    monkeypatch.setenv("TTA_TEST_SECRET", "sk-1")
+    if code.startswith("def test_it"):
+        code = f"import unittest\nclass T(unittest.TestCase):\n    {code}\n"
+    outcome = await trial(read_module(EXAMPLE), code, seconds=2 if "while" in code else 30)
+    assert failure in "; ".join(outcome.failures)
+
+
+async def test_tests_may_use_their_temporary_folder() -> None:
+    """What honest tests need is there: a temporary folder to write to, and the module by its name."""
+    code = (
+        "import pathlib, tempfile, unittest\nfrom temperature import warmest\n"
+        "class T(unittest.TestCase):\n    def test_it(self):\n"
+        "        with tempfile.TemporaryDirectory() as d:\n"
+        "            p = pathlib.Path(d) / 'f'\n            p.write_text('2')\n"
+        "            self.assertEqual(warmest([1, int(p.read_text())]), 2)\n"
+    )
+    outcome = await trial(read_module(EXAMPLE), code)
+    assert (outcome.run, outcome.failures) == (1, ())
+
+
+def test_a_diff_is_split_by_file_and_knows_its_lines() -> None:
+    """Git's and plain diffs, new and deleted files, and lines that look like headers inside a hunk."""
+    diff = (
+        "diff --git a/one.py b/one.py\nindex 1..2 100644\n--- a/one.py\n+++ b/one.py\n"
+        "@@ -3,2 +3,3 @@ def f():\n--- a removed comment\n same\n+++ an added line\n+more\n"
+        "diff --git a/logo.png b/logo.png\nBinary files a/logo.png and b/logo.png differ\n"
+        "diff --git a/gone.py b/gone.py\n--- a/gone.py\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"
+    )
+    one, gone = changes_in(diff)
+    assert (one.path, sorted(one.lines)) == ("one.py", [3, 4, 5])
+    assert (gone.path, gone.lines) == ("gone.py", frozenset())
+    assert wrong_citations("- one.py:4: high: x\n- two.py:4: low: y\n- `one.py:9`: low: z", one) == [
+        "cites two.py, which is not the file",
+        "cites line 9, which the diff does not show",
+    ]
+    with pytest.raises(ConfigError, match="expected a unified diff"):
+        changes_in("just text")
+
+
+def test_a_module_knows_its_import_name_and_what_is_public(tmp_path: Path) -> None:
+    """The name is seen from the folder above the outermost package; what is not Python is a clear error."""
+    package = tmp_path / "shop" / "till"
+    package.mkdir(parents=True)
+    for folder in (package, package.parent):
+        (folder / "__init__.py").write_text("X = 1\n")
+    (package / "sums.py").write_text("def total(): ...\ndef _own(): ...\nclass Sum: ...\n")
+    module = read_module(package / "sums.py")
+    assert (module.name, module.root, module.public) == ("shop.till.sums", tmp_path, ("total", "Sum"))
+    assert unmentioned("totals and `Sum`", module) == ["total"]
+    assert read_module(package / "__init__.py").name == "shop.till"
+    (tmp_path / "bad.py").write_text("def (:\n")
+    (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
+    for name, said in (
+        ("bad.py", r"bad\.py:1: not Python"),
+        ("latin.py", "not UTF-8"),
+        ("no.py", "not found"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            read_module(tmp_path / name)
+
+
+def test_code_is_taken_out_of_its_fence() -> None:
+    """The largest Python block is the code; an answer without a fence is code as it stands."""
+    assert code_in("a\n```python\nx = 1\n```\nb\n```\ny = 1\nz = 2\n```") == "y = 1\nz = 2\n"
+    assert code_in("x = 1") == "x = 1"
+
+
+def test_git_says_what_has_changed(tmp_path: Path) -> None:
+    """A range of a repository gives its diff; a wrong range, folder or an option in its place is a clear error."""
+
+    def git(*arguments: str) -> None:
+        own = ["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "commit.gpgsign=false"]
+        subprocess.run(["git", "-C", str(tmp_path), *own, *arguments], check=True, capture_output=True)
+
+    git("init", "-q")
+    for text in ("a\n", "b\n"):
+        (tmp_path / "f.txt").write_text(text)
+        git("add", "f.txt")
+        git("commit", "-q", "-m", "x")
+    assert "+b" in git_diff(str(tmp_path), "HEAD~1..HEAD")
+    for revisions, said in (
+        ("nowhere..HEAD", "bad revision"),
+        ("--output=x", "is an option"),
+        ("HEAD..HEAD", "nothing has changed"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            git_diff(str(tmp_path), revisions)
+    assert not (tmp_path / "x").exists()

@@ -1,0 +1,166 @@
+"""Judge safety: no answer can speak to the judge outside its frame, and only a plain verdict is believed."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from attacks import attacks
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tta_dev_primitives.flows.frame import framed, has_marker, nonce_for, without_markers
+from tta_dev_primitives.flows.judging import (
+    VERDICT_SCHEMA,
+    VERDICT_SCHEMA_NAME,
+    parse_verdict,
+    verdict_prompt,
+)
+from tta_dev_primitives.flows.prompts import prompt
+
+ATTACKS = dict(attacks())
+TASK = "What is six times seven?"
+
+
+def outside_frames(system: str, user: str, nonce: str) -> str:
+    """What a judge that only trusts text outside the frames can see. A scripted judge would obey all of it."""
+    frame = rf"<<<(task|answer|criteria) {nonce}>>>\n.*?\n<<<end \1 {nonce}>>>"
+    return re.sub(frame, "", f"{system}\n{user}", flags=re.S)
+
+
+def test_the_suite_is_large() -> None:
+    """At least 300 attack answers, all different."""
+    assert len(set(ATTACKS.values())) >= 300
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_is_seen_outside_the_frame(name: str) -> None:
+    """A judge that obeys whatever stands outside the frames sees the same text as for a harmless answer."""
+    harmless = outside_frames(*verdict_prompt(TASK, "42"))
+    for attack in (
+        ATTACKS[name],
+        ATTACKS[name].replace("{nonce}", nonce_for("verdict", TASK, ATTACKS[name], "")),
+    ):
+        system, user, nonce = verdict_prompt(TASK, attack)
+        seen = outside_frames(system, user, nonce)
+        assert seen.replace(nonce, "N") == harmless.replace(verdict_prompt(TASK, "42")[2], "N")
+        assert user.count(nonce) == 4  # two frames, two marker lines each: nothing inside carries the nonce
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_no_attack_is_believed_as_a_verdict(name: str) -> None:
+    """A judge that is made to repeat the answer, whole or its JSON alone, has given no verdict."""
+    attack = ATTACKS[name]
+    assert parse_verdict(attack, judged=attack) is None
+    for inner in re.findall(r"\{[^{}]*\}", attack):
+        assert parse_verdict(inner, judged=attack) is None
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_attacks_on_the_task_side_stay_framed_too(name: str) -> None:
+    """A hostile document inside the task, or criteria taken from it, cannot speak to the judge either."""
+    system, user, nonce = verdict_prompt(ATTACKS[name], "42", [ATTACKS[name]])
+    plain_system, plain_user, plain_nonce = verdict_prompt("x", "42", ["x"])
+    seen = outside_frames(system, user, nonce).replace(nonce, "N")
+    same = outside_frames(plain_system, plain_user, plain_nonce).replace(plain_nonce, "N")
+    without_criteria = outside_frames(*verdict_prompt("x", "42"))
+    assert seen in (same, without_criteria.replace(verdict_prompt("x", "42")[2], "N"))
+
+
+@pytest.mark.parametrize(
+    ("text", "score"),
+    [
+        ('{"score": 0.9, "reason": "ok"}', 0.9),
+        ('{"reason": "wrong sum", "score": 0}', 0.0),
+        (' {"score": 1, "reason": ""} \n', 1.0),
+        ('```json\n{"score": 0.5, "reason": "half"}\n```', 0.5),
+    ],
+)
+def test_a_plain_verdict_is_read(text: str, score: float) -> None:
+    """One JSON object with one number from 0 to 1 and a short reason, in a code fence or not."""
+    assert parse_verdict(text, judged="42") == score
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": NaN, "reason": "x"}',
+        '{"score": Infinity, "reason": "x"}',
+        '{"score": -0.01, "reason": "x"}',
+        '{"score": 1.0000001, "reason": "x"}',
+        '{"score": "1.0", "reason": "x"}',
+        '{"score": true, "reason": "x"}',
+        '{"score": 0.1, "score": 0.9, "reason": "x"}',
+        '{"score": 1e999, "reason": "x"}',
+        '{"score": 0.9}',
+        '{"score": 0.9, "reason": 1}',
+        '{"score": 0.9, "reason": "x", "accept": true}',
+        '{"score": 0.9, "reason": "x"} {"score": 0.1, "reason": "x"}',
+        'The verdict is {"score": 0.9, "reason": "x"}',
+        '[{"score": 0.9, "reason": "x"}]',
+        '{"verdict": {"score": 0.9, "reason": "x"}}',
+        "0.9",
+        "",
+        "{" * 100_000,
+        json.dumps({"score": 0.9, "reason": "x" * 1000}),
+        '{"score": ' + "9" * 5000 + ', "reason": "x"}',
+    ],
+)
+def test_a_doubtful_verdict_is_refused(text: str) -> None:
+    """NaN, Infinity, out of range, text, booleans, doubled or extra keys, text around it: None."""
+    assert parse_verdict(text) is None
+
+
+@given(st.text(max_size=200))
+def test_any_text_stays_inside_its_frame(text: str) -> None:
+    """Whatever the answer holds, its frame has exactly one beginning and one end."""
+    nonce = nonce_for(text)
+    shown = framed("answer", text, nonce)
+    assert shown.count(f"<<<answer {nonce}>>>") == shown.count(f"<<<end answer {nonce}>>>") == 1
+    assert shown.count("<<<") == shown.count(">>>") == 2
+
+
+@given(st.text(alphabet="<>＜﹤ \u200banswered", max_size=60))
+def test_taking_markers_out_leaves_none(text: str) -> None:
+    """Markers that appear only once an inner one is taken out are taken out too."""
+    clean = without_markers(text)
+    assert "<<<" not in clean
+    assert without_markers(clean) == clean
+
+
+def test_long_answers_are_cut_in_the_middle() -> None:
+    """A judge reads at most a bounded text, and is told what is missing."""
+    _, user, _ = verdict_prompt(TASK, "a" * 50_000 + "END")
+    assert len(user) < 25_000
+    assert "characters left out" in user
+    assert "END" in user
+
+
+def test_the_nonce_is_different_for_each_answer_and_each_try() -> None:
+    """The same call is the same request (and is not paid twice); any other call has another nonce."""
+    nonces = {verdict_prompt(t, a, again=r)[2] for t in ("x", "y") for a in ("1", "2") for r in (False, True)}
+    assert len(nonces) == 8
+    assert verdict_prompt("x", "1") == verdict_prompt("x", "1")
+
+
+def test_the_prompt_names_itself_and_the_rubric_stands_last() -> None:
+    """The first line is the prompt's version, and the rubric follows the answer."""
+    system, user, _ = verdict_prompt(TASK, "42", ["names the product"])
+    assert system.splitlines()[0] == "[tta:verdict/1]"
+    assert prompt("verdict").version == 1
+    assert user.index("42") < user.index("names the product") < user.index("Reply with JSON only")
+
+
+def test_the_schema_is_one_number_and_a_reason() -> None:
+    """Providers that enforce schemas get the same shape as the parser wants."""
+    assert VERDICT_SCHEMA_NAME == "tta_verdict"
+    assert VERDICT_SCHEMA["required"] == ["score", "reason"]
+    assert VERDICT_SCHEMA["additionalProperties"] is False
+
+
+def test_an_answer_that_shows_our_markers_is_recognised() -> None:
+    """Text that leaked from a prompt of ours is found by the local checks."""
+    assert has_marker(framed("answer", "x", nonce_for("x")))
+    assert has_marker("[tta:plan/1] Plan the user's task")
+    assert not has_marker("a <<< b and x >>> y")

@@ -1,0 +1,325 @@
+"""Each option of the configuration changes what a run does, seen through the public interface."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+from uuid import UUID
+
+import pytest
+from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, MakeWorkflow, executor
+
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.orchestration import (
+    AllModelsFailedError,
+    BudgetExceededError,
+    ConfigError,
+    MissingKeyError,
+    OrchestrationResult,
+)
+
+StartSandbox = Callable[..., Sandbox]
+OPEN = "Describe how a kettle works."
+
+
+def executed(result: OrchestrationResult) -> list[tuple[str, str]]:
+    """Model and outcome of each execute attempt, in order."""
+    return [(a.model, a.outcome) for a in result.attempts if a.role == "execute"]
+
+
+def roles(result: OrchestrationResult, role: str) -> list[str]:
+    """The models that were called in a role."""
+    return [a.model for a in result.attempts if a.role == role]
+
+
+def test_a_task_is_answered_by_its_free_executor_and_checked(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """One task gives one flow run with an answer, its evidence, its cost and the month's budget."""
+    sandbox = sandbox_of()
+    result = make_workflow(sandbox).run(OPEN, use_case="moderate")
+    assert result.model == GEMINI
+    assert result.content.startswith("[sandbox]")
+    assert result.accepted
+    assert result.evidence == "judge"
+    assert result.flow_run_id
+    assert result.cost_usd == sum(a.cost_usd for a in result.attempts)
+    assert result.budget.limit_usd == Decimal(100)
+    assert result.budget.spent_usd == result.cost_usd
+
+
+def test_disabled_orchestration_asks_the_orchestrator_alone(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`enabled: false`: the task goes straight to the orchestrator; nothing is planned or judged."""
+    result = make_workflow(sandbox_of(), enabled=False).run(OPEN, use_case="moderate")
+    assert [(a.role, a.model) for a in result.attempts] == [("execute", CLAUDE)]
+    assert result.accepted
+    assert result.evidence == "paid"
+
+
+def test_disabled_orchestration_still_keeps_the_budget(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`enabled: false` with no budget left: no call is made."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, enabled=False, cost_tracking={"budget_limit_usd": 0.0})
+    with pytest.raises(BudgetExceededError):
+        workflow.run(OPEN, use_case="moderate")
+    assert sandbox.calls == []
+
+
+def test_free_models_go_first_when_preferred(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """`prefer_free_models: true` moves free candidates before paid ones."""
+    workflow = make_workflow(
+        sandbox_of(), executors=[], fallback_strategy={"models": [CLAUDE]}, prefer_free_models=True
+    )
+    assert executed(workflow.run(OPEN, use_case="complex")) == [(CLAUDE, "ok")]
+    sandbox = sandbox_of()
+    paid_first = [CLAUDE, GEMINI, LLAMA]
+    everywhere = [
+        executor(sandbox, GEMINI, "google-ai-studio", ["simple"]),
+        executor(sandbox, LLAMA, "groq", ["simple"]),
+    ]
+    preferred = make_workflow(sandbox, executors=everywhere, fallback_strategy={"models": paid_first})
+    assert executed(preferred.run(OPEN, use_case="complex"))[0] == (GEMINI, "ok")
+
+
+def test_the_order_of_the_file_holds_when_free_models_are_not_preferred(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`prefer_free_models: false` keeps the order of the file: a paid model that stands first answers."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(
+        sandbox,
+        prefer_free_models=False,
+        executors=[executor(sandbox, GEMINI, "google-ai-studio", ["simple"])],
+        fallback_strategy={"models": [CLAUDE, GEMINI]},
+    )
+    assert executed(workflow.run(OPEN, use_case="complex")) == [(CLAUDE, "ok")]
+    assert executed(workflow.run("Name a colour of the rainbow, please.", use_case="simple"))[0] == (
+        GEMINI,
+        "ok",
+    )
+
+
+@pytest.mark.parametrize(("threshold", "model"), [(0.7, GEMINI), (0.95, CLAUDE)])
+def test_the_quality_threshold_decides_what_is_good_enough(
+    threshold: float, model: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """An answer judged at 0.8 is delivered at a threshold of 0.7 and replaced by the paid model's at 0.95."""
+    scenario = 'rules: [{match: {prompt: verdict}, reply: {json: {score: 0.8, reason: "fair"}}}]'
+    workflow = make_workflow(sandbox_of(scenario), quality_threshold=threshold)
+    assert workflow.run(OPEN, use_case="moderate").model == model
+
+
+def test_use_cases_choose_the_executor(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """The executor that lists the task's use case is asked first, whatever its place in the file."""
+    sandbox = sandbox_of()
+    executors = [
+        executor(sandbox, GEMINI, "google-ai-studio", ["complex"]),
+        executor(sandbox, LLAMA, "groq", ["speed-critical"]),
+    ]
+    workflow = make_workflow(sandbox, executors=executors)
+    assert executed(workflow.run(OPEN, use_case="speed-critical"))[0] == (LLAMA, "ok")
+    assert executed(workflow.run(OPEN, use_case="complex"))[0] == (GEMINI, "ok")
+
+
+def test_a_rate_limited_model_falls_back_to_the_next_in_the_list(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """A 429 that lasts longer than a run waits sends the task to the next model of the list."""
+    scenario = "rules: [{match: {model: gemini-2.5-pro}, reply: {error: rate_limit, retry_after: 3600}}]"
+    result = make_workflow(sandbox_of(scenario)).run(OPEN, use_case="moderate")
+    attempts = executed(result)
+    assert attempts[0][0] == GEMINI
+    assert attempts[0][1] in ("rate_limit", "quota_exhausted")
+    assert attempts[1] == (LLAMA, "ok")
+    assert result.model == LLAMA
+
+
+def test_the_last_resort_is_the_paid_model(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """When every free model fails, the paid one at the end of the list answers, and it is paid."""
+    scenario = """
+    rules:
+      - {match: {model: gemini-2.5-pro}, reply: {error: daily_limit}}
+      - {match: {provider: groq}, reply: {status: 404, body: {error: {message: gone, code: model_not_found}}}}
+    """
+    result = make_workflow(sandbox_of(scenario)).run(OPEN, use_case="moderate")
+    assert list(dict.fromkeys(model for model, _ in executed(result))) == [GEMINI, LLAMA, CLAUDE]
+    assert result.evidence == "paid"
+    assert result.cost_usd > 0
+    assert any(LLAMA in warning for warning in result.warnings)
+
+
+def test_when_every_model_fails_the_error_holds_every_attempt(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """AllModelsFailedError lists each attempt in order, with its class and reason."""
+    workflow = make_workflow(sandbox_of("rules: [{reply: {error: bad_key}}]"))
+    with pytest.raises(AllModelsFailedError) as caught:
+        workflow.run(OPEN, use_case="moderate")
+    assert [(a.model, a.outcome) for a in caught.value.attempts] == [
+        (GEMINI, "auth"),
+        (LLAMA, "auth"),
+        (CLAUDE, "auth"),
+    ]
+    assert all(model in str(caught.value) for model in (GEMINI, LLAMA, CLAUDE))
+
+
+def test_a_spent_budget_leaves_the_free_models(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """With `on_exhausted: free_only` no paid call is made and the result says so."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, cost_tracking={"budget_limit_usd": 0.0})
+    result = workflow.run(OPEN, use_case="moderate")
+    assert result.model == GEMINI
+    assert not result.accepted
+    assert result.cost_usd == 0
+    assert any("budget" in warning for warning in result.warnings)
+    assert all(call.provider != "anthropic" for call in sandbox.calls)
+
+
+def test_a_spent_budget_stops_the_run_when_asked_to(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """With `on_exhausted: stop` the run ends before any model is called."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, cost_tracking={"budget_limit_usd": 0.0, "on_exhausted": "stop"})
+    with pytest.raises(BudgetExceededError) as caught:
+        workflow.run(OPEN, use_case="moderate")
+    assert caught.value.limit == 0
+    assert sandbox.calls == []
+
+
+def test_the_alert_threshold_raises_one_event_a_month(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Crossing `alert_threshold` sends `tta.budget.alert` once, however many runs follow."""
+    from tta_dev_primitives.flows import events
+
+    heard: list[str] = []
+    workflow = make_workflow(
+        sandbox_of(), enabled=False, cost_tracking={"budget_limit_usd": 0.05, "alert_threshold": 0.001}
+    )
+    with events.listening(lambda name, payload: heard.append(name)):
+        workflow.run(OPEN, use_case="moderate")
+        workflow.run(OPEN + " Briefly.", use_case="moderate")
+    assert heard.count("tta.budget.alert") == 1
+
+
+def test_without_cost_tracking_no_limit_holds(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """`cost_tracking.enabled: false`: spending is still written down, but nothing is refused."""
+    workflow = make_workflow(
+        sandbox_of(), enabled=False, cost_tracking={"enabled": False, "budget_limit_usd": 0.0}
+    )
+    result = workflow.run(OPEN, use_case="moderate")
+    assert result.cost_usd > 0
+    assert result.budget.limit_usd is None
+    assert result.budget.spent_usd == result.cost_usd
+
+
+def test_the_orchestrator_model_judges(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """Another orchestrator model is the one that is asked for verdicts, at its own price."""
+    sandbox = sandbox_of()
+    orchestrator = {"model": "claude-opus-4", "api_key_env": KEY, "base_url": sandbox.base_url("anthropic")}
+    workflow = make_workflow(sandbox, orchestrator=orchestrator, fallback_strategy={"models": [GEMINI]})
+    result = workflow.run(OPEN, use_case="moderate")
+    assert "claude-opus-4" in roles(result, "validate")
+    assert any(call.model.startswith("claude-opus-4") for call in sandbox.calls)
+
+
+def test_always_validation_judges_every_answer(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """`validation.mode: always`: a paid verdict on the answer; `never`: none, and accepted means checked."""
+    always = make_workflow(sandbox_of(), validation={"mode": "always"}).run(OPEN, use_case="moderate")
+    assert roles(always, "validate") == [CLAUDE]
+    never = make_workflow(sandbox_of(), validation={"mode": "never"}).run(OPEN + "!", use_case="moderate")
+    assert roles(never, "validate") == []
+    assert never.accepted
+    assert never.evidence == "checks"
+
+
+def test_planning_always_asks_the_orchestrator_for_a_plan(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`planning: always` pays for a plan; `never` does not."""
+    assert roles(make_workflow(sandbox_of(), planning="always").run(OPEN), "plan") == [CLAUDE]
+    assert roles(make_workflow(sandbox_of(), planning="never").run(OPEN), "plan") == []
+
+
+def test_closed_answers_are_compared_between_free_families(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """A question with a number for an answer goes to two free models of different families."""
+    result = make_workflow(sandbox_of()).run(
+        "A farm has 12 cows. Each gives 3 litres a day. How many litres do they give in a day?",
+        use_case="moderate",
+    )
+    assert {GEMINI, LLAMA} <= {model for model, _ in executed(result)}
+
+
+def test_the_same_task_is_not_paid_twice(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """A repeated task takes every answer from the store: no call, no cost."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, enabled=False)
+    first = workflow.run(OPEN, use_case="moderate")
+    calls = len(sandbox.calls)
+    again = workflow.run(OPEN, use_case="moderate")
+    assert again.content == first.content
+    assert again.cost_usd == 0
+    assert [a.reused for a in again.attempts] == [True]
+    assert len(sandbox.calls) == calls
+
+
+@pytest.mark.parametrize(
+    ("task", "use_case", "words"),
+    [
+        ("", None, "empty"),
+        ("  \n", None, "empty"),
+        ("x" * 1_000_000, None, "bytes"),
+        ("Hi", "hard", "use_case"),
+    ],
+)
+def test_a_task_that_cannot_be_run_is_refused_at_once(
+    task: str, use_case: str | None, words: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """An empty or huge task or an unknown use case is one clear error before anything is called."""
+    sandbox = sandbox_of()
+    with pytest.raises(ConfigError, match=words) as caught:
+        make_workflow(sandbox).run(task, use_case=use_case)
+    assert len(str(caught.value)) < 300
+    assert sandbox.calls == []
+
+
+def test_no_key_for_any_model_names_the_variables(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without any key the error names the variable to set, and nothing is called."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, fallback_strategy={"models": [GEMINI, LLAMA, CLAUDE]})
+    monkeypatch.setenv(KEY, "your-google-key")
+    with pytest.raises(MissingKeyError, match=KEY):
+        workflow.run(OPEN, use_case="moderate")
+    assert sandbox.calls == []
+
+
+async def test_a_repeated_tasks_result_is_persisted_under_its_content_key(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Prefect's own result store and the answer store share a key: the second run's execute task is Cached."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    workflow = make_workflow(sandbox_of(), enabled=False)
+    await workflow.execute(OPEN, use_case="moderate")
+    again = await workflow.execute(OPEN, use_case="moderate")
+    wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(again.flow_run_id))]))
+    async with get_client() as client:
+        for _ in range(100):
+            runs = await client.read_task_runs(flow_run_filter=wanted)
+            states = {run.name: run.state_name for run in runs}
+            if states.get(f"execute[{CLAUDE}]") == "Cached":
+                break
+            await asyncio.sleep(0.1)  # task runs reach the server as events
+    assert states[f"execute[{CLAUDE}]"] == "Cached"
+    assert again.cost_usd == 0

@@ -1,0 +1,84 @@
+"""Every ended task leaves one record, from which the saving of a month is summed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from decimal import Decimal
+
+import pytest
+from sandbox_runs import GEMINI, MakeWorkflow
+
+from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.results import ResultLine, TaskRecord, record_results, result_lines
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.orchestration import AllModelsFailedError, MultiModelWorkflow
+
+StartSandbox = Callable[..., Sandbox]
+
+
+async def lines_of(workflow: MultiModelWorkflow) -> list[ResultLine]:
+    """The records of the current month, summed."""
+    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+    return await result_lines(ledger, (await ledger.balance()).month)
+
+
+async def test_a_run_records_what_it_cost_and_what_it_saved(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """The record holds the result's own figures."""
+    workflow = make_workflow(sandbox_of())
+    result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
+    (line,) = await lines_of(workflow)
+    assert (line.tasks, line.model, line.use_case) == (1, GEMINI, "moderate")
+    assert (line.cost, line.baseline) == (result.cost_usd, result.baseline_cost_usd)
+    assert line.accepted
+    assert not line.reused
+
+
+async def test_a_task_answered_from_the_store_saves_nothing_again(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """The same task a second time is recorded as reused."""
+    workflow = make_workflow(sandbox_of())
+    for _ in range(2):
+        await workflow.execute("Describe how a kettle works.", use_case="moderate")
+    assert sorted(line.reused for line in await lines_of(workflow)) == [False, True]
+
+
+async def test_a_failed_task_is_recorded_with_its_error(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """A task without an answer counts as a task, with the class of its error and no baseline."""
+    workflow = make_workflow(sandbox_of("rules: [{reply: {error: bad_key}}]"))
+    with pytest.raises(AllModelsFailedError):
+        await workflow.execute("Name a colour.", use_case="simple")
+    (line,) = await lines_of(workflow)
+    assert (line.outcome, line.accepted, line.baseline) == ("AllModelsFailedError", False, Decimal(0))
+
+
+@pytest.mark.parametrize("database", ["sqlite", "postgresql"])
+def test_a_task_that_ends_twice_in_a_run_is_one_record_with_both_costs(
+    database: str, tmp_path: object, request: pytest.FixtureRequest
+) -> None:
+    """A retried flow run adds to its records, on both databases."""
+    sqlite = f"sqlite:///{tmp_path}/ledger.db"
+    url = sqlite if database == "sqlite" else request.getfixturevalue("postgres_url")
+    ledger = Ledger(database_for(url))
+    first = TaskRecord(flow_run_id="r", item_id="1", use_case="simple", cost=Decimal("0.5"), outcome="Error")
+    again = TaskRecord(
+        flow_run_id="r", item_id="1", use_case="simple", cost=Decimal("0.25"), baseline=Decimal(2),
+        model="m", evidence="judge", accepted=True, quality=0.75, reused=True,
+    )  # fmt: skip
+
+    async def lines() -> list[ResultLine]:
+        await record_results(ledger, "2026-11", [first])
+        await record_results(ledger, "2026-11", [again])
+        found = await result_lines(ledger, "2026-11")
+        await ledger.database.aclose()
+        return found
+
+    assert asyncio.run(lines()) == [
+        ResultLine("simple", "m", "judge", "ok", True, False, 1, Decimal("0.75"), Decimal(2), 0.75)
+    ]

@@ -1,0 +1,156 @@
+"""A month's report: exact sums, honest savings, one page that shows them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
+
+from tta_dev_primitives import cli
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.results import TaskRecord, record_results
+from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.spend import Quality, SpendReport, gather
+from tta_dev_primitives.flows.spend_chart import spend_chart
+from tta_dev_primitives.flows.spend_page import html_page, markdown_page, shown_usd
+
+MONTH = "2026-11"
+
+
+def ledger_at(folder: Path, day: int) -> Ledger:
+    """The ledger of `folder` with its clock at noon of a day in November."""
+    at = datetime(2026, 11, day, 12, tzinfo=UTC).timestamp()
+    return Ledger.open(f"sqlite:///{folder / 'ledger.db'}", clock=lambda: at)
+
+
+async def spend(ledger: Ledger, amount: str, model: str = CLAUDE) -> None:
+    """One settled paid call."""
+    call = CallInfo(provider="anthropic", model=model, role="execute", use_case="complex")
+    hold = await ledger.reserve(call, Decimal(1), Decimal(100))
+    await ledger.settle(hold, Decimal(amount), outcome=Outcome())
+
+
+async def report_of(folder: Path, limit: str | None = "10") -> SpendReport:
+    """The report of November under the default configuration."""
+    config = load_orchestration_config(None, use_env_overrides=False)
+    ledger = ledger_at(folder, 23)
+    return await gather(config, ledger, MONTH, limit=None if limit is None else Decimal(limit))
+
+
+async def test_the_saving_counts_all_that_the_month_was_charged(tmp_path: Path) -> None:
+    """Costs of tasks that never ended count against the saving; answers from the store count neither way."""
+    ledger = ledger_at(tmp_path, 3)
+    await spend(ledger, "0.25")
+    await spend(ledger, "0.05")  # its task was killed: no record
+    done = TaskRecord(flow_run_id="a", item_id="1", use_case="complex", cost=Decimal("0.25"), baseline=Decimal(1),
+                      model=GEMINI, evidence="judge", accepted=True)  # fmt: skip
+    stored = TaskRecord(flow_run_id="b", item_id="1", use_case="complex", cost=Decimal(0), baseline=Decimal(1),
+                        model=GEMINI, evidence="judge", accepted=True, reused=True)  # fmt: skip
+    await record_results(ledger, MONTH, [done, stored])
+    found = await report_of(tmp_path)
+    assert (found.saved.tasks, found.saved.reused) == (2, 1)
+    assert (found.saved.cost, found.saved.baseline) == (Decimal("0.3"), Decimal(1))
+    assert found.saved.ratio == pytest.approx(0.7)
+    assert found.saved_by_use_case[0].cost == Decimal("0.25")
+    assert found.days == {"2026-11-03": Decimal("0.3")}
+
+
+async def test_a_month_without_calls_is_an_empty_report(tmp_path: Path) -> None:
+    """Nothing spent, nothing saved, no division by zero, and a page that says so."""
+    found = await report_of(tmp_path, limit="0")
+    assert found.saved.ratio == 0.0
+    page = html_page(found)
+    assert "no calls yet" in page
+    assert "No paid verdict" in page
+    assert "100.0%" in markdown_page(found)  # a limit of nothing is used up
+
+
+async def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path: Path) -> None:
+    """One file without script or address, in which a model's name cannot become markup."""
+    await spend(ledger_at(tmp_path, 2), "0.5", model="<script>alert(1)</script>")
+    page = html_page(await report_of(tmp_path))
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "http://" not in page.replace("http://www.w3.org/2000/svg", "")
+    assert "prefers-color-scheme: dark" in page
+    assert "budget $10.00" in page
+    HTMLParser().feed(page)
+
+
+@pytest.mark.parametrize("limit", [None, Decimal(0), Decimal("0.000001"), Decimal(100), Decimal(999_999)])
+def test_the_chart_suits_any_budget(limit: Decimal | None) -> None:
+    """Between three and seven lines of scale, for a millionth of a dollar as for a million."""
+    chart = spend_chart(MONTH, {"2026-11-30": Decimal("0.0000007")}, limit)
+    assert 3 <= chart.count('text-anchor="end"') <= 9
+
+
+def test_the_interval_of_few_verdicts_is_wide() -> None:
+    """Three of three endorsed is no proof of 100 %: Wilson's interval begins at 44 %."""
+    low, high = Quality("simple", 3, 3, 0).interval
+    assert low == pytest.approx(0.4385, abs=1e-3)
+    assert high == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("amount", "shown"),
+    [
+        ("0", "$0.00"),
+        ("12.345", "$12.34"),
+        ("0.0171", "$0.0171"),
+        ("0.0000004", "$0.000000"),
+        ("-0.5", "-$0.5000"),
+    ],
+)
+def test_small_amounts_keep_their_figures(amount: str, shown: str) -> None:
+    """Money is rounded where it is shown, to cents only from a dollar on."""
+    assert shown_usd(Decimal(amount)) == shown
+
+
+def test_the_command_prints_one_json_document_and_writes_the_page(
+    sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """`tta report --json --html` after a run agrees with the run's own result."""
+    workflow = make_workflow(sandbox_of())
+    result = workflow.run("Describe how a kettle works.", use_case="moderate")
+    capsys.readouterr()
+    source, page = str(workflow.config.source), tmp_path / "page.html"
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["report", "--config", source, "--json", "--html", str(page)])
+    found = json.loads(capsys.readouterr().out)
+    assert found["spent_usd"] == f"{result.cost_usd:f}"
+    assert found["savings"]["baseline_usd"] == f"{result.baseline_cost_usd:f}"
+    assert found["savings"]["savings_ratio"] == pytest.approx(result.savings_ratio)
+    assert GEMINI in page.read_text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--month", "2026-13"], "expected YYYY-MM"),
+        (["--json", "--csv"], "give one of them"),
+        (["--html", "/nowhere/page.html"], "cannot be written"),
+    ],
+)
+def test_a_wrong_option_is_named_with_its_mend(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit 2 and one line that says what to write instead."""
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["report", *arguments])
+    assert said in capsys.readouterr().err
+
+
+def test_the_report_needs_no_prefect() -> None:
+    """`tta report` must not pay the two seconds that importing Prefect takes."""
+    code = "import sys, tta_dev_primitives.commands.report; sys.exit('prefect' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0

@@ -1,0 +1,97 @@
+"""What Prefect shows of a run: names, tags, the history of its attempts, its artifacts."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from uuid import UUID
+
+import pytest
+from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+from prefect.client.schemas.objects import State, TaskRun
+from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
+
+from tta_dev_primitives.deployments.sandbox import Sandbox
+
+StartSandbox = Callable[..., Sandbox]
+BUSY = f"rules: [{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}]"
+
+
+async def task_runs(client: PrefectClient, flow_run_id: UUID, names: set[str]) -> list[TaskRun]:
+    """The task runs of a flow run, once the server has recorded those names and their ends."""
+    end = time.monotonic() + 20
+    while True:
+        only = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
+        found = await client.read_task_runs(flow_run_filter=only)
+        if names <= {run.name for run in found} and all(r.state and r.state.is_final() for r in found):
+            return found
+        assert time.monotonic() < end, [(r.name, r.state_name) for r in found]
+        await asyncio.sleep(0.1)
+
+
+async def history(client: PrefectClient, run: TaskRun) -> list[State]:
+    """The states that a task run went through."""
+    states = await client.read_task_run_states(run.id)
+    return sorted(states, key=lambda state: state.timestamp)
+
+
+async def test_the_history_of_a_task_run_tells_each_attempt(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """The execute task run shows which model failed, why, and that another one was tried."""
+    workflow = make_workflow(sandbox_of(BUSY))
+    result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
+    assert result.model == LLAMA
+    async with get_client() as client:
+        runs = await task_runs(
+            client, UUID(result.flow_run_id), {"plan", "budget", f"execute[{GEMINI}]", "validate"}
+        )
+        (execute,) = [run for run in runs if run.name == f"execute[{GEMINI}]"]
+        states = await history(client, execute)
+    assert [state.name for state in states[-4:]] == ["Running", "AwaitingRetry", "Retrying", "Completed"]
+    message = states[-3].message or ""
+    assert GEMINI in message
+    assert "overloaded" in message
+    assert execute.run_count == 2
+
+
+@pytest.mark.parametrize("use_case", ["reasoning", None])
+async def test_runs_are_tagged_with_their_use_case(
+    use_case: str | None, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Named by the caller or found by the classifier: flow run and task runs carry `use_case:<u>`."""
+    workflow = make_workflow(sandbox_of())
+    result = await workflow.execute("What is 17 * 23? Answer with the number only.", use_case=use_case)
+    wanted = f"use_case:{result.use_case}"
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(result.flow_run_id))
+        assert wanted in run.tags
+        assert run.name == "What is 17 * 23? Answer with the number only."
+        for task_run in await task_runs(client, run.id, {"plan", "validate"}):
+            assert wanted in task_run.tags, task_run.name
+
+
+async def test_artifacts_tell_the_answer_the_attempts_and_the_budget(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Three artifacts a run, tied to it: the answer with its evidence, every attempt, the month's money."""
+    workflow = make_workflow(sandbox_of(BUSY))
+    result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
+    async with get_client() as client:
+        run_id = UUID(result.flow_run_id)
+        end = time.monotonic() + 20
+        while True:
+            only = ArtifactFilter.model_validate({"flow_run_id": {"any_": [run_id]}})
+            found = {
+                one.key: str(one.data) for one in await client.read_artifacts(artifact_filter=only) if one.key
+            }
+            if len(found) == 3:
+                break
+            assert time.monotonic() < end, found
+            await asyncio.sleep(0.1)
+    assert set(found) == {"tta-result", "tta-attempts", f"tta-spend-{result.budget.month}"}
+    assert result.content[:40] in found["tta-result"]
+    assert "overloaded" in found["tta-attempts"]
+    assert "limit" in found[f"tta-spend-{result.budget.month}"]
