@@ -10,8 +10,14 @@ import shutil
 import tempfile
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 pytest_plugins = ["fixtures_postgres", "fixtures_prefect"]
+
+# A busy machine draws slowly: that is no failure. On CI the same examples are drawn each time.
+settings.register_profile("tests", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("ci", parent=settings.get_profile("tests"), derandomize=True)
+settings.load_profile("ci" if os.environ.get("CI") else "tests")
 
 _home = pytest.StashKey[str]()
 

@@ -404,24 +404,20 @@ SIMPLE = st.fixed_dictionaries(
 ) | st.fixed_dictionaries({"type": st.sampled_from(["boolean", "null"])}) | st.fixed_dictionaries(
     {"enum": st.lists(st.integers() | st.text(max_size=4), min_size=1, max_size=3)}
 )  # fmt: skip
-SCHEMAS = st.recursive(
-    SIMPLE,
-    lambda inner: (
-        st.fixed_dictionaries(
-            {"type": st.just("array"), "items": inner}, optional={"minItems": st.integers(0, 3)}
-        )
-        | st.dictionaries(st.sampled_from("abcd"), inner, max_size=3).map(
-            lambda p: {
-                "type": "object",
-                "properties": p,
-                "required": sorted(p),
-                "additionalProperties": False,
-            }
-        )
-        | st.lists(inner, min_size=1, max_size=2).map(lambda parts: {"anyOf": parts})
-    ),
-    max_leaves=8,
-)
+
+
+def _nested(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Arrays, objects and alternatives of what there is."""
+    arrays = st.fixed_dictionaries(
+        {"type": st.just("array"), "items": inner}, optional={"minItems": st.integers(0, 3)}
+    )
+    objects = st.dictionaries(st.sampled_from("abcd"), inner, max_size=3).map(
+        lambda p: {"type": "object", "properties": p, "required": sorted(p), "additionalProperties": False}
+    )
+    return arrays | objects | st.lists(inner, min_size=1, max_size=2).map(lambda parts: {"anyOf": parts})
+
+
+SCHEMAS = st.recursive(SIMPLE, _nested, max_leaves=8)
 
 
 @given(SCHEMAS, st.sampled_from([None, "accept", "reject"]))

@@ -16,6 +16,7 @@ from uuid import UUID
 import pytest
 import yaml
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
 from prefect.client.schemas.objects import FlowRun, StateType
 from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
 
@@ -42,16 +43,21 @@ async def waiting_run(client: PrefectClient, name: str, since: set[UUID], second
     """The flow run that waits for a person."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:
-        for run in await client.read_flow_runs(limit=20):
-            if run.id not in since and run.state_name == name and TASK.startswith(run.name[:20]):
+        for run in await client.read_flow_runs(flow_run_filter=_in_state(name), limit=200):
+            if run.id not in since and TASK.startswith(run.name[:20]):
                 return run
         await asyncio.sleep(0.2)
     raise AssertionError(f"no run is {name}")
 
 
 async def known_runs(client: PrefectClient) -> set[UUID]:
-    """The flow runs that are there already."""
-    return {run.id for run in await client.read_flow_runs(limit=200)}
+    """The flow runs that wait for a person already."""
+    waiting = _in_state("Paused", "Suspended")
+    return {run.id for run in await client.read_flow_runs(flow_run_filter=waiting, limit=200)}
+
+
+def _in_state(*names: str) -> FlowRunFilter:
+    return FlowRunFilter(state=FlowRunFilterState(name=FlowRunFilterStateName(any_=list(names))))
 
 
 async def answer(workflow: MultiModelWorkflow, form: dict[str, Any]) -> Any:
@@ -149,6 +155,10 @@ def served(
     config = sandbox_config(sandbox, tmp_path, cost_tracking=NO_MONEY)
     path.write_text(yaml.safe_dump({"orchestration": config}), encoding="utf-8")
     environment = {**os.environ, KEY: KEY_VALUE, "PREFECT_RUNNER_POLL_FREQUENCY": "1"}
+    # Prefect leaves a deployment of the same name in the work pool where another test put it.
+    with get_client(sync_client=True) as client:
+        for one in client.read_deployments():
+            client.delete_deployment(one.id)
     log = (tmp_path / "serve.log").open("w")
     command = [sys.executable, "-m", "tta_dev_primitives.deployments.serve", str(path)]
     process = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=log, stderr=log)
@@ -190,8 +200,7 @@ async def _deployment(client: PrefectClient) -> UUID:
     end = time.monotonic() + 40
     while time.monotonic() < end:
         for one in await client.read_deployments():
-            # A work pool's deployment of another test has the same name until the served one takes its place.
-            if one.name == "on-demand" and one.work_pool_name is None:
+            if one.name == "on-demand":
                 return one.id
         await asyncio.sleep(0.2)
     raise AssertionError("the deployment is not served")
