@@ -2,6 +2,9 @@
 
 It runs on the caller's event loop. When that loop ends (`asyncio.run` cancels what is left, then closes the open
 generators) what has not been done yet is done there, so that a script of one call loses nothing.
+
+A Prefect server writes fewer pictures a second than a hundred runs at a time ask for. So a few are written at once,
+and who would put off more than there is room for waits: what is put off would else grow for as long as the load lasts.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from tta_dev_primitives.blocks.redaction import redact
 __all__ = ["api_client", "later", "settled"]
 
 _LOG = logging.getLogger("tta_dev_primitives.later")
+_AT_ONCE = 4
+_ROOM = 64
+"""Pieces of work that may wait on one loop."""
 Work = Callable[[], Awaitable[None]]
 
 
@@ -31,6 +37,8 @@ class _Loop:
         self.client: PrefectClient | None = None
         self.number = 0
         self.opening = asyncio.Lock()
+        self.turn = asyncio.Semaphore(_AT_ONCE)
+        self.room = asyncio.Semaphore(_ROOM)
         self.keeper: AsyncGenerator[None] = self._until_the_loop_ends()
         logging.getLogger("prefect.events.utilities").addFilter(_not_at_exit)
 
@@ -39,19 +47,20 @@ class _Loop:
             yield
         finally:
             await asyncio.gather(*self.tasks, return_exceptions=True)
-            for number in tuple(self.pending):
-                await self.do(number)
+            await asyncio.gather(*(self.do(number) for number in tuple(self.pending)))
             if self.client is not None:
                 await self.client.__aexit__(None, None, None)
 
     async def do(self, number: int) -> None:
         """Do one piece of work; it stays pending when it is cancelled."""
-        try:
-            await self.pending[number]()
-        except Exception as problem:
-            # The answer is delivered and paid for; what is missing is its picture.
-            _LOG.warning("what follows a run was not done: %s", redact(str(problem)))
+        async with self.turn:
+            try:
+                await self.pending[number]()
+            except Exception as problem:
+                # The answer is delivered and paid for; what is missing is its picture.
+                _LOG.warning("what follows a run was not done: %s", redact(str(problem)))
         del self.pending[number]
+        self.room.release()
 
 
 def _not_at_exit(record: logging.LogRecord) -> bool:
@@ -84,8 +93,12 @@ async def api_client() -> PrefectClient:
 
 
 async def later(work: Work) -> None:
-    """Do `work` on the running loop after the caller goes on; a failure is a warning in the log."""
+    """Do `work` on the running loop after the caller goes on; a failure is a warning in the log.
+
+    With too much put off already, it waits for room first.
+    """
     here = await _here()
+    await here.room.acquire()
     here.number += 1
     here.pending[here.number] = work
     # A context of its own: the flow run that asked for it will have ended.
