@@ -11,7 +11,7 @@ _MIX_A, _MIX_B = 0.5, 3.0
 
 
 @lru_cache(maxsize=4096)
-def upper_bound(n: int, k: int, delta: float) -> float:
+def upper_bound(n: float, k: float, delta: float) -> float:
     """The time-uniform upper bound on a failure rate: ever wrong with probability `delta` at most.
 
     The largest q with log B(a+k, b+n-k)/B(a, b) - k log q - (n-k) log(1-q) < log(1/delta): the Beta
@@ -23,7 +23,7 @@ def upper_bound(n: int, k: int, delta: float) -> float:
         return -(k * math.log(q) if k else 0.0) - (n - k) * math.log1p(-q) - limit
 
     low, high = max(k / n if n else 0.0, 1e-12), 1.0 - 1e-12
-    if k == n or excess(high) < 0:
+    if k >= n or excess(high) < 0:
         return 1.0
     for _ in range(60):
         middle = (low + high) / 2

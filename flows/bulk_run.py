@@ -129,7 +129,7 @@ class JobRun:
     async def open(self) -> None:
         """Read what the job has cost so far, and make its runtime."""
         spent = await cost_of_runs(self.runtime.ledger, self.earlier_runs)
-        self.runtime = self.runtime.for_job(
+        self.runtime = (await self.runtime.for_run()).for_job(
             self.gate, Purse(self.options.max_cost, spent), clock=self.options.clock, sleep=self.options.sleep
         )
         self.progress.start()

@@ -41,6 +41,7 @@ __all__ = [
     "PaidSolve",
     "PaidVerdict",
     "Step",
+    "endorsement",
     "initial_answers",
     "label_of",
     "next_step",
@@ -153,14 +154,17 @@ def label_of(case: Case, end: Step) -> Label | None:
         return (
             Label(None, True) if end.accepted and end.evidence in ("paid", "judge") and _paid(case) else None
         )
-    endorsed: bool | None = None
-    asked = ruling.evidence.answer
+    return Label(ruling, endorsement(case, ruling.evidence.answer), end.accepted)
+
+
+def endorsement(case: Case, asked: int) -> bool | None:
+    """The orchestrator's word on one answer: its verdict, or whether its own answer says the same; None: unknown."""
     own, verdict = _own_answer(case), case.verdict_of(asked, paid=True)
     if verdict is not None:
-        endorsed = verdict.score is not None and verdict.score >= case.policy.threshold
-    elif own is not None and case.answers[asked].final is not None and case.answers[own].final is not None:
-        endorsed = agree(case.answers[asked].final, case.answers[own].final)
-    return Label(ruling, endorsed, end.accepted)
+        return verdict.score is not None and verdict.score >= case.policy.threshold
+    if own is not None and case.answers[asked].final is not None and case.answers[own].final is not None:
+        return agree(case.answers[asked].final, case.answers[own].final)
+    return None
 
 
 def _paid(case: Case) -> bool:

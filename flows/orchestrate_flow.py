@@ -56,7 +56,7 @@ async def orchestrate(
     """
     check_task(task, use_case, system)
     resident = current_runtime()
-    runtime = resident or await Runtime.load(config_path)
+    runtime = await (resident or await Runtime.load(config_path)).for_run()
     item = Item(
         "1", task, use_case=use_case, system=system, calls_left=runtime.config.fallback_strategy.max_attempts
     )

@@ -10,7 +10,7 @@ from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.config.orchestration_config import OrchestrationConfig
 from tta_dev_primitives.config.targets import Target
 
-__all__ = ["PassedOver", "Route", "candidate_names", "configured_use_cases", "route"]
+__all__ = ["PassedOver", "Route", "candidate_names", "configured_use_cases", "executor_names", "route"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,26 @@ def configured_use_cases(config: OrchestrationConfig) -> tuple[str, ...]:
     return tuple(u for u in USE_CASES if u in listed) or USE_CASES
 
 
-def candidate_names(config: OrchestrationConfig, use_case: str) -> list[str]:
-    """Model names by the rule: executors that list the use case in file order, then the fallback list, once each."""
+def candidate_names(
+    config: OrchestrationConfig, use_case: str, executors: Sequence[str] | None = None
+) -> list[str]:
+    """Model names by the rule: executors that list the use case in file order, then the fallback list, once each.
+
+    Args:
+        config: The loaded configuration.
+        use_case: One of the guide's use cases.
+        executors: Another order of those executors (`routing: learned`).
+    """
     if not config.enabled:
         return [config.orchestrator.model]
-    names = [e.model for e in config.executors if use_case in e.use_cases]
+    names = executor_names(config, use_case) if executors is None else list(executors)
     names += config.fallback_strategy.models
     return list(dict.fromkeys(names))
+
+
+def executor_names(config: OrchestrationConfig, use_case: str) -> list[str]:
+    """The executors that list the use case, in the order of the file."""
+    return list(dict.fromkeys(e.model for e in config.executors if use_case in e.use_cases))
 
 
 def route(
@@ -54,6 +67,7 @@ def route(
     targets: Mapping[str, Target],
     use_case: str,
     *,
+    executors: Sequence[str] | None = None,
     blocked: Mapping[str, str] | None = None,
     replacements: Mapping[str, Target] | None = None,
 ) -> Route:
@@ -63,6 +77,7 @@ def route(
         config: The loaded configuration.
         targets: Every model name of the configuration, resolved.
         use_case: One of the guide's use cases.
+        executors: Another order of the executors that list it than the file's.
         blocked: Model name -> reason for models that cannot be tried now (no key, cool-down, gone).
         replacements: Model name -> the target that stands in for it.
 
@@ -73,7 +88,7 @@ def route(
     replacements = replacements or {}
     chosen: list[Target] = []
     passed: list[PassedOver] = []
-    for name in candidate_names(config, use_case):
+    for name in candidate_names(config, use_case, executors):
         stand_in = replacements.get(name)
         if stand_in is not None:
             chosen.append(stand_in)

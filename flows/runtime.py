@@ -54,12 +54,15 @@ from tta_dev_primitives.config.resolve import resolve_targets
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.case import Policy
 from tta_dev_primitives.flows.gate import Gate, on_the_wire, request_tokens
+from tta_dev_primitives.flows.learned_order import learned_names
 from tta_dev_primitives.flows.purse import Purse
 from tta_dev_primitives.flows.result import Role
 from tta_dev_primitives.flows.retry import MAX_WAIT_S
 from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.routing import Route, candidate_names, route
 from tta_dev_primitives.flows.stand_ins import serving_now, stand_in_of
+from tta_dev_primitives.flows.standings import Standings
+from tta_dev_primitives.flows.standings_ledger import StandingsLedger
 from tta_dev_primitives.flows.trust import TrustLedger, scope_of
 
 __all__ = ["Runtime", "active", "current_runtime"]
@@ -106,6 +109,9 @@ class Runtime:
         self._until_loop_ends: AsyncGenerator[None] | None = None
         self.availability = Availability(database)
         self.trust = TrustLedger(database, scope_of(self.orchestrator.key, self.policy))
+        self.standings = self._standings_of(self.orchestrator)
+        self.order: Standings | None = None
+        """What `routing: learned` knew when this run began; None: the order of the file."""
         self.gate = Gate()
         self.purse = Purse(None)
         self.priority: Priority = "interactive"
@@ -136,6 +142,21 @@ class Runtime:
             await anext(made._until_loop_ends)
             kept[identity] = made
         return kept[identity]
+
+    async def for_run(self) -> Runtime:
+        """This runtime as one run uses it: with `routing: learned`, what is known now orders the models to its end.
+
+        Raises:
+            LedgerError: The ledger's database cannot be used.
+        """
+        if self.config.routing == "file":
+            return self
+        run = copy(self)
+        run.order = await self.standings.state()
+        return run
+
+    def _standings_of(self, orchestrator: Target) -> StandingsLedger:
+        return StandingsLedger(self._database, orchestrator.key, self.config.quality_threshold)
 
     def for_job(
         self,
@@ -214,7 +235,12 @@ class Runtime:
                     stand_ins[target.name] = found
                 else:
                     reasons[target.name] = f"{block.reason}; {found}"
-        return route(self.config, self.targets, use_case, blocked=reasons, replacements=stand_ins)
+        order = None
+        if self.order is not None:
+            order = learned_names(self.config, self.targets, self.order, use_case)
+        return route(
+            self.config, self.targets, use_case, executors=order, blocked=reasons, replacements=stand_ins
+        )
 
     async def stand_in_of(self, gone: Target) -> Target | str:
         """The catalogue's replacement of a model that its provider no longer serves, or why there is none."""
@@ -230,6 +256,7 @@ class Runtime:
         if serving.key != self.orchestrator.key:
             # What one model has endorsed says nothing of what another would.
             self.trust = TrustLedger(self._database, scope_of(serving.key, self.policy))
+            self.standings = self._standings_of(serving)
         self.orchestrator = serving
 
     async def out_now(self, target: Target) -> Blocked | None:

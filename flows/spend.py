@@ -6,7 +6,7 @@ report.to_json()
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -26,8 +26,10 @@ from tta_dev_primitives.config.keys import find_api_key
 from tta_dev_primitives.config.resolve import resolve_targets
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.case import Policy
+from tta_dev_primitives.flows.learned_order import Place, places
 from tta_dev_primitives.flows.risk import RiskState
 from tta_dev_primitives.flows.savings import Savings
+from tta_dev_primitives.flows.standings_ledger import StandingsLedger
 from tta_dev_primitives.flows.trust import TrustLedger, scope_of
 
 __all__ = ["Cause", "FreeQuota", "Quality", "Saved", "SpendReport", "gather"]
@@ -136,6 +138,8 @@ class SpendReport:
     saved_by_use_case: tuple[Saved, ...]
     days: dict[str, Decimal]
     quality: tuple[Quality, ...]
+    order: tuple[Place, ...]
+    """With `routing: learned`, the executors of each use case in the order in which they are asked now."""
     causes: tuple[Cause, ...]
     quotas: tuple[FreeQuota, ...]
     timezone: str
@@ -154,6 +158,7 @@ class SpendReport:
             "savings_by_use_case": [one.to_json() for one in self.saved_by_use_case],
             "spent_by_day_usd": {day: f"{usd:f}" for day, usd in self.days.items()},
             "quality": [one.to_json() for one in self.quality],
+            "routing": [one.to_json() for one in self.order],
             "failures": [{"model": c.model, "outcome": c.outcome, "calls": c.calls} for c in self.causes],
             "free_quota": [
                 {
@@ -207,11 +212,22 @@ async def gather(
         saved_by_use_case=_groups(tasks),
         days=await spend_by_day(ledger, month),
         quality=quality_of(await trust.state()),
+        order=await _order(config, ledger, targets),
         causes=causes_of(rows),
         quotas=await _quotas(ledger, targets.values()),
         timezone=ledger.timezone,
         made_at=datetime.now(UTC),
     )
+
+
+async def _order(
+    config: OrchestrationConfig, ledger: Ledger, targets: Mapping[str, Target]
+) -> tuple[Place, ...]:
+    if config.routing == "file" or not config.enabled:
+        return ()
+    key = targets[config.orchestrator.model].key
+    standings = StandingsLedger(ledger.database, key, config.quality_threshold)
+    return places(config, targets, await standings.state())
 
 
 def _policy(config: OrchestrationConfig) -> Policy:

@@ -92,6 +92,12 @@ def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
         for one in report.quality:
             low, high = one.interval
             lines.append(f"| {one.use_case} | {one.rate:.1%} | {low:.0%}–{high:.0%} | {one.labels} |")
+    if report.order:
+        lines += ["", "| use case | asked as | model | why |", "|--|--:|--|--|"]
+        lines += [
+            f"| {one.use_case} | {one.number} | {_cell(one.model)} | {_cell(one.reason)} |"
+            for one in report.order
+        ]
     lines += [f"\n> Ledger: {problem}" for problem in money.problems]
     lines += [f"\n> `{closed.key}` is closed: {closed.reason}" for closed in money.closed]
     return "\n".join(lines) + "\n"

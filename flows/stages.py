@@ -21,6 +21,7 @@ from tta_dev_primitives.flows.plan import plan, plan_items
 from tta_dev_primitives.flows.records import keep_records
 from tta_dev_primitives.flows.result import BudgetView
 from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.standings import Outcome, outcomes_of
 from tta_dev_primitives.flows.together import together
 from tta_dev_primitives.flows.validate import tell_drift, validate
 from tta_dev_primitives.flows.work import Item, Lane
@@ -167,7 +168,7 @@ def _walks(item: Item) -> list[list[Target]]:
 
 
 async def _teach(runtime: Runtime, items: Sequence[Item]) -> None:
-    """Tell the risk ledger what the ended items have taught, in one transaction."""
+    """Tell the risk ledger, and learned routing, what the ended items have taught: one transaction each."""
     ended = [
         (item.case, item.step)
         for item in items
@@ -176,6 +177,20 @@ async def _teach(runtime: Runtime, items: Sequence[Item]) -> None:
     labels = [label for case, step in ended if (label := label_of(case, step)) is not None]
     for stratum in await runtime.learn(labels):
         tell_drift(stratum, "audits fail more often than before")
+    if runtime.config.routing == "learned":
+        await runtime.standings.learn([o for item in items if item.error is None for o in _outcomes(item)])
+
+
+def _outcomes(item: Item) -> list[Outcome]:
+    """What the orchestrator said of this item's answers, with what each call took."""
+    if item.case is None or item.step is None:
+        return []
+    latencies = {
+        a.model: a.latency_s
+        for a in item.attempts
+        if a.role == "execute" and a.outcome == "ok" and not a.reused
+    }
+    return outcomes_of(item.case, item.step, latencies)
 
 
 def _finish(runtime: Runtime, item: Item, budget: BudgetView) -> None:

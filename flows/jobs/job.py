@@ -80,7 +80,7 @@ async def answer_parts(config_path: str | None, parts: Sequence[JobPart]) -> tup
     """
     for part in parts:
         check_task(part.task, part.use_case)
-    runtime = current_runtime() or await Runtime.load(config_path)
+    runtime = await (current_runtime() or await Runtime.load(config_path)).for_run()
     items = [_item(runtime, number, part) for number, part in enumerate(parts, start=1)]
     await run_items(runtime, items)
     await _publish_attempts(items)

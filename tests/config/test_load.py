@@ -146,6 +146,8 @@ def test_a_file_of_another_shape_says_what_is_expected(text: str, words: str) ->
         ("cost_tracking:\n  timezone: Mars/Base", 3, "expected a time zone"),
         ("cost_tracking:\n  on_exhausted: halt", 3, "expected one of: free_only, stop, ask"),
         ("planning: allways", 2, "did you mean always?"),
+        ("routing: learnd", 2, "did you mean learned?"),
+        ("routing: true", 2, "orchestration.routing: found true, expected one of: file, learned"),
         ("orchestrator: claude", 2, "found 'claude', expected a block of keys"),
         ("orchestrator:\n  model: ''", 3, "expected the name of a model"),
         ("orchestrator:\n  model: 4.5", 3, "expected the name of a model as text (put it in quotes)"),

@@ -96,6 +96,10 @@ def _show(found: SpendReport) -> None:
         ]
         columns = ["use case", "verdicts", "endorsed", "95 % interval", "delivered on trust"]
         out.print(table("Quality of free answers", columns, rows, right=columns[1:]))
+    if found.order:
+        rows = [[o.use_case, str(o.number), str(o.in_file), o.model, o.reason] for o in found.order]
+        columns = ["use case", "asked as", "in the file", "model", "why"]
+        out.print(table("Learned order of the executors", columns, rows, right=columns[1:3]))
     if found.quotas:
         rows = [[q.model, q.kind, f"{q.used:,}", f"{q.limit:,}"] for q in found.quotas]
         out.print(table("Free quota today", ["model", "limit", "used", "of"], rows, right=["used", "of"]))
