@@ -4,7 +4,8 @@
 
 One resident process runs flow after flow on a tuned Prefect server of its own; the sandbox provider is another process.
 Prints memory in the first and the last third, runs that did not end, the ledger's proof, and the provider's own bill
-against the books. Exit 1 when memory grew by more than a tenth, a run is stuck, or a figure does not agree.
+against the books. Memory counts from the moment when as many runs have ended as go on at a time: until then modules
+and caches are loaded. Exit 1 when memory grew by more than a tenth, a run is stuck, or a figure does not agree.
 """
 
 from __future__ import annotations
@@ -111,6 +112,7 @@ class Soak:
     ended: Counter[str] = field(default_factory=Counter)
     stuck: int = 0
     rss_mb: list[float] = field(default_factory=list)
+    warm_after_s: float = 0.0
     calls: int = 0
     faults: int = 0
     paid_calls: int = 0
@@ -124,13 +126,17 @@ class Soak:
     @property
     def thirds(self) -> tuple[float, float]:
         """Median memory of the first and of the last third, MB."""
-        third = max(1, len(self.rss_mb) // 3)
+        third = len(self.rss_mb) // 3
+        if not third:
+            return 0.0, 0.0
         return statistics.median(self.rss_mb[:third]), statistics.median(self.rss_mb[-third:])
 
     def wrong(self, *, memory: bool = True) -> list[str]:
         """What is not as promised."""
         first, last = self.thirds
         found = [f"ledger: {line}" for line in self.proof]
+        if memory and not first:
+            found.append("too short to say anything about memory")
         if memory and last > first * GROWTH:
             found.append(f"memory grew from {first:.0f} to {last:.0f} MB")
         if self.stuck or self.running_in_prefect:
@@ -150,6 +156,7 @@ class Soak:
         return {
             "seconds": round(self.seconds), "runs": dict(self.ended), "runs_per_s": rate,
             "provider_calls": self.calls, "faulty_calls": self.faults, "paid_calls": self.paid_calls,
+            "warm_after_s": round(self.warm_after_s),
             "rss_first_third_mb": round(first, 1), "rss_last_third_mb": round(last, 1), "stuck": self.stuck,
             "running_in_prefect": self.running_in_prefect, "billed_usd": f"{self.billed:f}",
             "spent_usd": f"{self.spent:f}", "presumed_usd": f"{self.presumed:f}", "held_usd": f"{self.held:f}",
@@ -185,6 +192,9 @@ async def _load(workflow: Any, soak: Soak, seconds: float, concurrency: int) -> 
     async def watch() -> None:
         while True:
             await asyncio.sleep(max(0.5, seconds / 300))
+            if soak.ended.total() < concurrency:
+                soak.warm_after_s = time.monotonic() - end + seconds
+                continue
             gc.collect()
             soak.rss_mb.append(_rss_mb())
 
