@@ -130,6 +130,14 @@ def test_check_fails_with_1_and_one_json_document(tmp_path: Path) -> None:
     assert (done.returncode, report["ok"], report["checks"][0]["level"]) == (1, False, "fail")
 
 
+def test_names_are_shown_as_they_are_written(tmp_path: Path) -> None:
+    """`:free` is no emoji and a bracket is no style, in lines and in tables."""
+    odd = "{model: '[/x]:free:', provider: openrouter, api_key_env: KEY, use_cases: [simple]}"
+    (tmp_path / "odd.yaml").write_text(f"orchestration:\n  executors:\n    - {odd}\n")
+    assert "required for [/x]:free: at openrouter" in tta("check", "-c", "odd.yaml", folder=tmp_path).stdout
+    assert "openai/gpt-oss-120b:free" in tta("models", folder=tmp_path).stdout
+
+
 def test_help_needs_no_prefect(tmp_path: Path) -> None:
     """`tta --help` lists every command without importing Prefect, httpx or the flows."""
     code = (

@@ -51,7 +51,7 @@ class LineView:
         """Print a line when it is time."""
         if self._clock() - self._last >= _EVERY_S:
             self._last = self._clock()
-            self._console.print(progress.line(), markup=False)
+            self._console.print(progress.line())
 
     def __enter__(self) -> Self:
         return self

@@ -17,8 +17,11 @@ __all__ = ["console", "print_json", "quiet_logs", "table", "usd"]
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; without a terminal it prints plain text, and NO_COLOR is obeyed."""
-    return Console(stderr=stderr, highlight=False, soft_wrap=not sys.stdout.isatty())
+    """A rich console; without a terminal it prints plain text, and NO_COLOR is obeyed.
+
+    What it prints is never read as markup or emoji codes: model names hold `:free:`, answers hold `[/]`.
+    """
+    return Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
 
 
 def print_json(document: Any) -> None:

@@ -119,11 +119,11 @@ def _look_at_files(tasks: Path, out: Path) -> None:
 def _tell(report: BulkReport, tasks: Path) -> None:
     out = console(stderr=True)
     for line in report.broken_lines[:20]:
-        out.print(f"{tasks}: line {line.line}: {line.reason} (not run)", markup=False)
+        out.print(f"{tasks}: line {line.line}: {line.reason} (not run)")
     if report.broken > 20:
         out.print(f"... {report.broken} broken lines in all")
     for line in report.duplicates[:5]:
-        out.print(f"{tasks}: line {line.line}: {line.reason}: {line.id} (the first one runs)", markup=False)
+        out.print(f"{tasks}: line {line.line}: {line.reason}: {line.id} (the first one runs)")
     if report.duplicate > 5:
         out.print(f"... {report.duplicate} lines with an id that stood before")
     rows = [
@@ -140,8 +140,8 @@ def _tell(report: BulkReport, tasks: Path) -> None:
         f"saved {report.savings_ratio:.0%}"
     )
     for warning in report.warnings:
-        out.print(f"warning: {warning}", markup=False)
-    out.print(_next_step(report), markup=False)
+        out.print(f"warning: {warning}")
+    out.print(_next_step(report))
 
 
 def _next_step(report: BulkReport) -> str:

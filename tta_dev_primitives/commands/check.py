@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
+from rich.text import Text
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check"]
 
-_MARKS = {"ok": "[green]ok  [/]", "warn": "[yellow]warn[/]", "fail": "[red]fail[/]"}
+_MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("fail", "red")}
 
 
 def check(
@@ -50,10 +51,9 @@ def check(
         return 1 if failed else 0
     out = console()
     for line in lines:
-        out.print(f"{_MARKS[line.level]} [bold]{line.subject}[/]: ", end="")
-        out.print(line.message, markup=False)
+        out.print(Text.assemble(_MARKS[line.level], " ", (line.subject, "bold"), f": {line.message}"))
         if line.mend:
-            out.print(f"     {line.mend}", markup=False, style="dim")
+            out.print(f"     {line.mend}", style="dim")
     counts = {level: sum(line.level == level for line in lines) for level in _MARKS}
     out.print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
     return 1 if failed else 0

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from rich.console import Console
+from rich.text import Text
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.config.errors import OrchestrationError
@@ -56,7 +57,8 @@ def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
 
     started = time.monotonic()
     out.print(
-        "[bold]TTA demo[/]: the sandbox provider answers; nothing leaves this machine, nothing is spent.\n"
+        Text("TTA demo:", "bold"),
+        "the sandbox provider answers; nothing leaves this machine, nothing is spent.\n",
     )
     with Sandbox(demo_scenario()).start() as sandbox:
         done, ui = asyncio.run(_all(out, sandbox, _fresh_home()))
@@ -64,7 +66,9 @@ def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
         print_json({"ui_url": ui, "tasks": [_as_json(one) for one in done]})
     else:
         _summary(out, done)
-        out.print(f"\nEvery run is in the Prefect UI: [bold]{ui}[/]  (`tta server stop` ends that server)")
+        out.print(
+            "\nEvery run is in the Prefect UI:", Text(ui, "bold"), " (`tta server stop` ends that server)"
+        )
         out.print(
             f"{time.monotonic() - started:.0f} s. Next: `tta init`, put keys into .env, `tta check`, `tta run`."
         )
@@ -123,7 +127,7 @@ def _config_file(sandbox: Sandbox, folder: Path, budget_usd: Decimal | None) -> 
 async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, number: int) -> _Done:
     from tta_dev_primitives.flows import events
 
-    out.print(f"\n[bold]{number}. {task.use_case}[/]  {task.task}")
+    out.print(Text(f"\n{number}. {task.use_case}", "bold"), f" {task.task}")
     out.print(f"   shows: {task.shows}", style="dim")
     started = time.monotonic()
     result: OrchestrationResult | None = None
@@ -137,7 +141,7 @@ async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, numbe
     if result is not None:
         _answer(out, result, seconds)
     else:
-        out.print(f"   [red]no answer[/]: {error}", highlight=False)
+        out.print("  ", Text("no answer:", "red"), str(error))
     return _Done(task, result, error, seconds)
 
 
@@ -145,19 +149,20 @@ def _event(out: Console, name: str, payload: Mapping[str, Any]) -> None:
     """One line for what a person wants to know while it happens."""
     match name:
         case "tta.attempt.failed":
-            out.print(f"   [yellow]✗[/] {payload['model']}: {payload['error_class']}", highlight=False)
+            out.print("  ", Text("✗", "yellow"), f"{payload['model']}: {payload['error_class']}")
         case "tta.fallback":
-            out.print(f"   [cyan]→[/] falls back to {payload['to']}")
+            out.print("  ", Text("→", "cyan"), f"falls back to {payload['to']}")
         case "tta.quality.escalated":
-            out.print(f"   [cyan]↑[/] escalated: {payload['reason']}")
+            out.print("  ", Text("↑", "cyan"), f"escalated: {payload['reason']}")
         case "tta.budget.alert" | "tta.budget.exhausted":
-            out.print(f"   [red]![/] budget: {payload['spent_usd']} of {payload['limit_usd']} USD spent")
+            out.print(
+                "  ", Text("!", "red"), f"budget: {payload['spent_usd']} of {payload['limit_usd']} USD spent"
+            )
 
 
 def _answer(out: Console, result: OrchestrationResult, seconds: float) -> None:
     text = " ".join(result.content.split())
-    out.print("   [green]✓[/] ", end="")
-    out.print(text[:100] + ("…" if len(text) > 100 else ""), markup=False)
+    out.print("  ", Text("✓", "green"), text[:100] + ("…" if len(text) > 100 else ""))
     mark = "accepted" if result.accepted else "not accepted"
     out.print(
         f"   {mark} by {result.evidence} · {result.model} · {usd(result.cost_usd)} · {seconds:.1f} s",

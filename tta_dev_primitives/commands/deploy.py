@@ -88,5 +88,5 @@ def _show(done: Applied, api_url: str, ui_url: str) -> None:
     out.print(f"work pool {done.work_pool}{made}: {done.workers} workers online; {ui_url}/deployments")
     if not done.workers:
         out.print("Nothing runs until a worker polls the pool. Start one:", style="yellow")
-        out.print(f"  PREFECT_API_URL={api_url} prefect worker start --pool {done.work_pool}", markup=False)
+        out.print(f"  PREFECT_API_URL={api_url} prefect worker start --pool {done.work_pool}")
         out.print("or serve them without a pool: python -m tta_dev_primitives.deployments.serve")

@@ -78,7 +78,7 @@ def init(
     out.print(_written(env_example, wrote_env))
     if missing:
         out.print(f"Keys to set: {', '.join(missing)}. Models without a key are passed over.")
-    out.print("Next: " + "\n      ".join(steps), markup=False)
+    out.print("Next: " + "\n      ".join(steps))
     return 0
 
 
@@ -93,7 +93,7 @@ def _ask_keys(out: Console) -> list[str]:
     """The variables of the keys that are set or that the person says to have."""
     from rich.prompt import Confirm
 
-    out.print("[bold]Which API keys do you have?[/] The keys themselves go into .env later.")
+    out.print("Which API keys do you have? The keys themselves go into .env later.", style="bold")
     have = []
     for variable, provider in _PROVIDERS.items():
         if _is_set(variable):
@@ -110,9 +110,9 @@ def _ask_scenario(out: Console) -> Scenario | None:
     from rich.prompt import IntPrompt
 
     names: tuple[Scenario, ...] = get_args(Scenario)
-    out.print("[bold]Which scenario?[/]")
+    out.print("Which scenario?", style="bold")
     for number, name in enumerate(names, start=1):
-        out.print(f"  {number} {name}: {_ABOUT[name]}", markup=False)
+        out.print(f"  {number} {name}: {_ABOUT[name]}")
     out.print(f"  {len(names) + 1} the guide's full example, with all options written out")
     choices = [str(n) for n in range(1, len(names) + 2)]
     number = IntPrompt.ask("  Number", choices=choices, default=1, console=out)

@@ -181,11 +181,9 @@ def _summary(job: JobResult, out: Path | None) -> None:
     for part in job.parts:
         if part.result is not None:
             calls = len(part.result.attempts)
-            err.print(
-                f"  {part.name}: {part.result.model}, {part.result.evidence}, {calls} calls", markup=False
-            )
+            err.print(f"  {part.name}: {part.result.model}, {part.result.evidence}, {calls} calls")
     for note in job.notes:
-        err.print(f"  {note}", markup=False)
+        err.print(f"  {note}")
     err.print(
         f"cost {usd(job.cost_usd)} · paid model alone {usd(job.baseline_cost_usd)} · saved {job.savings_ratio:.0%}"
     )

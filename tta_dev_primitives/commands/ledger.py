@@ -64,7 +64,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     for call_id in presumed[:20]:
         out.print(f"presumed: {call_id}  (`tta ledger reconcile {call_id} AMOUNT --evidence TEXT`)")
     for one in closed:
-        out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve`)", markup=False)
+        out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve`)")
     return 0
 
 
@@ -81,7 +81,7 @@ def verify(*, config: Config = None, json: Json = False) -> int:
         print_json({"ok": not problems, "problems": problems})
     else:
         for problem in problems:
-            console().print(problem, markup=False)
+            console().print(problem)
         console().print("the journal adds up" if not problems else f"{len(problems)} problems")
     return 1 if problems else 0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.text import Text
 
 from tta_dev_primitives.blocks.ledger.report import Line
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
@@ -49,7 +50,7 @@ def report(
     elif html is None:
         _show(found)
     else:
-        console(stderr=True).print(f"written: {html}", markup=False)
+        console(stderr=True).print(f"written: {html}")
     return 0
 
 
@@ -66,8 +67,9 @@ def _show(found: SpendReport) -> None:
     money, saved, out = found.money, found.saved, console()
     limit = "no limit" if money.limit is None else f"of {shown_usd(money.limit, 2)}"
     out.print(
-        f"[bold]{found.month}[/]: {shown_usd(money.balance.spent)} spent {limit}, "
-        f"{shown_usd(money.balance.held)} held, {shown_usd(money.balance.presumed)} presumed"
+        Text(f"{found.month}:", "bold"),
+        f"{shown_usd(money.balance.spent)} spent {limit}, "
+        f"{shown_usd(money.balance.held)} held, {shown_usd(money.balance.presumed)} presumed",
     )
     out.print(
         f"{saved.tasks:,} tasks ({saved.accepted:,} accepted, {saved.failed:,} failed, "
@@ -104,9 +106,9 @@ def _show(found: SpendReport) -> None:
         rows = [[q.model, q.kind, f"{q.used:,}", f"{q.limit:,}"] for q in found.quotas]
         out.print(table("Free quota today", ["model", "limit", "used", "of"], rows, right=["used", "of"]))
     for problem in money.problems:
-        out.print(f"ledger: {problem}", style="red", markup=False)
+        out.print(f"ledger: {problem}", style="red")
     for one in money.closed:
-        out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red", markup=False)
+        out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red")
 
 
 def _lines(title: str, group: tuple[Line, ...]) -> object:

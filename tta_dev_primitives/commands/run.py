@@ -79,7 +79,7 @@ def _summary(result: OrchestrationResult) -> None:
     if len(result.attempts) > 1:
         out.print(attempts_table(result))
     for warning in result.warnings:
-        out.print(f"warning: {warning}", markup=False)
+        out.print(f"warning: {warning}")
 
 
 def attempts_table(result: OrchestrationResult) -> Table:
