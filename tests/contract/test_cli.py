@@ -135,7 +135,7 @@ def test_names_are_shown_as_they_are_written(tmp_path: Path) -> None:
     odd = "{model: '[/x]:free:', provider: openrouter, api_key_env: KEY, use_cases: [simple]}"
     (tmp_path / "odd.yaml").write_text(f"orchestration:\n  executors:\n    - {odd}\n")
     assert "required for [/x]:free: at openrouter" in tta("check", "-c", "odd.yaml", folder=tmp_path).stdout
-    assert "openai/gpt-oss-120b:free" in tta("models", folder=tmp_path).stdout
+    assert "openai/gpt-oss-120b:free" in tta("models", folder=tmp_path, COLUMNS="250").stdout
 
 
 def test_help_needs_no_prefect(tmp_path: Path) -> None:
@@ -154,7 +154,7 @@ def test_help_needs_no_prefect(tmp_path: Path) -> None:
 
 def test_a_pipe_gets_plain_text(tmp_path: Path) -> None:
     """No control codes without a terminal, and with NO_COLOR no colours on one."""
-    assert "\x1b" not in tta("models", folder=tmp_path).stdout
+    assert "\x1b" not in tta("models", folder=tmp_path, COLUMNS="250").stdout
     forced = tta("models", folder=tmp_path, NO_COLOR="1", TTY_COMPATIBLE="1").stdout
     assert set(re.findall(r"\x1b\[([\d;]*)m", forced)) <= {"0", "1", "3"}
 
