@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.targets import Billing, Target
 from tta_dev_primitives.flows.answers import AnswerFormat
 from tta_dev_primitives.flows.risk import Ruling
@@ -70,6 +71,17 @@ class Policy:
     gate: Gate = "balanced"
     agreement: int = 2
     """How many families must give the same closed answer before that counts as agreement."""
+
+    @classmethod
+    def of(cls, config: OrchestrationConfig) -> Policy:
+        """The policy that a configuration asks for."""
+        return cls(
+            threshold=config.quality_threshold,
+            prefer_free=config.prefer_free_models,
+            mode=config.validation.mode if config.enabled else "never",
+            gate=config.validation.gate,
+            agreement=config.validation.agreement,
+        )
 
     @property
     def eps(self) -> float:

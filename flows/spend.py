@@ -204,7 +204,7 @@ async def gather(
     )
     targets = resolve_targets(config)
     tasks = await result_lines(ledger, month)
-    trust = TrustLedger(ledger.database, scope_of(targets[config.orchestrator.model].key, _policy(config)))
+    trust = TrustLedger(ledger.database, scope_of(targets[config.orchestrator.model].key, Policy.of(config)))
     charged = money.total.charged
     return SpendReport(
         money=money,
@@ -228,11 +228,6 @@ async def _order(
     key = targets[config.orchestrator.model].key
     standings = StandingsLedger(ledger.database, key, config.quality_threshold)
     return places(config, targets, await standings.state())
-
-
-def _policy(config: OrchestrationConfig) -> Policy:
-    """The part of the risk budget that the trust's scope depends on."""
-    return Policy(threshold=config.quality_threshold, gate=config.validation.gate)
 
 
 def _saved(name: str, lines: Sequence[ResultLine], cost: Decimal | None = None) -> Saved:

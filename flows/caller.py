@@ -1,0 +1,230 @@
+"""How a process calls providers: key, stored answer, place in the quota, a call through the ledger, what it teaches."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
+from decimal import Decimal
+from functools import partial
+
+from prefect.context import FlowRunContext, TaskRunContext
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.availability import Availability
+from tta_dev_primitives.blocks.client import ProviderClient
+from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.keys import forget_keys, load_key
+from tta_dev_primitives.blocks.ledger.bound import bound_usd
+from tta_dev_primitives.blocks.ledger.call import (
+    GuardedReply,
+    content_key,
+    guarded_send,
+    missing_answers,
+    stored_reply,
+)
+from tta_dev_primitives.blocks.ledger.database import Database
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.quota import Quota, Slot, Wait
+from tta_dev_primitives.blocks.quota_windows import Priority
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
+from tta_dev_primitives.config import OrchestrationConfig
+from tta_dev_primitives.config.errors import (
+    BudgetExceededError,
+    ConfigError,
+    ErrorClass,
+    LedgerAction,
+    LedgerError,
+    ProviderError,
+)
+from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.flows.gate import on_the_wire, request_tokens
+from tta_dev_primitives.flows.purse import Purse
+from tta_dev_primitives.flows.result import Role
+from tta_dev_primitives.flows.retry import MAX_WAIT_S
+
+__all__ = ["Caller"]
+
+_LOG = logging.getLogger("tta_dev_primitives.runtime")
+_KEY_BELIEVED_S = 2.0
+"""Finding a key reads `.env`; a job asks for it before every call."""
+_MISSING_BELIEVED_S = 10.0
+"""How long it is believed that the store holds no answer; each such finding is used once."""
+
+
+class Caller:
+    """The connections, books and quotas that calls go through; `Runtime` adds what decides which calls are made."""
+
+    def __init__(self, config: OrchestrationConfig, database: Database) -> None:
+        self.config = config
+        self.client = ProviderClient()
+        self.ledger = Ledger(
+            database, timezone=config.cost_tracking.timezone, alert_threshold=_alert_line(config)
+        )
+        self.quota = Quota(database)
+        self.availability = Availability(database)
+        self.purse = Purse(None)
+        self.priority: Priority = "interactive"
+        self.clock: Callable[[], float] = time.time
+        """Epoch seconds, for what providers say about waits."""
+        self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+        """How the wait before a second try of the same model passes."""
+        self._keys: dict[str, tuple[float, SecretStr]] = {}
+        self._missing: dict[str, float] = {}
+        self._under_way: dict[str, asyncio.Future[None]] = {}
+
+    @property
+    def limit(self) -> Decimal | None:
+        """The month's limit, USD, without approvals (the ledger adds those); None when cost tracking is off."""
+        tracking = self.config.cost_tracking
+        return tracking.budget_limit if tracking.enabled else None
+
+    async def key_of(self, target: Target) -> SecretStr:
+        """The target's API key, from the environment, `.env` or its Prefect block.
+
+        Raises:
+            MissingKeyError: It is nowhere; the message names the variable.
+        """
+        kept = self._keys.get(target.name)
+        if kept is not None and time.monotonic() - kept[0] < _KEY_BELIEVED_S:
+            return kept[1]
+        key = await load_key(target)
+        self._keys[target.name] = (time.monotonic(), key)
+        return key
+
+    def step_key(self, target: Target, request: ChatRequest) -> str:
+        """The content key under which this request's answer is kept."""
+        return content_key(target, request)
+
+    async def stored_reply(self, target: Target, step_key: str) -> GuardedReply | None:
+        """An answer that was brought before for the same request.
+
+        Raises:
+            QuarantinedError: There is none, and the target is closed after a wrong bill.
+        """
+        if time.monotonic() - self._missing.pop(step_key, -math.inf) < _MISSING_BELIEVED_S:
+            return None
+        return await stored_reply(self.ledger, step_key, target)
+
+    async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
+        """Look for the stored answers of many requests at once, so that each need not look for its own."""
+        keys = [self.step_key(target, request) for target, request in asked]
+        missing = await missing_answers(self.ledger, keys, [target for target, _ in asked])
+        self._missing.update(dict.fromkeys(missing, time.monotonic()))
+
+    async def send(
+        self,
+        target: Target,
+        request: ChatRequest,
+        *,
+        key: SecretStr,
+        role: Role,
+        use_case: str,
+        step_key: str,
+    ) -> GuardedReply:
+        """One provider call through the ledger: reserve, send, settle."""
+        flow, task = FlowRunContext.get(), TaskRunContext.get()
+        call = CallInfo.of(
+            target,
+            role=role,
+            use_case=use_case,
+            step_key=step_key,
+            flow_run_id=str(flow.flow_run.id) if flow is not None and flow.flow_run is not None else None,
+            task_run_id=str(task.task_run.id) if task is not None else None,
+        )
+        send = partial(
+            guarded_send,
+            ledger=self.ledger,
+            client_send=partial(self._on_the_wire, target, request, key),
+            target=target,
+            request=request,
+            call=call,
+            limit=self.limit,
+            step_key=step_key,
+            looked_up=True,
+        )
+        if target.billing == "free" or self.purse.limit is None:
+            reply = await send()
+            self.purse.charge(reply.cost_usd)
+            return reply
+        async with self.purse.hold(bound_usd(target, request)) as hold:
+            try:
+                reply = await send()
+            except (ProviderError, LedgerError, ConfigError, BudgetExceededError) as error:
+                sent = isinstance(error, ProviderError) and error.ledger_action is not LedgerAction.RELEASE
+                hold.cost = None if sent else Decimal(0)
+                raise
+            hold.cost = reply.cost_usd
+            return reply
+
+    async def _on_the_wire(self, target: Target, request: ChatRequest, key: SecretStr) -> ChatReply:
+        async with on_the_wire():
+            try:
+                return await self.client.send(target, request, key=key, clock=self.clock)
+            except ProviderError as error:
+                # Before the place is free: the next call of this model must not be made in vain.
+                self.availability.hear(target, key_id(key), error)
+                raise
+
+    @asynccontextmanager
+    async def alone(self, step_key: str) -> AsyncGenerator[None]:
+        """Let one call at a time of this process ask for an answer: the second finds the first one's in the store."""
+        while (other := self._under_way.get(step_key)) is not None:
+            await asyncio.wait([other])
+        mine = self._under_way[step_key] = asyncio.get_running_loop().create_future()
+        try:
+            yield
+        finally:
+            del self._under_way[step_key]
+            mine.set_result(None)
+
+    async def take_slot(
+        self, target: Target, key: SecretStr, request: ChatRequest, *, max_wait_s: float
+    ) -> Slot:
+        """A place in the target's quota.
+
+        Raises:
+            ProviderError: No place within the wait; nothing was sent.
+        """
+        tokens = request_tokens(target, request)
+        wait_s = min(max_wait_s, MAX_WAIT_S)
+        got = await self.quota.acquire(target, key_id(key), tokens, priority=self.priority, max_wait_s=wait_s)
+        if isinstance(got, Wait):
+            raise ProviderError(
+                f"{target.name}: its quota ({got.limit}) is used up; free again in {got.seconds:.0f} s",
+                provider=target.provider,
+                model=target.name,
+                error_class=ErrorClass.QUOTA,
+                retry_after_s=got.seconds,
+                ledger_action=LedgerAction.RELEASE,
+                own_quota=True,
+            )
+        return got
+
+    async def learn_failure(self, target: Target, key: SecretStr, slot: Slot, error: ProviderError) -> None:
+        """Keep what a failed attempt says about quotas and availability."""
+        try:
+            await self.quota.done(slot, error=error)
+            await self.availability.record_failure(target, key_id(key), error)
+        except LedgerError as down:
+            _LOG.warning("what this failure says about %s is not kept: %s", target.name, down)
+        if error.error_class is ErrorClass.AUTH:
+            # The key may have been replaced since it was read.
+            forget_keys()
+            self._keys.clear()
+
+    async def learn_reply(self, target: Target, key: SecretStr, slot: Slot, reply: ChatReply) -> None:
+        """Keep what a reply says about quotas, and that the model is there; no answer is lost for want of that."""
+        try:
+            await self.quota.done(slot, reply.usage, reply.headers)
+            await self.availability.record_success(target, key_id(key), sent_at=slot.at)
+        except LedgerError as down:
+            _LOG.warning("what this reply says about %s is not kept: %s", target.name, down)
+
+
+def _alert_line(config: OrchestrationConfig) -> Decimal | None:
+    threshold = Decimal(str(config.cost_tracking.alert_threshold))
+    return threshold if config.cost_tracking.enabled and threshold > 0 else None

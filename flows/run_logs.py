@@ -1,0 +1,44 @@
+"""What Prefect's run loggers say of errors that we expect: one line, once.
+
+A missing key, a spent budget, models that all failed: the message says what to mend. Prefect would log each with a
+traceback through its own engine, again for the flow run around the task run, and again as the state that follows.
+Errors of no class of ours keep all of that.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from weakref import WeakSet
+
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config import errors
+from tta_dev_primitives.config.errors import OrchestrationError
+
+__all__ = ["say_expected_errors_in_one_line"]
+
+_STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
+_said: WeakSet[OrchestrationError] = WeakSet()
+
+
+def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
+    """A logging filter: shorten the record of one of our errors, drop its repetitions."""
+    error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    if isinstance(error, OrchestrationError):
+        if error in _said:
+            return False
+        _said.add(error)
+        record.msg, record.args = redact(f"{type(error).__name__}: {error}"), ()
+        record.exc_info = record.exc_text = None
+        return True
+    state = _STATE.match(str(record.msg))
+    return state is None or not _ours(state[1])
+
+
+def _ours(name: str) -> bool:
+    kind = getattr(errors, name, None)
+    return isinstance(kind, type) and issubclass(kind, OrchestrationError)
+
+
+for _runs in ("prefect.flow_runs", "prefect.task_runs"):
+    logging.getLogger(_runs).addFilter(say_expected_errors_in_one_line)

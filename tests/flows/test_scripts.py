@@ -1,0 +1,102 @@
+"""What a script of the user's own sees on its stderr and in its exit code."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sandbox_runs import KEY, MakeWorkflow
+
+from tta_dev_primitives.deployments.sandbox import Sandbox
+
+_FORKS = """
+import multiprocessing, sys
+from tta_dev_primitives.orchestration import MultiModelWorkflow
+
+workflow = MultiModelWorkflow(sys.argv[1])
+
+def ask(country):
+    print(workflow.run(f"What is the capital of {country}? Answer in one word.", use_case="simple").content)
+
+ask("France")
+child = multiprocessing.get_context("fork").Process(target=ask, args=("Spain",))
+child.start()
+child.join(60)
+sys.exit(child.exitcode)
+"""
+_FAILS = """
+import sys
+from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationError
+
+try:
+    MultiModelWorkflow(sys.argv[1]).run("Prove that there are infinitely many primes.", use_case="expert")
+except OrchestrationError as error:
+    print(type(error).__name__)
+"""
+_HAS_A_BUG = """
+import sys
+from tta_dev_primitives.flows import orchestrate_flow
+from tta_dev_primitives.orchestration import MultiModelWorkflow
+
+async def run_items(runtime, items):
+    raise RuntimeError("nobody expected this")
+
+orchestrate_flow.run_items = run_items
+try:
+    MultiModelWorkflow(sys.argv[1]).run("Prove it.", use_case="expert")
+except RuntimeError as error:
+    print(error)
+"""
+
+
+def _run(script: str, config: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script, str(config)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+
+
+@pytest.fixture
+def config(sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow) -> Path:
+    """A configuration whose every model works."""
+    return make_workflow(sandbox_of()).config.source
+
+
+def test_a_forked_child_of_a_process_that_ran_flows_ends_well(config: Path, tmp_path: Path) -> None:
+    """Its answer is right, so its exit code is 0."""
+    ran = _run(_FORKS, config, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    assert "Paris" in ran.stdout
+    assert "Madrid" in ran.stdout
+
+
+def test_an_expected_error_is_one_line_on_stderr(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A missing key is a mistake of the user's: where Prefect stands in its own code is of no help."""
+    monkeypatch.delenv(KEY)
+    ran = _run(_FAILS, config, tmp_path)
+    assert ran.stdout == "MissingKeyError\n"
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert "MissingKeyError" in ran.stderr
+    assert KEY in ran.stderr
+
+
+def test_models_that_all_fail_are_one_line_on_stderr(
+    sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """The line has each model with its reason."""
+    sandbox = sandbox_of("rules:\n  - {reply: {status: 400, body: {error: {message: rejected}}}}")
+    ran = _run(_FAILS, make_workflow(sandbox).config.source, tmp_path)
+    assert ran.stdout == "AllModelsFailedError\n"
+    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert ran.stderr.count("HTTP 400") >= 2
+
+
+def test_an_unexpected_error_keeps_its_traceback(config: Path, tmp_path: Path) -> None:
+    """That is our bug: whoever mends it needs the place."""
+    ran = _run(_HAS_A_BUG, config, tmp_path)
+    assert ran.stdout == "nobody expected this\n"
+    assert "Traceback" in ran.stderr
+    assert "RuntimeError: nobody expected this" in ran.stderr
