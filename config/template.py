@@ -6,10 +6,12 @@ import logging
 import os
 import re
 import secrets
+from datetime import date
 from pathlib import Path
 
 from tta_dev_primitives.config.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.options import OrchestratorConfig
 
 __all__ = ["DEFAULT_PATH", "create_default_config", "guide_config", "todays_config", "write_new_file"]
 
@@ -60,8 +62,12 @@ def todays_config(catalogue: Catalogue | None = None) -> str:
 
 
 def in_todays_names(text: str, catalogue: Catalogue | None = None) -> str:
-    """A configuration's text with every model that is retired or retires soon replaced by its successor."""
+    """A configuration's text with every model that is retired or retires soon replaced by its successor.
+
+    A text without an orchestrator means the default one: it is written out where its model is about to go.
+    """
     known, today = catalogue or load_catalogue(), today_utc()
+    text = _with_orchestrator(text, known, today)
     for entry in known.models:
         successor = known.successor(entry, today)
         if successor is None:
@@ -71,6 +77,19 @@ def in_todays_names(text: str, catalogue: Catalogue | None = None) -> str:
                 rf"(?<= ){re.escape(name)}(?= *(?:#.*)?$)", successor.name, text, flags=re.MULTILINE
             )
     return text
+
+
+def _with_orchestrator(text: str, known: Catalogue, today: date) -> str:
+    """The text with the default orchestrator written out, if it has none and the default's model is about to go."""
+    model = OrchestratorConfig().model
+    going = any(
+        model in (entry.name, *entry.aliases) and known.successor(entry, today) is not None
+        for entry in known.models
+    )
+    if not going or re.search(r"(?m)^  orchestrator:", text):
+        return text
+    section = f"  orchestrator:\n    model: {model}\n    api_key_env: {OrchestratorConfig().api_key_env}\n\n"
+    return re.sub(r"(?m)^(?=  executors:)", section, text, count=1)
 
 
 def write_new_file(path: Path, text: str) -> bool:

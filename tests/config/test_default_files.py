@@ -22,6 +22,7 @@ from tta_dev_primitives.config import (
 )
 from tta_dev_primitives.config.orchestration_config import guide_config, todays_config
 from tta_dev_primitives.config.schema import SCHEMA_PATH, json_schema, json_schema_text
+from tta_dev_primitives.config.template import in_todays_names, scenario_config
 
 ROOM = SCHEMA_PATH.parent
 SHIPPED = sorted(
@@ -108,6 +109,17 @@ def test_todays_file_names_no_model_that_is_about_to_go() -> None:
         assert catalogue.lifecycle_warnings(target.name, date(2026, 11, 23), provider=target.provider) == []
     assert [e.use_cases for e in config.executors] == [e.use_cases for e in guide.executors]
     assert [e.provider for e in config.executors] == [e.provider for e in guide.executors]
+
+
+@pytest.mark.parametrize("scenario", ["cost-optimized", "balanced", "quality-optimized"])
+def test_todays_scenarios_name_no_model_that_is_about_to_go(scenario: str) -> None:
+    """The orchestrator, which the guide's scenarios leave to the default, is among today's models as well."""
+    Path("c.yaml").write_text(in_todays_names(scenario_config(scenario)))
+    for target in resolve_targets(load_orchestration_config("c.yaml")).values():
+        assert (
+            load_catalogue().lifecycle_warnings(target.name, date(2026, 11, 23), provider=target.provider)
+            == []
+        )
 
 
 def test_the_committed_schema_is_current() -> None:
