@@ -278,7 +278,8 @@ async def _roundtrip(
             assert isinstance(reply.stream, httpx.AsyncByteStream)
             await _read(reply.status_code, lower_headers(reply.headers), reply.stream, answer)
         return
-    limits = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=deadline_s)
+    # Reading ends with the caller's deadline; a timer of its own for each piece would only cost.
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=None)
     async with pool.request(
         method, url, data=content, headers=headers, timeout=limits, allow_redirects=False
     ) as response:

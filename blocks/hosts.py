@@ -11,6 +11,7 @@ import ipaddress
 import re
 import socket
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 from urllib.parse import urlsplit
 
@@ -39,14 +40,19 @@ class Base:
 
     def join(self, path: str) -> str:
         """Append a format's path; a part that the user already wrote (`/v1`, `/openai/v1`) is not doubled."""
-        have = [p for p in urlsplit(self.url).path.split("/") if p]
-        want = path.removeprefix("/")
-        parts = want.split("?")[0].split("/")
-        for n in range(min(len(have), len(parts)), 0, -1):
-            if have[-n:] == parts[:n]:
-                want = want.split("/", n)[n]
-                break
-        return f"{self.url}/{want}"
+        return _joined(self.url, path)
+
+
+@lru_cache(maxsize=256)
+def _joined(url: str, path: str) -> str:
+    have = [p for p in urlsplit(url).path.split("/") if p]
+    want = path.removeprefix("/")
+    parts = want.split("?")[0].split("/")
+    for n in range(min(len(have), len(parts)), 0, -1):
+        if have[-n:] == parts[:n]:
+            want = want.split("/", n)[n]
+            break
+    return f"{url}/{want}"
 
 
 def base_of(target: Target) -> Base:
@@ -62,20 +68,25 @@ def base_of(target: Target) -> Base:
             f"Model '{target.name}': provider {target.provider} has no address of its own. "
             'Set base_url, for example "https://host.example/v1".'
         )
-    where = f"Model '{target.name}': base_url"
+    return _checked(text, f"Model '{target.name}': base_url", private_allowed=target.allow_private_hosts)
+
+
+@lru_cache(maxsize=256)
+def _checked(text: str, where: str, *, private_allowed: bool) -> Base:
+    """The address by the rules; a job asks the same ones before each call."""
     scheme, host, port, path = _parts(text, where)
     literal = _literal(host, where)
     private = is_private(literal) if literal is not None else _names_this_machine(host)
-    if private and not target.allow_private_hosts:
+    if private and not private_allowed:
         raise ConfigError(
             f"{where} {host} is a loopback or private address. "
             "Set allow_private_hosts: true if you mean it, or use a public https address."
         )
-    if scheme == "http" and not target.allow_private_hosts:
+    if scheme == "http" and not private_allowed:
         raise ConfigError(f"{where} must start with https:// (the key would travel in clear text).")
     if scheme == "http" and literal is not None and not private:
         raise ConfigError(f"{where}: plain http is allowed to private addresses only; use https for {host}.")
-    reach: Reach = "private" if scheme == "http" else "any" if target.allow_private_hosts else "public"
+    reach: Reach = "private" if scheme == "http" else "any" if private_allowed else "public"
     shown = f"[{host}]" if ":" in host else host
     netloc = shown if port == _PORTS[scheme] else f"{shown}:{port}"
     return Base(f"{scheme}://{netloc}{path.rstrip('/')}", host, port, reach)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 
 from pydantic import SecretStr
 
@@ -17,5 +18,10 @@ def key_id(key: SecretStr | str | None) -> str:
     value = key.get_secret_value() if isinstance(key, SecretStr) else key
     if not value:
         return NO_KEY
+    return _short_hash(value)
+
+
+@lru_cache(maxsize=64)
+def _short_hash(value: str) -> str:
     # The salt is fixed, so that processes on several machines share one memory; keys cannot be guessed.
     return hashlib.blake2b(value.encode(), digest_size=6, salt=b"tta-quota", person=b"api-key").hexdigest()

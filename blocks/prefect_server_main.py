@@ -108,6 +108,7 @@ async def _serve(
         log_level="warning",
         access_log=False,
         lifespan="on",
+        ws_per_message_deflate=False,  # it would cost every client more than the event that it packs
         timeout_keep_alive=60,  # a resident client keeps its connection between two runs
         timeout_graceful_shutdown=5,
     )

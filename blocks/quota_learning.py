@@ -50,6 +50,8 @@ def learn(
         period: The window that an error in the same reply speaks of, when there is one.
     """
     found: list[Observation] = []
+    if not any("ratelimit" in name for name in headers):
+        return found
     for name, kind in _OPENAI_NAMES.get(provider, _MINUTE_NAMES).items():
         limit = _count(headers.get(f"x-ratelimit-limit-{name}"))
         remaining = _count(headers.get(f"x-ratelimit-remaining-{name}"))

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mappi
 from contextlib import asynccontextmanager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Protocol
 
 from pydantic import SecretStr
@@ -69,30 +70,34 @@ class Place:
             self._held = False
             self._places.release()
 
-    @asynccontextmanager
-    async def call(self) -> AsyncGenerator[None]:
-        """Hold the place for the body."""
+    async def hold(self) -> None:
+        """Take the place again, if it was given up."""
         if not self._held:
             await self._places.acquire()
             self._held = True
-        try:
-            yield
-        finally:
-            self.leave()
 
 
 _PLACE: ContextVar[Place | None] = ContextVar("tta_place", default=None)
 
 
-@asynccontextmanager
-async def on_the_wire() -> AsyncGenerator[None]:
+def on_the_wire() -> _OnTheWire:
     """Around the sending of one request: the place that the caller got at the gate, if it went through one."""
-    place = _PLACE.get()
-    if place is None:
-        yield
-        return
-    async with place.call():
-        yield
+    return _OnTheWire()
+
+
+class _OnTheWire:
+    __slots__ = ("_place",)
+
+    async def __aenter__(self) -> None:
+        self._place = _PLACE.get()
+        if self._place is not None:
+            await self._place.hold()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._place is not None:
+            self._place.leave()
 
 
 class Needs(Protocol):

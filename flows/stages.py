@@ -132,8 +132,9 @@ async def _end(
         return budget
     await _teach(runtime, items)
     budget = await budget_state(runtime)
+    view = budget.view()
     for item in items:
-        _finish(runtime, item, budget.view())
+        _finish(runtime, item, view)
     if done is not None:
         await keep_records(runtime, items, budget.month)
         for item in items:

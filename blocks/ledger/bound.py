@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
@@ -75,30 +75,25 @@ def input_token_bound(request: ChatRequest) -> int:
     tokens = _OVERHEAD + _PER_MESSAGE * (len(request.messages) + 1)
     if request.json_schema is not None:
         tokens += _SCHEMA_OVERHEAD
-    return tokens + sum(_text_bound(text) for text in _texts(request))
+        tokens += _text_bound(request.schema_name) + _schema_bound(request.json_schema)
+    for message in request.messages:
+        tokens += _text_bound(message.content)
+    for text in request.stop:
+        tokens += _text_bound(text)
+    return tokens + (0 if request.system is None else _text_bound(request.system))
 
 
-def _texts(request: ChatRequest) -> Iterator[str]:
-    yield from (message.content for message in request.messages)
-    yield from request.stop
-    if request.system is not None:
-        yield request.system
-    if request.json_schema is not None:
-        yield request.schema_name
-        yield _schema_text(request.json_schema)
-
-
-def _schema_text(schema: Mapping[str, Any]) -> str:
-    """The schema at its longest. A job sends the same object thousands of times: the last one's text is kept."""
+def _schema_bound(schema: Mapping[str, Any]) -> int:
+    """The schema at its longest. A job sends the same object thousands of times: the last one's bound is kept."""
     global _last_schema
-    kept, text = _last_schema
+    kept, bound = _last_schema
     if kept is not schema:
-        text = json.dumps(schema, indent=4, default=dict)
-        _last_schema = (schema, text)
-    return text
+        bound = _text_bound(json.dumps(schema, indent=4, default=dict))
+        _last_schema = (schema, bound)
+    return bound
 
 
-_last_schema: tuple[Mapping[str, Any] | None, str] = (None, "")
+_last_schema: tuple[Mapping[str, Any] | None, int] = (None, 0)
 
 
 def _text_bound(text: str) -> int:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Any
 
@@ -138,7 +138,9 @@ async def guarded_send(
         ProviderError: The attempt failed; its money is released, presumed or settled.
     """
     bound = bound_usd(target, request) if target.billing == "paid" else Decimal(0)
-    attempt = _Attempt(ledger, target, request, replace(call, step_key=step_key), step_key)
+    if call.step_key != step_key:
+        call = replace(call, step_key=step_key)
+    attempt = _Attempt(ledger, target, request, call, step_key)
     try:
         stored, closed = None, None
         if not looked_up:
@@ -312,17 +314,19 @@ def _model_differs(target: Target, reply: ChatReply) -> str | None:
     return None if other_model(target, reply.model_returned) is None else "model_differs"
 
 
+_USAGE = tuple(f.name for f in fields(Usage) if f.name != "reported_cost_usd")
+
+
 def _encode(guarded: GuardedReply) -> bytes:
     reply = guarded.reply
-    usage = asdict(reply.usage)
-    cost = usage.pop("reported_cost_usd")
+    cost = reply.usage.reported_cost_usd
     document = {
         "text": reply.text,
         "finish": reply.finish,
         "raw_finish": reply.raw_finish,
         "model_returned": reply.model_returned,
         "request_id": reply.request_id,
-        "usage": usage,
+        "usage": {name: getattr(reply.usage, name) for name in _USAGE},
         "reported_cost_usd": None if cost is None else str(cost),
         "list_value_usd": None if guarded.list_value_usd is None else str(guarded.list_value_usd),
     }

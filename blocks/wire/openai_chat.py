@@ -255,8 +255,8 @@ def _usage(node: Any) -> Usage:
     Servers that leave reasoning out of `completion_tokens` count it in `total_tokens`: the larger holds.
     """
     prompt, out, total = at(node, "prompt_tokens"), at(node, "completion_tokens"), at(node, "total_tokens")
-    read = at(node, "prompt_tokens_details", "cached_tokens")
-    write = at(node, "prompt_tokens_details", "cache_write_tokens")
+    details = at(node, "prompt_tokens_details")
+    read, write = at(details, "cached_tokens"), at(details, "cache_write_tokens")
     thinking = at(node, "completion_tokens_details", "reasoning_tokens")
     flag = usage_of(required=(prompt, out), optional=(read, write, total))
     n_in, n_read, n_write = count_of(prompt) or 0, count_of(read) or 0, count_of(write) or 0
@@ -276,8 +276,10 @@ def _usage(node: Any) -> Usage:
 def _reported_cost(node: Any) -> Decimal | None:
     """OpenRouter's `cost` is what it charged; with your own key (BYOK) the upstream bill comes on top."""
     cost = cost_of(at(node, "cost"))
+    if cost is None:
+        return None
     upstream = cost_of(at(node, "cost_details", "upstream_inference_cost"))
-    if cost is not None and upstream is not None and at(node, "is_byok") is True:
+    if upstream is not None and at(node, "is_byok") is True:
         return cost + upstream
     return cost
 

@@ -97,7 +97,9 @@ def seq(value: Any) -> Sequence[Any]:
 def at(value: Any, *path: str) -> Any:
     """Follow object keys; None where the path ends early."""
     for key in path:
-        value = obj(value).get(key)
+        if not isinstance(value, dict):
+            return None
+        value = value.get(key)
     return value
 
 
@@ -105,6 +107,8 @@ def text_of(value: Any) -> str:
     """Return `value` if it is a string, else "". Lone surrogates (JSON allows them) become U+FFFD."""
     if not isinstance(value, str):
         return ""
+    if value.isascii():
+        return value
     try:
         value.encode("utf-8")
     except UnicodeEncodeError:
@@ -115,7 +119,8 @@ def text_of(value: Any) -> str:
 def flat(value: Any, *, limit: int = 300) -> str:
     """One printable line of at most `limit` characters, for messages, ids and ledger columns."""
     line = " ".join(text_of(value).split())
-    line = "".join(c for c in line if c.isprintable())
+    if not line.isprintable():
+        line = "".join(c for c in line if c.isprintable())
     return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
