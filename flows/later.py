@@ -12,20 +12,23 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextvars import Context
+from contextlib import asynccontextmanager
+from contextvars import Context, ContextVar
 from weakref import WeakKeyDictionary
 
-from prefect.client.orchestration import PrefectClient, get_client
+from prefect.settings import PREFECT_API_URL
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.flows.run_client import RunClient, open_client
 
-__all__ = ["api_client", "later", "settled"]
+__all__ = ["api_client", "held_back", "later", "settled"]
 
 _LOG = logging.getLogger("tta_dev_primitives.later")
 _AT_ONCE = 4
 _ROOM = 64
 """Pieces of work that may wait on one loop."""
 Work = Callable[[], Awaitable[None]]
+_HELD: ContextVar[list[Work] | None] = ContextVar("tta_held_back", default=None)
 
 
 class _Loop:
@@ -34,7 +37,7 @@ class _Loop:
     def __init__(self) -> None:
         self.pending: dict[int, Work] = {}
         self.tasks: set[asyncio.Task[None]] = set()
-        self.client: PrefectClient | None = None
+        self.clients: dict[str, RunClient] = {}
         self.number = 0
         self.opening = asyncio.Lock()
         self.turn = asyncio.Semaphore(_AT_ONCE)
@@ -48,8 +51,8 @@ class _Loop:
         finally:
             await asyncio.gather(*self.tasks, return_exceptions=True)
             await asyncio.gather(*(self.do(number) for number in tuple(self.pending)))
-            if self.client is not None:
-                await self.client.__aexit__(None, None, None)
+            for client in self.clients.values():
+                await client.__aexit__(None, None, None)
 
     async def do(self, number: int) -> None:
         """Do one piece of work; it stays pending when it is cancelled."""
@@ -83,13 +86,27 @@ async def _here() -> _Loop:
     return _LOOPS[loop]
 
 
-async def api_client() -> PrefectClient:
-    """The running loop's connection to the Prefect API, opened once."""
+async def api_client() -> RunClient:
+    """The running loop's connection to the Prefect API of the settings, opened once."""
     here = await _here()
+    api = PREFECT_API_URL.value()
     async with here.opening:
-        if here.client is None:
-            here.client = await get_client().__aenter__()
-    return here.client
+        if api not in here.clients:
+            here.clients[api] = await open_client().__aenter__()
+    return here.clients[api]
+
+
+@asynccontextmanager
+async def held_back() -> AsyncGenerator[None]:
+    """What is put off inside begins when the block has ended: it would compete with the run that it follows."""
+    held: list[Work] = []
+    token = _HELD.set(held)
+    try:
+        yield
+    finally:
+        _HELD.reset(token)
+        for work in held:
+            await later(work)
 
 
 async def later(work: Work) -> None:
@@ -97,6 +114,10 @@ async def later(work: Work) -> None:
 
     With too much put off already, it waits for room first.
     """
+    held = _HELD.get()
+    if held is not None:
+        held.append(work)
+        return
     here = await _here()
     await here.room.acquire()
     here.number += 1

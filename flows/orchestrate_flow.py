@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 from prefect import flow, tags
 from prefect.runtime import flow_run as this_run
@@ -17,20 +18,21 @@ from tta_dev_primitives.flows.stages import run_items
 from tta_dev_primitives.flows.storage import RESULTS
 from tta_dev_primitives.flows.work import Item
 
-__all__ = ["orchestrate"]
+__all__ = ["orchestrate", "run_name"]
 
 _NAME_CHARS = 60
 
 
-def _run_name() -> str:
-    """The task's first words."""
-    text = " ".join(str(this_run.parameters.get("task", "")).split())
+def run_name(parameters: Mapping[str, Any] | None = None) -> str:
+    """The task's first words; without parameters those of the running flow run."""
+    given = this_run.parameters if parameters is None else parameters
+    text = " ".join(str(given.get("task", "")).split())
     return text if len(text) <= _NAME_CHARS else text[: _NAME_CHARS - 1].rsplit(" ", 1)[0] + "…"
 
 
 @flow(
     name="orchestrate",
-    flow_run_name=_run_name,
+    flow_run_name=run_name,
     persist_result=True,
     result_storage=RESULTS,
     result_serializer="json",

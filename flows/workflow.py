@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.flows.loop import wait_for
 from tta_dev_primitives.flows.result import OrchestrationResult
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.requests import UseCase
     from tta_dev_primitives.flows.runtime import Runtime
 
 __all__ = ["MultiModelWorkflow"]
@@ -74,16 +73,9 @@ class MultiModelWorkflow:
 
         check_task(task, use_case, system)
         runtime = await self.ready()
-        from prefect import tags
+        from tta_dev_primitives.flows.resident import run_resident
 
-        from tta_dev_primitives.flows.orchestrate_flow import orchestrate
-        from tta_dev_primitives.flows.plan import known_use_case
-        from tta_dev_primitives.flows.runtime import active
-
-        known = known_use_case(runtime, task, use_case)
-        # Tags of a run that is about to be made cost nothing; added later they cost a request.
-        with active(runtime), tags(*([f"use_case:{known}"] if known else [])):
-            return await orchestrate(task, cast("UseCase | None", use_case), system, self._path)
+        return await run_resident(runtime, task, use_case, system, self._path)
 
     async def execute_bulk(
         self,

@@ -1,0 +1,101 @@
+"""One connection to the Prefect API for all runs of an event loop, which spares requests that have one answer.
+
+Prefect opens a client for each flow run, asks for the flow's id each time and names the run in a request of its own.
+A process that stays up need not: of nine requests a run four are left (create, running, read, completed).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from uuid import UUID
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
+from prefect.context import AsyncClientContext
+from prefect.exceptions import PrefectHTTPStatusError
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
+from prefect.states import to_state_create
+
+__all__ = ["RunClient", "open_client", "sharing"]
+
+Namer = Callable[[Mapping[str, Any]], str]
+
+
+class RunClient(PrefectClient):
+    """Prefect's client, which creates the runs of a flow that it knows with one request, under their final name."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        """As Prefect's own."""
+        super().__init__(*args, **options)
+        self.api = str(args[0])
+        self.namers: dict[str, Namer] = {}
+        """Flow -> how its runs are called, from their parameters."""
+        self._flows: dict[str, UUID] = {}
+
+    async def create_flow_run(self, flow: Any, name: str | None = None, **given: Any) -> FlowRun:
+        """As Prefect's own, which it calls for the first run of a flow and for one that the API no longer knows."""
+        namer = self.namers.get(flow.name)
+        if name is None and namer is not None:
+            name = namer(given.get("parameters") or {})
+        known = self._flows.get(flow.name)
+        if known is not None:
+            try:
+                return await self._create(known, flow, name, **given)
+            except PrefectHTTPStatusError:
+                # Its database may be another one than a moment ago.
+                del self._flows[flow.name]
+        run = await super().create_flow_run(flow, name=name, **given)
+        self._flows[flow.name] = run.flow_id
+        return run
+
+    async def _create(
+        self,
+        flow_id: UUID,
+        flow: Any,
+        name: str | None,
+        *,
+        state: Any,
+        parameters: Any,
+        tags: Any,
+        **rest: Any,
+    ) -> FlowRun:
+        policy = FlowRunPolicy(retries=flow.retries, retry_delay=int(flow.retry_delay_seconds or 0))
+        asked = FlowRunCreate(
+            flow_id=flow_id,
+            flow_version=flow.version,
+            name=name,
+            parameters=parameters,
+            tags=list(tags or ()),
+            state=to_state_create(state),
+            empirical_policy=policy,
+            **rest,
+        )
+        reply = await self.request(
+            "POST", "/flow_runs/", json=asked.model_dump(mode="json", exclude_unset=True)
+        )
+        run = FlowRun.model_validate(reply.json())
+        run.parameters = parameters
+        return run
+
+
+def open_client() -> RunClient:
+    """A client for the API of the settings, not yet entered."""
+    return RunClient(
+        PREFECT_API_URL.value(),
+        auth_string=PREFECT_API_AUTH_STRING.value(),
+        api_key=PREFECT_API_KEY.value(),
+    )
+
+
+@contextmanager
+def sharing(client: RunClient) -> Iterator[None]:
+    """Let Prefect use `client` inside, instead of opening one for each run."""
+    context = AsyncClientContext.model_construct(client=client)
+    token = AsyncClientContext.__var__.set(context)
+    try:
+        yield
+    finally:
+        AsyncClientContext.__var__.reset(token)

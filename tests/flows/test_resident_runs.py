@@ -1,0 +1,56 @@
+"""A process that stays up asks Prefect for little: what it knows of the last run it does not ask for again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import httpx
+from sandbox_runs import MakeWorkflow
+
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.later import api_client, settled
+
+StartSandbox = Callable[..., Sandbox]
+
+
+async def test_a_second_run_needs_four_requests_and_writes_its_artifacts_after_its_end(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Created under its name, set running, read, completed; the same connection serves the artifacts behind it."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute("Describe how a kettle works.", use_case="simple")
+    await settled()
+    asked: list[str] = []
+
+    async def note(request: httpx.Request) -> None:
+        asked.append(f"{request.method} {request.url.path}")
+
+    connection = (await api_client())._client
+    connection.event_hooks = {"request": [note]}
+    try:
+        result = await workflow.execute("Describe how a toaster works.", use_case="simple")
+        await settled()
+    finally:
+        connection.event_hooks = {}
+    run = f"/api/flow_runs/{result.flow_run_id}"
+    # Whether the tag of the task runs has a concurrency limit is asked every five seconds.
+    told = [line for line in asked if "concurrency_limits" not in line]
+    assert told[:4] == [
+        "POST /api/flow_runs/",
+        f"POST {run}/set_state",
+        f"GET {run}",
+        f"POST {run}/set_state",
+    ]
+    assert told[4:] == ["POST /api/artifacts/"] * 3
+
+
+async def test_a_flow_that_the_api_no_longer_knows_is_registered_again(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """The server's database may have been replaced while this process went on."""
+    workflow = make_workflow(sandbox_of())
+    (await api_client())._flows["orchestrate"] = uuid4()
+    result = await workflow.execute("Describe how a lamp works.", use_case="simple")
+    run = await (await api_client()).read_flow_run(UUID(result.flow_run_id))
+    assert (run.name, run.state_name) == ("Describe how a lamp works.", "Completed")
