@@ -68,13 +68,13 @@ def _embedded(place: ServerHome) -> Iterator[Finding]:
 
 
 def _configured(api: ConfiguredApi) -> Iterator[Finding]:
-    parts = urlsplit(api.url)
-    local = is_loopback(parts.hostname or "")
     try:
         told = server_version(api)
     except PrefectServerError as error:
         yield Finding("fail", str(error))
         return
+    parts = urlsplit(api.url)
+    local = is_loopback(parts.hostname or "")
     where = f"Prefect API {shown(api.url)} ({api.source})"
     yield Finding("ok", f"{where} answers" + (f", Prefect {told}" if told else ""))
     if told and _release(told) < _release(version("prefect")):

@@ -16,7 +16,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.prefect_settings import EMBEDDED_MARK
-from tta_dev_primitives.config.errors import PrefectServerError
+from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
 __all__ = ["ConfiguredApi", "configured_api", "get_json", "server_version", "shown"]
 
@@ -89,7 +89,7 @@ def _toml(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         return {}
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise PrefectServerError(f"{path}: Prefect settings cannot be read: {error}") from None
+        raise PrefectConfigError(f"{path}: Prefect settings cannot be read: {error}") from None
 
 
 def _api_table(tables: Mapping[str, Any]) -> dict[str, str]:
@@ -146,12 +146,13 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
     """The version of a configured server; None for Prefect Cloud, which does not tell.
 
     Raises:
-        PrefectServerError: It cannot be used as it is; the message has address, reason and mend.
+        PrefectConfigError: Address or access are wrong; the message has address, reason and mend.
+        PrefectServerError: It does not answer, or is too old.
     """
     where = f"Prefect API {shown(api.url)} (PREFECT_API_URL in {api.source})"
-    parts = urlsplit(api.url)
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise PrefectServerError(f"{where}: not an http(s) address; write e.g. http://127.0.0.1:4200/api.")
+    host = _host_of(api.url)
+    if host is None:
+        raise PrefectConfigError(f"{where}: not an http(s) address; write e.g. http://127.0.0.1:4200/api.")
     try:
         status, body = get_json(f"{api.url}/admin/version", timeout_s=timeout_s, api=api)
     except OSError as error:
@@ -160,19 +161,31 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
             "Start it, mend the address, or unset it to use the embedded server."
         ) from None
     if status in {401, 403}:
-        raise PrefectServerError(
+        raise PrefectConfigError(
             f"{where} refuses us ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY."
         )
-    if parts.hostname.endswith(".prefect.cloud"):
+    if host.endswith(".prefect.cloud"):
         return None
     if status != 200 or not isinstance(body, str):
-        raise PrefectServerError(f"{where} is not a Prefect API (status {status}); the address ends in /api.")
+        raise PrefectConfigError(f"{where} is not a Prefect API (status {status}); the address ends in /api.")
     if _numbers(body) < OLDEST:
         raise PrefectServerError(
             f"{where} runs Prefect {body}; this package needs {OLDEST[0]}.{OLDEST[1]} or newer "
             f"(installed here: {version('prefect')}). Upgrade that server."
         )
     return body
+
+
+def _host_of(url: str) -> str | None:
+    """The host of an http(s) address with a possible port; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError:
+        return None
+    written = parts.scheme in {"http", "https"} and not any(sign.isspace() for sign in url)
+    return host if host and written else None
 
 
 def _numbers(text: str) -> tuple[int, int]:
@@ -182,6 +195,6 @@ def _numbers(text: str) -> tuple[int, int]:
 
 
 def shown(url: str) -> str:
-    """The address without user and password."""
-    parts = urlsplit(url)
-    return url if "@" not in parts.netloc else url.replace(parts.netloc, parts.netloc.rpartition("@")[2])
+    """The address without user and password, however it is written."""
+    scheme, sign, rest = url.rpartition("://")
+    return f"{scheme}{sign}{rest.rpartition('@')[2]}"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from tta_dev_primitives.blocks.prefect_settings import ServerHome, is_loopback
-from tta_dev_primitives.config.errors import PrefectServerError
+from tta_dev_primitives.config.errors import PrefectConfigError
 
 __all__ = ["client_auth", "server_secrets"]
 
@@ -21,7 +21,7 @@ def server_secrets(place: ServerHome, host: str) -> dict[str, str]:
     `TTA_SERVER_AUTH=1` (or a PREFECT_SERVER_API_AUTH_STRING) makes the API, and the UI, ask for a password.
 
     Raises:
-        PrefectServerError: `host` is not on loopback and no password is asked for.
+        PrefectConfigError: `host` is not on loopback and no password is asked for.
     """
     given = os.environ.get("PREFECT_SERVER_ENCRYPTION_KEY")
     found = {
@@ -37,7 +37,7 @@ def server_secrets(place: ServerHome, host: str) -> dict[str, str]:
         "off",
     }
     if not is_loopback(host) and not wanted:
-        raise PrefectServerError(
+        raise PrefectConfigError(
             f"TTA_SERVER_HOST={host} opens the Prefect API, and the secrets in it, to other machines: "
             "set TTA_SERVER_AUTH=1 (and put TLS in front), or leave it on 127.0.0.1."
         )

@@ -30,7 +30,7 @@ from tta_dev_primitives.blocks.prefect_settings import (
     client_settings,
     process_environment,
 )
-from tta_dev_primitives.config.errors import PrefectServerError
+from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
 __all__ = [
     "ServerInfo",
@@ -301,7 +301,7 @@ def _listen(host: str, last: int | None) -> socket.socket:
     """A listening socket: on TTA_SERVER_PORT, else where the last server was, else the first free of ours."""
     asked = os.environ.get("TTA_SERVER_PORT")
     if asked is not None and not asked.isdigit():
-        raise PrefectServerError(f"TTA_SERVER_PORT is {asked!r}; write a port number.")
+        raise PrefectConfigError(f"TTA_SERVER_PORT is {asked!r}; write a port number.")
     ports = [int(asked)] if asked else [*([last] if last else []), *_PORTS, 0]
     for port in ports:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

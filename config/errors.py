@@ -4,7 +4,9 @@ OrchestrationError
 ├── ConfigError (also ValueError)          you set it up wrong: file, key or variable, and the mend
 │   ├── MissingKeyError                    a key's environment variable is not set
 │   ├── UnknownModelError                  a model that nothing defines
-│   └── UnknownPriceError                  a paid model without a known price
+│   ├── UnknownPriceError                  a paid model without a known price
+│   ├── LedgerConfigError (also LedgerError)         the ledger's address, or what it is asked, is wrong
+│   └── PrefectConfigError (also PrefectServerError) the address or the access of the Prefect API is wrong
 ├── BudgetExceededError                    the money is gone, or this call would pass the limit
 ├── LedgerError                            the ledger cannot answer: no paid call is made
 │   ├── LedgerBusyError                    only in-flight holds block; try again later
@@ -30,9 +32,11 @@ __all__ = [
     "ErrorClass",
     "LedgerAction",
     "LedgerBusyError",
+    "LedgerConfigError",
     "LedgerError",
     "MissingKeyError",
     "OrchestrationError",
+    "PrefectConfigError",
     "PrefectServerError",
     "ProviderError",
     "QuarantinedError",
@@ -180,6 +184,10 @@ class LedgerError(OrchestrationError):
     """The spend ledger cannot be used; no paid call is made until it is mended."""
 
 
+class LedgerConfigError(LedgerError, ConfigError):
+    """The ledger's address, or what the ledger is asked, is written wrong; trying again does not help."""
+
+
 class LedgerBusyError(LedgerError):
     """Only calls in flight block this one: money may come back when they settle."""
 
@@ -261,3 +269,7 @@ class AllModelsFailedError(OrchestrationError):
 
 class PrefectServerError(OrchestrationError):
     """The Prefect API cannot be started or reached; the message says at which address and why."""
+
+
+class PrefectConfigError(PrefectServerError, ConfigError):
+    """The address of the Prefect API, or the access to it, is written wrong; trying again does not help."""

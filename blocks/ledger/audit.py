@@ -12,7 +12,7 @@ from tta_dev_primitives.blocks.ledger.holds import write_event
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.records import JournalEntry, MonthBalance, Quarantine, ReportRow
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
 __all__ = ["Audit"]
 
@@ -63,7 +63,7 @@ class Audit(LedgerCore):
         """
         pico = to_pico(amount, what="approval")
         if pico == 0:
-            raise LedgerError("Ledger: approve an amount above 0 USD")
+            raise LedgerConfigError("Ledger: approve an amount above 0 USD")
         wanted = checked_month(month)
 
         async def work(tx: Tx) -> int:
@@ -94,7 +94,7 @@ class Audit(LedgerCore):
             LedgerError: No such call, it is not presumed, or no evidence was given.
         """
         if not evidence.strip():
-            raise LedgerError("Ledger: give the evidence, such as the provider's usage or request id")
+            raise LedgerConfigError("Ledger: give the evidence, such as the provider's usage or request id")
         charge = 0 if actual is None else to_pico(actual, what="cost")
         state = "released" if actual is None else "settled"
 

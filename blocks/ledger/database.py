@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tta_dev_primitives.blocks.ledger.schema import Dialect, register_schema
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError
 
 __all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema", "tta_home"]
 
@@ -107,14 +107,14 @@ def database_for(url: str) -> Database:
         url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`.
 
     Raises:
-        LedgerError: The URL is not one of these.
+        LedgerConfigError: The URL is not one of these.
     """
     from tta_dev_primitives.blocks.ledger.postgres import PostgresDatabase
     from tta_dev_primitives.blocks.ledger.sqlite import SqliteDatabase
 
     scheme, separator, rest = url.partition("://")
     if not separator:
-        raise LedgerError(_unknown_url(scheme))
+        raise LedgerConfigError(_unknown_url(scheme))
     make: Callable[[], Database]
     if scheme == "sqlite":
         path = _sqlite_path(rest)
@@ -123,7 +123,7 @@ def database_for(url: str) -> Database:
         dsn = f"postgresql://{rest}"
         identity, make = dsn, lambda: PostgresDatabase(dsn)
     else:
-        raise LedgerError(_unknown_url(scheme))
+        raise LedgerConfigError(_unknown_url(scheme))
     with _open_lock:
         key = (os.getpid(), identity)
         if key not in _open:
@@ -134,7 +134,7 @@ def database_for(url: str) -> Database:
 def _sqlite_path(rest: str) -> Path:
     name = rest.partition("?")[0]
     if not name.startswith("/") or len(name) < 2 or ":memory:" in name:
-        raise LedgerError(
+        raise LedgerConfigError(
             "Ledger URL: a SQLite ledger needs a file: sqlite:///relative.db or sqlite:////absolute.db"
         )
     return Path(name[1:]).expanduser().absolute().resolve()

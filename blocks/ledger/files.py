@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError
 
 __all__ = ["file_system_of", "make_private_file", "refuse_network_file_system"]
 
@@ -52,13 +52,13 @@ def file_system_of(path: Path, mounts: str) -> str:
 
 
 def refuse_network_file_system(path: Path) -> None:
-    """Raise `LedgerError` when `path` lies on a network file system (known on Linux only)."""
+    """Raise `LedgerConfigError` when `path` lies on a network file system (known on Linux only)."""
     table = Path("/proc/self/mounts")
     if not table.exists():
         return
     kind = file_system_of(path, table.read_text(errors="replace"))
     if kind in _NETWORK:
-        raise LedgerError(
+        raise LedgerConfigError(
             f"Ledger {path}: this is on a network file system ({kind}), where SQLite's locks do not hold. "
             f"Use a local disk, or PostgreSQL: TTA_LEDGER_URL=postgresql://user:password@host/name"
         )
@@ -71,7 +71,7 @@ def make_private_file(path: Path) -> None:
     another connection of this process.
 
     Raises:
-        LedgerError: It is not a regular file.
+        LedgerConfigError: It is not a regular file.
         OSError: The folder or file cannot be made.
     """
     if not path.parent.exists():
@@ -81,7 +81,7 @@ def make_private_file(path: Path) -> None:
     except FileExistsError:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):
-            raise LedgerError(
+            raise LedgerConfigError(
                 f"Ledger {path}: not a regular file; give the ledger a file of its own"
             ) from None
         if found.st_mode & 0o077 and found.st_uid == os.geteuid():

@@ -7,7 +7,7 @@ from datetime import datetime
 from functools import lru_cache
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError
 
 __all__ = ["checked_month", "day_of", "month_of", "zone"]
 
@@ -19,12 +19,12 @@ def zone(name: str) -> ZoneInfo:
     """The time zone `name`, such as `UTC` or `Europe/Berlin`.
 
     Raises:
-        LedgerError: No such zone is known on this machine.
+        LedgerConfigError: No such zone is known on this machine.
     """
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise LedgerError(
+        raise LedgerConfigError(
             f"cost_tracking.timezone: no time zone '{name}' is known here; use a name such as UTC or "
             f"Europe/Berlin"
         ) from None
@@ -41,7 +41,7 @@ def day_of(moment: float, timezone: str = "UTC") -> str:
 
 
 def checked_month(month: str) -> str:
-    """`month` itself, when it is written `YYYY-MM`; else `LedgerError`."""
+    """`month` itself, when it is written `YYYY-MM`; else `LedgerConfigError`."""
     if not _MONTH.fullmatch(month):
-        raise LedgerError(f"Month '{month}': write it as YYYY-MM, such as 2026-11")
+        raise LedgerConfigError(f"Month '{month}': write it as YYYY-MM, such as 2026-11")
     return month

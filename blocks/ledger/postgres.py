@@ -19,7 +19,7 @@ from typing_extensions import override
 from tta_dev_primitives.blocks.ledger.database import Database, Work
 from tta_dev_primitives.blocks.ledger.postgres_pool import Server
 from tta_dev_primitives.blocks.ledger.schema import Dialect
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError
 
 __all__ = ["PostgresDatabase"]
 
@@ -32,11 +32,13 @@ class PostgresDatabase(Database):
     dialect: Dialect = "postgresql"
 
     def __init__(self, dsn: str) -> None:
-        parts = urlsplit(dsn)
         try:
+            parts = urlsplit(dsn)
             port = parts.port or 5432
         except ValueError:
-            raise LedgerError("Ledger URL: the port of a postgresql:// address is a number") from None
+            raise LedgerConfigError(
+                "Ledger URL: host or port cannot be read; write postgresql://user:password@host:5432/name"
+            ) from None
         self.place = f"postgresql://{parts.hostname or 'localhost'}:{port}{parts.path}"
         self._dsn = dsn
         self._forget()

@@ -17,7 +17,7 @@ import asyncpg
 from tta_dev_primitives.blocks.ledger.database import Work
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.schema import migrate, schema_generation
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
 __all__ = ["Server"]
 
@@ -45,6 +45,8 @@ _DOWN = (
     asyncpg.TooManyConnectionsError,
     OSError,
 )
+_WRONG = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
+"""User, password or database of the address."""
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
@@ -232,7 +234,8 @@ class Server:
             mend = "Start it or correct TTA_LEDGER_URL; no paid call is made until it answers"
         else:
             mend = "Correct it or TTA_LEDGER_URL; no paid call is made until then"
-        explained = LedgerError(f"Ledger {self._place}: {text}. {mend}.")
+        kind = LedgerConfigError if isinstance(fault, _WRONG) else LedgerError
+        explained = kind(f"Ledger {self._place}: {text}. {mend}.")
         explained.__cause__ = fault
         return explained
 

@@ -17,7 +17,7 @@ from tta_dev_primitives.blocks.ledger.database import Work
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.files import make_private_file, refuse_network_file_system
 from tta_dev_primitives.blocks.ledger.schema import migrate, schema_generation
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
 __all__ = ["Job", "Worker"]
 
@@ -251,7 +251,7 @@ class Worker:
         mark = connection.execute("PRAGMA application_id").fetchone()[0]
         tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
         if mark not in (0, _APPLICATION_ID) or (mark == 0 and tables):
-            raise LedgerError(
+            raise LedgerConfigError(
                 f"Ledger {self.path}: this SQLite file belongs to another program; give the ledger "
                 f"a file of its own"
             )

@@ -13,7 +13,7 @@ import pytest
 from tta_dev_primitives.blocks.prefect_doctor import check_server
 from tta_dev_primitives.blocks.prefect_endpoint import ConfiguredApi, configured_api, server_version
 from tta_dev_primitives.blocks.prefect_server import ensure_server, server_environment, server_status
-from tta_dev_primitives.config.errors import PrefectServerError
+from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
 Answer = Callable[[str, str | None], tuple[int, object]]
 
@@ -173,10 +173,12 @@ def test_a_server_that_is_down_is_named(alone: Path, monkeypatch: pytest.MonkeyP
     assert "pass" not in str(caught.value)
 
 
-@pytest.mark.parametrize("url", ["localhost:4200/api", "ftp://host/api", "http:///api"])
+@pytest.mark.parametrize(
+    "url", ["localhost:4200/api", "ftp://host/api", "http:///api", "http://h:99999/api", "http://[::1/api"]
+)
 def test_what_is_no_address_is_said(url: str) -> None:
     """The message shows what an address looks like."""
-    with pytest.raises(PrefectServerError, match="not an http"):
+    with pytest.raises(PrefectConfigError, match="not an http"):
         server_version(ConfiguredApi(url=url, source="prefect.toml"))
 
 

@@ -90,6 +90,35 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(line: str, said: str, tmp_p
     assert {p.name for p in tmp_path.iterdir()} <= {*FILES, ".tta"}
 
 
+ADDRESSES = [
+    ("run hi", "PREFECT_API_URL", "http://u:geheim@127.0.0.1:99999/api", 2, "not an http(s) address"),
+    ("check", "PREFECT_API_URL", "http://u:geheim@[::1/api", 1, "not an http(s) address"),
+    ("deploy", "PREFECT_API_URL", "http://u:geheim@127.0.0.1:9/api", 1, "does not answer"),
+    ("report", "TTA_LEDGER_URL", "mysql://u:geheim@db/x", 2, "sqlite:///path or postgresql://"),
+    (
+        "report",
+        "TTA_LEDGER_URL",
+        "postgresql://u:geheim@[::1/x",
+        2,
+        "postgresql://user:password@host:5432/name",
+    ),
+    ("report", "TTA_LEDGER_URL", "postgresql://u:geheim@127.0.0.1:9/x", 1, "127.0.0.1:9/x"),
+]
+
+
+@pytest.mark.parametrize(("line", "variable", "address", "code", "said"), ADDRESSES)
+def test_an_address_written_wrong_is_a_mistake_and_one_that_is_down_is_a_failure(
+    line: str, variable: str, address: str, code: int, said: str, tmp_path: Path
+) -> None:
+    """Exit code 2 or 1, the mend, and no password; `tta check` has 1 for everything it finds."""
+    done = tta(*line.split(), folder=tmp_path, **{variable: address})
+    assert done.returncode == code, done.stderr
+    shown = done.stdout + done.stderr
+    assert said in " ".join(shown.split())
+    assert "Traceback" not in shown
+    assert "geheim" not in shown
+
+
 @pytest.mark.parametrize(
     ("stdin", "said"),
     [

@@ -57,7 +57,7 @@ def test_an_unknown_address_is_refused_without_repeating_it(url: str) -> None:
     ("url", "message"),
     [
         ("postgresql://user:geheim@127.0.0.1:1/db", r"127\.0\.0\.1:1/db.*(Connect|refused).*TTA_LEDGER_URL"),
-        ("postgresql://user:geheim@127.0.0.1:port/db", "the port of a postgresql:// address is a number"),
+        ("postgresql://user:geheim@127.0.0.1:port/db", "host or port cannot be read"),
     ],
 )
 async def test_an_unreachable_server_is_named_without_its_password(
