@@ -73,7 +73,7 @@ async def orchestrate_bulk(
         input_path: Tasks: JSONL or CSV with id, task, and optional use_case and system.
         output_path: Results, JSONL; running again does only what is missing.
         concurrency: Provider calls open at once.
-        chunk_size: Tasks a task run; empty: 100, or the concurrency when that is more.
+        chunk_size: Tasks a task run; empty: up to 100, twice the concurrency.
         max_cost: The most the whole job may cost, USD, over all its runs.
         until: Start nothing new after this moment; without a zone: UTC.
         patience_s: Seconds the job may wait for free quota before it may spend; 0: spend at once; empty: never

@@ -78,10 +78,10 @@ class JobOptions:
 
     @property
     def size(self) -> int:
-        """Tasks a chunk."""
+        """Tasks a chunk. A slow job has small ones: a chunk's results come together."""
         if self.detail == "item":
             return 1
-        return self.chunk_size or max(100, self.concurrency)
+        return self.chunk_size or max(min(100, 2 * self.concurrency), self.concurrency)
 
     @property
     def chunks(self) -> int:

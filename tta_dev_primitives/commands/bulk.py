@@ -60,7 +60,7 @@ def bulk(
         wait: Wait for quota however long it takes, instead of saying when to run it again.
         ordered: Put the results into the order of the tasks at the end.
         force: Go on although configuration or tasks changed since the last run.
-        chunk: Tasks a task run; 100, or the concurrency when that is more.
+        chunk: Tasks a task run; up to 100, twice the concurrency.
         detail: Task runs for each chunk, or for each item (slower).
         verbose: Show the log on stderr.
     """
