@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Coroutine
+from contextlib import closing
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -195,7 +196,8 @@ class Worker:
             (mend for words, mend in _MENDS if words in text.lower()),
             "No paid call is made until it is mended",
         )
-        explained = LedgerError(f"Ledger {self.path}: {text}. {mend}.")
+        kind = LedgerConfigError if "not a database" in text else LedgerError
+        explained = kind(f"Ledger {self.path}: {text}. {mend}.")
         explained.__cause__ = error
         return explained
 
@@ -221,6 +223,8 @@ class Worker:
             raise LedgerError(f"Ledger: SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
         refuse_network_file_system(self.path)
         queue_file = self.path.with_name(self.path.name + ".queue")
+        if not queue_file.exists():
+            self._look_before_touching()
         make_private_file(self.path)
         make_private_file(queue_file)
         self._queue_fd = os.open(queue_file, os.O_RDWR | os.O_CLOEXEC)
@@ -245,6 +249,16 @@ class Worker:
         finally:
             fcntl.flock(self._queue_fd, fcntl.LOCK_UN)
         return connection
+
+    def _look_before_touching(self) -> None:
+        """Nothing of ours stands beside the file: leave its mode and its folder alone until it is known to be a ledger.
+
+        `immutable` reads without locks and without files beside it.
+        """
+        if not self.path.is_file() or self.path.stat().st_size == 0:
+            return
+        with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+            self._refuse_foreign(connection)
 
     def _refuse_foreign(self, connection: sqlite3.Connection) -> None:
         """A file of another program is left alone."""

@@ -80,17 +80,21 @@ async def test_a_folder_that_cannot_be_written_is_named(place: str, new_call: Ne
 
 
 async def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path, new_call: NewCall) -> None:
-    """Garbage, and a database of another program: refused, and not one byte is changed."""
+    """Garbage, and a database of another program: refused, not one byte or right is changed, nothing is put beside."""
     garbage, foreign = tmp_path / "garbage.db", tmp_path / "foreign.db"
     garbage.write_bytes(b"this is not a database, and long enough to tell" * 50)
     connection = sqlite3.connect(foreign)
     connection.execute("CREATE TABLE precious (id INTEGER)")
     connection.close()
+    for path in (garbage, foreign):
+        path.chmod(0o644)
     before = garbage.read_bytes(), foreign.read_bytes()
     assert "not a ledger" in await refusal(f"sqlite:///{garbage}", new_call())
     assert "belongs to another program" in await refusal(f"sqlite:///{foreign}", new_call())
     assert "not a regular file" in await refusal(f"sqlite:///{tmp_path}", new_call())
     assert (garbage.read_bytes(), foreign.read_bytes()) == before
+    assert [stat.S_IMODE(path.stat().st_mode) for path in (garbage, foreign)] == [0o644, 0o644]
+    assert not [name for name in os.listdir(tmp_path) if name.endswith(".queue")]
 
 
 @pytest.mark.parametrize(
