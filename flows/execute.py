@@ -66,11 +66,11 @@ async def run_lane(runtime: Runtime, lane: Lane) -> None:
     """
     if not lane.length:
         return
-    named = execute.with_options(retries=lane.length - 1, task_run_name=f"execute[{lane.first_model}]")
-    key = _content_key(runtime, lane)
-    if key is not None:
-        named = named.with_options(persist_result=True, result_storage_key=key)
-    await named(runtime, lane)
+    kept: dict[str, Any] = {}
+    if (key := _content_key(runtime, lane)) is not None:
+        kept = {"persist_result": True, "result_storage_key": key}
+    name = f"execute[{lane.first_model}]"
+    await execute.with_options(retries=lane.length - 1, task_run_name=name, **kept)(runtime, lane)
     if any(lane.following(item) is not None for item in lane.open):
         # Cached: the task's body did not run.
         await _from_the_store(runtime, lane)

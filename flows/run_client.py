@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
-from prefect.client.orchestration import PrefectClient
+from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
-from prefect.context import AsyncClientContext
+from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
 from prefect.states import to_state_create
@@ -30,24 +30,35 @@ class RunClient(PrefectClient):
     def __init__(self, *args: Any, **options: Any) -> None:
         """As Prefect's own."""
         super().__init__(*args, **options)
-        self.api = str(args[0])
+        # Prefect makes one to look at a result storage, even at one that needs none.
+        self.sync = SyncPrefectClient(*args, **options)
         self.namers: dict[str, Namer] = {}
         """Flow -> how its runs are called, from their parameters."""
         self._flows: dict[str, UUID] = {}
 
-    async def create_flow_run(self, flow: Any, name: str | None = None, **given: Any) -> FlowRun:
+    async def __aenter__(self) -> Self:
+        """As Prefect's own."""
+        self.sync.__enter__()
+        return await super().__aenter__()
+
+    async def __aexit__(self, *exc_info: Any) -> None:
+        """As Prefect's own."""
+        self.sync.__exit__(*exc_info)
+        await super().__aexit__(*exc_info)
+
+    async def create_flow_run(self, flow: Any, *args: Any, **given: Any) -> FlowRun:
         """As Prefect's own, which it calls for the first run of a flow and for one that the API no longer knows."""
         namer = self.namers.get(flow.name)
-        if name is None and namer is not None:
-            name = namer(given.get("parameters") or {})
-        known = self._flows.get(flow.name)
+        if not args and namer is not None and given.get("name") is None:
+            given["name"] = namer(given.get("parameters") or {})
+        known = None if args else self._flows.get(flow.name)
         if known is not None:
             try:
-                return await self._create(known, flow, name, **given)
+                return await self._create(known, flow, **given)
             except PrefectHTTPStatusError:
                 # Its database may be another one than a moment ago.
                 del self._flows[flow.name]
-        run = await super().create_flow_run(flow, name=name, **given)
+        run = await super().create_flow_run(flow, *args, **given)
         self._flows[flow.name] = run.flow_id
         return run
 
@@ -66,7 +77,6 @@ class RunClient(PrefectClient):
         asked = FlowRunCreate(
             flow_id=flow_id,
             flow_version=flow.version,
-            name=name,
             parameters=parameters,
             tags=list(tags or ()),
             state=to_state_create(state),
@@ -93,9 +103,10 @@ def open_client() -> RunClient:
 @contextmanager
 def sharing(client: RunClient) -> Iterator[None]:
     """Let Prefect use `client` inside, instead of opening one for each run."""
-    context = AsyncClientContext.model_construct(client=client)
-    token = AsyncClientContext.__var__.set(context)
+    token = AsyncClientContext.__var__.set(AsyncClientContext.model_construct(client=client))
+    sync_token = SyncClientContext.__var__.set(SyncClientContext.model_construct(client=client.sync))
     try:
         yield
     finally:
+        SyncClientContext.__var__.reset(sync_token)
         AsyncClientContext.__var__.reset(token)
