@@ -24,8 +24,8 @@ from pydantic import Field
 
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk_file import FileJob
-from tta_dev_primitives.flows.bulk_io import BrokenLine, Record, record_of
-from tta_dev_primitives.flows.bulk_plan import SAMPLE
+from tta_dev_primitives.flows.bulk_io import NO_ITEMS, BrokenLine, Record, check_items, record_of
+from tta_dev_primitives.flows.bulk_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk_pump import failed_result
 from tta_dev_primitives.flows.bulk_report import BulkReport, report_of
 from tta_dev_primitives.flows.bulk_run import JobOptions, JobRun
@@ -194,9 +194,10 @@ async def run_bulk(
         as the first of its warnings.
 
     Raises:
-        ConfigError: An option is wrong.
+        ConfigError: An option is wrong, or `items` are no tasks (a text, a path, one task, none at all).
         LedgerError: The ledger cannot be used; the results so far were given to `on_result`.
     """
+    check_items(items)
     job = _MemoryJob(items, on_result, _memory_options(concurrency, options))
     token = _JOB.set(job)
     try:
@@ -239,16 +240,17 @@ class _MemoryJob:
         self._ids: set[str] = set()
         self._places: list[BrokenLine | Record] = []
 
-    async def records(self, runtime: Runtime) -> AsyncIterator[Record]:
+    async def records(self, run: JobRun) -> AsyncIterator[Record]:
         """Every item that can be run; the others get their result at once."""
         async for entry in _iterate(self._items):
             found = record_of(entry, len(self._places) + 1)
             if isinstance(found, Record) and found.id in self._ids:
-                found = BrokenLine(found.number, f"the id {found.id!r} was given before", found.id)
+                why = f"the id {found.id!r} was given before"
+                found = BrokenLine(found.number, why, found.id, found.use_case)
             self._places.append(found)
             if isinstance(found, BrokenLine):
                 error = ConfigError(f"item {found.number}: {found.reason}")
-                self._keep(found.number, failed_result(found.id or "", error, runtime))
+                self._keep(found.number, self._failed(run, found, error))
                 continue
             self._ids.add(found.id)
             yield found
@@ -257,12 +259,28 @@ class _MemoryJob:
         """Keep one result."""
         self._keep(record.number, result)
 
-    def close(self, runtime: Runtime, why: OrchestrationError | None) -> None:
+    def close(self, run: JobRun, why: OrchestrationError | None) -> None:
         """Give the items that were not done a result that says so."""
         for place in self._places:
             if place.number not in self._results:
-                error = why or OrchestrationError("not run")
-                self._keep(place.number, failed_result(place.id or "", error, runtime))
+                self._keep(place.number, self._failed(run, place, why or OrchestrationError("not run")))
+
+    def _failed(
+        self, run: JobRun, place: BrokenLine | Record, error: OrchestrationError
+    ) -> OrchestrationResult:
+        use_case = place.use_case
+        if use_case is None and isinstance(place, Record):
+            use_case = plan_of(run.runtime, None, place).use_case
+        return failed_result(place.id or "", error, run.runtime, budget=run.budget, use_case=use_case or "")
+
+    def check_any(self) -> None:
+        """Refuse a source that gave nothing at all.
+
+        Raises:
+            ConfigError: It did.
+        """
+        if not self._places:
+            raise ConfigError(NO_ITEMS)
 
     def results(self) -> list[OrchestrationResult]:
         """All results in the order of the items."""
@@ -284,8 +302,9 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
     runtime = current_runtime() or await Runtime.load(None)
     run = JobRun(runtime, job.options, job.ended)
     await run.open()
-    records = job.records(runtime)
+    records = job.records(run)
     first = [record async for record in _head(records, SAMPLE)]
+    job.check_any()
     try:
         plan = await run.plan(first)
         await run.run(_chain(first, records), plan)
@@ -293,7 +312,7 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
             async for _ in records:
                 run.progress.postponed += 1
     finally:
-        job.close(runtime, run.problem or run.gate.closed)
+        job.close(run, run.problem or run.gate.closed)
     if run.problem is not None:
         raise run.problem
     return report_of(run, None)

@@ -10,7 +10,7 @@ import io
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -19,9 +19,19 @@ from typing import Any, cast
 from typing_extensions import override
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.flows.requests import MAX_TASK_BYTES, check_task
 
-__all__ = ["BrokenLine", "Record", "digest_of", "input_size", "read_records", "record_of"]
+__all__ = [
+    "NO_ITEMS",
+    "BrokenLine",
+    "Record",
+    "check_items",
+    "digest_of",
+    "input_size",
+    "read_records",
+    "record_of",
+]
 
 _MOST_LINE = 4 * MAX_TASK_BYTES
 _MOST_ID = 512
@@ -53,6 +63,39 @@ class BrokenLine:
     reason: str
     id: str | None = None
     """Its id, when that could be read."""
+    use_case: str | None = None
+    """The use case that it names, when that is one."""
+
+
+NO_ITEMS = 'execute_bulk: there is no task. Give at least one, such as {"id": "1", "task": "Summarize ..."}.'
+
+
+def check_items(items: object) -> None:
+    """Refuse what is clearly no collection of tasks, before anything is started.
+
+    Raises:
+        ConfigError: It is a text, a path, one task alone, empty, or holds something else than mappings.
+    """
+    expected = 'a list of tasks such as [{"id": "1", "task": "Summarize ..."}]'
+    if isinstance(items, (str, bytes, os.PathLike)):
+        missing = "" if os.path.exists(items) else " (and there is no such file)"
+        raise ConfigError(
+            f"execute_bulk: expected {expected}, got {items!r:.80}{missing}. "
+            "A file of tasks is run with `tta bulk FILE --out OUT`, or the flow orchestrate_bulk."
+        )
+    if isinstance(items, Mapping):
+        raise ConfigError(f"execute_bulk: expected {expected}, got one mapping. Put it into a list.")
+    if not isinstance(items, (Iterable, AsyncIterable)):
+        raise ConfigError(f"execute_bulk: expected {expected}, got {type(items).__name__}.")
+    if not isinstance(items, Sequence):
+        return  # a stream: each of its items is looked at when it comes
+    if not items:
+        raise ConfigError(NO_ITEMS)
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, Mapping):
+            raise ConfigError(
+                f"execute_bulk: item {number} is {type(item).__name__}, not a task. Expected {expected}."
+            )
 
 
 def digest_of(task: str, use_case: str | None, system: str | None) -> str:
@@ -77,7 +120,7 @@ def record_of(entry: object, number: int) -> Record | BrokenLine:
         identity.encode()
         check_task(found.get("task"), use_case, system)
     except (ConfigError, UnicodeEncodeError, TypeError) as error:
-        return BrokenLine(number, str(error), identity)
+        return BrokenLine(number, str(error), identity, use_case if use_case in USE_CASES else None)
     return Record(number, identity, found["task"], use_case, system)
 
 

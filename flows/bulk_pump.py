@@ -48,6 +48,7 @@ class Pump:
         postponed: Told of each task that was taken but not done, because the job stopped.
         chunk_size: Tasks a chunk.
         chunks: Chunks under way at most.
+        budget: The month's budget when the job began, for tasks that end before their own look at it.
         learns: Begin with small chunks, one after the other: the paid checks of the first tasks spare later ones.
     """
 
@@ -61,12 +62,14 @@ class Pump:
         postponed: Callable[[Record], None],
         chunk_size: int,
         chunks: int,
+        budget: BudgetView,
         learns: bool = False,
     ) -> None:
         self._runtime, self._gate, self._plan_of = runtime, gate, plan_of
         self._ended, self._postponed = ended, postponed
         self._size, self._most = chunk_size, chunks
         self._taken, self._learns = 0, learns
+        self._budget = budget
         self._under_way: set[asyncio.Task[None]] = set()
         self.problem: OrchestrationError | None = None
         """What stopped the job: the ledger, the budget or the output; not a task's own failure."""
@@ -150,10 +153,15 @@ class Pump:
                 self._ended(record, item.result, None)
             else:
                 error = item.error or OrchestrationError("ended without a result")
-                self._ended(record, failed_result(record.id, error, self._runtime, item), error)
+                self._ended(record, self._failed(record, error, item), error)
         except OutputError as error:
             self._postponed(record)
             self._stop(error)
+
+    def _failed(self, record: Record, error: OrchestrationError, item: Item) -> OrchestrationResult:
+        use_case = item.use_case or (item.plan.use_case if item.plan is not None else "")
+        budget = item.budget or self._budget
+        return failed_result(record.id, error, self._runtime, budget=budget, use_case=use_case, item=item)
 
     def _stop(self, error: OrchestrationError) -> None:
         if self.problem is None:
@@ -162,7 +170,13 @@ class Pump:
 
 
 def failed_result(
-    name: str, error: OrchestrationError, runtime: Runtime, item: Item | None = None
+    name: str,
+    error: OrchestrationError,
+    runtime: Runtime,
+    *,
+    budget: BudgetView,
+    use_case: str,
+    item: Item | None = None,
 ) -> OrchestrationResult:
     """The result of a task that has no answer: not accepted, its error among the warnings, its cost counted."""
     attempts = tuple(sorted(item.attempts, key=lambda a: a.started_at)) if item is not None else ()
@@ -172,11 +186,11 @@ def failed_result(
         content="",
         model="",
         provider="",
-        use_case=item.use_case if item is not None else "",
+        use_case=use_case,
         accepted=False,
         attempts=attempts,
         cost_usd=item.cost_usd if item is not None else Decimal(0),
-        budget=BudgetView(month="", limit_usd=runtime.limit, spent_usd=Decimal(0), held_usd=Decimal(0)),
+        budget=budget,
         flow_run_id=runtime.flow_run_id(),
         warnings=(redact(str(error)), *notes),
     )

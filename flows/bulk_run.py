@@ -18,6 +18,7 @@ from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.blocks.patience import IN_PROCESS_S
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.artifacts import write_budget_panel
+from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.bulk_artifacts import JobArtifacts
 from tta_dev_primitives.flows.bulk_eta import quota_eta
 from tta_dev_primitives.flows.bulk_io import Record
@@ -27,7 +28,7 @@ from tta_dev_primitives.flows.bulk_progress import Progress
 from tta_dev_primitives.flows.bulk_pump import Ended, Pump, error_class
 from tta_dev_primitives.flows.gate import BulkGate
 from tta_dev_primitives.flows.purse import Purse
-from tta_dev_primitives.flows.result import OrchestrationResult
+from tta_dev_primitives.flows.result import BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.runtime import Runtime
 
 __all__ = ["JobOptions", "JobRun", "Observer"]
@@ -111,6 +112,8 @@ class JobRun:
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
     gate: BulkGate = field(init=False)
+    budget: BudgetView = field(init=False)
+    """The month's budget when the run began."""
     problem: OrchestrationError | None = None
 
     def __post_init__(self) -> None:
@@ -132,6 +135,7 @@ class JobRun:
         self.runtime = (await self.runtime.for_run()).for_job(
             self.gate, Purse(self.options.max_cost, spent), clock=self.options.clock, sleep=self.options.sleep
         )
+        self.budget = (await budget_state(self.runtime)).view()
         self.progress.start()
 
     async def plan(self, sample: Sequence[Record]) -> JobPlan | None:
@@ -166,6 +170,7 @@ class JobRun:
             postponed=self._postpone,
             chunk_size=self.options.size,
             chunks=self.options.chunks,
+            budget=self.budget,
             learns=await self._learns(),
         )
         await artifacts.open()

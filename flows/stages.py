@@ -52,6 +52,7 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
     unplanned = [item for item in items if item.error is not None]
     await keep_records(runtime, unplanned, budget.month)
     for item in unplanned:
+        item.budget = budget.view()
         told(item)
     compound = [item for item in items if item.error is None and is_compound_item(item)]
     simple = [item for item in items if item.error is None and not is_compound_item(item)]
@@ -69,6 +70,7 @@ async def _finish_planned(
         budget = await budget_state(runtime)
         await keep_records(runtime, compound, budget.month)
         for item in compound:
+            item.budget = budget.view()
             told(item)
     return budget
 
@@ -195,6 +197,7 @@ def _outcomes(item: Item) -> list[Outcome]:
 
 
 def _finish(runtime: Runtime, item: Item, budget: BudgetView) -> None:
+    item.budget = budget
     if item.error is not None:
         return
     if isinstance(item.step, Deliver):

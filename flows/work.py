@@ -15,7 +15,7 @@ from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.case import Answer, Candidate, Case
 from tta_dev_primitives.flows.decision import Step
 from tta_dev_primitives.flows.planning import Plan
-from tta_dev_primitives.flows.result import Attempt, OrchestrationResult
+from tta_dev_primitives.flows.result import Attempt, BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.routing import Route
 
 __all__ = ["Item", "Lane", "LocalCheck"]
@@ -29,6 +29,7 @@ class Item:
 
     __slots__ = (
         "attempts",
+        "budget",
         "calls_left",
         "case",
         "check",
@@ -74,6 +75,8 @@ class Item:
         self.attempts: list[Attempt] = []
         self.reasons: list[str] = []
         self.warnings: list[str] = []
+        self.budget: BudgetView | None = None
+        """The month's budget when this task ended."""
         self.refusal: BudgetExceededError | None = None
         self.error: OrchestrationError | None = None
         self.result: OrchestrationResult | None = None

@@ -96,7 +96,13 @@ class MultiModelWorkflow:
         Returns:
             One result for each item, in the order given; a failed item has `accepted=False` and its error among
             the warnings.
+
+        Raises:
+            ConfigError: An option is wrong, or `items` are no tasks.
         """
+        from tta_dev_primitives.flows.bulk_io import check_items
+
+        check_items(items)
         runtime = await self.ready()
         from tta_dev_primitives.flows.bulk import run_bulk
         from tta_dev_primitives.flows.runtime import active

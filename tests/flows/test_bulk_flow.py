@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
@@ -64,6 +65,49 @@ async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workf
     assert "empty" in results[7].warnings[0]
     assert len(seen) == 8
     assert len({r.flow_run_id for r in results[:3]}) == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (
+            "tasks.jsonl",
+            "got 'tasks.jsonl' (and there is no such file). A file of tasks is run with `tta bulk",
+        ),
+        (Path(__file__), "A file of tasks is run with"),
+        ({"id": "1", "task": "One."}, "got one mapping. Put it into a list"),
+        ([], "there is no task"),
+        (iter(()), "there is no task"),
+        (["One.", "Two."], "item 1 is str, not a task"),
+        (None, "got NoneType"),
+        (7, "got int"),
+    ],
+)
+async def test_what_is_no_list_of_tasks_is_refused_at_once(
+    wrong: Any, says: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """A path, a text, one task, nothing at all: an error that says what to give, and no call."""
+    sandbox = sandbox_of()
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        await make_workflow(sandbox, **CHECKS).execute_bulk(wrong)
+    assert sandbox.calls == []
+
+
+async def test_a_failed_task_s_result_names_its_use_case_and_the_month(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """Whether no model answered, the item was wrong, or the job stopped first: both fields are filled."""
+    workflow = make_workflow(sandbox_of("rules: [{reply: {error: bad_key}}]"), **CHECKS)
+    wrong = [
+        {"id": "e", "task": " ", "use_case": "simple"},
+        {"id": "0", "task": "again", "use_case": "complex"},
+    ]
+    results = await workflow.execute_bulk([*tasks(1), {"id": "u", "task": "What is 2 + 2?"}, *wrong])
+    late = await workflow.execute_bulk(tasks(1), until=datetime.now(UTC) - timedelta(hours=1))
+    assert [r.use_case for r in [*results, *late]] == ["moderate", "simple", "simple", "complex", "moderate"]
+    assert not any(r.accepted for r in [*results, *late])
+    assert {r.budget.month for r in [*results, *late]} == {f"{datetime.now(UTC):%Y-%m}"}
+    assert {r.budget.limit_usd for r in [*results, *late]} == {Decimal(100)}
 
 
 async def test_items_may_come_from_an_async_source(
