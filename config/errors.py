@@ -10,7 +10,8 @@ OrchestrationError
 ├── BudgetExceededError                    the money is gone, or this call would pass the limit
 ├── LedgerError                            the ledger cannot answer: no paid call is made
 │   ├── LedgerBusyError                    only in-flight holds block; try again later
-│   └── QuarantinedError                   a model or provider is closed after a wrong bill
+│   ├── QuarantinedError                   a model or provider is closed after a wrong bill
+│   └── WrongClockError                    the clock that decides the month is wrong
 ├── ProviderError                          one attempt at one provider failed
 ├── AllModelsFailedError                   every candidate failed, with each attempt in order
 └── PrefectServerError                     the Prefect API cannot be started or reached
@@ -42,6 +43,7 @@ __all__ = [
     "QuarantinedError",
     "UnknownModelError",
     "UnknownPriceError",
+    "WrongClockError",
 ]
 
 
@@ -196,6 +198,10 @@ class QuarantinedError(LedgerError):
     """The model or provider `key` billed more than it could: closed until `tta ledger resolve`."""
 
     key: str
+
+
+class WrongClockError(LedgerError):
+    """Every provider's clock says that ours is wrong: no paid call is made, its month could be the wrong one."""
 
 
 class ProviderError(OrchestrationError):

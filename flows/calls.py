@@ -23,6 +23,7 @@ from tta_dev_primitives.config.errors import (
     ProviderError,
     QuarantinedError,
     UnknownPriceError,
+    WrongClockError,
 )
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.result import Attempt, Role
@@ -37,6 +38,7 @@ _REFUSALS: dict[type[Exception], ErrorClass] = {
     BudgetExceededError: ErrorClass.BUDGET,
     LedgerBusyError: ErrorClass.BUDGET,
     QuarantinedError: ErrorClass.BUDGET,
+    WrongClockError: ErrorClass.BUDGET,
 }
 _PROBLEMS = {
     ErrorClass.TRUNCATED: "the token limit cut the answer",

@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import json
 import logging
+import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
@@ -133,7 +134,7 @@ async def guarded_send(
 
     Raises:
         BudgetExceededError: The month does not allow this call; nothing was sent.
-        LedgerError: The ledger cannot be used, is busy, or closed this model; nothing was sent.
+        LedgerError: The ledger cannot be used, is busy, closed this model, or has a wrong clock; nothing was sent.
         UnknownPriceError: The model is paid and has no price; nothing was sent.
         ProviderError: The attempt failed; its money is released, presumed or settled.
     """
@@ -156,6 +157,7 @@ async def guarded_send(
             raise closed
     if target.billing == "free":
         return await attempt.free(client_send)
+    await ledger.check_clock()
     hold = await ledger.reserve(
         attempt.call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s
     )
@@ -255,9 +257,10 @@ class _Attempt:
 
     async def _send(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
         """Send under a deadline that no slow body can outlive; the hold's lease ends a minute later."""
+        began = time.monotonic()
         try:
             async with asyncio.timeout(self.call.deadline_s + _GRACE_S):
-                return await client_send()
+                reply = await client_send()
         except TimeoutError as error:
             raise ProviderError(
                 f"{self.target.name}: no whole reply within {self.call.deadline_s:.0f} s; "
@@ -267,6 +270,9 @@ class _Attempt:
                 error_class=ErrorClass.TIMEOUT,
                 ledger_action=LedgerAction.PRESUME,
             ) from error
+        took_s = time.monotonic() - began
+        self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
+        return reply
 
     async def _finish(self, entry: Coroutine[Any, Any, Any]) -> LedgerError | None:
         """Write the end of a call even under cancellation; a ledger that is down is left to the sweep."""

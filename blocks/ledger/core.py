@@ -16,11 +16,12 @@ from typing import Any, Self, TypeVar
 from anyio import CancelScope
 
 from tta_dev_primitives.blocks.ledger import tables  # noqa: F401 - declares the tables
+from tta_dev_primitives.blocks.ledger.clocks import ProviderClocks
 from tta_dev_primitives.blocks.ledger.database import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.holds import Answer, Terms, latest_month
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.months import month_of, zone
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
 __all__ = ["EXHAUSTED_BP", "LedgerCore", "answer_of", "closed_text", "pico_or_none", "uninterrupted"]
 
@@ -56,6 +57,7 @@ class LedgerCore:
         self.timezone = timezone
         self._clock = clock
         self._latch = ""
+        self.clocks = ProviderClocks()
         lines = {EXHAUSTED_BP}
         if alert_threshold is not None:
             if not Decimal(0) < alert_threshold <= 1:
@@ -67,6 +69,19 @@ class LedgerCore:
     def open(cls, url: str | None = None, **options: Any) -> Self:
         """The ledger at `url` (default: `default_ledger_url()`); `options` as for the class."""
         return cls(database_for(url or default_ledger_url()), **options)
+
+    async def check_clock(self) -> None:
+        """Compare the clock that decides the month with the providers'.
+
+        Raises:
+            WrongClockError: It is wrong by more than five minutes, as all of them say.
+            LedgerError: The ledger cannot be used.
+        """
+        if self.clocks.silent:
+            return
+        refusal = self.clocks.refusal(await self.database.now() if self._clock is None else self._clock())
+        if refusal is not None:
+            raise WrongClockError(refusal)
 
     def _now(self, tx: Tx) -> float:
         return tx.now() if self._clock is None else self._clock()

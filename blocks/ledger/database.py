@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -76,6 +77,10 @@ class Database(ABC):
     @abstractmethod
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only reads, on one consistent snapshot. Raises as `transact` does."""
+
+    async def now(self) -> float:
+        """The database's clock, as `Tx.now`, outside of a transaction."""
+        return time.time()
 
     @abstractmethod
     async def aclose(self) -> None:

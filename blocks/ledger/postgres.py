@@ -61,6 +61,7 @@ class PostgresDatabase(Database):
         rows = await self._submit(lambda server: server.statement(sql, args, label))
         return cast("list[dict[str, Any]]", rows)
 
+    @override
     async def now(self) -> float:
         """The server's clock, seconds since 1970."""
         server = self._started()

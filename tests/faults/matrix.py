@@ -62,7 +62,7 @@ class Row:
     title: str
     faults: tuple[Fault, ...] = ()
     event: str | None = None
-    """The test that brings it about: `module::function`."""
+    """The test that brings it about: `module::function`; several stand with a comma between them."""
     not_at: Mapping[str, str] = field(default_factory=dict)
     """Call sites and databases where the row cannot be, and why."""
 
@@ -500,7 +500,12 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(number=31, title="budget exhausted", event="test_money::test_an_exhausted_budget_stops_paid_calls_only"),
     Row(number=32, title="budget held by calls in flight", event="test_money::test_held_money_is_waited_for"),
-    Row(number=33, title="clock back or forward", event="test_machine::test_a_clock_that_jumps_frees_no_money"),
+    Row(
+        number=33,
+        title="clock back or forward, or not the providers'",
+        event="test_machine::test_a_clock_that_jumps_frees_no_money, "
+        "test_machine::test_a_clock_that_providers_contradict_stops_paid_calls_until_it_is_set",
+    ),
     Row(
         number=34,
         title="disk full",

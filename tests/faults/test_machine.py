@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from decimal import Decimal
+from email.utils import formatdate
 from functools import partial
 from pathlib import Path
 
 import fault_replies as f
 import pytest
-from drive import TEXTS, Bench, drive, good_provider, honest, ledger_rows
+from drive import TEXTS, Bench, Outcome, drive, good_provider, honest, ledger_rows
 from matrix import SITES
 from test_money import other_call
 
 from tta_dev_primitives.blocks.ledger.database import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.flows.runtime import Runtime
 
 DECEMBER = 1_796_500_000.0
 """2026-12-05 in UTC."""
@@ -52,6 +55,46 @@ async def test_a_clock_that_jumps_frees_no_money(site: str, bench: Bench) -> Non
         assert (december.held, december.presumed) == (0, 1)
         assert {row["month"] for row in await ledger_rows(runtime)} == {"2026-12"}
         assert await ledger.verify() == []
+
+
+@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize(
+    ("ahead_s", "said"), [(-86_400.0, "24 hours behind"), (3_600.0, "60 minutes ahead of")]
+)
+async def test_a_clock_that_providers_contradict_stops_paid_calls_until_it_is_set(
+    site: str, ahead_s: float, said: str, bench: Bench
+) -> None:
+    """Once a reply has told the time, nothing is sent to the paid model while ours is another, free models go on."""
+    skew = 0.0
+
+    def dated(text: str, _: f.Asked) -> bytes:
+        return f.ok(f.message(text), date=formatdate(usegmt=True))
+
+    async with honest(bench, site, serve=f.answering(dated, TEXTS[site])) as (runtime, server):
+        database, scope = runtime.ledger.database, runtime.ledger.scope
+        runtime.ledger = Ledger(database, scope=scope, clock=lambda: time.time() + skew)
+        assert (await drive(runtime, site)).action == "keep"
+        before = len(server.requests)
+
+        skew = ahead_s
+        refused = await _ask_something_new(runtime, site)
+        assert refused.action == "next"
+        assert len(server.requests) == before
+        assert {a.outcome for a in refused.attempts} == {"budget"}
+        assert all(f"clock is {said} that of anthropic" in (a.reason or "") for a in refused.attempts)
+
+        skew = 200.0
+        assert (await _ask_something_new(runtime, site)).action == "keep"
+        assert len(server.requests) > before
+        assert await runtime.ledger.verify() == []
+
+
+async def _ask_something_new(runtime: Runtime, site: str) -> Outcome:
+    """What was answered is in the store and would be taken from there: a ledger of its own has none of it."""
+    heard, clock = runtime.ledger.clocks, runtime.ledger._clock
+    runtime.ledger = Ledger(runtime.ledger.database, scope=f"{runtime.ledger.scope}+", clock=clock)
+    runtime.ledger.clocks = heard
+    return await drive(runtime, site)
 
 
 @pytest.fixture
