@@ -162,6 +162,8 @@ _PLAIN = re.compile(
     r"[-+]?(?:\d[\d_]*\.?\d*|\.\d+)(?:[eE][-+]?\d+)?j?|True|False|None|\.\.\.|0[xob][\da-fA-F]+"
 )
 
+_SAME = re.compile(r"\S(?:[^\n]{0,198}\S)?")
+
 
 def _literal(text: str) -> str | None:
     """A Python literal. Bare words can only be a string whose quotes were left out."""
@@ -171,7 +173,10 @@ def _literal(text: str) -> str | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             return _show(ast.literal_eval(text.strip()))
-    except (ValueError, SyntaxError, RecursionError, MemoryError, TypeError):
+    except SyntaxError:
+        # A string that lost its quotes, or something broken: only the very same characters say the same.
+        return text if _SAME.fullmatch(text) else None
+    except (ValueError, RecursionError, MemoryError, TypeError):
         return None
 
 
@@ -229,7 +234,13 @@ def final_answer(text: str, fmt: AnswerFormat) -> str | None:
     if fmt == "open":
         return None
     found = _found(text, fmt)
-    return None if found is None else canonical(found, fmt)
+    if found is None:
+        return None
+    if fmt == "literal" and not found:
+        return repr("")  # an answer field that holds the empty string
+    form = canonical(found, fmt)
+    # A question that only speaks of "true or false" somewhere may ask how many.
+    return canonical(found, "number") if form is None and fmt == "boolean" else form
 
 
 def _found(text: str, fmt: AnswerFormat) -> str | None:

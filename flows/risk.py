@@ -48,19 +48,19 @@ class RiskPolicy:
 
     eps: float
     gate: Literal["balanced", "strict"] = "balanced"
-    safety: float = 2.5
+    safety: float = 2.0
     """Standard deviations kept between the expected disowned deliveries and the budget (gate `balanced`)."""
     least: float = 0.5
     """Labels, prior included, before a stratum can be trusted, as a multiple of 1 / eps (gate `balanced`): on fewer
     the normal approximation means nothing."""
     audit_floor: float = 0.02
     """Every trusted item is audited with at least this probability; never below the certificate's `least`."""
-    audit_gain: float = 0.3
+    audit_gain: float = 0.1
     audit_half: float = 15.0
     """Labels after which the part of the audit rate that risk adds has halved."""
     price: float = 2.5
     """A stratum is delivered un-judged while its failure estimate is below this many times `eps` (less below 0.1)."""
-    drift_patience: float = 400.0
+    drift_patience: float = 600.0
     audit_patience: float = 1000.0
 
     def __post_init__(self) -> None:

@@ -115,6 +115,8 @@ def test_numbers_in_doubt_never_agree(left: str, right: str) -> None:
         ("literal", "{2, 1}", "{1, 2}"),
         ("literal", "{'b': 1, 'a': 2}", "{'a': 2, 'b': 1}"),
         ("literal", "'a' + 'b'", None),
+        ("literal", ")'", ")'"),
+        ("literal", "[1, 2", "[1, 2"),
         ("literal", " abc", None),
         ("short", "The Eiffel Tower.", "eiffel tower"),
         ("short", "\\dfrac{\\pi}{2}", "\\frac{\\pi}{2}"),
@@ -209,3 +211,19 @@ def test_nothing_agrees_with_nothing() -> None:
     """Two unreadable answers are no agreement."""
     assert not agree(None, None)
     assert not agree(None, "1")
+
+
+def test_an_answer_field_may_hold_the_empty_string() -> None:
+    """Code that returns "" is answered by "": that says the same as its literal, and nothing without a field does."""
+    assert final_answer('{"reasoning": "it stays empty", "answer": ""}', "literal") == canonical(
+        "''", "literal"
+    )
+    assert final_answer("", "literal") is None
+    assert final_answer('{"answer": ""}', "short") is None
+
+
+def test_a_question_about_true_or_false_tests_may_be_answered_with_a_number() -> None:
+    """ "How many points do 25 true/false questions give?" is read as a number where no truth value was given."""
+    assert final_answer('{"answer": "41"}', "boolean") == "41"
+    assert final_answer('{"answer": "true"}', "boolean") == "true"
+    assert final_answer('{"answer": "perhaps"}', "boolean") is None

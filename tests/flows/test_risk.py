@@ -134,11 +134,14 @@ def test_the_strict_gate_keeps_the_budget_at_any_failure_rate(eps: float) -> Non
 
 @pytest.mark.parametrize("eps", [0.25, 0.15, 0.05])
 def test_the_balanced_gate_keeps_the_budget_where_evidence_is_good(eps: float) -> None:
-    """The same for evidence that fails at half the budget or less; it then delivers more than three quarters."""
-    for seed, factor in enumerate((0.0, 0.1, 0.3, 0.5)):
-        state, _, excess = play(RiskPolicy(eps), random.Random(seed), 600, steady(eps * factor))
-        assert excess <= 0, (factor, excess)
-        assert sum(s.unjudged for s in state.strata.values()) > 0.75 * 600
+    """The same for evidence that fails at half the budget or less; it delivers over three quarters, on average."""
+    for factor in (0.0, 0.1, 0.3, 0.5):
+        unjudged = 0
+        for seed in range(3):
+            state, _, excess = play(RiskPolicy(eps), random.Random(seed), 600, steady(eps * factor))
+            assert excess <= 0, (factor, excess)
+            unjudged += sum(s.unjudged for s in state.strata.values())
+        assert unjudged > 0.75 * 3 * 600
 
 
 @pytest.mark.parametrize("eps", [0.25, 0.15, 0.05])
