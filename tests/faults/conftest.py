@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import secrets
 from collections.abc import AsyncIterator, Iterator
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from leaks import LogFile, Places, leaks
+from leaks import LogFile, Places, leaks, leaks_in_postgres
 
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 
@@ -59,13 +60,15 @@ def keys(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, canary: str, places: P
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def ledger_url(request: pytest.FixtureRequest, places: Places) -> str:
-    """The address of a ledger that many cells share, each in a scope of its own."""
+def ledger_url(request: pytest.FixtureRequest, places: Places, canary: str) -> Iterator[str]:
+    """The address of a ledger that many cells share, each in a scope of its own; what it then holds is scanned."""
     if request.param == "sqlite":
-        return places.sqlite_url()
-    url = f"{request.getfixturevalue('postgres_url')}"
-    places.postgres_urls.append(url)
-    return url
+        yield places.sqlite_url()
+        return
+    url = str(request.getfixturevalue("postgres_url"))
+    yield url
+    # Here, since the schema ends with the test.
+    assert asyncio.run(leaks_in_postgres(canary, url)) == []
 
 
 @pytest.fixture

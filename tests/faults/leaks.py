@@ -9,7 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
 
-__all__ = ["LogFile", "Places", "forms_of", "leaks"]
+import asyncpg
+
+__all__ = ["LogFile", "Places", "forms_of", "leaks", "leaks_in_postgres"]
 
 
 class LogFile(logging.FileHandler):
@@ -27,7 +29,6 @@ class Places:
     folder: Path
     folders: list[Path] = field(default_factory=list)
     texts: list[tuple[str, str]] = field(default_factory=list)
-    postgres_urls: list[str] = field(default_factory=list)
 
     def sqlite_url(self) -> str:
         return f"sqlite:///{self.folder / 'ledger.db'}"
@@ -57,6 +58,26 @@ def leaks(key: str, places: Places) -> list[str]:
         if any(form in _bytes(process / "cmdline") for form in forms):
             found.append(f"arguments of process {process.name}")
     return found
+
+
+async def leaks_in_postgres(key: str, url: str) -> list[str]:
+    """Where the key is in the tables of the schema of `url`, and in the log of its server."""
+    forms = forms_of(key)
+    connection = await asyncpg.connect(url)
+    try:
+        tables = await connection.fetch(
+            "SELECT table_name FROM information_schema.tables WHERE table_schema = current_schema()"
+        )
+        texts = {}
+        for (table,) in map(tuple, tables):
+            # As text: bytes turn into their hexadecimal form, which is one of the forms.
+            rows = await connection.fetch(f'SELECT t::text FROM "{table}" t')
+            texts[f"PostgreSQL table {table}"] = "\n".join(row[0] for row in rows).encode()
+        folder = Path(await connection.fetchval("SHOW data_directory")).parent
+    finally:
+        await connection.close()
+    texts["PostgreSQL log"] = _bytes(folder / "log")
+    return [name for name, text in texts.items() if any(form in text for form in forms)]
 
 
 def _bytes(path: Path) -> bytes:

@@ -11,10 +11,11 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import fault_replies as f
 import pytest
 from drive import FREE, PAID, TASK, TEXTS, config_of, good_provider
-from leaks import Places, leaks
+from leaks import Places, leaks, leaks_in_postgres
 from matrix import ROWS, Fault
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -180,3 +181,20 @@ def test_the_scan_finds_a_key_that_leaks(tmp_path: Path, canary: str) -> None:
         process.wait()
     files = ["basic.txt", "log.txt", "rows.db", "start.txt"]
     assert [Path(name).name for name in found] == [*files, "repr", f"arguments of process {process.pid}"]
+
+
+async def test_the_scan_finds_a_key_in_postgresql(postgres_url: str, canary: str) -> None:
+    """In a text, and in bytes."""
+    connection = await asyncpg.connect(postgres_url)
+    await connection.execute(
+        "CREATE TABLE clean (x TEXT); CREATE TABLE words (x TEXT); CREATE TABLE bodies (x BYTEA)"
+    )
+    await connection.execute("INSERT INTO clean VALUES ('nothing here')")
+    assert await leaks_in_postgres(canary, postgres_url) == []
+    await connection.execute("INSERT INTO words VALUES ($1)", f"HTTP 401: key {canary}")
+    await connection.execute("INSERT INTO bodies VALUES ($1)", f"Authorization: {canary}".encode())
+    await connection.close()
+    assert sorted(await leaks_in_postgres(canary, postgres_url)) == [
+        "PostgreSQL table bodies",
+        "PostgreSQL table words",
+    ]
