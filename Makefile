@@ -32,6 +32,9 @@ format:
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+bench:
+	$(BIN)/python tests/benchmarks/bench.py
+
 soak:
 	$(BIN)/python -m tests.benchmarks.soak_ledger
 
