@@ -10,13 +10,13 @@ from tta_dev_primitives.deployments.router_axes import Curve
 
 __all__ = ["chart"]
 
-_WIDTH, _HEIGHT, _LEFT, _TOP, _PLOT_W, _PLOT_H = 900, 520, 70, 56, 560, 400
+_WIDTH, _HEIGHT, _LEFT, _TOP, _PLOT_W, _PLOT_H = 920, 540, 70, 76, 560, 400
 _STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 } .dim { fill: #656d76; font-size: 12px }
   .axis { stroke: #8c959f } .grid { stroke: #d8dee4 } .back { fill: #ffffff }
   .ours { fill: #0969da } .curve { stroke: #0969da; fill: none; stroke-width: 2 }
   .oracle { stroke: #1a7f37; fill: none; stroke-dasharray: 6 4 } .random { stroke: #8c959f; stroke-dasharray: 3 4 }
-  .theirs { fill: #cf222e }
+  .theirs { fill: #cf222e } .oracle-mark { fill: #1a7f37 } .random-mark { fill: #8c959f }
   @media (prefers-color-scheme: dark) {
     text { fill: #e6edf3 } .dim { fill: #8d96a0 } .back { fill: #0d1117 } .grid { stroke: #30363d }
     .ours { fill: #4493f8 } .curve { stroke: #4493f8 } .oracle { stroke: #3fb950 } .theirs { fill: #f85149 }
@@ -43,8 +43,9 @@ def chart(
         f"<style>{_STYLE}</style>",
         f'<rect class="back" width="{_WIDTH}" height="{_HEIGHT}"/>',
         '<text x="70" y="26" style="font-size:17px;font-weight:600">Quality against cost, replayed</text>',
-        '<text class="dim" x="70" y="44">across: share of the paid model (its calls for curves, its cost for points); '
-        "up: part of the quality gap recovered</text>",
+        '<text class="dim" x="70" y="44">numbered points: share of the cost of the paid model alone, and how much of its '
+        "lead over the best free model is kept</text>",
+        *_second_subtitle(ours),
         *_grid(),
         f'<line class="random" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>',
     ]
@@ -63,6 +64,13 @@ def chart(
     return "\n".join([*parts, "</svg>", ""])
 
 
+def _second_subtitle(ours: Curve | None) -> list[str]:
+    if ours is None:
+        return []
+    text = "lines and red points (RouteLLM's axes): share of the calls to GPT-4, and how much of its lead over Mixtral"
+    return [f'<text class="dim" x="70" y="62">{text}</text>']
+
+
 def _x(share: float) -> float:
     return round(_LEFT + share * _PLOT_W, 1)
 
@@ -73,12 +81,11 @@ def _y(part: float) -> float:
 
 
 def _recovered(one: Outcome) -> float:
+    """The part of the gap between the best free model and the paid one; all or nothing where there is none."""
     gap = one.paid_accuracy - one.best_free_accuracy
-    return (
-        1.0
-        if gap <= 0 and one.accuracy >= one.paid_accuracy
-        else (one.accuracy - one.best_free_accuracy) / (gap or 1)
-    )
+    if gap <= 0:
+        return float(one.accuracy >= one.paid_accuracy)
+    return (one.accuracy - one.best_free_accuracy) / gap
 
 
 def _points(curve: Curve) -> str:
@@ -122,14 +129,14 @@ def _legend(
         rows.append(("ours", f"{number}  {one.scenario}: saves {one.saving:.0%}"))
         rows.append(("", f"    at {one.relative:.1%} of paid accuracy"))
     if ours is not None:
-        rows.append(("ours", f"agreement routing: APGR {ours.apgr:.3f}"))
+        rows.append(("ours", f"line: by agreement, APGR {ours.apgr:.3f}"))
         rows.append(("", f"    CPT 50 % {ours.cpt(0.5):.0%}, 80 % {ours.cpt(0.8):.0%}"))
     if published is not None:
         rows.append(("theirs", f"RouteLLM's best: APGR {published[2]:.3f}"))
         rows.append(("", f"    CPT 50 % {published[0]:.0%}, 80 % {published[1]:.0%}"))
     if oracle is not None:
-        rows.append(("", f"- - oracle: APGR {oracle.apgr:.3f}"))
-    rows.append(("", "· · random"))
+        rows.append(("oracle-mark", f"dashed: the oracle, APGR {oracle.apgr:.3f}"))
+    rows.append(("random-mark", "dotted: random"))
     lines = []
     for n, (mark, text) in enumerate(rows):
         if mark:

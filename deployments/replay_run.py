@@ -23,7 +23,7 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.resolve import resolve_targets
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.config.usage import Usage
-from tta_dev_primitives.deployments.sandbox.replay import Record, Replay
+from tta_dev_primitives.deployments.sandbox.replay import Record, Replay, answered, right
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
 from tta_dev_primitives.deployments.sandbox.scenario import Quota, Scenario
 from tta_dev_primitives.flows.answers import agree, final_answer
@@ -109,13 +109,16 @@ def stand_ins(records: Sequence[Record], targets: Mapping[str, Target]) -> dict[
     Raises:
         ConfigError: Fewer models are recorded than configured.
     """
-    everywhere = set.intersection(*(set(r["models"]) for r in records))
+    everywhere = set.intersection(*({n for n, a in r["models"].items() if answered(a)} for r in records))
     left = sorted(everywhere, key=lambda name: -_accuracy(records, name))
     chosen: dict[str, str] = {}
     for target in targets.values():
         found = _alike(target.name, left) or (left[0] if left else None)
         if found is None:
-            raise ConfigError(f"the records hold no answers to stand in for {target.name}")
+            raise ConfigError(
+                f"no recorded model is left to stand in for {target.name}: {len(everywhere)} have the text of an "
+                f"answer in every record, {len(targets)} are configured. Record more or configure fewer."
+            )
         left.remove(found)
         chosen[target.name] = found
     return chosen
@@ -131,7 +134,7 @@ def _alike(name: str, left: Sequence[str]) -> str | None:
 
 
 def _accuracy(records: Sequence[Record], name: str) -> float:
-    return sum(bool(r["models"][name].get("correct")) for r in records) / len(records)
+    return sum(right(r["models"][name]) for r in records) / len(records)
 
 
 async def replay_scenario(
@@ -225,7 +228,7 @@ def _outcome(
     paid = targets[config.orchestrator.model]
     paid_name = recorded[paid.name]
     free = [recorded[t.name] for t in targets.values() if t.billing == "free"]
-    right = disowned = 0
+    correct = disowned = 0
     alone = Decimal(0)
     for record, result in zip(records, results, strict=True):
         theirs = record["models"][paid_name]
@@ -233,7 +236,7 @@ def _outcome(
         if not result.model:
             continue
         delivered = record["models"][recorded[result.model]]
-        right += bool(delivered.get("correct"))
+        correct += right(delivered)
         disowned += not _endorsed(record, delivered, theirs)
     attempts = [a for result in results for a in result.attempts]
     return Outcome(
@@ -244,7 +247,7 @@ def _outcome(
         cost=sum((r.cost_usd for r in results), Decimal(0)),
         paid_alone=alone,
         reported_baseline=sum((r.baseline_cost_usd for r in results), Decimal(0)),
-        accuracy=right / len(records),
+        accuracy=correct / len(records),
         paid_accuracy=_accuracy(records, paid_name),
         best_free_accuracy=max((_accuracy(records, n) for n in free), default=0.0),
         free_calls=sum(a.billing == "free" for a in attempts),
@@ -272,4 +275,4 @@ def _endorsed(record: Record, delivered: Mapping[str, Any], paid: Mapping[str, A
     fmt = answer_format(record["prompt"])
     if delivered.get("answer") and paid.get("answer") and fmt != "open":
         return agree(final_answer(delivered["answer"], fmt), final_answer(paid["answer"], fmt))
-    return bool(delivered.get("correct")) or not paid.get("correct")
+    return right(delivered) or not right(paid)

@@ -64,25 +64,28 @@ def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
         if not {_WEAK, _STRONG, *_OTHERS} <= set(models) or record.get("routellm_contaminated"):
             continue
         fmt = answer_format(record["prompt"])
-        weak = final_answer(models[_WEAK]["answer"] or "", fmt)
-        votes = sum(agree(weak, final_answer(models[n]["answer"] or "", fmt)) for n in _OTHERS)
-        rows.append((votes, bool(models[_WEAK]["correct"]), bool(models[_STRONG]["correct"])))
+        weak = final_answer(models[_WEAK].get("answer") or "", fmt)
+        votes = sum(agree(weak, final_answer(models[n].get("answer") or "", fmt)) for n in _OTHERS)
+        rows.append((votes, bool(models[_WEAK].get("correct")), bool(models[_STRONG].get("correct"))))
     return _curve(sorted(rows, key=lambda row: row[0])) if rows else None
 
 
 def oracle_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
     """The best possible order: first where only the strong model is right, last where only the weak one is."""
     rows = [
-        (0, bool(r["models"][_WEAK]["correct"]), bool(r["models"][_STRONG]["correct"]))
+        (0, bool(r["models"][_WEAK].get("correct")), bool(r["models"][_STRONG].get("correct")))
         for r in records
         if {_WEAK, _STRONG} <= set(r["models"]) and not r.get("routellm_contaminated")
     ]
     return _curve(sorted(rows, key=lambda row: row[1] - row[2])) if rows else None
 
 
-def _curve(rows: Sequence[tuple[int, bool, bool]]) -> Curve:
+def _curve(rows: Sequence[tuple[int, bool, bool]]) -> Curve | None:
+    """The curve of one order; None where the strong model is not the better one, so that there is no gap."""
     right = sum(weak for _, weak, _ in rows)
     strong = sum(s for _, _, s in rows)
+    if strong <= right:
+        return None
     accuracy, first = [right / len(rows)], right
     for _, w, s in rows:
         right += s - w

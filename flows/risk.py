@@ -58,7 +58,7 @@ class RiskPolicy:
     audit_gain: float = 0.1
     audit_half: float = 15.0
     """Labels after which the part of the audit rate that risk adds has halved."""
-    price: float = 2.5
+    price: float = 3.2
     """A stratum is delivered un-judged while its failure estimate is below this many times `eps` (less below 0.1)."""
     drift_patience: float = 600.0
     audit_patience: float = 1000.0

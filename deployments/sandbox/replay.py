@@ -17,15 +17,17 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.config.usage import Usage
 from tta_dev_primitives.deployments.sandbox.answers import answer_for
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 
-__all__ = ["Record", "Replay", "read_records"]
+__all__ = ["Record", "Replay", "answered", "judged", "read_records", "right"]
 
 Record = Mapping[str, Any]
 _WINDOW = 40
 """Characters of a question's beginning by which it is found inside a longer prompt."""
+_MOST_TOKENS = 10_000_000
 _ACCEPTED_SCORE = 0.7
 """A recorded score (0..1) from which an answer counts as right, where the record has no `correct`."""
 
@@ -34,11 +36,11 @@ def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
     """Records of a JSONL file, the first `limit` of them.
 
     Raises:
-        ConfigError: The file cannot be read, or a line is no record; names file and line.
+        ConfigError: The file cannot be read, holds no record, or a line is no record; names file and line.
     """
     records: list[Record] = []
     try:
-        with Path(path).open(encoding="utf-8") as file:
+        with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if limit is not None and len(records) >= limit:
                     break
@@ -46,19 +48,84 @@ def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
                     records.append(_record(line, f"{path}:{number}"))
     except OSError as error:
         raise ConfigError(f"Replay {path}: cannot be read: {error.strerror}.") from None
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"Replay {path}: not UTF-8 at byte {error.start}.") from None
+    except ValueError as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"Replay {str(path)!r}: cannot be read: {error}.") from None
+    if not records:
+        raise ConfigError(
+            f"Replay {path}: holds no record; expected a line of JSON for each task, with prompt and models."
+        )
     return records
 
 
-def _record(line: str, where: str) -> Record:
+def _record(line: bytes, where: str) -> Record:
     try:
-        record = json.loads(line)
+        record = json.loads(line.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{where}: not UTF-8 at byte {error.start} of the line.") from None
+    except RecursionError:
+        raise ConfigError(f"{where}: nested too deeply.") from None
     except ValueError as error:
         raise ConfigError(f"{where}: not JSON: {error}") from None
-    if not isinstance(record, dict) or not isinstance(record.get("prompt"), str) or "models" not in record:
-        raise ConfigError(f"{where}: a record needs prompt and models.")
-    return record
+    wrong = _wrong(record)
+    if wrong is not None:
+        raise ConfigError(f"{where}: {wrong}.")
+    return dict(record)
+
+
+def _wrong(record: Any) -> str | None:
+    """What keeps a value from being a record, None when nothing does."""
+    if not isinstance(record, dict):
+        return "a record is a JSON object with prompt and models"
+    for name in ("prompt", "models"):
+        if name not in record:
+            return f"a record needs prompt and models; {name} is missing"
+    if not isinstance(record["prompt"], str) or not record["prompt"].strip():
+        return "prompt must be a text that is not empty"
+    texts = [record["prompt"], record.get("question") or ""]
+    if not isinstance(texts[1], str):
+        return "question must be a text"
+    use_case = record.get("use_case")
+    if use_case is not None and use_case not in USE_CASES:
+        return f"use_case {str(use_case)[:40]!r} is unknown. Must be one of: {', '.join(USE_CASES)}"
+    models = record["models"]
+    if not isinstance(models, dict) or not models:
+        return "models must be an object: recorded model -> its answer"
+    for name, answer in models.items():
+        wrong = _wrong_answer(answer)
+        if wrong is not None:
+            return f"models.{name[:60]}: {wrong}"
+        texts += [name, _text(answer) or ""]
+    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
+        return "holds half a character (a lone surrogate), which is no text"
+    return None
+
+
+def _wrong_answer(answer: Any) -> str | None:
+    if not isinstance(answer, dict):
+        return "expected an object with answer, correct, input_tokens and output_tokens"
+    for name in ("answer", "final"):
+        if not isinstance(answer.get(name), str | None):
+            return f"{name} must be a text or null"
+    turns = answer.get("turns") or []
+    if not isinstance(turns, list) or any(
+        not isinstance(t, dict) or not isinstance(t.get("answer"), str) for t in turns
+    ):
+        return "turns must be a list of objects with an answer"
+    for name in ("correct", "truncated"):
+        if not isinstance(answer.get(name), bool | None):
+            return f"{name} must be true or false"
+    score = answer.get("score")
+    if score is not None and (
+        isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1
+    ):
+        return "score must be a number from 0 to 1"
+    for name in ("input_tokens", "output_tokens"):
+        count = answer.get(name, 0)
+        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST_TOKENS:
+            return f"{name} must be a whole number from 0 to {_MOST_TOKENS:,}"
+    return None
 
 
 class Replay:
@@ -138,12 +205,12 @@ class Replay:
         return Answer(text, usage, finish="length" if answer.get("truncated") else "stop")
 
     def _verdict(self, ask: Ask, record: Record) -> Answer:
-        right = judged(record, ask.user)
-        if right is None:
+        accept = judged(record, ask.user)
+        if accept is None:
             raise _refused(
                 f"no recorded answer to {record.get('id', 'this prompt')} stands in the verdict frame"
             )
-        return answer_for(ask, verdict="accept" if right else "reject")
+        return answer_for(ask, verdict="accept" if accept else "reject")
 
 
 def judged(record: Record, frame: str) -> bool | None:
@@ -153,7 +220,7 @@ def judged(record: Record, frame: str) -> bool | None:
     for answer in record["models"].values():
         text = _text(answer)
         if text is not None and (plain := _loose(text)) and plain in loose:
-            found.append((len(plain), _right(answer)))
+            found.append((len(plain), right(answer)))
     return max(found)[1] if found else None
 
 
@@ -167,7 +234,13 @@ def _text(answer: Mapping[str, Any]) -> str | None:
     return f"The answer is ({answer['final']})." if isinstance(answer.get("final"), str) else None
 
 
-def _right(answer: Mapping[str, Any]) -> bool:
+def answered(answer: Mapping[str, Any]) -> bool:
+    """Whether an answer can be served: a text, or at least the choice, was recorded."""
+    return _text(answer) is not None
+
+
+def right(answer: Mapping[str, Any]) -> bool:
+    """Whether a recorded answer was right: `correct`, else its score."""
     if isinstance(answer.get("correct"), bool):
         return bool(answer["correct"])
     return float(answer.get("score") or 0) >= _ACCEPTED_SCORE

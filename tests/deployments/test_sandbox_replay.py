@@ -104,7 +104,7 @@ def test_wrong_replays_are_refused_at_once(tmp_path: Path) -> None:
     """A model that was never recorded, a broken line, a missing file: one line that names it."""
     with pytest.raises(ConfigError, match="no record of gpt; recorded are judge, large, small"):
         Replay(RECORDS, {"m": "gpt"})
-    (tmp_path / "bad.jsonl").write_text('{"prompt": "x", "models": {}}\n{"prompt": 1}\n')
+    (tmp_path / "bad.jsonl").write_text('{"prompt": "x", "models": {"m": {"answer": "a"}}}\n{"prompt": 1}\n')
     with pytest.raises(ConfigError, match=r"bad\.jsonl:2: a record needs prompt and models"):
         read_records(tmp_path / "bad.jsonl")
     with pytest.raises(ConfigError, match="cannot be read: No such file"):

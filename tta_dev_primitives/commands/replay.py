@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
     from tta_dev_primitives.deployments.replay_run import Outcome
@@ -46,17 +48,21 @@ def replay(
     """
     quiet_logs(logging.ERROR)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    from tta_dev_primitives.config.template import scenario_config, write_new_file
     from tta_dev_primitives.deployments.router_axes import PUBLISHED, agreement_curve, oracle_curve
     from tta_dev_primitives.deployments.sandbox.replay import read_records
 
+    _check_options(limit, concurrency, chart)
+    texts = _configurations(config)
     records = read_records(data, limit=limit)
-    given = [(path.stem, path.read_text(encoding="utf-8")) for path in config or ()]
-    texts = given or [(name, scenario_config(name)) for name in _SCENARIOS]
-    outcomes = asyncio.run(_all(records, texts, seed, concurrency))
+    try:
+        outcomes = asyncio.run(_all(records, texts, seed, concurrency))
+    except KeyboardInterrupt:
+        print("tta: Interrupted; a replay keeps nothing, and no provider was called.", file=sys.stderr)
+        return 130
     ours, oracle = agreement_curve(records), oracle_curve(records)
     published = PUBLISHED.get(str(records[0].get("dataset"))) if ours is not None else None
     if chart is not None:
+        from tta_dev_primitives.config.template import write_new_file
         from tta_dev_primitives.deployments.replay_chart import chart as draw
 
         chart.unlink(missing_ok=True)
@@ -82,6 +88,29 @@ def replay(
     return 0
 
 
+def _check_options(limit: int | None, concurrency: int, chart: Path | None) -> None:
+    """Refuse what could only fail later, or would destroy a file that is no chart."""
+    for name, value in (("--limit", limit), ("--concurrency", concurrency)):
+        if value is not None and value < 1:
+            raise ConfigError(f"{name}: {value} is not 1 or more.")
+    if chart is not None and chart.suffix.lower() != ".svg":
+        raise ConfigError(f"--chart {chart}: charts are SVG; give the name of a file that ends in .svg.")
+    if chart is not None and chart.is_dir():
+        raise ConfigError(f"--chart {chart}: is a folder; give the name of a file.")
+
+
+def _configurations(paths: Sequence[Path] | None) -> list[tuple[str, str]]:
+    """Name and text of each configuration; the guide's three when none is given."""
+    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.config.template import scenario_config
+
+    if not paths:
+        return [(name, scenario_config(name)) for name in _SCENARIOS]
+    for path in paths:
+        load_orchestration_config(path, use_env_overrides=False)  # its errors name the file and the key
+    return [(path.stem, path.read_text(encoding="utf-8")) for path in paths]
+
+
 async def _all(
     records: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, str]], seed: int, concurrency: int
 ) -> list[Outcome]:
@@ -89,8 +118,8 @@ async def _all(
 
     done: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="tta-replay-") as root:
-        for name, text in texts:
-            folder = Path(root) / name
+        for number, (name, text) in enumerate(texts):
+            folder = Path(root) / str(number)
             folder.mkdir(mode=0o700)
             done.append(
                 await replay_scenario(
@@ -101,28 +130,15 @@ async def _all(
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
-    columns = [
-        "scenario",
-        "saving",
-        "right",
-        "paid",
-        "relative",
-        "free",
-        "paid calls",
-        "disowned",
-        "at most",
-        "cost",
-    ]
+    columns = ["scenario", "saving", "right", "of paid", "calls", "disowned", "missed", "cost"]
     rows = [
         [
             one.scenario,
             f"{one.saving:.1%}",
             f"{one.accuracy:.1%}",
-            f"{one.paid_accuracy:.1%}",
             f"{one.relative:.1%}",
-            str(one.free_calls),
-            str(one.paid_calls),
-            str(one.disowned) + (" !" if one.violated else ""),
+            f"{one.free_calls} + {one.paid_calls}",
+            f"{one.disowned}{' !' if one.violated else ''}",
             f"<= {one.missed_at_most:.0f}",
             usd(one.cost, 4),
         ]
@@ -131,8 +147,11 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     out = console()
     out.print(table(f"Replay of {outcomes[0].tasks} tasks", columns, rows, right=columns[1:]))
     out.print(
-        "saving: against the paid model alone on its own recorded tokens, all costs included; relative: accuracy "
-        "against the paid model's; disowned: delivered answers that differ from the paid model's; at most: with "
-        "95 % confidence no more un-judged answers were.",
+        "saving: against the paid model alone on its own recorded tokens, all costs included; of paid: right answers "
+        "as a share of the paid model's; calls: free + paid; disowned: delivered answers that differ from the paid "
+        "model's, ! more than the threshold allows; missed: with 95 % confidence no more un-judged answers were.",
         style="dim",
     )
+    for one in outcomes:
+        if one.failed:
+            out.print(f"{one.scenario}: {one.failed} of {one.tasks} tasks got no answer.")
