@@ -43,8 +43,8 @@ def chart(
         f"<style>{_STYLE}</style>",
         f'<rect class="back" width="{_WIDTH}" height="{_HEIGHT}"/>',
         '<text x="70" y="26" style="font-size:17px;font-weight:600">Quality against cost, replayed</text>',
-        '<text class="dim" x="70" y="44">numbered points: share of the cost of the paid model alone, and how much of its '
-        "lead over the best free model is kept</text>",
+        '<text class="dim" x="70" y="44">numbered points: share of the cost of the paid model alone, and how much '
+        "of its lead over the best free model is kept</text>",
         *_second_subtitle(ours),
         *_grid(),
         f'<line class="random" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>',
