@@ -18,7 +18,7 @@ _NOT_SHOWN = {"api_key_env", "base_url", "ledger_url"}
 _EXPECTED = {
     "bool_type": "true or false",
     "string_type": "text",
-    "list_type": "a list, such as [simple, moderate]",
+    "list_type": "a list, such as [a, b]",
     "model_type": "a block of keys below it",
     "model_attributes_type": "a block of keys below it",
     "dict_type": "a block of keys below it",
@@ -46,7 +46,8 @@ def _message(detail: Any, path: KeyPath) -> str:
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if found is None:
-        return f"nothing stands here; remove the line or give {_expected(detail)}"
+        mend = "give" if _is_required(path) else "remove the line or give"
+        return f"nothing stands here; {mend} {_expected(detail)}"
     secret = path and path[-1] in _NOT_SHOWN
     text = (
         f"expected {_expected(detail)}" if secret else f"found {shown(found)}, expected {_expected(detail)}"
@@ -74,14 +75,20 @@ def _unknown_key(path: KeyPath) -> str:
     name, around = str(path[-1]), path[:-1]
     known = _keys_at(around)
     meant = near_miss(name, known)
+    if name == "api_key" and "api_key_env" in known:
+        return "unknown key; did you mean api_key_env? It names the variable; keys never stand in the file"
     if meant:
         return f"unknown key; did you mean {meant}?"
     elsewhere = [dotted(place) for place in _places_of(name) if place[:-1] != around]
     if elsewhere:
         return f"unknown key here; it belongs at {elsewhere[0]}"
-    if name == "api_key":
-        return "unknown key; keys never stand in the file: api_key_env names the variable that holds the key"
     return f"unknown key; known here: {', '.join(known)}"
+
+
+def _is_required(path: KeyPath) -> bool:
+    model = _model_at(path[:-1])
+    field = model.model_fields.get(str(path[-1])) if model and path else None
+    return field is not None and field.is_required()
 
 
 def _misplaced_root(detail: Any, path: KeyPath) -> str:

@@ -119,6 +119,8 @@ def write_new_file(path: Path, text: str) -> bool:
             scratch.unlink(missing_ok=True)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
+        if isinstance(error, FileExistsError):  # of mkdir: the folder's name is taken by a file
+            reason = f"{path.parent} is not a folder"
         raise ConfigError(f"{path} cannot be written: {reason}") from error
 
 

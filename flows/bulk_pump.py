@@ -179,7 +179,7 @@ def failed_result(
     item: Item | None = None,
 ) -> OrchestrationResult:
     """The result of a task that has no answer: not accepted, its error among the warnings, its cost counted."""
-    attempts = tuple(sorted(item.attempts, key=lambda a: a.started_at)) if item is not None else ()
+    attempts = sorted(item.attempts, key=lambda a: a.started_at) if item is not None else []
     notes = item.warnings if item is not None else []
     return OrchestrationResult(
         id=name,
@@ -192,7 +192,7 @@ def failed_result(
         cost_usd=item.cost_usd if item is not None else Decimal(0),
         budget=budget,
         flow_run_id=runtime.flow_run_id(),
-        warnings=(redact(str(error)), *notes),
+        warnings=[redact(str(error)), *notes],
     )
 
 

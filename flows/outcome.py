@@ -32,13 +32,13 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
         accepted=step.accepted,
         quality_score=step.quality_score,
         evidence=step.evidence,
-        attempts=tuple(sorted(item.attempts, key=lambda a: a.started_at)),
+        attempts=sorted(item.attempts, key=lambda a: a.started_at),
         cost_usd=item.cost_usd,
         baseline_cost_usd=savings.baseline_usd,
         savings_ratio=savings.ratio,
         budget=budget,
         flow_run_id=runtime.flow_run_id(),
-        warnings=(*runtime.warnings, *item.warnings),
+        warnings=[*runtime.warnings, *item.warnings],
     )
 
 
@@ -58,11 +58,11 @@ def join_parts(item: Item, parts: Sequence[Item], content: str, budget: BudgetVi
             "accepted": all(r.accepted for r in results),
             "quality_score": min(scores) if len(scores) == len(results) else None,
             "evidence": min((r.evidence for r in results), key=_STRENGTH.index),
-            "attempts": tuple(sorted(item.attempts, key=lambda a: a.started_at)),
+            "attempts": sorted(item.attempts, key=lambda a: a.started_at),
             "cost_usd": whole.cost_usd,
             "baseline_cost_usd": whole.baseline_usd,
             "savings_ratio": whole.ratio,
             "budget": budget,
-            "warnings": tuple(dict.fromkeys([*warnings, *item.warnings])),
+            "warnings": list(dict.fromkeys([*warnings, *item.warnings])),
         }
     )

@@ -94,8 +94,9 @@ async def _check_reach(runtime: Runtime, item: Item) -> None:
             return
         variables = dict.fromkeys(t.api_key_env for t in [*runtime.targets.values()])
         item.error = MissingKeyError(
-            f"No model can be called: no API key for any candidate of {item.use_case!r}. "
-            f"Set one of {', '.join(variables)} in the environment or in .env.",
+            f"API key not found: no candidate of {item.use_case!r} has one, so no model can be called. "
+            f"Set one of {', '.join(variables)} in the environment or in .env, or save its block with "
+            "`tta blocks sync` where it is set.",
             variables=tuple(variables),
         )
 

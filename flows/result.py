@@ -62,7 +62,7 @@ class OrchestrationResult(_Frozen):
     accepted: bool
     quality_score: float | None = None
     evidence: Evidence = "none"
-    attempts: tuple[Attempt, ...] = ()
+    attempts: list[Attempt] = []
     cost_usd: Usd = Decimal(0)
     baseline_cost_usd: Usd = Field(
         default=Decimal(0), description="The same task by the orchestrator model alone, at list price"
@@ -70,7 +70,7 @@ class OrchestrationResult(_Frozen):
     savings_ratio: float = Field(default=0.0, description="1 - cost / baseline; negative when we cost more")
     budget: BudgetView
     flow_run_id: str | None = None
-    warnings: tuple[str, ...] = ()
+    warnings: list[str] = []
     id: str | None = Field(default=None, description="The item's id in a bulk job")
 
     def to_json(self) -> dict[str, Any]:

@@ -78,8 +78,8 @@ def test_a_file_system_without_hard_links_will_do(monkeypatch: pytest.MonkeyPatc
 def test_a_place_that_cannot_be_written_is_a_config_error() -> None:
     """A folder, or a path through a file: one line that names the path."""
     Path("file").write_text("")
-    for place in (".", "file/c.yaml", "a\0b"):
-        with pytest.raises(ConfigError):
+    for place, words in ((".", "is a folder"), ("file/c.yaml", "file is not a folder"), ("a\0b", "null")):
+        with pytest.raises(ConfigError, match=words):
             create_default_config(place)
     assert sorted(p.name for p in Path().iterdir()) == ["file"]
 
