@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import math
 import time
+from typing import Protocol
 
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.availability import Availability
 from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.quota import Quota
 from tta_dev_primitives.blocks.quota_plan import time_needed
 from tta_dev_primitives.blocks.quota_windows import limited
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.bulk_progress import Progress
-from tta_dev_primitives.flows.runtime import Runtime
 
 __all__ = ["quota_eta"]
 
@@ -19,14 +23,29 @@ _ENOUGH = 5
 """Ended tasks from which calls and tokens a task are known well enough."""
 
 
-async def quota_eta(runtime: Runtime, progress: Progress, now: float | None = None) -> float | None:
+class Needs(Protocol):
+    """What is used of a runtime."""
+
+    targets: dict[str, Target]
+    quota: Quota
+    availability: Availability
+
+    async def key_of(self, target: Target) -> SecretStr:
+        """The target's key."""
+
+
+async def quota_eta(runtime: Needs, progress: Progress, now: float | None = None) -> float | None:
     """Seconds that the free quotas need for the rest of the job; None when they do not bind.
 
     Raises:
         LedgerError: The ledger cannot be used.
     """
     free = {name: target for name, target in runtime.targets.items() if target.billing == "free"}
-    if progress.left is None or progress.ended < _ENOUGH or not all(limited(t.limits) for t in free.values()):
+    if progress.left is None or progress.ended < _ENOUGH:
+        return None
+    # Limits that nobody wrote down show by a wait; from then on what was learned of them counts.
+    waits = progress.waiting_until is not None or progress.quota_eta_s is not None
+    if not waits and not all(limited(target.limits) for target in free.values()):
         return None
     used = {name: progress.models[name] for name in free if name in progress.models}
     calls = sum(line.calls for line in used.values())
@@ -37,6 +56,8 @@ async def quota_eta(runtime: Runtime, progress: Progress, now: float | None = No
         return None
     at = time.time() if now is None else now
     books = await runtime.quota.snapshot(list(keyed.values()))
+    if not all(limited(free[name].limits) or book.learned for name, book in zip(keyed, books, strict=True)):
+        return None
     blocked = await runtime.availability.blocked(list(keyed.values()))
     plan = time_needed(
         math.ceil(progress.left * calls / progress.ended),
@@ -49,7 +70,7 @@ async def quota_eta(runtime: Runtime, progress: Progress, now: float | None = No
     return plan.seconds if plan.binding is not None else None
 
 
-async def _keyed(runtime: Runtime, targets: dict[str, Target]) -> dict[str, tuple[Target, str]]:
+async def _keyed(runtime: Needs, targets: dict[str, Target]) -> dict[str, tuple[Target, str]]:
     found: dict[str, tuple[Target, str]] = {}
     for name, target in targets.items():
         try:

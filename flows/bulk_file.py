@@ -63,7 +63,7 @@ class FileJob:
             if file is not None:
                 job._compare(digest, force=force)
         except BaseException:
-            output.__exit__(None, None, None)
+            output.discard()
             raise
         return job
 

@@ -45,10 +45,13 @@ class Output:
     """
 
     def __init__(self, path: Path) -> None:
+        if not path.name or path.is_dir():
+            raise ConfigError(f"{path}: is a folder. Give --out the name of a file in it.")
         self.path = path
         self._lock_path = path.with_name(path.name + ".lock")
         self._lock_fd = _lock(self._lock_path, path)
         self._fd = -1
+        self._made = not path.exists()
         try:
             self._fd = self._open()
             # A temporary database that spills to disk: a job's ids need not fit into memory.
@@ -187,6 +190,12 @@ class Output:
         except OSError as error:
             fresh.unlink(missing_ok=True)
             raise _not_written(self.path, error) from error
+
+    def discard(self) -> None:
+        """Let it go before the job has begun: a file that was made just now does not stay behind."""
+        if self._made and self._end == 0:
+            self.path.unlink(missing_ok=True)
+        self.__exit__(None, None, None)
 
     def _unlock(self) -> None:
         if self._fd >= 0:

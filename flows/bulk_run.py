@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import logging
 import math
 import signal
 import time
@@ -32,6 +33,8 @@ from tta_dev_primitives.flows.result import BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.runtime import Runtime
 
 __all__ = ["JobOptions", "JobRun", "Observer"]
+
+_LOG = logging.getLogger("tta_dev_primitives.bulk")
 
 Observer = Callable[[Progress], None]
 _TICK_S = 0.5
@@ -111,6 +114,7 @@ class JobRun:
     waited_s: float = 0.0
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
+    watched: bool = True
     gate: BulkGate = field(init=False)
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
@@ -219,8 +223,14 @@ class JobRun:
 
     def _tell(self) -> None:
         self.progress.waiting_until = self.gate.waiting_until
-        if self.options.observer is not None:
+        if self.options.observer is None or not self.watched:
+            return
+        try:
             self.options.observer(self.progress)
+        except OSError as gone:
+            # Whoever read the progress has closed the terminal or the pipe: the job goes on unseen.
+            self.watched = False
+            _LOG.warning("progress is no longer shown: %s", gone)
 
     @contextmanager
     def _signals(self, main: asyncio.Task[Any] | None) -> Iterator[None]:

@@ -17,6 +17,7 @@ from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.bulk_progress import Progress
 from tta_dev_primitives.flows.result import OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
@@ -224,6 +225,28 @@ async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(
     assert report.done + report.left == 30
     assert len(read(target)) == report.done
     assert all(call.provider != "anthropic" for call in sandbox.calls)
+
+
+async def test_a_job_goes_on_when_nobody_can_see_its_progress_any_more(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """The reader of a pipe has gone: the views stop, the work and its report do not."""
+    looks: list[int] = []
+
+    def gone(progress: Progress) -> None:
+        looks.append(progress.done)
+        raise BrokenPipeError
+
+    runtime = await make_workflow(sandbox_of(), **CHECKS).ready()
+    from tta_dev_primitives.flows.bulk import run_file
+    from tta_dev_primitives.flows.bulk_run import JobOptions
+    from tta_dev_primitives.flows.runtime import active
+
+    source, target = write(tmp_path / "in.jsonl", tasks(5)), tmp_path / "out.jsonl"
+    with active(runtime):
+        report = await run_file(JobOptions(observer=gone), input_path=source, output_path=str(target))
+    assert (report.state, report.done, len(read(target))) == ("complete", 5, 5)
+    assert looks == [0]
 
 
 async def test_a_job_sleeps_over_the_reset_and_completes(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from contextlib import suppress
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from hypothesis import strategies as st
 from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.availability import Availability
+from tta_dev_primitives.blocks.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database import database_for
-from tta_dev_primitives.blocks.quota import Quota
+from tta_dev_primitives.blocks.quota import Quota, Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, ProviderError
 from tta_dev_primitives.config.targets import Billing, Limits, Target
+from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.flows.bulk_eta import quota_eta
+from tta_dev_primitives.flows.bulk_progress import ModelLine, Progress
 from tta_dev_primitives.flows.gate import BulkGate, Gate, PostponedError, on_the_wire
 from tta_dev_primitives.flows.purse import Purse
 
@@ -47,6 +52,7 @@ class World:
         database = database_for(f"sqlite:///{folder / 'ledger.db'}")
         self.quota = Quota(database, clock=self.clock, sleep=self.clock.sleep)
         self.availability = Availability(database, clock=self.clock)
+        self.targets: dict[str, Target] = {}
 
     async def key_of(self, target: Target) -> SecretStr:
         return SecretStr("a-key-of-no-provider")
@@ -237,3 +243,24 @@ def test_a_job_never_spends_more_than_its_ceiling(limit: int, calls: list[tuple[
         return purse.spent
 
     assert asyncio.run(scenario()) <= limit
+
+
+async def test_a_limit_that_nobody_wrote_down_counts_in_the_time_left_once_the_job_waits_for_it(
+    world: World,
+) -> None:
+    """Ten requests a minute, learned from a reply: fifty more tasks take about five minutes, not what the pace says."""
+    target = replace(model("a"), provider="openrouter")
+    world.targets = {"a": target}
+    key = key_id(await world.key_of(target))
+    slot = await world.quota.acquire(target, key, 10)
+    assert isinstance(slot, Slot)
+    reset = str(int(1000 * (world.clock.now + 30)))
+    headers = {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "0", "x-ratelimit-reset": reset}
+    await world.quota.done(slot, Usage(input_tokens=5, output_tokens=5), headers)
+    progress = Progress(total=60, done=10, models={"a": ModelLine(calls=10, answers=10, tokens=100)})
+    assert await quota_eta(world, progress, world.clock.now) is None
+    progress.waiting_until = world.clock.now + 30
+    progress.quota_eta_s = await quota_eta(world, progress, world.clock.now)
+    assert progress.quota_eta_s == pytest.approx(300, rel=0.2)
+    progress.waiting_until = None
+    assert await quota_eta(world, progress, world.clock.now) == progress.quota_eta_s

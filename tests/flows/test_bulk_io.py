@@ -272,6 +272,18 @@ def test_an_empty_input_is_an_error(tmp_path: Path, open_job: OpenJob) -> None:
     (tmp_path / "in.jsonl").write_text("\n\n")
     with pytest.raises(ConfigError, match="no task"):
         open_job()
+    assert [path.name for path in tmp_path.iterdir()] == ["in.jsonl"]
+
+
+@pytest.mark.parametrize("folder", [".", "/", "here"])
+def test_a_folder_is_no_output(tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is said to be one, whatever its name, and nothing is left in it."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "here").mkdir()
+    source = write_tasks(tmp_path / "in.jsonl", "1")
+    with pytest.raises(ConfigError, match="is a folder"):
+        FileJob.open(OrchestrationConfig(), source, Path(folder), force=False)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["here", "in.jsonl"]
 
 
 def test_the_input_is_never_the_output(tmp_path: Path) -> None:
