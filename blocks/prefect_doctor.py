@@ -10,7 +10,7 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from tta_dev_primitives.blocks.prefect_endpoint import (
     ConfiguredApi,
@@ -19,6 +19,7 @@ from tta_dev_primitives.blocks.prefect_endpoint import (
     server_version,
     shown,
 )
+from tta_dev_primitives.blocks.prefect_secrets import client_auth
 from tta_dev_primitives.blocks.prefect_server import server_status
 from tta_dev_primitives.blocks.prefect_settings import ServerHome, is_loopback
 from tta_dev_primitives.config.errors import PrefectServerError
@@ -54,6 +55,7 @@ def _embedded(place: ServerHome) -> Iterator[Finding]:
         )
     elif status.running:
         yield Finding("ok", f"the embedded server runs at {status.ui_url}, Prefect {status.version}")
+        yield from _nobody_works(ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place)))
     else:
         yield Finding("ok", f"the embedded server is started on first use (Prefect {version('prefect')})")
     for path in (place.folder, place.key_file.parent, place.key_file, place.auth_file, place.database):
@@ -92,6 +94,7 @@ def _configured(api: ConfiguredApi) -> Iterator[Finding]:
         yield Finding(
             "fail", f"{where} answers without a password: anyone can read the secrets of blocks", mend
         )
+    yield from _nobody_works(api)
     if local:
         database = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser() / "prefect.db"
         yield from _private(database)
@@ -105,6 +108,21 @@ def _lets_strangers_in(api: ConfiguredApi) -> bool:
     except OSError:
         return False
     return status == 200
+
+
+def _nobody_works(api: ConfiguredApi) -> Iterator[Finding]:
+    """A finding when deployments wait for a worker: Prefect itself lets their runs be late without a word."""
+    try:
+        _, deployed = get_json(f"{api.url}/deployments/name/orchestrate/on-demand", timeout_s=5.0, api=api)
+        name = deployed.get("work_pool_name") if isinstance(deployed, dict) else None
+        if not name:
+            return
+        _, pool = get_json(f"{api.url}/work_pools/{quote(name)}", timeout_s=5.0, api=api)
+    except OSError:
+        return
+    if isinstance(pool, dict) and pool.get("status") == "NOT_READY":
+        mend = f"PREFECT_API_URL={shown(api.url)} prefect worker start --pool {name}"
+        yield Finding("warn", f"no worker of the pool {name} is online: deployed runs wait", mend)
 
 
 def _private(path: Path) -> Iterator[Finding]:

@@ -79,6 +79,7 @@ class RunClient(PrefectClient):
             flow_version=flow.version,
             parameters=parameters,
             tags=list(tags or ()),
+            **({} if name is None else {"name": name}),
             state=to_state_create(state),
             empirical_policy=policy,
             **rest,

@@ -244,7 +244,7 @@ def _header_id(headers: Mapping[str, str]) -> str | None:
 def _hint(target: Target, fault: Fault) -> str:
     match fault.error_class:
         case ErrorClass.AUTH:
-            return f"Check the key in {target.api_key_env or 'api_key_env'} and what it may do"
+            return f"Check the key in {target.api_key_env or 'api_key_env'} or its block, and what it may do"
         case ErrorClass.MODEL_GONE:
             base = f" and base_url {target.base_url}" if target.base_url else ""
             return f"Check the model '{target.name}'{base}, or name another one"

@@ -20,6 +20,7 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
 from tta_dev_primitives import cli
+from tta_dev_primitives.blocks.prefect_doctor import check_server
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.automations import apply_automations
@@ -83,10 +84,17 @@ def test_deploying_again_changes_nothing(capsys: pytest.CaptureFixture[str]) -> 
     assert (done["workers"], done["pool_created"]) == (0, False)
 
 
-def test_without_a_worker_it_says_how_to_start_one(capsys: pytest.CaptureFixture[str]) -> None:
-    """Deployments that nobody runs are the usual first surprise."""
+def test_without_a_worker_it_says_how_to_start_one(
+    capsys: pytest.CaptureFixture[str], prefect_server: ServerInfo
+) -> None:
+    """Deployments that nobody runs are the usual first surprise; `tta check` says so as well."""
     tta("deploy", "--work-pool", POOL)
     assert f"prefect worker start --pool {POOL}" in capsys.readouterr().out
+    assert prefect_server.home is not None
+    waiting = [one for one in check_server(home=prefect_server.home.root) if "no worker" in one.message]
+    assert [(one.level, f"prefect worker start --pool {POOL}" in one.mend) for one in waiting] == [
+        ("warn", True)
+    ]
 
 
 async def test_a_paused_deployment_stays_paused_when_deployed_again() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -53,8 +54,24 @@ except RuntimeError as error:
 
 
 def _run(script: str, config: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", script, str(config)]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=100, check=False)
+    # A command that another test ran in this process has quieted Prefect's console log.
+    environment = {
+        name: value for name, value in os.environ.items() if not name.startswith("PREFECT_LOGGING_")
+    }
+    return subprocess.run(
+        [sys.executable, "-c", script, str(config)],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+
+
+def _errors(ran: subprocess.CompletedProcess[str]) -> list[str]:
+    """On a busy machine Prefect also warns that its last events are still on their way."""
+    return [line for line in ran.stderr.splitlines() if "| WARNING | EventsWorker" not in line]
 
 
 @pytest.fixture
@@ -78,7 +95,8 @@ def test_an_expected_error_is_one_line_on_stderr(
     monkeypatch.delenv(KEY)
     ran = _run(_FAILS, config, tmp_path)
     assert ran.stdout == "MissingKeyError\n"
-    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert len(_errors(ran)) == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
     assert "MissingKeyError" in ran.stderr
     assert KEY in ran.stderr
 
@@ -90,7 +108,8 @@ def test_models_that_all_fail_are_one_line_on_stderr(
     sandbox = sandbox_of("rules:\n  - {reply: {status: 400, body: {error: {message: rejected}}}}")
     ran = _run(_FAILS, make_workflow(sandbox).config.source, tmp_path)
     assert ran.stdout == "AllModelsFailedError\n"
-    assert ran.stderr.count("\n") == 1, ran.stderr
+    assert len(_errors(ran)) == 1, ran.stderr
+    assert "Traceback" not in ran.stderr
     assert ran.stderr.count("HTTP 400") >= 2
 
 

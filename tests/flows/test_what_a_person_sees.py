@@ -95,3 +95,14 @@ async def test_artifacts_tell_the_answer_the_attempts_and_the_budget(
     assert result.content[:40] in found["tta-result"]
     assert "overloaded" in found["tta-attempts"]
     assert "limit" in found[f"tta-spend-{result.budget.month}"]
+
+
+async def test_every_run_of_a_process_is_named_after_its_task(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """The first one and those that follow it."""
+    workflow = make_workflow(sandbox_of())
+    tasks = ["Name a river in France.", "Name a river in Spain."]
+    results = [await workflow.execute(task, use_case="simple") for task in tasks]
+    async with get_client() as client:
+        assert [(await client.read_flow_run(UUID(result.flow_run_id))).name for result in results] == tasks
