@@ -69,6 +69,7 @@ class Pump:
         self._ended, self._postponed = ended, postponed
         self._size, self._most = chunk_size, chunks
         self._taken, self._learns = 0, learns
+        self._drifts = runtime.drifts
         self._budget = budget
         self._under_way: set[asyncio.Task[None]] = set()
         self.problem: OrchestrationError | None = None
@@ -102,6 +103,9 @@ class Pump:
 
     def _learning(self) -> bool:
         """Whether evidence has earned too little trust yet: what one chunk taught must reach the next one."""
+        if self._runtime.drifts > self._drifts:
+            # An alarm took trust away: many tasks at once would all be paid for before it is earned again.
+            self._drifts, self._learns, self._taken = self._runtime.drifts, True, 0
         return self._learns and self._taken < _LEARNT
 
     async def _some_end(self) -> None:

@@ -83,6 +83,8 @@ class Runtime(Caller):
         self.gate = Gate()
         self.waits_for_quota = False
         """Whether a model that is out for a while stays a candidate (the gate waits for it) or is passed over."""
+        self.drifts = 0
+        """Drift alarms since this runtime was made."""
         self.rng = random.Random()  # noqa: S311 - jitter and audit coins, no secret
 
     @classmethod
@@ -217,11 +219,15 @@ class Runtime(Caller):
     async def rule(self, evidence: Sequence[Evidence]) -> list[Ruling]:
         """Ask the risk ledger about many items in one transaction."""
         coins = [self.rng.random() for _ in evidence]
-        return await self.trust.rule(evidence, self.risk_policy, coins)
+        rulings = await self.trust.rule(evidence, self.risk_policy, coins)
+        self.drifts += sum(ruling.drifted for ruling in rulings)
+        return rulings
 
     async def learn(self, labels: Sequence[Label]) -> list[str]:
         """Tell the risk ledger what ended items have taught; returns the strata that raised a drift alarm."""
-        return await self.trust.learn(labels, self.risk_policy)
+        alarms = await self.trust.learn(labels, self.risk_policy)
+        self.drifts += len(alarms)
+        return alarms
 
     @property
     def risk_policy(self) -> RiskPolicy:

@@ -1,0 +1,45 @@
+"""How many tasks of a job are under way at once, while evidence is still to earn its trust."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tta_dev_primitives.flows import bulk_pump
+from tta_dev_primitives.flows.bulk_io import Record
+from tta_dev_primitives.flows.bulk_pump import Pump
+from tta_dev_primitives.flows.gate import BulkGate
+
+
+async def records(count: int) -> AsyncIterator[Record]:
+    """So many tasks."""
+    for number in range(count):
+        yield Record(number, str(number), "2 + 2?", "simple", None)
+
+
+async def test_an_alarm_makes_the_chunks_small_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole chunks until trust is lost; then few tasks at a time, until it can have been earned again."""
+    sizes: list[int] = []
+    runtime: Any = SimpleNamespace(drifts=0)
+
+    async def chunk_ends(_: Any, items: Sequence[Any], *, done: Any) -> None:
+        sizes.append(len(items))
+        runtime.drifts += len(sizes) == 5
+        for item in items:
+            done(item)
+
+    monkeypatch.setattr(bulk_pump, "run_items", chunk_ends)
+    monkeypatch.setattr(Pump, "_item", lambda self, record: SimpleNamespace(id=record.id))
+    monkeypatch.setattr(Pump, "_end", lambda self, record, item: None)
+    pump = Pump(
+        runtime, BulkGate(10), lambda record: None, ended=lambda *_: None, postponed=lambda _: None,
+        chunk_size=20, chunks=1, budget=SimpleNamespace(),
+    )  # type: ignore[arg-type, return-value]  # fmt: skip
+    await pump.run(records(300))
+    assert sizes[:5] == [20] * 5
+    assert sizes[5:9] == [4, 4, 4, 6]
+    assert sizes[-2] == 20
+    assert sum(sizes) == 300
