@@ -33,6 +33,8 @@ async def test_a_second_run_needs_four_requests_and_writes_its_artifacts_after_i
         await settled()
     finally:
         connection.event_hooks = {}
+    made = await (await api_client()).read_flow_run(UUID(result.flow_run_id))
+    assert made.name == "Describe how a toaster works."
     run = f"/api/flow_runs/{result.flow_run_id}"
     # Whether the tag of the task runs has a concurrency limit is asked every five seconds.
     told = [line for line in asked if "concurrency_limits" not in line]
