@@ -56,12 +56,23 @@ def chart(
     if published is not None:
         for share, part in ((published[0], 0.5), (published[1], 0.8)):
             parts.append(f'<circle class="theirs" cx="{_x(share)}" cy="{_y(part)}" r="5"/>')
-    for number, one in enumerate(outcomes, start=1):
-        x, y = _x(max(0.0, min(1.0, 1 - one.saving))), _y(_recovered(one))
-        parts.append(f'<circle class="ours" cx="{x}" cy="{y}" r="6"/>')
-        parts.append(f'<text x="{x + 9}" y="{y + 4}">{number}</text>')
+    parts += _operating_points(outcomes)
     parts += _legend(outcomes, ours, oracle, published)
     return "\n".join([*parts, "</svg>", ""])
+
+
+def _operating_points(outcomes: Sequence[Outcome]) -> list[str]:
+    """A numbered point each; where two would cover one another their numbers stand side by side."""
+    points: dict[tuple[float, float], list[str]] = {}
+    for number, one in enumerate(outcomes, start=1):
+        x, y = _x(max(0.0, min(1.0, 1 - one.saving))), _y(_recovered(one))
+        near = next((p for p in points if abs(p[0] - x) < 12 and abs(p[1] - y) < 12), (x, y))
+        points.setdefault(near, []).append(str(number))
+    lines = []
+    for (x, y), numbers in points.items():
+        lines.append(f'<circle class="ours" cx="{x}" cy="{y}" r="6"/>')
+        lines.append(f'<text x="{x + 9}" y="{y + 4}">{", ".join(numbers)}</text>')
+    return lines
 
 
 def _second_subtitle(ours: Curve | None) -> list[str]:
@@ -76,8 +87,8 @@ def _x(share: float) -> float:
 
 
 def _y(part: float) -> float:
-    """-0.2 to 1.2 of the gap, cut off beyond."""
-    return round(_TOP + _PLOT_H * (1 - (max(-0.2, min(1.2, part)) + 0.2) / 1.4), 1)
+    """-0.2 to 1.4 of the gap, cut off beyond."""
+    return round(_TOP + _PLOT_H * (1 - (max(-0.2, min(1.4, part)) + 0.2) / 1.6), 1)
 
 
 def _recovered(one: Outcome) -> float:
@@ -97,19 +108,13 @@ def _points(curve: Curve) -> str:
 def _grid() -> list[str]:
     lines = []
     for n in range(6):
-        share = n / 5
-        lines.append(
-            f'<line class="grid" x1="{_x(share)}" y1="{_TOP}" x2="{_x(share)}" y2="{_TOP + _PLOT_H}"/>'
-        )
-        lines.append(
-            f'<text class="dim" x="{_x(share)}" y="{_TOP + _PLOT_H + 18}" text-anchor="middle">{share:.0%}</text>'
-        )
-        lines.append(
-            f'<line class="grid" x1="{_LEFT}" y1="{_y(share)}" x2="{_LEFT + _PLOT_W}" y2="{_y(share)}"/>'
-        )
-        lines.append(
-            f'<text class="dim" x="{_LEFT - 8}" y="{_y(share) + 4}" text-anchor="end">{share:.0%}</text>'
-        )
+        x, bottom = _x(n / 5), _TOP + _PLOT_H
+        lines.append(f'<line class="grid" x1="{x}" y1="{_TOP}" x2="{x}" y2="{bottom}"/>')
+        lines.append(f'<text class="dim" x="{x}" y="{bottom + 18}" text-anchor="middle">{n / 5:.0%}</text>')
+    for n in range(8):
+        y = _y(n / 5)
+        lines.append(f'<line class="grid" x1="{_LEFT}" y1="{y}" x2="{_LEFT + _PLOT_W}" y2="{y}"/>')
+        lines.append(f'<text class="dim" x="{_LEFT - 8}" y="{y + 4}" text-anchor="end">{n / 5:.0%}</text>')
     lines.append(f'<line class="axis" x1="{_LEFT}" y1="{_TOP}" x2="{_LEFT}" y2="{_TOP + _PLOT_H}"/>')
     lines.append(
         f'<line class="axis" x1="{_LEFT}" y1="{_TOP + _PLOT_H}" x2="{_LEFT + _PLOT_W}" y2="{_TOP + _PLOT_H}"/>'

@@ -112,16 +112,19 @@ def stand_ins(records: Sequence[Record], targets: Mapping[str, Target]) -> dict[
     everywhere = set.intersection(*({n for n, a in r["models"].items() if answered(a)} for r in records))
     left = sorted(everywhere, key=lambda name: -_accuracy(records, name))
     chosen: dict[str, str] = {}
-    for target in targets.values():
-        found = _alike(target.name, left) or (left[0] if left else None)
-        if found is None:
-            raise ConfigError(
-                f"no recorded model is left to stand in for {target.name}: {len(everywhere)} have the text of an "
-                f"answer in every record, {len(targets)} are configured. Record more or configure fewer."
-            )
-        left.remove(found)
-        chosen[target.name] = found
-    return chosen
+    # Those of the same family first: the best recorded model must not stand in for another before its own kin does.
+    for kin in (True, False):
+        for name in [t.name for t in targets.values() if t.name not in chosen]:
+            found = _alike(name, left) if kin else next(iter(left), None)
+            if found is None and not kin:
+                raise ConfigError(
+                    f"no recorded model is left to stand in for {name}: {len(everywhere)} have the text of an "
+                    f"answer in every record, {len(targets)} are configured. Record more or configure fewer."
+                )
+            if found is not None:
+                left.remove(found)
+                chosen[name] = found
+    return {target.name: chosen[target.name] for target in targets.values()}
 
 
 def _alike(name: str, left: Sequence[str]) -> str | None:
@@ -167,12 +170,22 @@ async def replay_scenario(
             _config_file(sandbox, config_text, targets, folder), use_env_overrides=False
         )
         items = [
-            {"id": str(n), "task": record["prompt"], "use_case": record.get("use_case") or "moderate"}
-            for n, record in enumerate(order)
+            {"id": str(n), "task": task, "use_case": record.get("use_case") or "moderate"}
+            for n, (task, record) in enumerate(zip(_tasks(order), order, strict=True))
         ]
         results = await workflow.execute_bulk(items, concurrency=concurrency)
         state = await (await workflow.ready()).trust.state()
     return _outcome(name, workflow.config, order, results, targets, recorded, state)
+
+
+def _tasks(records: Sequence[Record]) -> list[str]:
+    """The prompts; a repeated one gets blanks at its end, or the store of results would answer it for nothing."""
+    seen: Counter[str] = Counter()
+    tasks = []
+    for record in records:
+        tasks.append(record["prompt"] + " " * seen[record["prompt"]])
+        seen[record["prompt"]] += 1
+    return tasks
 
 
 def _quotas() -> tuple[Quota, ...]:

@@ -39,13 +39,21 @@ def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
         ConfigError: The file cannot be read, holds no record, or a line is no record; names file and line.
     """
     records: list[Record] = []
+    first: dict[str, tuple[int, Record]] = {}
     try:
         with Path(path).open("rb") as file:
             for number, line in enumerate(file, 1):
                 if limit is not None and len(records) >= limit:
                     break
                 if line.strip():
-                    records.append(_record(line, f"{path}:{number}"))
+                    record = _record(line, f"{path}:{number}")
+                    before, same = first.setdefault(record["prompt"].strip(), (number, record))
+                    if same["models"] != record["models"]:
+                        raise ConfigError(
+                            f"{path}:{number}: the same prompt as in line {before}, with other answers; a replay "
+                            "cannot tell which to serve."
+                        )
+                    records.append(record)
     except OSError as error:
         raise ConfigError(f"Replay {path}: cannot be read: {error.strerror}.") from None
     except ValueError as error:

@@ -105,7 +105,7 @@ def test_a_configuration_of_ones_own_is_shown_as_a_table(data: Path, prefect_ser
     )
     assert done.returncode == 0, done.stderr
     assert "Replay of 6 tasks" in done.stdout
-    assert len(re.findall(r"^│ balanced +│ +-?\d+\.\d% +│ +100\.0% +│ +100\.0% +│", done.stdout, re.M)) == 2
+    assert len(re.findall(r"^│ balanced +│ +-?\d+\.\d% +│ +100\.0% +│", done.stdout, re.M)) == 2
     assert "\x1b[31m" not in done.stdout
     assert done.stderr == ""
 
@@ -122,6 +122,18 @@ def test_recorded_gsm8k_tasks_keep_the_paid_accuracy(prefect_server: ServerInfo,
     assert one["relative_accuracy"] >= 0.95
     assert one["saving"] > 0.4
     assert one["stand_ins"]["claude-sonnet-4.5"].startswith("claude-3-5-sonnet")
+
+
+def test_repeated_tasks_are_paid_for_each_time(prefect_server: ServerInfo, tmp_path: Path) -> None:
+    """A mixture drawn with replacement saves nothing by its repeats: each is a task of its own."""
+    (tmp_path / "data.jsonl").write_text((json.dumps(record(1)) + "\n") * 3)
+    (tmp_path / "paid.yaml").write_text(
+        "orchestration: {executors: [], fallback_strategy: {models: [claude-sonnet-4.5]}}\n"
+    )
+    done = tta_replay("data.jsonl", "-c", "paid.yaml", "--json", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    (one,) = json.loads(done.stdout)["scenarios"]
+    assert one["cost_usd"] == one["paid_alone_usd"] == "0.00315"
 
 
 GOOD = record(1)
@@ -141,6 +153,10 @@ MISTAKES = {
     "surrogate": (json.dumps({**GOOD, "prompt": "\ud800"}).encode(), "a lone surrogate"),
     "latin": (b'{"prompt": "caf\xe9", "models": {}}\n', "not UTF-8"),
     "deep": (b"[" * 200_000, "nested too deeply"),
+    "twice": (
+        b"\n".join(json.dumps(r).encode() for r in (GOOD, {**GOOD, "models": {"m": {"answer": "b"}}})),
+        "data.jsonl:2: the same prompt as in line 1, with other answers",
+    ),
     "too few": (
         json.dumps({**GOOD, "models": {"m": {"answer": "a"}}}).encode(),
         "no recorded model is left to stand in for",
