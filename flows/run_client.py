@@ -1,7 +1,8 @@
 """One connection to the Prefect API for all runs of an event loop, which spares requests that have one answer.
 
 Prefect opens a client for each flow run, asks for the flow's id each time and names the run in a request of its own.
-A process that stays up need not: of nine requests a run four are left (create, running, read, completed).
+A process that stays up need not: of nine requests a run two are left. It is created running, under its name, and what
+the API then says of it is believed for its start; the second request sets its end.
 """
 
 from __future__ import annotations
@@ -13,11 +14,12 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
-from prefect.client.schemas.objects import FlowRun, FlowRunPolicy
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
-from prefect.states import to_state_create
+from prefect.states import Running, to_state_create
 
 __all__ = ["RunClient", "open_client", "sharing"]
 
@@ -35,6 +37,8 @@ class RunClient(PrefectClient):
         self.namers: dict[str, Namer] = {}
         """Flow -> how its runs are called, from their parameters."""
         self._flows: dict[str, UUID] = {}
+        self._begun: dict[UUID, FlowRun] = {}
+        """Runs that were created running, until their start has been asked for and read."""
 
     async def __aenter__(self) -> Self:
         """As Prefect's own."""
@@ -73,6 +77,8 @@ class RunClient(PrefectClient):
         tags: Any,
         **rest: Any,
     ) -> FlowRun:
+        # Pending is for runs that somebody else will start; this one has begun.
+        begun = Running() if state.is_pending() and rest.get("parent_task_run_id") is None else state
         policy = FlowRunPolicy(retries=flow.retries, retry_delay=int(flow.retry_delay_seconds or 0))
         asked = FlowRunCreate(
             flow_id=flow_id,
@@ -80,7 +86,7 @@ class RunClient(PrefectClient):
             parameters=parameters,
             tags=list(tags or ()),
             **({} if name is None else {"name": name}),
-            state=to_state_create(state),
+            state=to_state_create(begun),
             empirical_policy=policy,
             **rest,
         )
@@ -89,7 +95,24 @@ class RunClient(PrefectClient):
         )
         run = FlowRun.model_validate(reply.json())
         run.parameters = parameters
+        if begun is not state and run.state is not None and run.state.is_running():
+            self._begun[run.id] = run
         return run
+
+    async def set_flow_run_state(
+        self, flow_run_id: UUID | str, state: State[Any], force: bool = False
+    ) -> OrchestrationResult[Any]:
+        """As Prefect's own, except that a run that was created running is not set running again."""
+        run = self._begun.get(UUID(str(flow_run_id)))
+        if run is not None and state.is_running():
+            accepted = StateAcceptDetails()
+            return OrchestrationResult(state=run.state, status=SetStateStatus.ACCEPT, details=accepted)
+        self._begun.pop(UUID(str(flow_run_id)), None)
+        return await super().set_flow_run_state(flow_run_id, state, force)
+
+    async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
+        """As Prefect's own; the first look at a run that this client has created is at what the API answered."""
+        return self._begun.pop(flow_run_id, None) or await super().read_flow_run(flow_run_id)
 
 
 def open_client() -> RunClient:

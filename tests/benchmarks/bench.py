@@ -2,7 +2,8 @@
 
     make bench                                      # everything, 15 minutes; writes docs/benchmarks.md and its chart
     python tests/benchmarks/bench.py --quick        # a few rounds of W1 to W3 and bulk, printed, nothing written
-    python tests/benchmarks/bench.py --page F.json  # the page again, from the figures of an earlier run
+    python tests/benchmarks/bench.py --json F.json --only interactive   # one part anew, into the figures of a run
+    python tests/benchmarks/bench.py --page F.json  # the page again, from the figures of a run
 
 Every contender runs in a process of its own that stays up, on the same loopback provider (50 ms a call), one after the
 other within each round, in changing order. LITELLM_PYTHON and PYDANTIC_AI_PYTHON name interpreters that have LiteLLM
@@ -20,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -166,30 +167,35 @@ def machine() -> dict[str, Any]:
     }
 
 
-def measure(*, quick: bool) -> dict[str, Any]:
-    """All figures as one document."""
+PARTS = ("interactive", "bulk", "cold", "ledger")
+
+
+def measure(parts: Sequence[str], *, quick: bool) -> dict[str, Any]:
+    """The figures of some parts as one document."""
     figures: dict[str, Any] = {"machine": machine(), "latency_ms": 1000 * LATENCY_S}
-    with (
-        tempfile.TemporaryDirectory(prefix="tta-bench-", ignore_cleanup_errors=True) as name,
-        loopback(LATENCY_S) as url,
-    ):
+    with tempfile.TemporaryDirectory(prefix="tta-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
-        with contenders(url, folder, quick=quick) as workers:
-            rounds = {"W1": 2, "W2": 2, "W3": 4} if quick else {"W1": 10, "W2": 10, "W3": 25}
-            figures["interactive"] = interactive(workers, rounds)
-            figures["memory"] = {
-                name: {"client_mib": worker.end(), "server_mib": worker.server_peak_mib()}
-                for name, worker in workers.items()
-            }
-        sizes = (
-            ("--items", "60", "--naive-items", "4") if quick else ("--items", "500", "--naive-items", "40")
-        )
-        figures["bulk"] = other_benchmark(
-            "bench_bulk.py", *sizes, *(["--concurrency", "50"] if quick else [])
-        )
-        if not quick:
+        if "interactive" in parts:
+            with loopback(LATENCY_S) as url, contenders(url, folder, quick=quick) as workers:
+                rounds = {"W1": 2, "W2": 2, "W3": 4} if quick else {"W1": 10, "W2": 10, "W3": 25}
+                figures["interactive"] = interactive(workers, rounds)
+                figures["memory"] = {
+                    name: {"server_mib": worker.server_peak_mib(), "client_mib": worker.end()}
+                    for name, worker in workers.items()
+                }
+        if "bulk" in parts:
+            sizes = (
+                ("--items", "60", "--naive-items", "4")
+                if quick
+                else ("--items", "500", "--naive-items", "40")
+            )
+            figures["bulk"] = other_benchmark(
+                "bench_bulk.py", *sizes, *(["--concurrency", "50"] if quick else [])
+            )
+        if "cold" in parts:
             figures["cold"] = cold_start(folder, rounds=4)
             figures["help"] = help_start(rounds=11)
+        if "ledger" in parts:
             figures["ledger"] = other_benchmark("bench_ledger.py")
     figures["machine"]["load_after"] = os.getloadavg()[0]
     return figures
@@ -202,18 +208,26 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a few rounds, nothing written")
     parser.add_argument("--json", type=Path, help="keep the raw figures here")
     parser.add_argument("--page", type=Path, help="write the page from such a file, measure nothing")
+    parser.add_argument(
+        "--only", choices=PARTS, help="measure this part; the others stay as in the file of --json"
+    )
     given = parser.parse_args()
     if given.page is not None:
         write_page(json.loads(given.page.read_text()))
         return
-    figures = measure(quick=given.quick)
+    parts: tuple[str, ...] = (
+        ("interactive", "bulk") if given.quick else (given.only,) if given.only else PARTS
+    )
+    figures = measure(parts, quick=given.quick)
+    if given.only and given.json is not None and given.json.exists():
+        figures = {**json.loads(given.json.read_text()), **figures}
     if given.json is not None:
         given.json.write_text(json.dumps(figures, indent=1))
     if given.quick:
         for row in figures["bulk"]:
             print(f"W4 {row['name']:14} {row['rate']:8.1f} items/s", file=sys.stderr)
-        return
-    write_page(figures)
+    elif figures.keys() >= {"interactive", "bulk", "cold", "ledger"}:
+        write_page(figures)
 
 
 if __name__ == "__main__":
