@@ -59,8 +59,11 @@ async def quota_eta(runtime: Needs, progress: Progress, now: float | None = None
     if not all(limited(free[name].limits) or book.learned for name, book in zip(keyed, books, strict=True)):
         return None
     blocked = await runtime.availability.blocked(list(keyed.values()))
+    to_send = math.ceil(progress.left * calls / progress.ended) - progress.under_way()
+    if to_send <= 0:
+        return None if progress.quota_eta_s is None else 0.0
     plan = time_needed(
-        math.ceil(progress.left * calls / progress.ended),
+        to_send,
         sum(line.tokens for line in used.values()) / calls,
         {name: free[name].limits for name in keyed},
         at,

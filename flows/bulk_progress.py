@@ -52,6 +52,8 @@ class Progress:
     """Epoch seconds until which the job waits for free quota now."""
     quota_eta_s: float | None = None
     """Seconds that the quotas need for the rest, when they bind."""
+    under_way: Callable[[], int] = int
+    """How many calls are open: what they need of a quota is taken already."""
     clock: Callable[[], float] = time.time
     _started: float = 0.0
     _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))

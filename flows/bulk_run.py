@@ -132,6 +132,7 @@ class JobRun:
             sleep=self.options.sleep,
         )
         self.progress.clock = self.options.clock
+        self.progress.under_way = lambda: self.gate.under_way
 
     async def open(self) -> None:
         """Read what the job has cost so far, and make its runtime."""

@@ -124,6 +124,8 @@ class Gate:
 
     def __init__(self, places: int = 50) -> None:
         self._places = asyncio.Semaphore(places)
+        self.under_way = 0
+        """Tasks that have passed and not come out again: their quota is taken already."""
 
     @asynccontextmanager
     async def enter(
@@ -146,9 +148,11 @@ class Gate:
         """Keep a place that was just taken for the calls of the body."""
         place = Place(self._places)
         token = _PLACE.set(place)
+        self.under_way += 1
         try:
             yield
         finally:
+            self.under_way -= 1
             _PLACE.reset(token)
             place.leave()
 

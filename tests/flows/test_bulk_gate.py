@@ -264,3 +264,8 @@ async def test_a_limit_that_nobody_wrote_down_counts_in_the_time_left_once_the_j
     assert progress.quota_eta_s == pytest.approx(300, rel=0.2)
     progress.waiting_until = None
     assert await quota_eta(world, progress, world.clock.now) == progress.quota_eta_s
+    # Of the fifty, ten are on their way: their minute is paid for.
+    progress.under_way = lambda: 10
+    assert await quota_eta(world, progress, world.clock.now) == pytest.approx(240, rel=0.2)
+    progress.under_way = lambda: 50
+    assert await quota_eta(world, progress, world.clock.now) == 0.0
