@@ -51,8 +51,11 @@ async def budget_state(runtime: Runtime) -> BudgetState:
     await runtime.ledger.sweep()
     balance = await runtime.ledger.balance()
     limit = None if runtime.limit is None else runtime.limit + balance.approved
+    state = BudgetState(balance.month, limit, balance.spent, balance.held)
+    if limit and state.exhausted:
+        await runtime.ledger.alert_exhausted(state.month, state.spent, limit)
     await send_alerts(runtime)
-    return BudgetState(balance.month, limit, balance.spent, balance.held)
+    return state
 
 
 async def send_alerts(runtime: Runtime) -> None:

@@ -226,5 +226,5 @@ class Caller:
 
 
 def _alert_line(config: OrchestrationConfig) -> Decimal | None:
-    threshold = Decimal(str(config.cost_tracking.alert_threshold))
-    return threshold if config.cost_tracking.enabled and threshold > 0 else None
+    tracking = config.cost_tracking
+    return Decimal(repr(tracking.alert_threshold)) if tracking.enabled else None

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore
 from tta_dev_primitives.blocks.ledger.database import Tx
 from tta_dev_primitives.blocks.ledger.holds import insert_alert
-from tta_dev_primitives.blocks.ledger.money import from_pico
+from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.records import Alert
 
 __all__ = ["Alerts"]
@@ -16,13 +17,14 @@ __all__ = ["Alerts"]
 class Alerts(LedgerCore):
     """The alert outbox of a ledger."""
 
-    async def _alert_exhausted(self, month: str, spent: int, ceiling: int) -> None:
+    async def alert_exhausted(self, month: str, spent: Decimal, limit: Decimal) -> None:
+        """Put the alert of a spent month into the outbox, once; no call crosses a limit that was lowered."""
         line = (month, EXHAUSTED_BP)
         if line in self._terms.alerted:
             return
 
         async def work(tx: Tx) -> None:
-            await insert_alert(tx, self.scope, month, EXHAUSTED_BP, spent, ceiling)
+            await insert_alert(tx, self.scope, month, EXHAUSTED_BP, to_pico(spent), to_pico(limit))
 
         await self.database.transact(work, idempotent=True, label="alert")
         self._terms.alerted.add(line)

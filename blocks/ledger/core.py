@@ -38,7 +38,7 @@ class LedgerCore:
         database: Where it is kept.
         scope: Whose budget it is; several may share a database.
         timezone: The zone whose calendar months count.
-        alert_threshold: Share of the limit whose crossing raises an alert, besides 100 %.
+        alert_threshold: Share of the limit whose crossing raises an alert, besides 100 %; 0: the first spending.
         clock: Seconds since 1970, for tests; default is the database's own clock.
     """
 
@@ -60,7 +60,7 @@ class LedgerCore:
         self.clocks = ProviderClocks()
         lines = {EXHAUSTED_BP}
         if alert_threshold is not None:
-            if not Decimal(0) < alert_threshold <= 1:
+            if not 0 <= alert_threshold <= 1:
                 raise LedgerError(f"cost_tracking.alert_threshold {alert_threshold} is not between 0 and 1")
             lines.add(int(alert_threshold * 10_000))
         self._terms = Terms(scope, _owner(), tuple(sorted(lines)))

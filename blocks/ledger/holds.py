@@ -228,7 +228,7 @@ async def _move_money(
     reached = [
         bp
         for bp in terms.thresholds_bp
-        if spent * 10_000 >= bp * ceiling > 0 and (month, bp) not in terms.alerted
+        if ceiling > 0 and spent * 10_000 >= bp * ceiling and (month, bp) not in terms.alerted
     ]
     for bp in reached:
         await insert_alert(tx, terms.scope, month, bp, spent, ceiling)

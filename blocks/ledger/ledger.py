@@ -144,7 +144,7 @@ class Ledger(Answers, Alerts, Audit):
                 f"month {refused.month}. Raise cost_tracking.budget_limit_usd or lower max_output_tokens."
             )
         else:
-            await self._alert_exhausted(refused.month, refused.spent, ceiling)
+            await self.alert_exhausted(refused.month, spent, total)
         return BudgetExceededError(
             message,
             month=refused.month,

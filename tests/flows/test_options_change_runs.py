@@ -208,6 +208,22 @@ def test_the_alert_threshold_raises_one_event_a_month(
     assert heard.count("tta.budget.alert") == 1
 
 
+def test_a_limit_lowered_below_the_spending_says_that_the_month_is_spent(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """No call crosses such a line: the next run sends `tta.budget.exhausted`, once."""
+    from tta_dev_primitives.flows import events
+
+    heard: list[str] = []
+    sandbox = sandbox_of()
+    make_workflow(sandbox, enabled=False).run(OPEN, use_case="moderate")
+    lowered = make_workflow(sandbox, cost_tracking={"budget_limit_usd": 0.0001})
+    with events.listening(lambda name, payload: heard.append(name)):
+        for task in (OPEN, OPEN + " Briefly."):
+            lowered.run(task, use_case="moderate")
+    assert heard.count("tta.budget.exhausted") == 1
+
+
 def test_without_cost_tracking_no_limit_holds(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
     """`cost_tracking.enabled: false`: spending is still written down, but nothing is refused."""
     workflow = make_workflow(

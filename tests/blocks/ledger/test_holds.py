@@ -9,7 +9,7 @@ from decimal import Decimal
 import pytest
 from ledger_tools import Clock
 
-from tta_dev_primitives.blocks.ledger.database import Tx
+from tta_dev_primitives.blocks.ledger.database import Database, Tx
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
@@ -209,6 +209,17 @@ async def test_alerts_are_raised_once_a_line_and_month(ledger: Ledger, new_call:
         (10_000, usd("0.89"), LIMIT),
     ]
     assert await ledger.claim_alerts() == []
+
+
+async def test_a_threshold_of_zero_alerts_at_the_first_spending(
+    database: Database, clock: Clock, new_call: NewCall
+) -> None:
+    """0.0 is in the option's range, and any spending reaches it; free calls do not."""
+    ledger = Ledger(database, clock=clock, alert_threshold=Decimal(0))
+    await ledger.settle(await ledger.reserve(new_call(), usd("0.01"), LIMIT), usd("0"))
+    assert await ledger.claim_alerts() == []
+    await ledger.settle(await ledger.reserve(new_call(), usd("0.01"), LIMIT), usd("0.01"))
+    assert [(a.threshold_bp, a.spent) for a in await ledger.claim_alerts()] == [(0, usd("0.01"))]
 
 
 async def test_an_alert_whose_sender_died_is_sent_by_the_next(
