@@ -232,8 +232,8 @@ def page(figures: Mapping[str, Any]) -> str:
     parts += [
         "Server CPU is that of the contender's own Prefect server, less what it uses when idle.",
         "",
-        "An orchestration of a process that stays up sends Prefect two requests on its way: create the run, running and "
-        "under its name, and set its end; once in five seconds also whether its tag has a concurrency limit. "
+        "An orchestration of a process that stays up sends Prefect two requests on its way: create the run, running "
+        "and under its name, and set its end; once in five seconds also whether its tag has a concurrency limit. "
         "Task runs and events travel over one websocket, three artifacts follow the answer.",
         "",
         "## Bulk (W4)",
