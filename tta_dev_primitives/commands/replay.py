@@ -148,7 +148,7 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     out.print(
         "saving: against the paid model alone on its own recorded tokens, all costs included; of paid: right answers "
         "as a share of the paid model's; calls: free+paid; disowned: delivered answers that differ from the paid "
-        "model's, ! more than the threshold allows; missed: with 95 % confidence no more un-judged answers were disowned.",
+        "model's, ! more than the threshold allows; missed: with 95 % confidence no more un-judged ones were disowned.",
         style="dim",
     )
     for one in outcomes:
