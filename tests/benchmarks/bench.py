@@ -124,15 +124,18 @@ def interactive(workers: dict[str, Worker], rounds: dict[str, int]) -> dict[str,
     return found
 
 
-def other_benchmark(script: str, *options: str) -> Any:
-    """The JSON document of `bench_bulk` or `bench_ledger`."""
+def other_benchmark(script: str, home: Path, *options: str) -> Any:
+    """The JSON document of `bench_bulk` or `bench_ledger`; what they start of ours lives in `home`."""
     command = [sys.executable, str(HERE / script), "--json", *options]
     if script == "bench_ledger.py":
         command[1:2] = ["-m", "tests.benchmarks.bench_ledger"]
-    root = HERE.parents[1]
-    done = subprocess.run(
-        command, stdout=subprocess.PIPE, text=True, check=False, cwd=root, env=clean_environment()
-    )
+    environment = {**clean_environment(), "TTA_HOME": str(home)}
+    try:
+        done = subprocess.run(
+            command, stdout=subprocess.PIPE, text=True, check=False, cwd=HERE.parents[1], env=environment
+        )
+    finally:
+        stop_embedded(home)
     if not done.stdout.strip():
         sys.exit(f"{script} brought no figures (exit {done.returncode})")
     return json.loads(done.stdout)
@@ -177,26 +180,21 @@ def measure(parts: Sequence[str], *, quick: bool) -> dict[str, Any]:
         folder = Path(name)
         if "interactive" in parts:
             with loopback(LATENCY_S) as url, contenders(url, folder, quick=quick) as workers:
-                rounds = {"W1": 2, "W2": 2, "W3": 4} if quick else {"W1": 10, "W2": 10, "W3": 25}
+                rounds = {"W1": 2, "W2": 2, "W3": 4} if quick else {"W1": 8, "W2": 8, "W3": 20}
                 figures["interactive"] = interactive(workers, rounds)
                 figures["memory"] = {
                     name: {"server_mib": worker.server_peak_mib(), "client_mib": worker.end()}
                     for name, worker in workers.items()
                 }
         if "bulk" in parts:
-            sizes = (
-                ("--items", "60", "--naive-items", "4")
-                if quick
-                else ("--items", "500", "--naive-items", "40")
-            )
-            figures["bulk"] = other_benchmark(
-                "bench_bulk.py", *sizes, *(["--concurrency", "50"] if quick else [])
-            )
+            few = ("--items", "60", "--naive-items", "4", "--concurrency", "50")
+            sizes = few if quick else ("--items", "500", "--naive-items", "40")
+            figures["bulk"] = other_benchmark("bench_bulk.py", folder / "bulk", *sizes)
         if "cold" in parts:
             figures["cold"] = cold_start(folder, rounds=4)
             figures["help"] = help_start(rounds=11)
         if "ledger" in parts:
-            figures["ledger"] = other_benchmark("bench_ledger.py")
+            figures["ledger"] = other_benchmark("bench_ledger.py", folder / "ledger")
     figures["machine"]["load_after"] = os.getloadavg()[0]
     return figures
 
@@ -218,11 +216,13 @@ def main() -> None:
     parts: tuple[str, ...] = (
         ("interactive", "bulk") if given.quick else (given.only,) if given.only else PARTS
     )
-    figures = measure(parts, quick=given.quick)
+    figures: dict[str, Any] = {}
     if given.only and given.json is not None and given.json.exists():
-        figures = {**json.loads(given.json.read_text()), **figures}
-    if given.json is not None:
-        given.json.write_text(json.dumps(figures, indent=1))
+        figures = json.loads(given.json.read_text())
+    for part in parts:
+        figures |= measure((part,), quick=given.quick)
+        if given.json is not None:
+            given.json.write_text(json.dumps(figures, indent=1))
     if given.quick:
         for row in figures["bulk"]:
             print(f"W4 {row['name']:14} {row['rate']:8.1f} items/s", file=sys.stderr)
