@@ -20,9 +20,10 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.blocks.prefect_server_guard import Activity, Guard
-from tta_dev_primitives.blocks.prefect_settings import ServerHome, is_loopback, tta_home
+from tta_dev_primitives.blocks.prefect_settings import ServerHome, is_loopback
 from tta_dev_primitives.blocks.prefect_sqlite import queue_write_transactions
 from tta_dev_primitives.blocks.prefect_template import install_template, local_template, save_template
+from tta_dev_primitives.config.home import tta_home
 
 __all__ = ["main"]
 

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from tta_dev_primitives.config.home import tta_home
+
 __all__ = [
     "ServerHome",
     "apply_environment",
@@ -21,7 +23,6 @@ __all__ = [
     "process_environment",
     "server_settings",
     "temporary_environment",
-    "tta_home",
 ]
 
 EMBEDDED_MARK = "TTA_SERVER_URL"
@@ -56,12 +57,6 @@ _INHERITED_PREFIXES = (
 # Prefect builds a TLS context even for http: 1 ms with one certificate, 45 ms with the system's bundle.
 _PLACEHOLDER_CERTIFICATE = Path(__file__).resolve().parent / "placeholder.pem"
 _USER_TUNING = ("PREFECT_SERVER_", "PREFECT_API_DATABASE_", "PREFECT_UI_")
-
-
-def tta_home(environ: Mapping[str, str] | None = None) -> Path:
-    """The folder of ledger, keys, server and logs: `TTA_HOME`, default `~/.tta`."""
-    value = (os.environ if environ is None else environ).get("TTA_HOME")
-    return Path(value or "~/.tta").expanduser().absolute()
 
 
 def is_loopback(host: str) -> bool:

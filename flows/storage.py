@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tta_dev_primitives.blocks.prefect_settings import tta_home
+from tta_dev_primitives.config.home import tta_home
 
 __all__ = ["RESULTS"]
 

@@ -24,9 +24,11 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from tta_dev_primitives.blocks.ledger.schema import Dialect, register_schema
+from tta_dev_primitives.config.dotenv import find_variable
 from tta_dev_primitives.config.errors import LedgerConfigError
+from tta_dev_primitives.config.home import tta_home
 
-__all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema", "tta_home"]
+__all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema"]
 
 T = TypeVar("T")
 
@@ -87,18 +89,16 @@ class Database(ABC):
         """Close files, threads and connections of this process; the next use opens them again."""
 
 
-def tta_home() -> Path:
-    """The folder of ledger, keys and logs: `TTA_HOME`, default `~/.tta`."""
-    return Path(os.environ.get("TTA_HOME") or "~/.tta").expanduser().absolute()
-
-
 def default_ledger_url(configured: str | None = None) -> str:
-    """Where the ledger is: `TTA_LEDGER_URL`, else `configured`, else the SQLite file in `TTA_HOME`.
+    """Where the ledger is: `TTA_LEDGER_URL` (environment, then `.env`), else `configured`, else in `TTA_HOME`.
 
     Args:
         configured: `cost_tracking.ledger_url` of the configuration.
     """
-    return os.environ.get("TTA_LEDGER_URL") or configured or f"sqlite:///{tta_home() / 'ledger.db'}"
+    found = find_variable("TTA_LEDGER_URL")
+    if found is not None:
+        return found.text.strip()
+    return configured or f"sqlite:///{tta_home() / 'ledger.db'}"
 
 
 _open: dict[tuple[int, str], Database] = {}

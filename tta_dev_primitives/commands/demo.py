@@ -77,7 +77,7 @@ def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
 
 def _fresh_home() -> Path:
     """A folder for the demo's own ledger and configuration, emptied first."""
-    from tta_dev_primitives.blocks.ledger.database import tta_home
+    from tta_dev_primitives.config.home import tta_home
 
     folder = tta_home() / "demo"
     shutil.rmtree(folder, ignore_errors=True)

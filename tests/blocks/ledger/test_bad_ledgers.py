@@ -241,11 +241,18 @@ async def test_the_file_is_private(tmp_path: Path, new_call: NewCall) -> None:
         os.umask(old)
 
 
-def test_the_address_is_chosen_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable, then the configuration, then the file in TTA_HOME."""
+def test_the_address_is_chosen_in_order(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The variable, then `.env`, then the configuration, then the file in TTA_HOME; blanks count as absent."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TTA_HOME", "/home/ann/.tta")
     monkeypatch.delenv("TTA_LEDGER_URL", raising=False)
     assert default_ledger_url() == "sqlite:////home/ann/.tta/ledger.db"
     assert default_ledger_url("postgresql://h/d") == "postgresql://h/d"
+    (tmp_path / ".env").write_text("export TTA_LEDGER_URL=sqlite:////e.db\nTTA_HOME=/srv/tta\n")
+    assert default_ledger_url("postgresql://h/d") == "sqlite:////e.db"
     monkeypatch.setenv("TTA_LEDGER_URL", "sqlite:////x.db")
     assert default_ledger_url("postgresql://h/d") == "sqlite:////x.db"
+    (tmp_path / ".env").write_text("TTA_HOME=/srv/tta\n")
+    monkeypatch.setenv("TTA_LEDGER_URL", " ")
+    monkeypatch.setenv("TTA_HOME", " ")
+    assert default_ledger_url() == "sqlite:////srv/tta/ledger.db"
