@@ -52,7 +52,7 @@ def _fraction(value: Any) -> float:
     number = _decimal(value, "a number from 0 to 1, such as 0.85")
     if not 0 <= number <= 1:
         raise wrong("expected a number from 0 to 1, such as 0.85")
-    return float(number)
+    return abs(float(number))  # -0.0 is 0.0
 
 
 def usd_decimal(value: Any) -> Decimal:
@@ -61,7 +61,7 @@ def usd_decimal(value: Any) -> Decimal:
     number = _decimal(value, form)
     if not 0 <= number <= MAX_USD:
         raise wrong(f"expected {form}")
-    return _at_most_places(number, _PICO_PLACES)
+    return _at_most_places(number.copy_abs(), _PICO_PLACES)
 
 
 def _usd_per_mtok(value: Any) -> Decimal:

@@ -295,6 +295,15 @@ def test_option_types_are_plain() -> None:
     assert type(config.orchestrator.model) is str
 
 
+def test_minus_zero_is_zero() -> None:
+    """No result or message shows a limit of -0.0."""
+    config = load("quality_threshold: -0.0\ncost_tracking: {budget_limit_usd: -0.0}")
+    tracking = config.cost_tracking
+    assert [str(config.quality_threshold), str(tracking.budget_limit_usd), str(tracking.budget_limit)] == [
+        "0.0"
+    ] * 3
+
+
 def test_the_budget_is_exact_from_the_text_of_the_file() -> None:
     """More digits than a float holds survive, also through pickle and a copy with another limit."""
     tracking = load("cost_tracking: {budget_limit_usd: 123456.123456789012}").cost_tracking
