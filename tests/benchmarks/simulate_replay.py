@@ -122,6 +122,18 @@ def violations(corpora: dict[str, list[Recorded]], count: int) -> None:
     )
 
 
+def write_mix(folder: Path, path: Path) -> None:
+    """840 tasks of GSM8K, 240 of CRUX and 120 of MATH; what the folder has less of is repeated, as tasks of its own."""
+    lines = []
+    for name, count in (("gsm8k", 840), ("crux", 240), ("math_l5", 120)):
+        rows = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text("utf-8").splitlines()]
+        for number in range(count):
+            row = rows[number % len(rows)]
+            again = f"(Task {number}) " if number >= len(rows) else ""
+            lines.append(json.dumps({**row, "id": f"{name}-{number}", "prompt": f"{again}{row['prompt']}"}))
+    path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def main() -> None:
     """Print every figure."""
     parser = argparse.ArgumentParser(
@@ -133,8 +145,14 @@ def main() -> None:
     parser.add_argument(
         "--violations", type=int, default=0, metavar="N", help="also count violations in N runs"
     )
+    parser.add_argument(
+        "--write-mix", type=Path, metavar="FILE", help="only write 1,200 tasks of the mix, for `tta replay FILE`"
+    )
     arguments = parser.parse_args()
     folder = arguments.shared / "data" / "replay"
+    if arguments.write_mix:
+        write_mix(folder, arguments.write_mix)
+        return
     corpora = {name: load(folder, name) for name in ("gsm8k", "crux", "math_l5", "numersense")}
 
     def once(name: str) -> Draw:
