@@ -71,10 +71,11 @@ class JobOptions:
         Raises:
             ConfigError: One of them is out of range.
         """
-        if not 1 <= self.concurrency <= 1000:
-            raise ConfigError(f"concurrency: {self.concurrency} is not between 1 and 1000.")
-        if self.chunk_size is not None and not 1 <= self.chunk_size <= 1000:
-            raise ConfigError(f"chunk_size: {self.chunk_size} is not between 1 and 1000.")
+        for name, number in (("concurrency", self.concurrency), ("chunk_size", self.chunk_size)):
+            if name == "chunk_size" and number is None:
+                continue
+            if type(number) is not int or not 1 <= number <= 1000:
+                raise ConfigError(f"{name}: {number!r} is not a whole number between 1 and 1000.")
         if self.max_cost is not None and not (self.max_cost.is_finite() and self.max_cost >= 0):
             raise ConfigError(f"max_cost: {self.max_cost} is not an amount of USD.")
         if not self.patience_s >= 0:

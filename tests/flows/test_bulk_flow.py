@@ -94,6 +94,15 @@ async def test_what_is_no_list_of_tasks_is_refused_at_once(
     assert sandbox.calls == []
 
 
+@pytest.mark.parametrize("wrong", [0, 1001, "5", 2.5, True, None])
+async def test_a_concurrency_that_is_no_whole_number_is_refused(
+    wrong: Any, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """Whatever a program or a form hands in: a configuration error that names the option."""
+    with pytest.raises(ConfigError, match=r"concurrency: .* is not a whole number between 1 and 1000"):
+        await make_workflow(sandbox_of(), **CHECKS).execute_bulk(tasks(1), concurrency=wrong)
+
+
 async def test_a_failed_task_s_result_names_its_use_case_and_the_month(
     sandbox_of: SandboxOf, make_workflow: MakeWorkflow
 ) -> None:
