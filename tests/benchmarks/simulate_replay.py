@@ -146,7 +146,10 @@ def main() -> None:
         "--violations", type=int, default=0, metavar="N", help="also count violations in N runs"
     )
     parser.add_argument(
-        "--write-mix", type=Path, metavar="FILE", help="only write 1,200 tasks of the mix, for `tta replay FILE`"
+        "--write-mix",
+        type=Path,
+        metavar="FILE",
+        help="only write 1,200 tasks of the mix, for `tta replay FILE`",
     )
     arguments = parser.parse_args()
     folder = arguments.shared / "data" / "replay"
