@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -24,7 +24,7 @@ from pydantic import Field
 
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk_file import FileJob
-from tta_dev_primitives.flows.bulk_io import NO_ITEMS, BrokenLine, Record, check_items, record_of
+from tta_dev_primitives.flows.bulk_io import BrokenLine, Record, check_items, record_of
 from tta_dev_primitives.flows.bulk_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk_pump import failed_result
 from tta_dev_primitives.flows.bulk_report import BulkReport, report_of
@@ -190,15 +190,17 @@ async def run_bulk(
         options: `max_cost` (USD), `until` (datetime), `patience_s`, `chunk_size`, `detail` of `orchestrate_bulk`.
 
     Returns:
-        One result for each item in the order given. A failed one has `accepted=False`, no content, and its error
-        as the first of its warnings.
+        One result for each item in the order given; none for none. A failed one has `accepted=False`, no
+        content, and its error as the first of its warnings.
 
     Raises:
-        ConfigError: An option is wrong, or `items` are no tasks (a text, a path, one task, none at all).
+        ConfigError: An option is wrong, or `items` are no tasks (a text, a path, one task).
         LedgerError: The ledger cannot be used; the results so far were given to `on_result`.
     """
     check_items(items)
     job = _MemoryJob(items, on_result, _memory_options(concurrency, options))
+    if isinstance(items, Sequence) and not items:
+        return []
     token = _JOB.set(job)
     try:
         await _bulk_in_memory(concurrency=concurrency)
@@ -273,15 +275,6 @@ class _MemoryJob:
             use_case = plan_of(run.runtime, None, place).use_case
         return failed_result(place.id or "", error, run.runtime, budget=run.budget, use_case=use_case or "")
 
-    def check_any(self) -> None:
-        """Refuse a source that gave nothing at all.
-
-        Raises:
-            ConfigError: It did.
-        """
-        if not self._places:
-            raise ConfigError(NO_ITEMS)
-
     def results(self) -> list[OrchestrationResult]:
         """All results in the order of the items."""
         return [self._results[place.number] for place in self._places]
@@ -304,7 +297,6 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
     await run.open()
     records = job.records(run)
     first = [record async for record in _head(records, SAMPLE)]
-    job.check_any()
     try:
         plan = await run.plan(first)
         await run.run(_chain(first, records), plan)

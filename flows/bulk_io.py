@@ -23,7 +23,6 @@ from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.flows.requests import MAX_TASK_BYTES, check_task
 
 __all__ = [
-    "NO_ITEMS",
     "BrokenLine",
     "Record",
     "check_items",
@@ -67,14 +66,11 @@ class BrokenLine:
     """The use case that it names, when that is one."""
 
 
-NO_ITEMS = 'execute_bulk: there is no task. Give at least one, such as {"id": "1", "task": "Summarize ..."}.'
-
-
 def check_items(items: object) -> None:
     """Refuse what is clearly no collection of tasks, before anything is started.
 
     Raises:
-        ConfigError: It is a text, a path, one task alone, empty, or holds something else than mappings.
+        ConfigError: It is a text, a path, one task alone, or holds something else than mappings.
     """
     expected = 'a list of tasks such as [{"id": "1", "task": "Summarize ..."}]'
     if isinstance(items, (str, bytes, os.PathLike)):
@@ -89,8 +85,6 @@ def check_items(items: object) -> None:
         raise ConfigError(f"execute_bulk: expected {expected}, got {type(items).__name__}.")
     if not isinstance(items, Sequence):
         return  # a stream: each of its items is looked at when it comes
-    if not items:
-        raise ConfigError(NO_ITEMS)
     for number, item in enumerate(items, start=1):
         if not isinstance(item, Mapping):
             raise ConfigError(

@@ -77,8 +77,6 @@ async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workf
         ),
         (Path(__file__), "A file of tasks is run with"),
         ({"id": "1", "task": "One."}, "got one mapping. Put it into a list"),
-        ([], "there is no task"),
-        (iter(()), "there is no task"),
         (["One.", "Two."], "item 1 is str, not a task"),
         (None, "got NoneType"),
         (7, "got int"),
@@ -87,11 +85,19 @@ async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workf
 async def test_what_is_no_list_of_tasks_is_refused_at_once(
     wrong: Any, says: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
 ) -> None:
-    """A path, a text, one task, nothing at all: an error that says what to give, and no call."""
+    """A path, a text, one task: an error that says what to give, and no call."""
     sandbox = sandbox_of()
     with pytest.raises(ConfigError, match=re.escape(says)):
         await make_workflow(sandbox, **CHECKS).execute_bulk(wrong)
     assert sandbox.calls == []
+
+
+@pytest.mark.parametrize("none", [[], iter(())])
+async def test_no_tasks_have_no_results(
+    none: Any, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """A list that a filter has emptied is no mistake."""
+    assert await make_workflow(sandbox_of(), **CHECKS).execute_bulk(none) == []
 
 
 @pytest.mark.parametrize("wrong", [0, 1001, "5", 2.5, True, None])
