@@ -202,10 +202,10 @@ def page(figures: Mapping[str, Any]) -> str:
         "```",
         "",
         f"Measured on {machine['date']}: {machine['cores']} cores of {machine['cpu']}, {machine['system']}; "
-        f"{versions}. Load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after (the "
-        "benchmark's own is about 1): what ran beside it slows all contenders, so trust ratios and CPU more than "
-        "milliseconds.",
+        f"{versions}. Load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after: "
+        "what else runs slows all contenders, so trust ratios and CPU more than milliseconds.",
         "",
+        *([figures["note"], ""] if "note" in figures else []),
         "## The aims",
         "",
         *_targets_table(figures),
