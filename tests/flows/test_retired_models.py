@@ -15,7 +15,7 @@ from sandbox_runs import CLAUDE, GEMINI, KEY_VALUE, LLAMA, ToSandbox, workflow_o
 from tta_dev_primitives.blocks.client import ProviderClient
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows import events, runtime
+from tta_dev_primitives.flows import caller, events
 from tta_dev_primitives.flows.loop import wait_for
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
 
@@ -73,7 +73,7 @@ def served(
 
     def serve(scenario: str = "", **changes: Any) -> tuple[MultiModelWorkflow, Sandbox]:
         sandbox = sandbox_of(scenario)
-        monkeypatch.setattr(runtime, "ProviderClient", lambda: ProviderClient(transport=ToSandbox(sandbox)))
+        monkeypatch.setattr(caller, "ProviderClient", lambda: ProviderClient(transport=ToSandbox(sandbox)))
         return workflow_of(guide_config(tmp_path, **changes), tmp_path), sandbox
 
     return serve
