@@ -97,6 +97,8 @@ class LedgerCore:
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
     """Await `work` to its end even if the caller is cancelled; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
+    # When it ends, `asyncio.run` cancels every task that it knows; the caller waits for this one.
+    asyncio.tasks._unregister_task(task)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:

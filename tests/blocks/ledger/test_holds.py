@@ -9,6 +9,7 @@ from decimal import Decimal
 import pytest
 from ledger_tools import Clock
 
+from tta_dev_primitives.blocks.ledger.core import uninterrupted
 from tta_dev_primitives.blocks.ledger.database import Database, Tx
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.config.errors import (
@@ -306,3 +307,29 @@ async def test_a_cancelled_reservation_leaves_nothing_held(ledger: Ledger, new_c
     granted = [hold for hold in done if not isinstance(hold, BaseException)]
     assert len(granted) == 10
     assert (await ledger.balance()).held == usd("0.10")
+
+
+@pytest.mark.parametrize("steps", range(4))
+def test_an_entry_outlives_the_end_of_the_loop(steps: int) -> None:
+    """`asyncio.run` cancels what is left when it ends: an entry that has begun, or is about to, is written."""
+    written = []
+
+    async def entry() -> None:
+        await asyncio.sleep(0.01)
+        written.append("entry")
+
+    async def call() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await uninterrupted(entry())
+
+    async def main() -> None:
+        task = asyncio.create_task(call())
+        await asyncio.sleep(0)
+        task.cancel()
+        for _ in range(steps):
+            await asyncio.sleep(0)
+
+    asyncio.run(main())
+    assert written == ["entry"]
