@@ -93,7 +93,12 @@ def targets(figures: Mapping[str, Any]) -> list[tuple[str, float | None, float]]
         ("W3 overhead / naive Prefect's", ratio_by_round(w3, OURS, NAIVE), 0.35),
         ("W3 overhead / LiteLLM Router's", ratio_by_round(w3, OURS, LITELLM), 2.0),
         (
-            "cold start of `tta run` / naive Prefect's",
+            "cold start of `tta run` / naive Prefect's, the first time",
+            cold["tta run"]["first_s"] / cold[NAIVE]["first_s"],
+            0.4,
+        ),
+        (
+            "cold start of `tta run` / naive Prefect's, later",
             median(cold["tta run"]["s"]) / median(cold[NAIVE]["s"]),
             0.4,
         ),
