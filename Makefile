@@ -13,7 +13,7 @@ demo:
 	$(BIN)/tta demo
 
 test:
-	$(BIN)/python -m pytest -q -n 2
+	$(BIN)/python -m pytest -q -n 3
 
 lint:
 	$(BIN)/ruff format --check .
