@@ -82,10 +82,13 @@ def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
         output_usd_per_mtok=_base(prices.output_mtok),
         cache_read_usd_per_mtok=_optional_base(prices.cache_read_mtok),
         cache_write_usd_per_mtok=_optional_base(prices.cache_write_mtok),
+        cache_write_1h_usd_per_mtok=_optional_base(prices.cache_write_1h_mtok),
         long_context_above=long_above,
         long_input_usd_per_mtok=_dearest(prices.input_mtok) if tiers else None,
         long_output_usd_per_mtok=_dearest(prices.output_mtok) if tiers else None,
         long_cache_read_usd_per_mtok=_dearest(prices.cache_read_mtok) if tiers else None,
+        long_cache_write_usd_per_mtok=_dearest(prices.cache_write_mtok) if tiers else None,
+        long_cache_write_1h_usd_per_mtok=_dearest(prices.cache_write_1h_mtok) if tiers else None,
         source=f"genai-prices ({model.id})",
     )
 

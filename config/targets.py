@@ -28,36 +28,56 @@ class Price:
     long_output_usd_per_mtok: Decimal | None = None
     long_cache_read_usd_per_mtok: Decimal | None = None
     source: str = ""
+    cache_write_1h_usd_per_mtok: Decimal | None = None
+    """For what is kept an hour; None: as any cache write."""
+    long_cache_write_usd_per_mtok: Decimal | None = None
+    long_cache_write_1h_usd_per_mtok: Decimal | None = None
 
     def cost(self, usage: Usage) -> Decimal:
         """USD for `usage`, exact. Cache classes without a price of their own cost what fresh input costs."""
         long = self.long_context_above is not None and usage.total_input > self.long_context_above
-        p_in = (
-            self.long_input_usd_per_mtok
-            if long and self.long_input_usd_per_mtok is not None
-            else self.input_usd_per_mtok
-        )
-        p_out = (
-            self.long_output_usd_per_mtok
-            if long and self.long_output_usd_per_mtok is not None
-            else self.output_usd_per_mtok
-        )
-        p_read = self.long_cache_read_usd_per_mtok if long else self.cache_read_usd_per_mtok
-        p_write = self.cache_write_usd_per_mtok
+        fresh = self._rate("input", self.input_usd_per_mtok, long=long)
+        write = self._rate("cache_write", fresh, long=long)
+        hour = min(usage.cache_write_1h_tokens, usage.cache_write_tokens)
         total = (
-            usage.input_tokens * p_in
-            + usage.cache_read_tokens * (p_in if p_read is None else p_read)
-            + usage.cache_write_tokens * (p_in if p_write is None else p_write)
-            + usage.output_tokens * p_out
+            usage.input_tokens * fresh
+            + usage.cache_read_tokens * self._rate("cache_read", fresh, long=long)
+            + (usage.cache_write_tokens - hour) * write
+            + hour * self._rate("cache_write_1h", write, long=long)
+            + usage.output_tokens * self._rate("output", self.output_usd_per_mtok, long=long)
         )
         return total / _MTOK
+
+    def _rate(self, token_class: str, fallback: Decimal, *, long: bool) -> Decimal:
+        """The price of a token class; one that a long prompt makes dearer is never taken as cheaper."""
+        base: Decimal | None = getattr(self, f"{token_class}_usd_per_mtok")
+        if not long:
+            return fallback if base is None else base
+        dear: Decimal | None = getattr(self, f"long_{token_class}_usd_per_mtok")
+        return dear if dear is not None else max(fallback, base or fallback)
+
+    def most(self, prompt_tokens: int, output_tokens: int) -> Decimal:
+        """USD that a call of at most so many tokens can cost, whether its prompt is cached or not.
+
+        No request of ours asks for a cache that lasts an hour: its price does not count here.
+        """
+        p_in, p_out = self.highest_input, self.highest_output
+        if self.long_context_above is not None and prompt_tokens <= self.long_context_above:
+            p_in = max(self.input_usd_per_mtok, self.cache_write_usd_per_mtok or self.input_usd_per_mtok)
+            p_out = self.output_usd_per_mtok
+        return (prompt_tokens * p_in + output_tokens * p_out) / _MTOK
 
     @property
     def highest_input(self) -> Decimal:
         """The dearest a prompt token can be, over all tiers and cache writes (for the bound of a call)."""
         return max(
             p
-            for p in (self.input_usd_per_mtok, self.long_input_usd_per_mtok, self.cache_write_usd_per_mtok)
+            for p in (
+                self.input_usd_per_mtok,
+                self.long_input_usd_per_mtok,
+                self.cache_write_usd_per_mtok,
+                self.long_cache_write_usd_per_mtok,
+            )
             if p is not None
         )
 

@@ -12,7 +12,8 @@ __all__ = ["Usage"]
 class Usage:
     """Tokens of one call; the classes do not overlap, their sum is what was billed.
 
-    `thinking_tokens` is information only: it is already inside `output_tokens`.
+    `cache_write_1h_tokens` and `thinking_tokens` are no classes of their own: they are already inside
+    `cache_write_tokens` and `output_tokens`.
     """
 
     input_tokens: int = 0
@@ -26,6 +27,8 @@ class Usage:
     """What the provider itself says it charged (OpenRouter `usage.cost`); preferred over any price."""
     flag: str | None = None
     """`usage_missing` or `usage_invalid` when the figures cannot be trusted; then the call is presumed."""
+    cache_write_1h_tokens: int = 0
+    """Those of `cache_write_tokens` that are kept for an hour (Anthropic): they have a price of their own."""
 
     @property
     def total_input(self) -> int:

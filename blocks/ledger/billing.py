@@ -116,7 +116,7 @@ def _problem(usage: Usage) -> str | None:
     if usage.flag is not None:
         return usage.flag
     counts = (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
-    if any(type(count) is not int or count < 0 for count in counts):
+    if any(type(count) is not int or count < 0 for count in (*counts, usage.cache_write_1h_tokens)):
         return "usage_invalid"
     cost = usage.reported_cost_usd
     if cost is not None and (not isinstance(cost, Decimal) or not cost.is_finite() or cost < 0):

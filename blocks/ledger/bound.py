@@ -25,7 +25,8 @@ _MTOK = Decimal(1_000_000)
 
 
 def bound_usd(target: Target, request: ChatRequest) -> Decimal:
-    """USD that `request` costs at most: every byte a token, every output token used, the dearest tier.
+    """USD that `request` costs at most: every byte a token, every output token used, the dearest tier it can
+    reach.
 
     Byte-level vocabularies never make more tokens than bytes; one that normalises first (NFKC) can make
     more of a few characters, so the longer of both spellings counts. English text is over-reserved by a
@@ -34,10 +35,7 @@ def bound_usd(target: Target, request: ChatRequest) -> Decimal:
     Raises:
         UnknownPriceError: `target` has no price.
     """
-    price = required_price(target)
-    return (
-        input_token_bound(request) * price.highest_input + request.max_output_tokens * price.highest_output
-    ) / _MTOK
+    return required_price(target).most(input_token_bound(request), request.max_output_tokens)
 
 
 def token_ceiling(target: Target, request: ChatRequest) -> int:

@@ -124,6 +124,7 @@ class Outcome:
             "input": usage.input_tokens,
             "cache_read": usage.cache_read_tokens,
             "cache_write": usage.cache_write_tokens,
+            "cache_write_1h": usage.cache_write_1h_tokens,
             "output": usage.output_tokens,
             "thinking": usage.thinking_tokens,
         }

@@ -226,15 +226,20 @@ def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any
 
 
 def _usage(node: Any) -> Usage:
-    """`input_tokens` excludes both cache classes; `output_tokens` includes thinking."""
+    """`input_tokens` excludes both cache classes; `output_tokens` includes thinking.
+
+    What is written to the cache is told twice, as a sum and by how long it is kept: the larger holds.
+    """
     thinking = at(node, "output_tokens_details", "thinking_tokens")
     fresh, out = at(node, "input_tokens"), at(node, "output_tokens")
     read, write = at(node, "cache_read_input_tokens"), at(node, "cache_creation_input_tokens")
-    flag = usage_of(required=(fresh, out), optional=(read, write))
+    short, hour = (at(node, "cache_creation", f"ephemeral_{kept}_input_tokens") for kept in ("5m", "1h"))
+    flag = usage_of(required=(fresh, out), optional=(read, write, short, hour))
     return Usage(
         input_tokens=count_of(fresh) or 0,
         cache_read_tokens=count_of(read) or 0,
-        cache_write_tokens=count_of(write) or 0,
+        cache_write_tokens=max(count_of(write) or 0, (count_of(short) or 0) + (count_of(hour) or 0)),
+        cache_write_1h_tokens=count_of(hour) or 0,
         output_tokens=count_of(out) or 0,
         thinking_tokens=count_of(thinking) or 0,
         flag=flag,

@@ -161,6 +161,27 @@ def test_a_sum_to_follow_on_paper() -> None:
     assert price_of("sonnet").cost(usage) == Decimal("0.007557")
 
 
+def test_what_is_cached_for_an_hour_has_its_own_price() -> None:
+    """100 fresh at 3, 20 read at 0.30, 300 written at 3.75, 700 for an hour at 6, 10 out at 15: 0.005781 USD."""
+    reply = raw_reply("anthropic", 1_120, 20, 1_000, 10, 0)
+    reply["usage"]["cache_creation"] = {"ephemeral_5m_input_tokens": 300, "ephemeral_1h_input_tokens": 700}
+    usage = usage_read("anthropic", reply)
+    assert (usage.cache_write_tokens, usage.cache_write_1h_tokens) == (1_000, 700)
+    price = replace(price_of("sonnet"), cache_write_1h_usd_per_mtok=Decimal(6))
+    assert price.cost(usage) == Decimal("0.005781")
+    assert price_of("sonnet").cost(usage) == Decimal("0.004206")
+
+
+def test_the_two_figures_of_a_cache_write_may_differ() -> None:
+    """The sum left out, or smaller than its parts: the larger holds."""
+    reply = raw_reply("anthropic", 10, 0, 0, 1, 0)
+    reply["usage"]["cache_creation_input_tokens"] = None
+    reply["usage"]["cache_creation"] = {"ephemeral_5m_input_tokens": 5, "ephemeral_1h_input_tokens": 7}
+    assert usage_read("anthropic", reply).cache_write_tokens == 12
+    reply["usage"]["cache_creation"] = {"ephemeral_1h_input_tokens": "many"}
+    assert usage_read("anthropic", reply).flag == "usage_invalid"
+
+
 def test_openrouters_own_figure_beats_the_table() -> None:
     """What was charged is known to the provider; the price table is a guess beside it."""
     reply = raw_reply("openai-compatible", 550, 0, 0, 12, 0)

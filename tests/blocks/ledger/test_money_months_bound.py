@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from decimal import Decimal
 from fractions import Fraction
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -66,8 +67,8 @@ def test_an_unknown_time_zone_is_named() -> None:
         month_of(0.0, "Mars/Base")
 
 
-def target(**prices: Decimal) -> Target:
-    fields = {"input_usd_per_mtok": Decimal(1), "output_usd_per_mtok": Decimal(2), **prices}
+def target(**prices: Decimal | int) -> Target:
+    fields: dict[str, Any] = {"input_usd_per_mtok": Decimal(1), "output_usd_per_mtok": Decimal(2), **prices}
     return Target("m", "anthropic", "m", "paid", "K", "x", Price(**fields))
 
 
@@ -104,6 +105,19 @@ def test_the_bound_takes_the_dearest_tier() -> None:
         long_input_usd_per_mtok=Decimal(3),
     )
     assert bound_usd(dear, request) == input_token_bound(request) * Decimal(5) / 1_000_000 + 9
+
+
+def test_the_price_of_a_long_prompt_counts_only_where_it_can_be_reached() -> None:
+    """A short request to a model with a dearer tier holds no more than the short one can cost."""
+    request = ChatRequest((Message("user", "x"),), max_output_tokens=1_000_000)
+    tokens = input_token_bound(request)
+    tiers: dict[str, Decimal] = {
+        "long_input_usd_per_mtok": Decimal(3),
+        "long_output_usd_per_mtok": Decimal(9),
+    }
+    below, above = target(long_context_above=tokens, **tiers), target(long_context_above=tokens - 1, **tiers)
+    assert bound_usd(below, request) == (tokens * Decimal(1) + 1_000_000 * Decimal(2)) / 1_000_000
+    assert bound_usd(above, request) == (tokens * Decimal(3) + 1_000_000 * Decimal(9)) / 1_000_000
 
 
 @given(st.text(max_size=50), st.integers(1, 10**6))
