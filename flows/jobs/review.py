@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from prefect import flow
+from prefect.runtime import flow_run as this_run
 
 from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, wrong_citations
 from tta_dev_primitives.flows.jobs.git import git_diff
@@ -35,9 +36,14 @@ _CRITERIA = (
 )
 
 
+def _run_name() -> str:
+    patch = this_run.parameters.get("diff_path")
+    return f"review {Path(patch).name if patch else this_run.parameters.get('revisions')}"
+
+
 @flow(
     name="review-diff",
-    flow_run_name="review {revisions}",
+    flow_run_name=_run_name,
     persist_result=True,
     result_storage=RESULTS,
     result_serializer="json",
