@@ -8,11 +8,12 @@ from typing import Literal
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
 from prefect.client.schemas.objects import WorkPool
+from prefect.client.schemas.responses import DeploymentResponse
 from prefect.deployments.runner import RunnerDeployment
 from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from tta_dev_primitives.deployments.automations import AppliedAutomation, apply_automations
-from tta_dev_primitives.deployments.definitions import deployments
+from tta_dev_primitives.deployments.definitions import BULK, deployments
 
 __all__ = ["Applied", "AppliedDeployment", "deploy_all"]
 
@@ -51,7 +52,8 @@ async def deploy_all(
 ) -> Applied:
     """Create or update the work pool (process workers), every deployment, and the automations when asked.
 
-    A deployment that is paused (by a person, or because the budget is spent) stays paused.
+    A deployment that is paused (by a person, or because the budget is spent) stays paused, a schedule that was
+    switched on or off stays so, and parameters that were set on the server stay where this call gives none.
 
     Raises:
         ConfigError: `notify` names no block.
@@ -60,7 +62,7 @@ async def deploy_all(
         pool, created = await _pool(client, work_pool)
         folder = working_dir if pool.type == "process" else None
         made = deployments(config_path=config_path, bulk=bulk, work_pool=work_pool, working_dir=folder)
-        done = [await _apply(client, one) for one in made]
+        done = [await _apply(client, one, fresh=bulk is not None and one.full_name == BULK) for one in made]
         online = await client.read_workers_for_work_pool(work_pool)
         workers = sum(worker.status is not None and worker.status.value == "ONLINE" for worker in online)
     applied = await apply_automations(notify) if automations else []
@@ -78,12 +80,14 @@ async def _pool(client: PrefectClient, name: str) -> tuple[WorkPool, bool]:
         return await client.read_work_pool(name), False
 
 
-async def _apply(client: PrefectClient, wanted: RunnerDeployment) -> AppliedDeployment:
+async def _apply(client: PrefectClient, wanted: RunnerDeployment, *, fresh: bool) -> AppliedDeployment:
+    """Create or update one deployment; `fresh`: its files and its schedule were given, those of before are gone."""
     try:
         before = await client.read_deployment_by_name(wanted.full_name)
     except ObjectNotFound:
         before = None
-    wanted.paused = before.paused if before is not None else False
+    if before is not None:
+        _keep(wanted, before, fresh=fresh)
     await wanted.aapply()
     lines = tuple(
         f"{getattr(one.schedule, 'cron', '')}{'' if one.active else ' (off)'}"
@@ -92,3 +96,15 @@ async def _apply(client: PrefectClient, wanted: RunnerDeployment) -> AppliedDepl
     return AppliedDeployment(
         wanted.full_name, "created" if before is None else "updated", lines, bool(wanted.paused)
     )
+
+
+def _keep(wanted: RunnerDeployment, before: DeploymentResponse, *, fresh: bool) -> None:
+    """Leave as they are what a person, or an earlier call, has switched or set on the server."""
+    wanted.paused = before.paused
+    given = {"config_path", *(wanted.parameters if fresh else ())}
+    known = wanted._parameter_openapi_schema.properties
+    kept = {n: value for n, value in before.parameters.items() if n in known and n not in given}
+    wanted.parameters = {**wanted.parameters, **kept}
+    switched = {one.slug: one.active for one in before.schedules} if not fresh else {}
+    for one in wanted.schedules or ():
+        one.active = switched.get(one.slug, one.active)

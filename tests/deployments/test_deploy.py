@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
@@ -105,6 +106,29 @@ async def test_a_paused_deployment_stays_paused_when_deployed_again() -> None:
         await asyncio.to_thread(tta, "deploy", "--work-pool", POOL)
         assert (await client.read_deployment(daily.id)).paused
         await client.resume_deployment(daily.id)
+
+
+async def test_what_was_switched_or_set_stays_when_deployed_again(tmp_path: Path) -> None:
+    """The nightly job keeps its files, its schedule and a parameter set in the UI until files are given anew."""
+    source, target = str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")
+
+    async def nightly(*options: str) -> tuple[dict[str, Any], list[bool]]:
+        await asyncio.to_thread(tta, "deploy", "--work-pool", POOL, *options)
+        found = await client.read_deployment_by_name("orchestrate-bulk/nightly")
+        return found.parameters, [one.active for one in found.schedules]
+
+    async with get_client() as client:
+        before = await client.read_deployment_by_name("orchestrate-bulk/nightly")
+        parameters, active = await nightly("--bulk-input", source, "--bulk-output", target)
+        files = {"input_path": source, "output_path": target}
+        assert (parameters, active) == (files, [True])
+        change = DeploymentUpdate(parameters={**parameters, "concurrency": 7})
+        await client.update_deployment(before.id, change)
+        assert await nightly() == ({**files, "concurrency": 7}, [True])
+        (schedule,) = await client.read_deployment_schedules(before.id)
+        await client.update_deployment_schedule(before.id, schedule.id, active=False)
+        assert await nightly() == ({**files, "concurrency": 7}, [False])
+        await client.update_deployment(before.id, DeploymentUpdate(parameters=before.parameters))
 
 
 @pytest.mark.parametrize(
