@@ -21,7 +21,9 @@ def console(*, stderr: bool = False) -> Console:
 
     What it prints is never read as markup or emoji codes: model names hold `:free:`, answers hold `[/]`.
     """
-    return Console(stderr=stderr, highlight=False, emoji=False, soft_wrap=not sys.stdout.isatty())
+    return Console(
+        stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=not sys.stdout.isatty()
+    )
 
 
 def print_json(document: Any) -> None:

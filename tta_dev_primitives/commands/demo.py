@@ -20,6 +20,8 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.config.errors import OrchestrationError
 
 if TYPE_CHECKING:
+    import yaml
+
     from tta_dev_primitives.deployments.sandbox import Sandbox
     from tta_dev_primitives.deployments.sandbox.demo import DemoTask
     from tta_dev_primitives.flows.result import OrchestrationResult
@@ -66,9 +68,7 @@ def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
         print_json({"ui_url": ui, "tasks": [_as_json(one) for one in done]})
     else:
         _summary(out, done)
-        out.print(
-            "\nEvery run is in the Prefect UI:", Text(ui, "bold"), " (`tta server stop` ends that server)"
-        )
+        _addresses(out, done, ui)
         out.print(
             f"{time.monotonic() - started:.0f} s. Next: `tta init`, put keys into .env, `tta check`, `tta run`."
         )
@@ -81,7 +81,13 @@ def _fresh_home() -> Path:
 
     folder = tta_home() / "demo"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True, mode=0o700)
+    try:
+        folder.mkdir(parents=True, mode=0o700)
+    except OSError as error:
+        raise OrchestrationError(
+            f"{folder}: cannot keep the demo's files here ({error.strerror}). "
+            "Set TTA_HOME to a folder that you can write."
+        ) from None
     return folder
 
 
@@ -117,11 +123,24 @@ def _config_file(sandbox: Sandbox, folder: Path, budget_usd: Decimal | None) -> 
         executor |= {"api_key_env": _KEY, "base_url": sandbox.base_url(executor["provider"])}
     options["cost_tracking"]["ledger_url"] = f"sqlite:///{folder / 'ledger.db'}"
     if budget_usd is not None:
-        options["cost_tracking"]["budget_limit_usd"] = float(budget_usd)
+        options["cost_tracking"]["budget_limit_usd"] = budget_usd
     folder.mkdir(mode=0o700)
     path = folder / "orchestration-config.yaml"
-    path.write_text(yaml.safe_dump({"orchestration": options}, sort_keys=False), encoding="utf-8")
+    text = yaml.dump({"orchestration": options}, Dumper=_exact_dumper(), sort_keys=False)
+    path.write_text(text, encoding="utf-8")
     return path
+
+
+def _exact_dumper() -> type[yaml.SafeDumper]:
+    """Writes a Decimal as the plain number that it is, never by way of a float."""
+    import yaml
+
+    class Exact(yaml.SafeDumper):
+        pass
+
+    tag = "tag:yaml.org,2002:float"
+    Exact.add_representer(Decimal, lambda dumper, value: dumper.represent_scalar(tag, f"{value:f}"))
+    return Exact
 
 
 async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, number: int) -> _Done:
@@ -211,6 +230,17 @@ def _summary(out: Console, done: Sequence[_Done]) -> None:
         "that agrees the checks become rarer. `tta replay` shows the saving over thousands of recorded answers.",
         style="dim",
     )
+
+
+def _addresses(out: Console, done: Sequence[_Done], ui: str) -> None:
+    runs = [one.result.flow_run_id for one in done if one.result is not None and one.result.flow_run_id]
+    out.print(
+        "\nEvery run is in the Prefect UI:",
+        Text(f"{ui}/runs", "bold"),
+        " (`tta server stop` ends that server)",
+    )
+    if runs:
+        out.print("The last one:", Text(f"{ui}/runs/flow-run/{runs[-1]}", "bold"), soft_wrap=True)
 
 
 def _as_json(one: _Done) -> dict[str, Any]:
