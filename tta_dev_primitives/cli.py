@@ -88,20 +88,22 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 
 
 def _run(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
     try:
         code = app(_with_stdin(arguments), exit_on_error=False, print_error=False)
         return code if isinstance(code, int) else EXIT_DONE
     except UnknownCommandError:
-        return _unknown_command(arguments)
+        return _tell("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
-        return _say(str(error), EXIT_USAGE, hint="`tta --help` lists the commands and options.")
+        message = f"{error} `tta --help` lists the commands and options."
+        return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt:
         return _say("Interrupted; what was answered is kept, running it again goes on from there.", 130)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except Exception as error:
-        return _report(error, as_json="--json" in arguments)
+        return _report(error, as_json=as_json)
 
 
 def _with_stdin(arguments: list[str]) -> list[str]:
@@ -111,7 +113,7 @@ def _with_stdin(arguments: list[str]) -> list[str]:
     return [*(a for a in arguments if a != "-"), "--", "-"]
 
 
-def _unknown_command(arguments: list[str]) -> int:
+def _unknown_command(arguments: list[str]) -> str:
     """Say which command is meant. Cyclopts would import all of them to find out, Prefect included."""
     import difflib
 
@@ -123,14 +125,11 @@ def _unknown_command(arguments: list[str]) -> int:
     word = words[0] if words else ""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
     meant = f"Did you mean `tta {group}{close[0]}`?" if close else f"Commands: {', '.join(names)}."
-    return _say(f"unknown command {group + word!r}. {meant}", EXIT_USAGE)
+    return f"unknown command {group + word!r}. {meant}"
 
 
 def _report(error: Exception, *, as_json: bool) -> int:
-    """Say a known error in its own words; anything else is our bug and keeps its traceback.
-
-    With `--json` the one document on stdout says what failed; the words on stderr stay for the log.
-    """
+    """Say a known error in its own words; anything else is our bug and keeps its traceback."""
     from tta_dev_primitives.config import errors
 
     codes: list[tuple[type[Exception], int]] = [
@@ -143,18 +142,22 @@ def _report(error: Exception, *, as_json: bool) -> int:
     ]
     for kind, code in codes:
         if isinstance(error, kind):
-            if as_json:
-                from tta_dev_primitives.commands._output import print_json
-
-                with suppress(BrokenPipeError):
-                    print_json(
-                        {"error": {"class": type(error).__name__, "message": str(error)}, "exit": code}
-                    )
-            return _say(str(error), code)
+            return _tell(type(error).__name__, str(error), code, as_json=as_json)
     raise error
 
 
-def _say(message: str, code: int, *, hint: str | None = None) -> int:
+def _tell(kind: str, message: str, code: int, *, as_json: bool) -> int:
+    """Say what failed. With `--json` the one document on stdout says it; the words on stderr stay for the log."""
+    if as_json:
+        import json
+
+        with suppress(BrokenPipeError):
+            document = {"error": {"class": kind, "message": message}, "exit": code}
+            print(json.dumps(document, ensure_ascii=False, indent=2))
+    return _say(message, code)
+
+
+def _say(message: str, code: int) -> int:
     with suppress(BrokenPipeError):  # nobody reads any more; the exit code still tells
-        print(f"tta: {message}" + (f" {hint}" if hint else ""), file=sys.stderr, flush=True)
+        print(f"tta: {message}", file=sys.stderr, flush=True)
     return code

@@ -159,6 +159,17 @@ def test_check_fails_with_1_and_one_json_document(tmp_path: Path) -> None:
     assert (done.returncode, report["ok"], report["checks"][0]["level"]) == (1, False, "fail")
 
 
+@pytest.mark.parametrize(
+    "line", ["run --json", "rnu --json", "run --jsno --json hi", "run hi -c no.yaml --json"]
+)
+def test_a_mistake_is_one_json_document_too(line: str, tmp_path: Path) -> None:
+    """With `--json` a program reads from stdout what a person reads on stderr."""
+    done = tta(*line.split(), folder=tmp_path)
+    told = json.loads(done.stdout)
+    assert (done.returncode, told["exit"]) == (2, 2)
+    assert done.stderr == f"tta: {told['error']['message']}\n"
+
+
 def test_names_are_shown_as_they_are_written(tmp_path: Path) -> None:
     """`:free` is no emoji and a bracket is no style, in lines and in tables."""
     odd = "{model: '[/x]:free:', provider: openrouter, api_key_env: KEY, use_cases: [simple]}"
