@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     count_of,
     decode_json,
     flat,
+    is_event_stream,
     json_or_none,
     lower_headers,
     obj,
@@ -81,6 +82,7 @@ _SPEND_CODES = frozenset(
 _SPENT = re.compile(r"reached your specified .{0,20}usage limits", re.IGNORECASE)
 _NO_CREDIT = re.compile(r"credit balance is too low", re.IGNORECASE)
 _REGAIN = re.compile(r"access on ([0-9]{4}-[0-9]{2}-[0-9]{2})(?: at ([0-9]{2}:[0-9]{2}))?", re.IGNORECASE)
+_DISABLED = re.compile(r"organization has been disabled", re.IGNORECASE)
 _FILTERED = re.compile(r"content filtering policy|usage policy", re.IGNORECASE)
 
 
@@ -127,7 +129,7 @@ def parse(
     now = time.time() if now is None else now
     if not 200 <= status < 300:
         raise _failure(target, status, low, json_or_none(body), now)
-    if "text/event-stream" in low.get("content-type", ""):
+    if is_event_stream(low, body):
         return parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
     try:
         payload = decode_json(body)
@@ -159,7 +161,8 @@ def parse_stream(
             raise faults.error_of(target, faults.unreadable(str(error)), status=200, headers=low) from None
         match at(event, "type"):
             case "error":
-                raise _failure(target, 200, low, event, now, usage=_usage(usage) if usage else None)
+                # What was generated until now is told by no event: the call is charged at its bound.
+                raise _failure(target, 200, low, event, now)
             case "message_start":
                 message = dict(obj(at(event, "message")))
                 usage |= obj(message.get("usage"))
@@ -203,16 +206,16 @@ def _closed(block: dict[str, Any]) -> dict[str, Any]:
 
 def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any) -> ChatReply:
     content = at(payload, "content")
-    if at(payload, "type") != "message" or not isinstance(content, list):
+    if at(payload, "type") != "message" or not (content is None or isinstance(content, list)):
         fault = faults.unreadable("it is not a message object")
         raise faults.error_of(target, fault, status=status, headers=headers)
     raw = text_of(at(payload, "stop_reason")) or None
     finish: Finish = _FINISH.get(raw or "", "unknown")
-    text = "".join(text_of(at(b, "text")) for b in content if at(b, "type") == "text")
+    text = "".join(text_of(at(b, "text")) for b in content or () if at(b, "type") == "text")
     if target.capabilities.json_mode == "tool":
-        inputs = [at(b, "input") for b in content if at(b, "type") == "tool_use"]
+        inputs = [at(b, "input") for b in content or () if at(b, "type") == "tool_use"]
         if inputs and isinstance(inputs[0], dict):
-            text = json.dumps(inputs[0], ensure_ascii=False, default=float)
+            text = text_of(json.dumps(inputs[0], ensure_ascii=False, default=float))
             finish = "stop" if finish == "tool" else finish
     return ChatReply(
         text=text,
@@ -286,6 +289,8 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
         return Fault(ErrorClass.QUOTA, rel, message, detail or body.type, "provider", reset_at=when)
     if status == 400 and _NO_CREDIT.search(message):
         return Fault(ErrorClass.QUOTA, rel, message, body.type, "provider")
+    if status == 400 and _DISABLED.search(message):
+        return Fault(ErrorClass.AUTH, rel, message, body.type, "provider")
     if status == 400 and _FILTERED.search(message):
         # The output was blocked after it had been generated.
         return Fault(ErrorClass.CONTENT, LedgerAction.PRESUME, message, body.type)

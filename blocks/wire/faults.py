@@ -54,7 +54,7 @@ _ID_HEADERS = ("request-id", "x-request-id", "x-generation-id")
 _PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.OVERLOADED})
 
 CONTEXT_WORDS = re.compile(
-    r"context.{0,12}(length|window|limit)|prompt is too long|input.{0,40}too long|too many tokens"
+    r"context.{0,12}(length|window|limit|size)|prompt is too long|input.{0,40}too long|too many tokens"
     r"|token count.{0,40}exceeds|maximum.{0,20}tokens.{0,20}allowed|reduce the length",
     re.IGNORECASE,
 )

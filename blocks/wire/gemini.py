@@ -21,6 +21,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     count_of,
     decode_json,
     flat,
+    is_event_stream,
     json_or_none,
     lower_headers,
     obj,
@@ -52,7 +53,12 @@ _FINISH: Mapping[str, Finish] = {
     "RECITATION": "content_filter",
     "LANGUAGE": "content_filter",
     "ESCALATION": "content_filter",
+    "MODEL_ARMOR": "content_filter",
     "IMAGE_SAFETY": "content_filter",
+    "IMAGE_PROHIBITED_CONTENT": "content_filter",
+    "IMAGE_RECITATION": "content_filter",
+    "IMAGE_OTHER": "error",
+    "NO_IMAGE": "error",
     "MALFORMED_FUNCTION_CALL": "error",
     "MALFORMED_RESPONSE": "error",
     "OTHER": "error",
@@ -126,7 +132,7 @@ def parse(
     now = time.time() if now is None else now
     if not 200 <= status < 300:
         raise _failure(target, status, low, json_or_none(body), now)
-    if "text/event-stream" in low.get("content-type", ""):
+    if is_event_stream(low, body):
         return parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
     try:
         payload = decode_json(body)
@@ -147,7 +153,8 @@ def parse_stream(
     low = lower_headers(headers or {})
     now = time.time() if now is None else now
     try:
-        chunks = [decode_json(data) for _, data in read_events(text)]
+        # This format ends without a mark of its own; proxies add the one of OpenAI's.
+        chunks = [decode_json(data) for _, data in read_events(text) if data.strip() != "[DONE]"]
     except Unreadable as error:
         raise faults.error_of(target, faults.unreadable(str(error)), status=200, headers=low) from None
     reply = _reply(target, 200, low, chunks, now)
@@ -161,12 +168,13 @@ def _reply(
     target: Target, status: int, headers: Mapping[str, str], chunks: Sequence[Any], now: float
 ) -> ChatReply:
     """Add up the chunks of a stream; a plain reply is a stream of one chunk."""
-    text, raw, model, reply_id, meta = "", "", "", "", None
+    text, raw, model, reply_id, meta, told = "", "", "", "", None, False
     for chunk in chunks:
         # Usage is cumulative and complete in each chunk: the last one holds.
         meta = at(chunk, "usageMetadata") or meta
         if obj(chunk).get("error") is not None:
-            raise _failure(target, status, headers, chunk, now, usage=_usage(meta) if meta else None)
+            told_now = at(chunk, "usageMetadata")
+            raise _failure(target, status, headers, chunk, now, usage=_usage(told_now) if told_now else None)
         first = obj(seq(at(chunk, "candidates"))[0]) if seq(at(chunk, "candidates")) else {}
         for part in seq(at(first, "content", "parts")):
             if at(part, "thought") is not True:
@@ -174,11 +182,10 @@ def _reply(
         raw = text_of(first.get("finishReason")) or _blocked(chunk) or raw
         model = text_of(at(chunk, "modelVersion")) or model
         reply_id = text_of(at(chunk, "responseId")) or reply_id
-        if not (first or _blocked(chunk) or obj(at(chunk, "usageMetadata"))):
-            fault = faults.unreadable("it holds neither a candidate nor a verdict on the prompt")
-            raise faults.error_of(target, fault, status=status, headers=headers)
-    if not chunks:
-        raise faults.error_of(target, faults.unreadable("it is empty"), status=status, headers=headers)
+        told = told or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
+    if not told:
+        fault = faults.unreadable("it holds neither a candidate nor a verdict on the prompt")
+        raise faults.error_of(target, fault, status=status, headers=headers)
     usage = _usage(meta)
     if raw == "PUP_LIMITED_DISABLED":
         ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.PRESUME

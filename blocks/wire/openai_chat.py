@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     count_of,
     decode_json,
     flat,
+    is_event_stream,
     json_or_none,
     lower_headers,
     obj,
@@ -40,12 +41,19 @@ __all__ = ["OpenAIChat", "Profile", "parse_models"]
 _FINISH: Mapping[str, Finish] = {
     "stop": "stop",
     "eos": "stop",
+    "eos_token": "stop",
+    "end_turn": "stop",
+    "stop_sequence": "stop",
     "length": "length",
     "max_tokens": "length",
+    "model_length": "length",
     "tool_calls": "tool",
     "function_call": "tool",
     "content_filter": "content_filter",
     "error": "error",
+    # The server gave up half-way: vLLM, DeepSeek.
+    "abort": "error",
+    "insufficient_system_resource": "error",
 }
 
 Special = Callable[[int, Mapping[str, str], ErrorBody, float], Fault | None]
@@ -119,7 +127,7 @@ class OpenAIChat:
         now = time.time() if now is None else now
         if not 200 <= status < 300:
             raise self._failure(target, status, low, json_or_none(body), now)
-        if "text/event-stream" in low.get("content-type", ""):
+        if is_event_stream(low, body):
             return self.parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
         try:
             payload = decode_json(body)
@@ -155,7 +163,7 @@ class OpenAIChat:
             whole |= {k: v for k, v in obj(chunk).items() if v is not None} | (
                 {"usage": usage} if usage else {}
             )
-            for choice in map(obj, seq(at(chunk, "choices"))):
+            for choice in filter(_is_first, map(obj, seq(at(chunk, "choices")))):
                 if choice.get("error"):
                     raise self._failure(target, 200, low, choice, now, usage=_usage_or_none(chunk))
                 content += _content(at(choice, "delta", "content"))
@@ -187,11 +195,11 @@ class OpenAIChat:
         self, target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float
     ) -> ChatReply:
         usage = _usage(at(payload, "usage") or at(payload, "x_groq", "usage"))
-        choices = seq(at(payload, "choices"))
-        choice = obj(choices[0]) if choices else {}
+        choices = [*map(obj, seq(at(payload, "choices")))]
+        choice = next(filter(_is_first, choices), choices[0] if choices else {})
         raw = text_of(choice.get("finish_reason")) or None
         for node in (payload, choice):
-            if obj(node).get("error"):
+            if obj(node).get("error") or at(node, "object") == "error":
                 raise self._failure(target, status, headers, node, now, usage=usage)
         if raw == "error":
             node = {"error": {"message": "the provider ended the answer with an error"}}
@@ -242,11 +250,19 @@ def _response_format(mode: str, request: ChatRequest) -> dict[str, Any] | None:
     return {"type": "json_object"} if mode == "json_object" else None
 
 
+def _is_first(choice: Mapping[str, Any]) -> bool:
+    """One choice is asked for; of a server that sends more, the first counts."""
+    return not count_of(choice.get("index"))
+
+
 def _content(value: Any) -> str:
-    """Content is a string, or (some servers) a list of parts."""
+    """Content is a string, or (some servers) a list of parts, thoughts among them."""
     if isinstance(value, list):
-        return "".join(text_of(at(p, "text")) for p in value if at(p, "type") in ("text", "output_text"))
+        return "".join(text_of(p) or text_of(at(p, "text")) for p in value if at(p, "type") in _TEXT_PARTS)
     return text_of(value)
+
+
+_TEXT_PARTS = (None, "text", "output_text")
 
 
 def _usage(node: Any) -> Usage:
@@ -257,6 +273,8 @@ def _usage(node: Any) -> Usage:
     prompt, out, total = at(node, "prompt_tokens"), at(node, "completion_tokens"), at(node, "total_tokens")
     details = at(node, "prompt_tokens_details")
     read, write = at(details, "cached_tokens"), at(details, "cache_write_tokens")
+    # DeepSeek's own spelling.
+    read = at(node, "prompt_cache_hit_tokens") if read is None else read
     thinking = at(node, "completion_tokens_details", "reasoning_tokens")
     flag = usage_of(required=(prompt, out), optional=(read, write, total))
     n_in, n_read, n_write = count_of(prompt) or 0, count_of(read) or 0, count_of(write) or 0

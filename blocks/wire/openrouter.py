@@ -57,6 +57,7 @@ _AVAILABILITY: Mapping[str, tuple[ErrorClass, LedgerAction]] = {
 }
 _NO_SUCH_MODEL = re.compile(r"not a valid model|no endpoints found|no allowed providers", re.IGNORECASE)
 _MODERATED = re.compile(r"moderation|flagged|guardrail|content policy", re.IGNORECASE)
+_KEY_CAP = re.compile(r"key limit exceeded", re.IGNORECASE)
 _FREE_DAY = re.compile(r"free-models-per-day|openrouter_free_tier_daily", re.IGNORECASE)
 
 
@@ -86,6 +87,9 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
         return Fault(ErrorClass.MODEL_GONE, _REL, body.message, body.code)
     if status == 403 and (metadata.get("reasons") or _MODERATED.search(said)):
         return Fault(ErrorClass.CONTENT, _REL, body.message, error_type or "moderation")
+    if status == 403 and _KEY_CAP.search(said):
+        # The cap that the user gave this key: as good as no credit.
+        return Fault(ErrorClass.QUOTA, _REL, body.message, body.code, "provider")
     if status == 400 and CONTEXT_WORDS.search(said):
         return Fault(ErrorClass.CONTEXT, _REL, body.message, body.code)
     if status == 429:

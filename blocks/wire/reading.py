@@ -20,6 +20,7 @@ __all__ = [
     "count_of",
     "decode_json",
     "flat",
+    "is_event_stream",
     "json_or_none",
     "lower_headers",
     "obj",
@@ -69,13 +70,21 @@ def json_or_none(body: bytes) -> Any:
         return None
 
 
+def is_event_stream(headers: Mapping[str, str], body: bytes) -> bool:
+    """Whether a reply is a stream of events: by its header, or, where a proxy lost that, by how it begins."""
+    if "text/event-stream" in headers.get("content-type", ""):
+        return True
+    return body[:200].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"data:", b"event:", b": "))
+
+
 def read_events(text: str) -> Iterator[tuple[str, str]]:
     """Split server-sent events into (event name, data); comment lines and empty events are skipped."""
     name = ""
+    text = text.removeprefix("\ufeff")
     data: list[str] = []
     for line in [*text.replace("\r\n", "\n").replace("\r", "\n").split("\n"), ""]:
         if not line:
-            if data:
+            if any(data):
                 yield name, "\n".join(data)
             name, data = "", []
         elif line.startswith("data:"):

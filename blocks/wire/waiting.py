@@ -1,7 +1,8 @@
 """How long a provider asks to wait: `Retry-After` in all its forms, Go durations, and when quotas reset.
 
 Order of the headers as the official SDKs read them: `retry-after-ms`, `retry-after` in seconds, `retry-after`
-as an HTTP date. A wait is honoured on error replies only (Anthropic sends `retry-after` on many good ones).
+as an HTTP date; a Go duration ("7.66s") is taken, too. A wait is honoured on error replies only (Anthropic sends
+`retry-after` on many good ones).
 """
 
 from __future__ import annotations
@@ -90,6 +91,8 @@ def header_wait(headers: Mapping[str, str], now: float) -> float | None:
     if seconds is not None:
         return seconds
     moment = parse_instant(raw)
+    if moment is None and go_duration(raw) is not None:
+        return go_duration(raw)
     if moment is None:
         return NONSENSE if raw.strip().startswith("-") else None
     server_now = parse_instant(headers.get("date"))

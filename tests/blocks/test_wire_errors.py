@@ -102,6 +102,14 @@ ANTHROPIC = [
         E.CONTEXT,
     ),
     Row(
+        "account closed",
+        A,
+        400,
+        anthropic("invalid_request_error", "This organization has been disabled."),
+        E.AUTH,
+        scope="provider",
+    ),
+    Row(
         "own spend cap",
         A,
         400,
@@ -468,6 +476,14 @@ OPENROUTER = [
     Row("bad request", R, 400, router(400, error_type="invalid_request"), E.INVALID_REQUEST),
     Row("context", R, 400, router(400, error_type="context_length_exceeded"), E.CONTEXT),
     Row(
+        "the key's own cap",
+        R,
+        403,
+        router(403, "Key limit exceeded (total limit). Manage it at openrouter.ai/settings/keys"),
+        E.QUOTA,
+        scope="provider",
+    ),
+    Row(
         "context in words",
         R,
         400,
@@ -614,6 +630,15 @@ OPENROUTER = [
 COMPATIBLE = [
     Row("error is text", C, 404, {"error": "model 'x' not found, try pulling it first"}, E.MODEL_GONE),
     Row("detail", C, 422, {"detail": [{"msg": "field required"}]}, E.INVALID_REQUEST),
+    Row(
+        "llama.cpp's window",
+        C,
+        400,
+        chat(
+            "the request exceeds the available context size, try increasing it", "exceed_context_size_error"
+        ),
+        E.CONTEXT,
+    ),
     Row("flat object", C, 400, {"object": "error", "message": "maximum context length is 9"}, E.CONTEXT),
     Row(
         "no quota",

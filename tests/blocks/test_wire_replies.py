@@ -96,7 +96,18 @@ def test_an_empty_answer_is_never_a_success(provider: str, text: str) -> None:
 GEMINI_FINISHES = {
     "CONTINUATION": ErrorClass.TRUNCATED,
     **dict.fromkeys(
-        ("PROHIBITED_CONTENT", "BLOCKLIST", "SPII", "RECITATION", "LANGUAGE", "ESCALATION"),
+        (
+            "PROHIBITED_CONTENT",
+            "BLOCKLIST",
+            "SPII",
+            "RECITATION",
+            "LANGUAGE",
+            "ESCALATION",
+            "MODEL_ARMOR",
+            "IMAGE_SAFETY",
+            "IMAGE_PROHIBITED_CONTENT",
+            "IMAGE_RECITATION",
+        ),
         ErrorClass.CONTENT,
     ),
     **dict.fromkeys(
@@ -107,6 +118,8 @@ GEMINI_FINISHES = {
             "UNEXPECTED_TOOL_CALL",
             "TOO_MANY_TOOL_CALLS",
             "MISSING_THOUGHT_SIGNATURE",
+            "IMAGE_OTHER",
+            "NO_IMAGE",
         ),
         ErrorClass.MODEL_SLIP,
     ),
@@ -120,6 +133,19 @@ def test_every_gemini_finish_has_its_meaning(finish: str, problem: ErrorClass | 
     reply = parse("google-ai-studio", good("google-ai-studio", finish=finish))
     assert reply_problem(reply) is problem
     assert reply.raw_finish == finish
+
+
+CHAT_FINISHES = {
+    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "something_new"), None),
+    **dict.fromkeys(("length", "max_tokens", "model_length"), ErrorClass.TRUNCATED),
+    **dict.fromkeys(("abort", "insufficient_system_resource"), ErrorClass.MODEL_SLIP),
+}
+
+
+@pytest.mark.parametrize(("finish", "problem"), CHAT_FINISHES.items())
+def test_compatible_servers_have_finishes_of_their_own(finish: str, problem: ErrorClass | None) -> None:
+    """A server that gives up half-way says so; an unknown word with text is taken as an answer."""
+    assert reply_problem(parse("openai-compatible", good("openai-compatible", finish=finish))) is problem
 
 
 def test_gemini_traps_are_read_right() -> None:
@@ -193,6 +219,42 @@ def test_openai_refusals_and_parts_are_read() -> None:
     assert (reply.text, reply.usage.flag, reply_problem(reply)) == ("42", "usage_missing", None)
 
 
+def test_parts_may_be_bare_strings_and_thoughts_are_none_of_the_answer() -> None:
+    """What has the type of a thought is left out."""
+    parts = ["4", {"type": "thinking", "thinking": [{"type": "text", "text": "hm"}]}, {"text": "2"}]
+    assert parse("openai-compatible", {"choices": [{"message": {"content": parts}}]}).text == "42"
+
+
+def test_of_several_choices_the_first_by_its_index_counts() -> None:
+    """One is asked for; a server that sends more may send them in any order."""
+    choices = [{"index": 1, "message": {"content": "41"}}, {"index": 0, "message": {"content": "42"}}]
+    assert parse("openai-compatible", {"choices": choices}).text == "42"
+    deltas = [{"index": 0, "delta": {"content": "42"}}, {"index": 1, "delta": {"content": "41"}}]
+    text = f"data: {json.dumps({'choices': deltas})}\n\ndata: [DONE]\n\n"
+    assert wire_format("groq").parse_stream(target("groq"), text).text == "42"
+
+
+def test_an_error_object_within_a_200_is_an_error() -> None:
+    """vLLM's older shape has no `error` key."""
+    with pytest.raises(ProviderError) as caught:
+        parse("openai-compatible", {"object": "error", "message": "context length exceeded", "code": 400})
+    assert caught.value.error_class is ErrorClass.CONTEXT
+
+
+def test_a_refusal_without_content_is_a_refusal() -> None:
+    """Anthropic's `content` may be empty, or null."""
+    refused = good("anthropic", finish="refusal")
+    for content in ([], None):
+        assert reply_problem(parse("anthropic", refused | {"content": content})) is ErrorClass.CONTENT
+
+
+def test_cache_hits_in_deepseeks_spelling_are_read() -> None:
+    """5 prompt tokens, 3 of them read from the cache."""
+    usage = {"prompt_tokens": 5, "completion_tokens": 1, "prompt_cache_hit_tokens": 3}
+    read = parse("openai-compatible", good("openai-compatible", usage=usage)).usage
+    assert (read.input_tokens, read.cache_read_tokens) == (2, 3)
+
+
 WRONG = [-1, 1.5, 12.0, True, False, "12", float("nan"), float("inf"), [12], {}, 10**16]
 
 
@@ -253,6 +315,8 @@ def test_lone_surrogates_become_replacement_characters() -> None:
     """JSON may hold half a character; text that cannot be written as UTF-8 would break every store."""
     body = b'{"choices":[{"message":{"content":"a\\ud800b"},"finish_reason":"stop"}]}'
     assert parse("groq", body).text == "a\ufffdb"
+    tool = good("anthropic") | {"content": [{"type": "tool_use", "input": {"a": "\ud800"}}]}
+    assert parse("anthropic", tool, json_mode="tool").text == '{"a": "\ufffd"}'
 
 
 def test_only_quota_headers_are_kept() -> None:
@@ -261,6 +325,43 @@ def test_only_quota_headers_are_kept() -> None:
     body = json.dumps(good("groq")).encode()
     reply = wire_format("groq").parse(target("groq"), 200, headers, body)
     assert reply.headers == {"x-ratelimit-remaining-requests": "7", "date": "d"}
+
+
+STREAMS_WHOLE = {
+    "anthropic": (
+        'event: message_start\ndata: {"type":"message_start","message":{"usage":{"input_tokens":3,'
+        '"cache_creation_input_tokens":9,"cache_creation":{"ephemeral_1h_input_tokens":7}}}}\n\n'
+        ': keep-alive\n\nevent: ping\ndata: {"type":"ping"}    \n\n'
+        'data: {"type":"content_block_delta","index":0,"delta":{"type":"text_delta","text":"42"}}   \n\n'
+        'data: {"type":"message_delta","delta":{"stop_reason":"end_turn"},"usage":{"output_tokens":5}}\n\n'
+        'data: {"type":"message_stop"}\n\n'
+    ),
+    "google-ai-studio": (
+        'data: {"candidates":[{"content":{"parts":[{"text":"4"}]}}]}\n\ndata:\n\n'
+        'data: {"candidates":[{"content":{"parts":[{"text":"2"}]},"finishReason":"STOP"}],'
+        '"usageMetadata":{"promptTokenCount":12,"candidatesTokenCount":5}}\n\n'
+        'data: {"responseId":"r"}\n\ndata: [DONE]\n\n'
+    ),
+    **dict.fromkeys(
+        CHAT_PROVIDERS,
+        ': OPENROUTER PROCESSING\n\ndata:{"choices":[{"delta":{"role":"assistant","content":null}}]}\n\n'
+        'data: {"choices":[{"delta":{"content":"42"},"finish_reason":"stop"}]}\n\ndata: \n\n'
+        'data: {"choices":[],"usage":{"prompt_tokens":12,"completion_tokens":5}}\n\ndata:[DONE]\n\n',
+    ),
+}
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("ends", ["\n", "\r\n"])
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+@pytest.mark.parametrize("kind", ["text/event-stream; charset=utf-8", "text/plain"])
+def test_a_stream_adds_up_to_one_reply(provider: str, ends: str, mark: str, kind: str) -> None:
+    """Keep-alives, padding, empty events, a byte-order mark, any line end, also where the header was lost."""
+    body = (mark + STREAMS_WHOLE[provider].replace("\n", ends)).encode()
+    reply = wire_format(provider).parse(target(provider), 200, {"content-type": kind}, body, now=NOW)
+    assert (reply.text, reply.finish, reply.usage.flag) == ("42", "stop", None)
+    assert (reply.usage.total_input, reply.usage.output_tokens) == (12, 5)
+    assert reply.usage.cache_write_1h_tokens == (7 if provider == "anthropic" else 0)
 
 
 STREAMS_CUT = {
@@ -295,6 +396,18 @@ def test_an_error_within_a_stream_is_an_error(provider: str) -> None:
         wire_format(provider).parse_stream(target(provider), text, now=NOW)
     assert caught.value.error_class is STREAM_CLASSES.get(provider, ErrorClass.OVERLOADED)
     assert caught.value.ledger_action is LedgerAction.PRESUME
+
+
+@pytest.mark.parametrize("provider", ["anthropic", "google-ai-studio"])
+def test_figures_of_a_stream_that_fails_half_way_are_not_believed(provider: str) -> None:
+    """They tell what had been generated when they were sent, not what is billed: the bound is charged."""
+    begun = {
+        "anthropic": STREAMS_CUT["anthropic"].replace(":3}", ':3,"output_tokens":1}'),
+        "google-ai-studio": STREAMS_WHOLE[provider].replace("data: [DONE]", ""),
+    }
+    with pytest.raises(ProviderError) as caught:
+        wire_format(provider).parse_stream(target(provider), begun[provider] + STREAMS_FAILED[provider])
+    assert (caught.value.ledger_action, caught.value.usage) == (LedgerAction.PRESUME, None)
 
 
 # --- no byte sequence raises anything but ProviderError ---

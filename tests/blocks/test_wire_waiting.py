@@ -57,6 +57,12 @@ def test_waits_in_words_are_found() -> None:
     assert try_again_in("try again later") is None
 
 
+def test_a_wait_may_be_a_duration() -> None:
+    """Some gateways write `Retry-After` as Go does."""
+    assert header_wait({"retry-after": "7.66s"}, NOW) == pytest.approx(7.66)
+    assert header_wait({"retry-after": "2m59.56s"}, NOW) == pytest.approx(179.56)
+
+
 def test_a_date_is_measured_by_the_servers_own_clock() -> None:
     """A local clock that is hours off must not turn ten seconds into hours."""
     headers = {"retry-after": "Sun, 22 Nov 2026 04:00:10 GMT", "date": "Sun, 22 Nov 2026 04:00:00 GMT"}
