@@ -36,6 +36,7 @@ __all__ = [
     "ServerInfo",
     "ServerStatus",
     "ensure_server",
+    "is_serving",
     "server_environment",
     "server_status",
     "start_server",
@@ -147,6 +148,15 @@ def wait_until_ready(info: ServerInfo, *, wait_s: float = 60.0) -> ServerInfo:
     if info.home is None or info.ready or _healthy(info, time.monotonic() + wait_s):
         return replace(info, ready=True)
     raise PrefectServerError(f"The embedded Prefect server did not start. {_log_tail(info.home)}")
+
+
+def is_serving(info: ServerInfo) -> bool:
+    """Whether the embedded server of `info` runs and is still the one of `$TTA_HOME`; sends nothing."""
+    place = info.home
+    if place is None or not _running(place):
+        return False
+    now = _info(place)
+    return now is not None and now.pid == info.pid and ServerHome.find(None).root == place.root
 
 
 def stop_server(*, home: Path | None = None, wait_s: float = 15.0) -> ServerStatus:

@@ -4,20 +4,47 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 
+from tta_dev_primitives.blocks import prefect_server
 from tta_dev_primitives.blocks.prefect_server import (
     ServerInfo,
     ensure_server,
+    is_serving,
     server_environment,
     start_server,
-    wait_until_ready,
 )
 from tta_dev_primitives.blocks.prefect_settings import apply_environment
 
-__all__ = ["address_server", "use_server", "wait_until_ready"]
+__all__ = ["address_server", "still_there", "use_server", "wait_until_ready"]
 
+_BELIEVED_S = 10.0
+"""How long an API of the user's that has answered is taken to be there: asking opens a connection."""
 _lock = threading.Lock()
 _ours: list[ServerInfo] = []
+_answered: list[tuple[float, str | None, ServerInfo]] = []
+"""The API that answered last, when, and what PREFECT_API_URL was then."""
+
+
+def still_there() -> bool:
+    """Whether runs can go on with the API that answered last; it is not asked."""
+    if not _answered:
+        return False
+    at, address, info = _answered[0]
+    if os.environ.get("PREFECT_API_URL") != address:
+        return False
+    return is_serving(info) if info.embedded else time.monotonic() - at < _BELIEVED_S
+
+
+def wait_until_ready(info: ServerInfo) -> ServerInfo:
+    """Wait until a server that is coming up answers.
+
+    Raises:
+        PrefectServerError: It ended, or did not answer in time; the message holds what its log says.
+    """
+    ready = prefect_server.wait_until_ready(info)
+    _answered[:] = [(time.monotonic(), os.environ.get("PREFECT_API_URL"), ready)]
+    return ready
 
 
 def address_server() -> ServerInfo:

@@ -97,6 +97,10 @@ def _missing_tag(item: Item) -> tuple[UUID, set[str]] | None:
 
 async def _write(requests: Sequence[ArtifactCreate], tagged: tuple[UUID, set[str]] | None) -> None:
     client = await api_client()
+    for run_id in {request.flow_run_id for request in requests}:
+        if run_id is not None:
+            # How a run ended is told first.
+            await client.ended(run_id)
     work: list[Awaitable[object]] = [client.create_artifact(artifact=request) for request in requests]
     if tagged is not None:
         work.append(client.update_flow_run(tagged[0], tags=tagged[1]))

@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
 
-from prefect import task
-
 from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.flows import events
+from tta_dev_primitives.flows.history import shown_step
 from tta_dev_primitives.flows.result import BudgetView
 from tta_dev_primitives.flows.runtime import Runtime
 
@@ -35,6 +34,11 @@ class BudgetState:
         """True when settled spending alone has reached the limit."""
         return self.limit is not None and self.spent >= self.limit
 
+    def words(self) -> str:
+        """The state in a line, USD."""
+        limit = "(no limit)" if self.limit is None else f"of {self.limit:f}"
+        return f"{self.month}: {self.spent:f} spent and {self.held:f} held {limit} USD"
+
     def view(self) -> BudgetView:
         """The state as results show it."""
         return BudgetView(month=self.month, limit_usd=self.limit, spent_usd=self.spent, held_usd=self.held)
@@ -48,13 +52,18 @@ class BudgetState:
 
 async def budget_state(runtime: Runtime) -> BudgetState:
     """Read the month's balance; sends the alert events that are due and sweeps holds of dead processes."""
-    await runtime.ledger.sweep()
-    balance = await runtime.ledger.balance()
+    seen = await runtime.ledger.glance()
+    if seen.lapsed:
+        await runtime.ledger.sweep()
+        seen = await runtime.ledger.glance()
+    balance = seen.balance
     limit = None if runtime.limit is None else runtime.limit + balance.approved
     state = BudgetState(balance.month, limit, balance.spent, balance.held)
-    if limit and state.exhausted:
+    spent_up = bool(limit) and state.exhausted
+    if limit and spent_up:
         await runtime.ledger.alert_exhausted(state.month, state.spent, limit)
-    await send_alerts(runtime)
+    if seen.alerts_due or spent_up:
+        await send_alerts(runtime)
     return state
 
 
@@ -72,14 +81,15 @@ async def send_alerts(runtime: Runtime) -> None:
         await runtime.ledger.alert_sent(alert)
 
 
-@task(name="budget", task_run_name="budget", persist_result=False)
 async def check_budget(runtime: Runtime, then: Literal["execute", "validate", "report"]) -> BudgetState:
-    """The visible budget check before the next step.
+    """The budget check before the next step, which Prefect shows as a task run of its own.
 
     Raises:
         BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
     """
-    state = await budget_state(runtime)
-    if state.exhausted and runtime.config.cost_tracking.on_exhausted == "stop":
-        raise state.refusal()
+    with shown_step("budget") as tell:
+        state = await budget_state(runtime)
+        tell(f"{state.words()}; next: {then}")
+        if state.exhausted and runtime.config.cost_tracking.on_exhausted == "stop":
+            raise state.refusal()
     return state

@@ -129,7 +129,9 @@ async def later(work: Work) -> None:
 
 
 async def settled() -> None:
-    """Wait until everything that was put off on the running loop is done."""
+    """Wait until everything that was put off on the running loop is done, and every run's end is told."""
     here = await _here()
+    for client in here.clients.values():
+        await client.all_ended()
     while here.tasks:
         await asyncio.gather(*here.tasks, return_exceptions=True)

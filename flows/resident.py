@@ -14,6 +14,7 @@ from tta_dev_primitives.flows.requests import UseCase
 from tta_dev_primitives.flows.result import OrchestrationResult
 from tta_dev_primitives.flows.run_client import sharing
 from tta_dev_primitives.flows.runtime import Runtime, active
+from tta_dev_primitives.flows.storage import RESULTS, ResultFolder
 
 __all__ = ["run_resident"]
 
@@ -21,6 +22,7 @@ __all__ = ["run_resident"]
 # model for the one (8 ms) and send a request for the other.
 _orchestrate = orchestrate.with_options(validate_parameters=False)
 _orchestrate.flow_run_name = None
+_orchestrate.result_storage = ResultFolder(basepath=str(RESULTS))
 
 
 async def run_resident(

@@ -2,27 +2,39 @@
 
 Prefect opens a client for each flow run, asks for the flow's id each time and names the run in a request of its own.
 A process that stays up need not: of nine requests a run two are left. It is created running, under its name, and what
-the API then says of it is believed for its start; the second request sets its end.
+the API then says of it is believed for its start; the second request sets its end. When it ended well, that request
+is sent while the caller goes on with the answer: by then everything that was paid for is in the ledger.
 """
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import Context
 from typing import Any, Self
 from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
-from prefect.client.schemas.responses import OrchestrationResult, SetStateStatus, StateAcceptDetails
+from prefect.client.schemas.responses import (
+    OrchestrationResult,
+    SetStateStatus,
+    StateAcceptDetails,
+    StateWaitDetails,
+)
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
 from prefect.states import Running, to_state_create
 
+from tta_dev_primitives.blocks.redaction import redact
+
 __all__ = ["RunClient", "open_client", "sharing"]
 
+_LOG = logging.getLogger("tta_dev_primitives.runs")
 Namer = Callable[[Mapping[str, Any]], str]
 
 
@@ -39,6 +51,11 @@ class RunClient(PrefectClient):
         self._flows: dict[str, UUID] = {}
         self._begun: dict[UUID, FlowRun] = {}
         """Runs that were created running, until their start has been asked for and read."""
+        self._own: set[UUID] = set()
+        """Runs that were created running and have not ended."""
+        self._untold: dict[UUID, State[Any]] = {}
+        """Good ends that the API may not know of."""
+        self._telling: dict[UUID, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
         """As Prefect's own."""
@@ -46,7 +63,8 @@ class RunClient(PrefectClient):
         return await super().__aenter__()
 
     async def __aexit__(self, *exc_info: Any) -> None:
-        """As Prefect's own."""
+        """As Prefect's own, once every run's end has been told."""
+        await self._tell_ends()
         self.sync.__exit__(*exc_info)
         await super().__aexit__(*exc_info)
 
@@ -97,22 +115,82 @@ class RunClient(PrefectClient):
         run.parameters = parameters
         if begun is not state and run.state is not None and run.state.is_running():
             self._begun[run.id] = run
+            self._own.add(run.id)
         return run
 
     async def set_flow_run_state(
         self, flow_run_id: UUID | str, state: State[Any], force: bool = False
     ) -> OrchestrationResult[Any]:
-        """As Prefect's own, except that a run that was created running is not set running again."""
-        run = self._begun.get(UUID(str(flow_run_id)))
+        """As Prefect's own, except for runs that this client has created.
+
+        They are not set running again, and their good end is accepted at once and sent behind the caller's back.
+        """
+        run_id = UUID(str(flow_run_id))
+        run = self._begun.get(run_id)
         if run is not None and state.is_running():
-            accepted = StateAcceptDetails()
-            return OrchestrationResult(state=run.state, status=SetStateStatus.ACCEPT, details=accepted)
-        self._begun.pop(UUID(str(flow_run_id)), None)
-        return await super().set_flow_run_state(flow_run_id, state, force)
+            return _accepted(run.state)
+        self._begun.pop(run_id, None)
+        if run_id not in self._own or not state.is_final():
+            return await super().set_flow_run_state(run_id, state, force)
+        self._own.discard(run_id)
+        if force or not state.is_completed():
+            return await super().set_flow_run_state(run_id, state, force)
+        self._untold[run_id] = state
+        # A context of its own: the run that asked for it will have ended.
+        task = asyncio.get_running_loop().create_task(self._tell_end(run_id), context=Context())
+        self._telling[run_id] = task
+        task.add_done_callback(lambda _: self._telling.pop(run_id, None))
+        return _accepted(state)
+
+    async def _tell_end(self, run_id: UUID) -> None:
+        """Send a good end until the API has taken or refused it; a refusal costs the picture, not the answer.
+
+        A cancellation leaves it untold: `asyncio.run` cancels what is left before it closes this client.
+        """
+        state = self._untold[run_id]
+        try:
+            while True:
+                answer = await super().set_flow_run_state(run_id, state)
+                if not isinstance(answer.details, StateWaitDetails):
+                    break
+                await asyncio.sleep(answer.details.delay_seconds)
+            if answer.status is not SetStateStatus.ACCEPT:
+                reason = getattr(answer.details, "reason", None) or answer.status.value
+                _LOG.warning("Prefect shows no good end of flow run %s: %s", run_id, redact(str(reason)))
+        except Exception as problem:
+            _LOG.warning("Prefect was not told that flow run %s has ended: %s", run_id, redact(str(problem)))
+        del self._untold[run_id]
+
+    async def ended(self, run_id: UUID) -> None:
+        """Wait until the API knows how a run of this client has ended."""
+        task = self._telling.get(run_id)
+        if task is not None:
+            await asyncio.wait([task])
+
+    async def all_ended(self) -> None:
+        """Wait until the API knows how the runs of this client have ended."""
+        await asyncio.gather(*self._telling.values(), return_exceptions=True)
+
+    async def _tell_ends(self) -> None:
+        """Send the ends that are left; one whose sending was cut off may have arrived."""
+        await self.all_ended()
+        for run_id in tuple(self._untold):
+            try:
+                known = (await super().read_flow_run(run_id)).state
+            except Exception:
+                known = None
+            if known is not None and known.is_final():
+                del self._untold[run_id]
+            else:
+                await self._tell_end(run_id)
 
     async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
         """As Prefect's own; the first look at a run that this client has created is at what the API answered."""
         return self._begun.pop(flow_run_id, None) or await super().read_flow_run(flow_run_id)
+
+
+def _accepted(state: State[Any] | None) -> OrchestrationResult[Any]:
+    return OrchestrationResult(state=state, status=SetStateStatus.ACCEPT, details=StateAcceptDetails())
 
 
 def open_client() -> RunClient:

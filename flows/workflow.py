@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.flows.loop import wait_for
@@ -63,12 +64,25 @@ class MultiModelWorkflow:
             AllModelsFailedError: Every candidate failed; `.attempts` says how.
             ConfigError: The task, the use case or a needed key is wrong.
         """
-        return wait_for(self.execute(task, use_case, system))
+        return wait_for(self._run(task, use_case, system))
+
+    async def _run(self, task: str, use_case: str | None, system: str | None) -> OrchestrationResult:
+        result = await self.execute(task, use_case, system)
+        from tta_dev_primitives.flows.later import api_client
+
+        if result.flow_run_id is not None:
+            # Whoever waits for the answer may look at its flow run next.
+            await (await api_client()).ended(UUID(result.flow_run_id))
+        return result
 
     async def execute(
         self, task: str, use_case: str | None = None, system: str | None = None
     ) -> OrchestrationResult:
-        """Run one task as one Prefect flow run; see `run` for arguments and errors."""
+        """Run one task as one Prefect flow run; see `run` for arguments and errors.
+
+        The answer comes as soon as it is there and in the ledger; Prefect is told of the run's end while the caller
+        goes on, and when the event loop ends at the latest.
+        """
         from tta_dev_primitives.flows.requests import check_task
 
         check_task(task, use_case, system)
@@ -116,8 +130,12 @@ class MultiModelWorkflow:
 
     async def ready(self) -> Runtime:
         """This process's runtime, with a Prefect API that answers."""
-        from tta_dev_primitives.flows.api import address_server, wait_until_ready
+        from tta_dev_primitives.flows.api import address_server, still_there, wait_until_ready
 
+        if still_there():
+            from tta_dev_primitives.flows.runtime import Runtime
+
+            return await Runtime.of(self._config)
         info = await asyncio.to_thread(address_server)
         # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
         from tta_dev_primitives.flows.runtime import Runtime

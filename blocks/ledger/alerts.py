@@ -35,14 +35,6 @@ class Alerts(LedgerCore):
         A taker that dies leaves them to the next one; the alert's `event_id` stays the same.
         """
 
-        async def due(tx: Tx) -> bool:
-            rows = await tx.fetch(
-                "SELECT 1 AS n FROM ledger_alert WHERE scope = ? AND state <> 'sent' AND claimed_until < ? "
-                "LIMIT 1",
-                *(self.scope, self._now(tx)),
-            )
-            return bool(rows)
-
         async def claim(tx: Tx) -> list[dict[str, Any]]:
             at = self._now(tx)
             return await tx.fetch(
@@ -52,7 +44,7 @@ class Alerts(LedgerCore):
                 *(at + lease_s, self.scope, at),
             )
 
-        if not await self.database.read(due):
+        if not await self.database.read(self._alerts_due):
             return []
         rows = await self.database.transact(claim, label="alert")
         alerts = [
@@ -66,6 +58,13 @@ class Alerts(LedgerCore):
             for row in rows
         ]
         return sorted(alerts, key=lambda alert: (alert.month, alert.threshold_bp))
+
+    async def _alerts_due(self, tx: Tx) -> bool:
+        rows = await tx.fetch(
+            "SELECT 1 AS n FROM ledger_alert WHERE scope = ? AND state <> 'sent' AND claimed_until < ? LIMIT 1",
+            *(self.scope, self._now(tx)),
+        )
+        return bool(rows)
 
     async def alert_sent(self, alert: Alert) -> None:
         """Note that an alert was sent: it is never due again."""

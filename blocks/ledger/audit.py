@@ -26,25 +26,28 @@ class Audit(LedgerCore):
         """The money of a month (default: the current one), `YYYY-MM`."""
 
         async def work(tx: Tx) -> MonthBalance:
-            wanted = checked_month(month) if month is not None else await self._current(tx)
-            key = (self.scope, wanted)
-            rows = await tx.fetch(
-                "SELECT spent, held, approved FROM ledger_month WHERE scope = ? AND month = ?", *key
-            )
-            row = rows[0] if rows else {"spent": 0, "held": 0, "approved": 0}
-            presumed = await tx.fetch(
-                "SELECT CAST(coalesce(sum(charged), 0) AS BIGINT) AS n FROM ledger_call "
-                "WHERE scope = ? AND month = ? AND state = 'presumed'",
-                *key,
-            )
-            spent, held, approved = (
-                from_pico(row["spent"]),
-                from_pico(row["held"]),
-                from_pico(row["approved"]),
-            )
-            return MonthBalance(wanted, spent, held, from_pico(presumed[0]["n"]), approved)
+            return await self._balance(tx, month)
 
         return await self.database.read(work)
+
+    async def _balance(self, tx: Tx, month: str | None = None) -> MonthBalance:
+        wanted = checked_month(month) if month is not None else await self._current(tx)
+        key = (self.scope, wanted)
+        rows = await tx.fetch(
+            "SELECT spent, held, approved FROM ledger_month WHERE scope = ? AND month = ?", *key
+        )
+        row = rows[0] if rows else {"spent": 0, "held": 0, "approved": 0}
+        presumed = await tx.fetch(
+            "SELECT CAST(coalesce(sum(charged), 0) AS BIGINT) AS n FROM ledger_call "
+            "WHERE scope = ? AND month = ? AND state = 'presumed'",
+            *key,
+        )
+        spent, held, approved = (
+            from_pico(row["spent"]),
+            from_pico(row["held"]),
+            from_pico(row["approved"]),
+        )
+        return MonthBalance(wanted, spent, held, from_pico(presumed[0]["n"]), approved)
 
     async def effective_limit(self, limit: Decimal | None, month: str | None = None) -> Decimal | None:
         """`limit` plus what people approved for the month; None (no limit) stays None."""

@@ -30,6 +30,7 @@ from tta_dev_primitives.blocks.ledger.postgres import PostgresDatabase
 from tta_dev_primitives.blocks.ledger.records import (
     Alert,
     CallInfo,
+    Glance,
     Hold,
     MonthBalance,
     Outcome,
@@ -240,6 +241,15 @@ class Ledger(Answers, Alerts, Audit):
         closed: Closed = await self.database.transact(work, idempotent=True, label=ending_name(closing))
         self._terms.alerted.update(closed.alerts)
         return closed
+
+    async def glance(self) -> Glance:
+        """The current month's money, whether holds have lapsed and whether alerts are due, in one read."""
+
+        async def work(tx: Tx) -> Glance:
+            lapsed = await lapsed_calls(tx, self.scope, self._now(tx), 1)
+            return Glance(await self._balance(tx), bool(lapsed), await self._alerts_due(tx))
+
+        return await self.database.read(work)
 
     async def sweep(self) -> int:
         """Charge the bound of calls whose process died or hung, after their lease; returns how many."""

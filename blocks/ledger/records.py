@@ -15,6 +15,7 @@ from tta_dev_primitives.config.usage import Usage
 __all__ = [
     "Alert",
     "CallInfo",
+    "Glance",
     "Hold",
     "JournalEntry",
     "MonthBalance",
@@ -152,6 +153,17 @@ class MonthBalance:
     held: Decimal
     presumed: Decimal
     approved: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The month's money, and whether the ledger waits for somebody to tidy up."""
+
+    balance: MonthBalance
+    lapsed: bool
+    """Calls are still held after their lease: `sweep` charges them."""
+    alerts_due: bool
+    """`claim_alerts` would take some."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import httpx
+from prefect.client.orchestration import get_client
 from sandbox_runs import MakeWorkflow
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -49,5 +51,50 @@ async def test_a_flow_that_the_api_no_longer_knows_is_registered_again(
     workflow = make_workflow(sandbox_of())
     (await api_client())._flows["orchestrate"] = uuid4()
     result = await workflow.execute("Describe how a lamp works.", use_case="simple")
+    await settled()
     run = await (await api_client()).read_flow_run(UUID(result.flow_run_id))
     assert (run.name, run.state_name) == ("Describe how a lamp works.", "Completed")
+
+
+async def test_the_answer_does_not_wait_until_prefect_knows_of_the_end(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`execute` returns while the run's end is still on its way; nothing of the answer depends on it."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute("Describe how a bell works.", use_case="simple")
+    await settled()
+    client = await api_client()
+    go_on = asyncio.Event()
+
+    async def held_up(request: httpx.Request) -> None:
+        if request.url.path.endswith("/set_state"):
+            await go_on.wait()
+
+    client._client.event_hooks = {"request": [held_up]}
+    try:
+        result = await workflow.execute("Describe how a drum works.", use_case="simple")
+        run_id = UUID(result.flow_run_id)
+        assert (await client.read_flow_run(run_id)).state_name == "Running"
+        go_on.set()
+        await client.ended(run_id)
+        assert (await client.read_flow_run(run_id)).state_name == "Completed"
+    finally:
+        client._client.event_hooks = {}
+
+
+def test_a_script_that_ends_with_its_answer_leaves_no_run_running(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`asyncio.run` cancels what is left when its work is done; the run's end is told all the same."""
+    workflow = make_workflow(sandbox_of())
+    result = asyncio.run(workflow.execute("Describe how a whistle works.", use_case="simple"))
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(result.flow_run_id)).state_name == "Completed"
+
+
+def test_after_run_the_flow_run_has_ended(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+    """Who waits for the answer with `run` may look at its flow run at once."""
+    workflow = make_workflow(sandbox_of())
+    result = workflow.run("Describe how a flute works.", use_case="simple")
+    with get_client(sync_client=True) as client:
+        assert client.read_flow_run(UUID(result.flow_run_id)).state_name == "Completed"
