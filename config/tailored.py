@@ -21,6 +21,12 @@ _ALL_WORK = """\
       api_key_env: {variable}
       use_cases: [simple, moderate, complex, expert, speed-critical, reasoning]
 """
+_NOBODY_JUDGES = """
+  # Without {variable} nobody plans or judges: answers rest on the local checks alone.
+  # Take these two lines out once you have that key.
+  planning: never
+  validation: {{mode: never}}
+"""
 
 
 def key_variables(text: str) -> tuple[str, ...]:
@@ -29,7 +35,9 @@ def key_variables(text: str) -> tuple[str, ...]:
 
 
 def with_keys_only(text: str, have: Collection[str]) -> str:
-    """The text without the executors and fallback models whose keys are missing; the orchestrator stays.
+    """The text without the executors and fallback models whose keys are missing.
+
+    The orchestrator stays; without its key the text says that it is never asked, so that the file can be used.
 
     Args:
         text: A configuration as `config.template` writes it: block lists, one executor a block.
@@ -48,7 +56,11 @@ def with_keys_only(text: str, have: Collection[str]) -> str:
         cut = _with_other_executor(cut, have)
     for name in out:
         cut = re.sub(rf"(?m)^ +- {re.escape(name)}(?= *(?:#.*)?$).*\n", "", cut)
-    return _with_some_fallback(cut)
+    cut = _with_some_fallback(cut)
+    orchestrator = resolve_targets(config)[config.orchestrator.model]
+    if orchestrator.api_key_env not in have:
+        cut = cut.rstrip("\n") + "\n" + _NOBODY_JUDGES.format(variable=orchestrator.api_key_env)
+    return cut
 
 
 def _without_executor(text: str, model: str) -> str:

@@ -15,6 +15,9 @@ __all__ = ["app", "main"]
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_MODELS = 0, 1, 2, 3, 4
 
+_RESUMED = (["run"], ["bulk"], ["job"])
+"""Commands whose answers outlive an interruption."""
+
 _COMMANDS = "tta_dev_primitives.commands"
 
 
@@ -30,6 +33,7 @@ app = App(
     version=_version,
     help_format="plaintext",
     result_action="return_value",
+    suppress_keyboard_interrupt=False,
 )
 server = App(name="server", help="Start, stop or look at the Prefect server that runs use.")
 blocks = App(name="blocks", help="Prefect blocks: save the keys of the environment as credentials.")
@@ -98,7 +102,10 @@ def _run(arguments: list[str]) -> int:
         message = f"{error} `tta --help` lists the commands and options."
         return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt:
-        return _say("Interrupted; what was answered is kept, running it again goes on from there.", 130)
+        kept = " What was answered is kept: the same command goes on from there."
+        return _say("Interrupted." + (kept if arguments[:1] in _RESUMED else ""), 130)
+    except EOFError:
+        return _say("the input ended at a question; nothing was done. `--yes` asks nothing.", EXIT_USAGE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import itertools
+from datetime import date
 
 import pytest
 import yaml
 
+from tta_dev_primitives.config.catalogue import load_catalogue
+from tta_dev_primitives.config.check import check_config
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.options import ConfigFile
 from tta_dev_primitives.config.resolve import resolve_targets
@@ -34,6 +37,18 @@ def test_what_is_left_can_be_called(scenario: str) -> None:
             assert all(executor.api_key_env in have for executor in config.executors)
             assert all(targets[name].api_key_env in have for name in config.fallback_strategy.models)
             assert config.fallback_strategy.models
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_one_key_is_enough_for_a_file_that_passes_the_check(scenario: str) -> None:
+    """Free or paid, whichever single key is there: nothing fails, and free-only files ask no orchestrator."""
+    for key in KEYS:
+        text = with_keys_only(text_of(scenario), [key])
+        config = ConfigFile.model_validate(yaml.safe_load(text)).orchestration
+        lines = check_config(config, load_catalogue(), date(2026, 11, 23), environ={key: "k-123456"})
+        assert [line for line in lines if line.level == "fail"] == []
+        asked = (config.planning, config.validation.mode) != ("never", "never")
+        assert asked == (key == "ANTHROPIC_API_KEY")
 
 
 def test_with_all_keys_nothing_changes() -> None:

@@ -68,8 +68,8 @@ def init(
     variables = key_variables(path.read_text(encoding="utf-8")) if not wrote_config else key_variables(text)
     head = "# Copy to .env (chmod 600 .env) and put your keys in; variables of the shell win over it.\n"
     wrote_env = write_new_file(env_example, head + "".join(f"{name}=\n" for name in variables))
-    missing = [name for name in variables if not _is_set(name)]
-    steps = _next_steps(path, missing)
+    missing = [name for name in variables if not _is_set(name) and (not have or name in have)]
+    steps = _next_steps(path, env_example, missing)
     if json:
         files = {str(path): wrote_config, str(env_example): wrote_env}
         print_json({"written": files, "variables": variables, "missing": missing, "next": steps})
@@ -129,15 +129,16 @@ def _is_set(variable: str) -> bool:
         return False
 
 
-def _next_steps(path: Path, missing: list[str]) -> list[str]:
+def _next_steps(path: Path, env_example: Path, missing: list[str]) -> list[str]:
     from tta_dev_primitives.config.loader import SEARCH_PATHS
 
     found = str(path) in SEARCH_PATHS
     check = "tta check" if found else f"tta check --config {path}"
-    return [
-        *(["cp .env.example .env && chmod 600 .env, then put your keys into .env"] if missing else []),
-        check,
-    ]
+    if not missing:
+        return [check]
+    if os.path.lexists(".env"):  # copying over it would lose the keys that it holds
+        return [f"add {', '.join(missing)} to .env", check]
+    return [f"cp {env_example} .env && chmod 600 .env, then put your keys into .env", check]
 
 
 def _written(path: Path, done: bool) -> str:
