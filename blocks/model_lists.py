@@ -22,9 +22,9 @@ class ListState:
     """What a provider's list says of one model."""
 
     target: Target
-    state: Literal["served", "retires", "gone", "refused", "unknown"]
+    state: Literal["served", "retires", "gone", "refused", "keyless", "unknown"]
     """`retires`: served, and the provider itself announces its end; `refused`: the key is not accepted;
-    `unknown`: the list could not be had."""
+    `keyless`: there is no key to ask with; `unknown`: the list could not be had."""
     note: str
 
 
@@ -71,10 +71,10 @@ def _state(target: Target, listed: Sequence[ModelInfo], catalogue: Catalogue) ->
         why = listed.why
         if isinstance(why, ProviderError) and why.error_class is ErrorClass.MODEL_GONE:
             return ListState(target, "unknown", f"{target.provider} gives no model list at this address")
-        known = isinstance(why, MissingKeyError) or (
-            isinstance(why, ProviderError) and why.error_class is ErrorClass.AUTH
-        )
-        return ListState(target, "refused" if known else "unknown", str(why))
+        if isinstance(why, MissingKeyError):
+            return ListState(target, "keyless", str(why))
+        refused = isinstance(why, ProviderError) and why.error_class is ErrorClass.AUTH
+        return ListState(target, "refused" if refused else "unknown", str(why))
     found = listed_as(target, listed, catalogue)
     if found is None or found.lifecycle == "retired":
         said = "is listed as retired" if found else "is not in the model list"

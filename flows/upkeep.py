@@ -74,7 +74,7 @@ def _state_of(runtime: Runtime, found: ListState) -> ModelState:
     target = found.target
     warning = "; ".join(runtime.catalogue.warnings_of(target)) if target.base_url is None else ""
     match found.state:
-        case "unknown" | "refused":
+        case "unknown" | "refused" | "keyless":
             return ModelState(target.name, target.provider, "unknown", found.note)
         case "gone":
             return ModelState(target.name, target.provider, "gone", f"{found.note}. {warning}".strip())

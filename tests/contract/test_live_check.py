@@ -89,10 +89,10 @@ def test_live_check_fails_on_a_model_that_is_not_served(
     assert line["mend"].startswith("name openai/gpt-oss-120b instead")
 
 
-async def test_a_refused_key_and_a_silent_provider_are_told_apart(
+async def test_a_missing_key_and_a_silent_provider_are_told_apart(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A key that is missing or wrong is refused; a provider that cannot be reached leaves its models unknown."""
+    """Without a key nobody is asked; a provider that cannot be reached leaves its models unknown."""
     monkeypatch.delenv("GROQ_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
     unreachable = executor(sandbox, "x", "openai-compatible", ["simple"], billing="free") | {
@@ -104,9 +104,30 @@ async def test_a_refused_key_and_a_silent_provider_are_told_apart(
     targets = [t for t in defined_targets(loaded, load_catalogue()).values() if t.name in ("x", LLAMA)]
     async with ProviderClient() as client:
         states = await ask_model_lists(targets, load_catalogue(), client=client)
-    assert [s.state for s in states] == ["unknown", "refused"]
+    assert [s.state for s in states] == ["unknown", "keyless"]
     assert "Nothing was sent" in states[0].note
     assert "GROQ_API_KEY" in states[1].note
+
+
+def test_live_check_passes_over_providers_without_a_key(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One key is enough: models of the others were not asked for, which is a warning and no failure."""
+    monkeypatch.delenv("GROQ_API_KEY", raising=False)
+    monkeypatch.chdir(tmp_path)
+    config = sandbox_config(sandbox, tmp_path)
+    config["executors"].append(
+        {
+            "model": "openai/gpt-oss-20b",
+            "provider": "groq",
+            "api_key_env": "GROQ_API_KEY",
+            "use_cases": ["simple"],
+        }
+    )
+    lines = checked(written(tmp_path, config), capsys, live=True)
+    (line,) = [x for x in lines if x["subject"] == "openai/gpt-oss-20b at groq"]
+    assert (line["level"], line["message"]) == ("warn", "not asked: its key is missing")
+    assert [x for x in lines if x["level"] == "fail"] == []
 
 
 def test_a_model_is_found_under_the_name_that_its_provider_lists() -> None:

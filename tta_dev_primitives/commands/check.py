@@ -123,14 +123,20 @@ async def _live(config: OrchestrationConfig, catalogue: Catalogue) -> list[Check
     async with ProviderClient() as client:
         states = await ask_model_lists(targets, catalogue, client=client)
     return [
-        CheckLine(
+        CheckLine("warn", _place(found.target), "not asked: its key is missing")
+        if found.state == "keyless"
+        else CheckLine(
             _LEVELS.get(found.state, "fail"),
-            f"{found.target.name} at {found.target.provider}",
+            _place(found.target),
             found.note,
             _mend(found.state, found.target, catalogue),
         )
         for found in states
     ]
+
+
+def _place(target: Target) -> str:
+    return f"{target.name} at {target.provider}"
 
 
 def _mend(state: str, target: Target, catalogue: Catalogue) -> str | None:
