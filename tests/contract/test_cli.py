@@ -7,6 +7,7 @@ import os
 import pty
 import re
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ import yaml
 
 from tta_dev_primitives.config import load_orchestration_config
 
+CTRL_C, CTRL_D = b"\x03", b"\x04"
 TTA = [sys.executable, "-m", "tta_dev_primitives"]
 KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")
 
@@ -196,7 +198,17 @@ def test_a_pipe_gets_plain_text(tmp_path: Path) -> None:
     """No control codes without a terminal, and with NO_COLOR no colours on one."""
     assert "\x1b" not in tta("models", folder=tmp_path, COLUMNS="250").stdout
     forced = tta("models", folder=tmp_path, NO_COLOR="1", TTY_COMPATIBLE="1").stdout
-    assert set(re.findall(r"\x1b\[([\d;]*)m", forced)) <= {"0", "1", "3"}
+    assert set(re.findall(r"\x1b\[([\d;]*)m", forced)) <= {"0", "1", "2", "3"}
+
+
+@pytest.mark.parametrize("width", ["50", "60", "80", "120", ""])
+def test_tables_never_break_a_name_or_a_figure(width: str, tmp_path: Path) -> None:
+    """On any width, and in a pipe: a table that does not fit becomes one record a row."""
+    shown = tta("models", "--provider", "openrouter", folder=tmp_path, COLUMNS=width).stdout
+    models = json.loads(tta("models", "--provider", "openrouter", "--json", folder=tmp_path).stdout)["models"]
+    words = shown.split()
+    assert all(word in words for m in models for word in (m["model"], m["input"], m["output"]))
+    assert width == "" or max(map(len, shown.splitlines()[:-1])) <= int(width)
 
 
 def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
@@ -217,7 +229,9 @@ def test_init_asks_nothing_without_a_terminal(tmp_path: Path) -> None:
     named = (tmp_path / ".env.example").read_text().splitlines()[1:]
     assert sorted(named) == sorted(f"{key}=" for key in KEYS)
     path.write_text(path.read_text() + "# mine\n")
+    (tmp_path / ".env").write_text("GROQ_API_KEY=gsk-1\n")
     again = json.loads(tta("init", "--json", folder=tmp_path).stdout)
+    assert again["next"][0] == "add GOOGLE_API_KEY, OPENROUTER_API_KEY, ANTHROPIC_API_KEY to .env"
     assert set(again["written"].values()) == {False}
     assert path.read_text().endswith("# mine\n")
 
@@ -237,11 +251,26 @@ def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
     )
     assert code == 0, out
     assert "GROQ_API_KEY is set" in out
+    assert "Keys to set: GOOGLE_API_KEY. Models" in " ".join(out.split())
     config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)
     assert config.quality_threshold == 0.75
     assert [e.api_key_env for e in config.executors] == ["GOOGLE_API_KEY"]
     assert config.fallback_strategy.models == ["gemini-3.8-flash", "openai/gpt-oss-120b"]
     assert "gsk-set" not in out
+
+
+@pytest.mark.parametrize(
+    ("last", "said", "wanted"), [(CTRL_C, "tta: Interrupted.", 130), (CTRL_D, "--yes", 2)]
+)
+def test_leaving_at_a_prompt_says_so_and_writes_nothing(
+    last: bytes, said: str, wanted: int, tmp_path: Path
+) -> None:
+    """Ctrl-C and Ctrl-D: one line, no traceback, no half-made configuration."""
+    out, code = on_a_terminal(["init"], [b"y\n", last], tmp_path)
+    assert code == wanted, out
+    assert said in out
+    assert "Traceback" not in out
+    assert list(tmp_path.iterdir()) == []
 
 
 def on_a_terminal(arguments: list[str], answers: list[bytes], folder: Path, **more: str) -> tuple[str, int]:
@@ -267,7 +296,11 @@ def on_a_terminal(arguments: list[str], answers: list[bytes], folder: Path, **mo
             shown += piece
             if answers and re.search(rb"[\])m]: $", shown[seen:]):
                 seen = len(shown)
-                os.write(leader, answers.pop(0))
+                answer = answers.pop(0)
+                if answer == CTRL_C:  # the pseudo-terminal is not the one that controls the process
+                    process.send_signal(signal.SIGINT)
+                else:
+                    os.write(leader, answer)
         else:
             process.kill()
         code = process.wait(timeout=10)

@@ -178,7 +178,7 @@ def _show(found: dict[str, Any]) -> None:
         ["what limits it", "no quota" if binding is None else f"{binding['limit']} of {binding['model']}"],
     ]
     out = console()
-    out.print(table("Estimate", ["", "figure"], rows))
+    out.print(table("Estimate", ["", ""], rows))
     if found["broken_lines"] or found["duplicates"]:
         out.print(
             f"{found['broken_lines']} broken lines and {found['duplicates']} repeated ids are not counted"

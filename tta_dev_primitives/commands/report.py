@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from rich.console import RenderableType
 from rich.text import Text
 
 from tta_dev_primitives.blocks.ledger.report import Line
@@ -98,20 +99,26 @@ def _show(found: SpendReport) -> None:
         ]
         columns = ["use case", "verdicts", "endorsed", "95 % interval", "delivered on trust"]
         out.print(table("Quality of free answers", columns, rows, right=columns[1:]))
+    if found.causes:
+        rows = [[c.model, c.outcome.replace("_", " "), f"{c.calls:,}"] for c in found.causes[:20]]
+        out.print(table("Failed calls and their causes", ["model", "cause", "calls"], rows, right=["calls"]))
     if found.order:
         rows = [[o.use_case, str(o.number), str(o.in_file), o.model, o.reason] for o in found.order]
         columns = ["use case", "asked as", "in the file", "model", "why"]
         out.print(table("Learned order of the executors", columns, rows, right=columns[1:3]))
     if found.quotas:
-        rows = [[q.model, q.kind, f"{q.used:,}", f"{q.limit:,}"] for q in found.quotas]
-        out.print(table("Free quota today", ["model", "limit", "used", "of"], rows, right=["used", "of"]))
+        kinds = {"rpd": "requests", "tpd": "tokens"}
+        rows = [[q.model, kinds[q.kind], f"{q.used:,}", f"{q.limit:,}"] for q in found.quotas]
+        out.print(
+            table("Free quota today", ["model", "limit a day", "used", "of"], rows, right=["used", "of"])
+        )
     for problem in money.problems:
         out.print(f"ledger: {problem}", style="red")
     for one in money.closed:
         out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red")
 
 
-def _lines(title: str, group: tuple[Line, ...]) -> object:
+def _lines(title: str, group: tuple[Line, ...]) -> RenderableType:
     rows = [
         [
             line.name,
@@ -124,5 +131,5 @@ def _lines(title: str, group: tuple[Line, ...]) -> object:
         ]
         for line in group
     ]
-    columns = ["", "calls", "failed", "in", "out", "cost", "free value"]
+    columns = ["", "calls", "failed", "in", "out", "cost", "free, at list price"]
     return table(title, columns, rows, right=columns[1:])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.table import Table
+from rich.console import RenderableType
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.config.errors import ConfigError
@@ -76,13 +76,17 @@ def _summary(result: OrchestrationResult) -> None:
         f"saved {result.savings_ratio:.0%} · month {result.budget.month}: {usd(result.budget.spent_usd, 4)} of "
         + ("no limit" if result.budget.limit_usd is None else usd(result.budget.limit_usd, 2))
     )
+    if result.cost_usd > result.baseline_cost_usd:
+        out.print(
+            "Dearer than the paid model alone: it planned or checked. Checks become rarer with each agreement."
+        )
     if len(result.attempts) > 1:
         out.print(attempts_table(result))
     for warning in result.warnings:
         out.print(f"warning: {warning}")
 
 
-def attempts_table(result: OrchestrationResult) -> Table:
+def attempts_table(result: OrchestrationResult) -> RenderableType:
     """Every attempt of a result, one a row."""
     rows = [
         [
