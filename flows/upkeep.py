@@ -128,10 +128,15 @@ async def _tell_renewed(runtime: Runtime, budget: BudgetState) -> None:
     scope = f"sweep|{runtime.ledger.scope}"
     text = await memory.read(scope)
     last = json.loads(text) if text else None
-    seen = {"month": budget.month, "exhausted": budget.exhausted}
+    told = await runtime.ledger.exhausted_limit(budget.month)
+    exhausted = budget.exhausted or (told is not None and budget.limit is not None and budget.limit <= told)
+    seen = {"month": budget.month, "exhausted": exhausted, "told": None if told is None else f"{told:f}"}
     if last == seen:
         return
-    if last is not None and not budget.exhausted and (last["exhausted"] or last["month"] != budget.month):
+    # Said to be spent and given more since the last sweep: that sweep saw neither.
+    between = last is not None and last.get("told") != seen["told"]
+    changed = last is not None and (last["exhausted"] or last["month"] != budget.month or between)
+    if changed and not exhausted:
         payload = {
             "month": budget.month,
             "limit_usd": f"{budget.limit or 0:f}",

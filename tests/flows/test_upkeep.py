@@ -15,12 +15,12 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Running
 from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger
+from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.events import listening
 from tta_dev_primitives.flows.report import spend_report
-from tta_dev_primitives.flows.runtime import active
+from tta_dev_primitives.flows.runtime import Runtime, active
 from tta_dev_primitives.flows.upkeep import check_models, resumable, resume_crashed, sweep_ledger
 
 StartSandbox = Callable[..., Sandbox]
@@ -82,6 +82,40 @@ async def test_the_sweep_tells_of_a_new_month_and_of_new_money(
     # A month begins with its first call or sweep; the ledger's own month follows the clock.
     assert await sweep() == ["tta.budget.renewed"]
     assert await sweep() == []
+
+
+@pytest.mark.parametrize("swept_between", [True, False])
+async def test_a_higher_limit_is_told_after_a_refused_call(
+    swept_between: bool, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """A call that did not fit spends nothing and pauses the bulk job; a higher limit in the file resumes it."""
+    sandbox = sandbox_of()
+    runtime = await make_workflow(sandbox, cost_tracking={"budget_limit_usd": 1.0}).ready()
+    raised = await make_workflow(sandbox, cost_tracking={"budget_limit_usd": 5.0}).ready()
+
+    async def sweep(runtime: Runtime) -> list[str]:
+        with heard() as events, active(runtime):
+            await sweep_ledger()
+        return [name for name, _ in events if name.startswith("tta.budget.")]
+
+    ledger = runtime.ledger
+
+    async def hold(bound: str) -> Hold:
+        return await ledger.reserve(
+            CallInfo(provider="p", model="m", role="execute"), Decimal(bound), Decimal(1)
+        )
+
+    await ledger.settle(await hold("0.7"), Decimal("0.7"))
+    assert await sweep(runtime) == []
+    with pytest.raises(BudgetExceededError):
+        await hold("0.5")
+    if swept_between:
+        assert await sweep(runtime) == ["tta.budget.exhausted"]
+        assert await sweep(runtime) == []
+        assert await sweep(raised) == ["tta.budget.renewed"]
+    else:
+        assert await sweep(raised) == ["tta.budget.exhausted", "tta.budget.renewed"]
+    assert await sweep(raised) == []
 
 
 async def test_a_ledger_that_does_not_add_up_fails_the_sweep(
