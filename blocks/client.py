@@ -111,7 +111,7 @@ class ProviderClient:
         wire = form.build(target, request)
         body = json.dumps(wire.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
         base = base_of(target)
-        with chat_span(target, base.host) as span:
+        with chat_span(target, base, request) as span:
             answer = await self._exchange(
                 target,
                 form,

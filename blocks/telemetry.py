@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.blocks.hosts import Base
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import ProviderError
 from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.usage import Usage
 
 __all__ = ["CallSpan", "chat_span"]
 
@@ -32,15 +34,30 @@ class CallSpan:
         self._span.set_attribute("gen_ai.response.finish_reasons", [reply.finish])
         if reply.model_returned:
             self._span.set_attribute("gen_ai.response.model", reply.model_returned)
-        if reply.request_id:
-            self._span.set_attribute("gen_ai.response.id", reply.request_id)
-        if reply.usage.flag is None:
-            self._span.set_attribute("gen_ai.usage.input_tokens", reply.usage.total_input)
-            self._span.set_attribute("gen_ai.usage.output_tokens", reply.usage.output_tokens)
+        if reply.reply_id:
+            self._span.set_attribute("gen_ai.response.id", reply.reply_id)
+        for name, tokens in _usage(reply.usage).items():
+            self._span.set_attribute(name, tokens)
+
+
+def _usage(usage: Usage) -> dict[str, int]:
+    """Token counts; nothing when the provider's cannot be trusted. Parts of a sum stand there only when not zero."""
+    if usage.flag is not None:
+        return {}
+    parts = {
+        "gen_ai.usage.cache_read.input_tokens": usage.cache_read_tokens,
+        "gen_ai.usage.cache_creation.input_tokens": usage.cache_write_tokens,
+        "gen_ai.usage.reasoning.output_tokens": usage.thinking_tokens,
+    }
+    sums = {
+        "gen_ai.usage.input_tokens": usage.total_input,
+        "gen_ai.usage.output_tokens": usage.output_tokens,
+    }
+    return sums | {name: tokens for name, tokens in parts.items() if tokens}
 
 
 @contextmanager
-def chat_span(target: Target, host: str) -> Iterator[CallSpan]:
+def chat_span(target: Target, base: Base, request: ChatRequest) -> Iterator[CallSpan]:
     """Open a client span named `chat <model>`; a failure sets `error.type` to the error class."""
     try:
         from opentelemetry import trace
@@ -52,11 +69,14 @@ def chat_span(target: Target, host: str) -> Iterator[CallSpan]:
         yield CallSpan(None)
         return
     tracer = trace.get_tracer("tta_dev_primitives")
-    attributes = {
+    attributes: dict[str, str | int] = {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": _WELL_KNOWN.get(target.provider, target.provider),
         "gen_ai.request.model": target.api_model,
-        "server.address": host,
+        "gen_ai.request.max_tokens": request.max_output_tokens,
+        "gen_ai.output.type": "text" if request.json_schema is None else "json",
+        "server.address": base.host,
+        "server.port": base.port,
     }
     with tracer.start_as_current_span(
         f"chat {target.api_model}",

@@ -224,6 +224,7 @@ def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any
         raw_finish=raw,
         model_returned=flat(at(payload, "model"), limit=200) or None,
         request_id=_request_id(headers, payload),
+        reply_id=flat(at(payload, "id"), limit=120) or None,
         headers=rate_headers(headers),
     )
 

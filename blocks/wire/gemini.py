@@ -198,6 +198,7 @@ def _reply(
         raw_finish=raw.removeprefix("prompt:") or None,
         model_returned=flat(model.removeprefix("models/"), limit=200) or None,
         request_id=flat(reply_id, limit=120) or None,
+        reply_id=flat(reply_id, limit=120) or None,
         headers=rate_headers(headers),
     )
 

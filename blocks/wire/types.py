@@ -60,6 +60,9 @@ class ChatReply:
     raw_finish: str | None = None
     model_returned: str | None = None
     request_id: str | None = None
+    """What the provider's support asks for: of the HTTP request where the provider gives one."""
+    reply_id: str | None = None
+    """The provider's id of the answer itself (`msg_...`, `chatcmpl-...`)."""
     headers: Mapping[str, str] = field(default_factory=dict)
     """Rate-limit headers and `date` only, lower case; what the quota scheduler learns from."""
 

@@ -44,6 +44,7 @@ KEY = SecretStr("sk-ant-canary-0123456789-abcdefghijkl")
 GOOD = json.dumps(
     {
         "type": "message",
+        "id": "msg_1",
         "model": "the-model-1",
         "content": [{"type": "text", "text": "42"}],
         "stop_reason": "end_turn",
@@ -495,7 +496,8 @@ async def test_a_call_is_a_span_without_its_words(
 ) -> None:
     """Names by the GenAI conventions; neither prompt nor answer nor provider's text."""
     spans = record_spans(monkeypatch)
-    async with rude_server(answers(response(GOOD))) as server:
+    cached = GOOD.replace(b'"input_tokens": 12', b'"input_tokens": 8, "cache_read_input_tokens": 4')
+    async with rude_server(answers(response(cached))) as server:
         await client.send(model(server.url), ask("secret prompt"), key=KEY)
     await failure_of(client, breaks_after(response(b"secret words", status="529 Overloaded")))
     done, failed = spans
@@ -504,11 +506,16 @@ async def test_a_call_is_a_span_without_its_words(
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "anthropic",
         "gen_ai.request.model": "the-model",
+        "gen_ai.request.max_tokens": 2048,
+        "gen_ai.output.type": "text",
         "server.address": "127.0.0.1",
+        "server.port": server.port,
         "gen_ai.response.model": "the-model-1",
+        "gen_ai.response.id": "msg_1",
         "gen_ai.response.finish_reasons": ["stop"],
         "gen_ai.usage.input_tokens": 12,
         "gen_ai.usage.output_tokens": 1,
+        "gen_ai.usage.cache_read.input_tokens": 4,
     }
     assert failed["attributes"]["error.type"] == "overloaded"
     assert "secret" not in repr(spans)
