@@ -58,10 +58,13 @@ def dotted(path: KeyPath) -> str:
 
 
 def near_miss(name: str, known: Iterable[str]) -> str | None:
-    """The known name that `name` most likely meant; camelCase and dashes are near, too."""
+    """The known name that `name` most likely meant; camelCase and dashes are near, and so is a beginning."""
     by_plain = {_plain(candidate): candidate for candidate in known}
-    found = difflib.get_close_matches(_plain(name[:80]), list(by_plain), n=1, cutoff=0.6)
-    return by_plain[found[0]] if found else None
+    meant = _plain(name[:80])
+    found = difflib.get_close_matches(meant, list(by_plain), n=1, cutoff=0.6)
+    if not found and len(meant) > 2:
+        found = [plain for plain in by_plain if plain.startswith(meant)]
+    return by_plain[found[0]] if len(found) == 1 else None
 
 
 def _plain(name: str) -> str:

@@ -25,6 +25,7 @@ __all__ = ["MAX_DEPTH", "MAX_VALUES", "Document", "parse_yaml", "read_yaml"]
 MAX_DEPTH = 20
 MAX_VALUES = 20_000
 _WORLD_WRITABLE = 0o002
+_REFERENCES = "anchors (&name), aliases (*name) and merge keys (<<)"
 _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -182,10 +183,8 @@ class _Builder:
         return self._mapping(events, path)
 
     def _refuse_references(self, event: Any, path: KeyPath) -> None:
-        if isinstance(event, yaml.AliasEvent):
-            self._stop(event, path, "aliases (*name) are not allowed; write the value out")
-        if event.anchor is not None:
-            self._stop(event, path, "anchors (&name) are not allowed; write the value out where it is needed")
+        if isinstance(event, yaml.AliasEvent) or event.anchor is not None:
+            self._stop(event, path, f"{_REFERENCES} are not allowed; write the value out where it is needed")
         if event.tag is not None:
             self._stop(event, path, "tags (!name) are not allowed; write the plain value")
 
@@ -218,7 +217,7 @@ class _Builder:
             line = _line(event)
             if key in found:
                 first = self._lines[here]
-                self._faults.append(Fault(f"this key is there twice (first on line {first})", here, line))
+                self._faults.append(Fault(f"duplicate key, first on line {first}; keep one of them", here, line))
             else:
                 self._lines[here] = line
             value = self._node(next(events), events, here)
@@ -231,7 +230,7 @@ class _Builder:
             self._stop(event, path, "a list or block stands where a key is expected")
         key = str(event.value)
         if key == "<<" and not event.style:
-            self._stop(event, path, "merge keys (<<) are not allowed; write the keys out")
+            self._stop(event, path, f"{_REFERENCES} are not allowed; write the keys out")
         if not key:
             self._stop(event, path, "a value without a key")
         return key

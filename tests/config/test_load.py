@@ -169,6 +169,7 @@ def test_a_file_of_another_shape_says_what_is_expected(text: str, words: str) ->
         ("fallback_strategy:\n  max_attempts: 1.5", 3, "expected a whole number"),
         ("validation:\n  agreement: 1", 3, "found 1, expected at least 2"),
         (f"executors:\n  - {EXECUTOR.replace('groq', 'grok')}", 3, "did you mean groq?"),
+        (f"executors:\n  - {EXECUTOR.replace('groq', 'google')}", 3, "did you mean google-ai-studio?"),
         (
             f"executors:\n  - {EXECUTOR.replace('[simple]', 'simple')}",
             3,

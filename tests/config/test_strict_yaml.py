@@ -56,7 +56,7 @@ def test_every_key_knows_its_line() -> None:
     ("text", "line", "words"),
     [
         ("a: &x 1", 1, "anchors"),
-        ("a: 1\nb: *x", 2, "b: aliases"),
+        ("a: 1\nb: *x", 2, "b: anchors (&name), aliases (*name)"),
         ("a:\n  <<: {b: 1}", 2, "merge keys"),
         ("a: !!python/object:os.system x", 1, "tags"),
         ("a: !x y", 1, "tags"),
@@ -70,8 +70,8 @@ def test_every_key_knows_its_line() -> None:
         ("a: \x07", 1, "control characters"),
         ("a: 1\n\tb: 2", 2, "spaces, not with tabs"),
         ("a: b: c", 1, "not valid YAML"),
-        ("a: 1\nb: 2\na: 3", 3, "a: this key is there twice (first on line 1)"),
-        ('x:\n  a: 1\n  "a": 2', 3, "x.a: this key is there twice"),
+        ("a: 1\nb: 2\na: 3", 3, "a: duplicate key, first on line 1; keep one of them"),
+        ('x:\n  a: 1\n  "a": 2', 3, "x.a: duplicate key"),
     ],
 )
 def test_traps_are_refused_with_their_line(text: str, line: int, words: str) -> None:
