@@ -217,7 +217,9 @@ class _Builder:
             line = _line(event)
             if key in found:
                 first = self._lines[here]
-                self._faults.append(Fault(f"duplicate key, first on line {first}; keep one of them", here, line))
+                self._faults.append(
+                    Fault(f"duplicate key, first on line {first}; keep one of them", here, line)
+                )
             else:
                 self._lines[here] = line
             value = self._node(next(events), events, here)

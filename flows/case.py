@@ -71,6 +71,8 @@ class Policy:
     gate: Gate = "balanced"
     agreement: int = 2
     """How many families must give the same closed answer before that counts as agreement."""
+    max_attempts: int = 6
+    """Models that may be asked for an answer, the orchestrator as the last resort included."""
 
     @classmethod
     def of(cls, config: OrchestrationConfig) -> Policy:
@@ -81,6 +83,7 @@ class Policy:
             mode=config.validation.mode if config.enabled else "never",
             gate=config.validation.gate,
             agreement=config.validation.agreement,
+            max_attempts=config.fallback_strategy.max_attempts,
         )
 
     @property
@@ -182,8 +185,10 @@ class Case:
 
     @property
     def can_solve(self) -> bool:
-        """True when the orchestrator may be asked for its own answer: it was not asked before."""
-        return self.orchestrator_left and all(a.by.model != self.orchestrator.model for a in self.answers)
+        """True when the orchestrator may be asked for its own answer: it was not before, and an attempt is left."""
+        asked = {a.by.model for a in self.answers} | (self.failed & {c.model for c in self.candidates})
+        attempt_left = len(asked) < self.policy.max_attempts
+        return self.orchestrator_left and attempt_left and self.orchestrator.model not in asked
 
     def judges_for(self, answer: int) -> tuple[Candidate, ...]:
         """Free models of another family than the writer that have not judged this answer, in route order."""

@@ -153,7 +153,8 @@ async def _ask(runtime: Runtime, lane: Lane, item: Item, entry: Entry, returns: 
             answer_request(item, target),
             role="execute",
             use_case=item.use_case,
-            max_calls=max(1, item.calls_left),
+            # A model asks again only with what the models after it leave over: each of them has its turn.
+            max_calls=max(1, item.calls_left - len(lane.walks[item.id])),
             slot=entry.slot,
             on_failure=told,
             note=item.note,

@@ -168,6 +168,33 @@ def test_when_every_model_fails_the_error_holds_every_attempt(
     assert all(model in str(caught.value) for model in (GEMINI, LLAMA, CLAUDE))
 
 
+@pytest.mark.parametrize(
+    ("most", "asked"), [(1, [GEMINI]), (2, [GEMINI, LLAMA]), (3, [GEMINI, LLAMA, CLAUDE])]
+)
+def test_no_more_attempts_are_made_than_the_option_allows(
+    most: int, asked: list[str], sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`max_attempts` counts models and repetitions alike; who is cut off does not answer as a last resort either."""
+    sandbox = sandbox_of("rules: [{reply: {status: 500}}]")
+    models = {"models": [GEMINI, LLAMA, CLAUDE], "max_attempts": most}
+    with pytest.raises(AllModelsFailedError) as caught:
+        make_workflow(sandbox, fallback_strategy=models).run(OPEN, use_case="moderate")
+    assert [a.model for a in caught.value.attempts] == asked
+    assert [call.model for call in sandbox.calls] == [m.replace("4.5", "4-5") for m in asked]
+
+
+def test_an_answer_that_is_not_good_enough_stands_when_no_attempt_is_left(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`max_attempts: 1`: it is delivered as not accepted; no further model is asked for one."""
+    scenario = 'rules: [{match: {prompt: verdict}, reply: {json: {score: 0.1, reason: "poor"}}}]'
+    models = {"models": [GEMINI, LLAMA, CLAUDE], "max_attempts": 1}
+    workflow = make_workflow(sandbox_of(scenario), fallback_strategy=models)
+    result = workflow.run(OPEN, use_case="moderate")
+    assert executed(result) == [(GEMINI, "ok")]
+    assert not result.accepted
+
+
 def test_a_spent_budget_leaves_the_free_models(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
     """With `on_exhausted: free_only` no paid call is made and the result says so."""
     sandbox = sandbox_of()
