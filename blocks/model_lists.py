@@ -91,7 +91,7 @@ def listed_as(target: Target, listed: Iterable[ModelInfo], catalogue: Catalogue)
     Anthropic lists dated ids for undated names, Ollama lists a name with its default tag.
     """
     entry = catalogue.find(target.api_model, target.provider)
-    names = [target.api_model, *((entry.name, *entry.aliases) if entry is not None else ())]
+    names = [target.api_model, *(entry.names if entry is not None else ())]
     if target.provider == "openai-compatible":
         names.append(f"{target.api_model}:latest")
     by_id = {info.id: info for info in listed}

@@ -72,6 +72,9 @@ class ModelEntry:
     family: str
     capabilities: Capabilities
     aliases: tuple[str, ...] = ()
+    """Names that people use and the API does not take."""
+    snapshots: tuple[str, ...] = ()
+    """Dated ids of this model that the API takes: one that is named is sent as it is."""
     context_tokens: int | None = None
     max_output_tokens: int | None = None
     free_tier: Mapping[str, int] | None = None
@@ -80,6 +83,15 @@ class ModelEntry:
     lifecycle: Lifecycle | None = None
     replacement: str | None = None
     """A model of the same provider that does the same work."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Every name by which this model is known."""
+        return (self.name, *self.aliases, *self.snapshots)
+
+    def api_id(self, name: str) -> str:
+        """The id to send for one of `names`."""
+        return name if name in self.snapshots else self.name
 
     def price_on(self, day: date) -> Price | None:
         """The list price that holds on `day`; None if the catalogue has none."""
@@ -102,11 +114,7 @@ class Catalogue:
     def find(self, name: str, provider: str | None = None) -> ModelEntry | None:
         """The entry for a name or alias, of `provider` or else of the first provider that has it."""
         return next(
-            (
-                entry
-                for entry in self.models
-                if (name == entry.name or name in entry.aliases) and provider in (None, entry.provider)
-            ),
+            (entry for entry in self.models if name in entry.names and provider in (None, entry.provider)),
             None,
         )
 
@@ -186,6 +194,7 @@ def _model(fields: dict[str, Any], providers: Mapping[str, ProviderEntry]) -> Mo
     return ModelEntry(
         capabilities=capabilities,
         aliases=tuple(rest.pop("aliases", ())),
+        snapshots=tuple(rest.pop("snapshots", ())),
         prices=tuple(_prices(rest.pop("prices", ()))),
         lifecycle=_lifecycle(lifecycle) if lifecycle else None,
         **rest,

@@ -228,7 +228,8 @@ def _plan_of_key(config: OrchestrationConfig, provider: str, api_key_env: str) -
 def _target(source: _Source, config: OrchestrationConfig, catalogue: Catalogue, day: date) -> Target:
     provider = catalogue.providers[source.provider]
     entry = catalogue.find(source.api_model or source.name, source.provider)
-    api_model = entry.name if entry else source.api_model or source.name
+    named = source.api_model or source.name
+    api_model = entry.api_id(named) if entry else named
     longest = entry.max_output_tokens if entry and entry.max_output_tokens else source.max_output_tokens
     return Target(
         name=source.name,

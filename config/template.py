@@ -72,7 +72,7 @@ def in_todays_names(text: str, catalogue: Catalogue | None = None) -> str:
         successor = known.successor(entry, today)
         if successor is None:
             continue
-        for name in (entry.name, *entry.aliases):
+        for name in entry.names:
             text = re.sub(
                 rf"(?<= ){re.escape(name)}(?= *(?:#.*)?$)", successor.name, text, flags=re.MULTILINE
             )
@@ -82,10 +82,7 @@ def in_todays_names(text: str, catalogue: Catalogue | None = None) -> str:
 def _with_orchestrator(text: str, known: Catalogue, today: date) -> str:
     """The text with the default orchestrator written out, if it has none and the default's model is about to go."""
     model = OrchestratorConfig().model
-    going = any(
-        model in (entry.name, *entry.aliases) and known.successor(entry, today) is not None
-        for entry in known.models
-    )
+    going = any(model in entry.names and known.successor(entry, today) is not None for entry in known.models)
     if not going or re.search(r"(?m)^  orchestrator:", text):
         return text
     section = f"  orchestrator:\n    model: {model}\n    api_key_env: {OrchestratorConfig().api_key_env}\n\n"

@@ -17,7 +17,7 @@ from tta_dev_primitives.config.options import PriceConfig
 from tta_dev_primitives.config.prices import bundled_price, list_price
 from tta_dev_primitives.config.usage import Usage
 
-TODAY = date(2026, 11, 23)
+TODAY = date(2026, 11, 26)
 CATALOGUE = load_catalogue()
 
 
@@ -27,6 +27,7 @@ CATALOGUE = load_catalogue()
         ("claude-sonnet-4.5", "anthropic", "claude-sonnet-4-5"),
         ("claude-sonnet-4-5-20250929", "anthropic", "claude-sonnet-4-5"),
         ("claude-opus-4", "anthropic", "claude-opus-4-0"),
+        ("claude-3.7-sonnet", "anthropic", "claude-3-7-sonnet-latest"),
         ("gemini-2.5-pro", "google-ai-studio", "gemini-2.5-pro"),
         ("llama-3.3-70b-versatile", "groq", "llama-3.3-70b-versatile"),
         ("deepseek/deepseek-r1:free", "openrouter", "deepseek/deepseek-r1:free"),
@@ -48,9 +49,16 @@ def test_the_guides_names_lead_to_the_ids_of_the_api(name: str, provider: str, a
         ("gemini-2.5-pro", "2026-12-01", "gemini-3.8-flash"),
         ("llama-3.3-70b-versatile", "2026-08-16", "openai/gpt-oss-120b"),
         ("deepseek/deepseek-r1:free", "2026-02-28", "openai/gpt-oss-120b:free"),
+        ("gemini-2.5-flash", "2026-12-01", "gemini-3.5-flash-lite"),
+        ("gemini-2.0-flash", "2026-06-01", "gemini-3.5-flash-lite"),
+        ("llama-3.1-8b-instant", "2026-08-16", "openai/gpt-oss-20b"),
+        ("claude-3-7-sonnet-20250219", "2026-02-19", "claude-sonnet-5-5"),
+        ("claude-3-5-haiku-latest", "2026-02-19", "claude-haiku-4-5"),
     ],
 )
-def test_all_models_of_the_guide_are_flagged_today(name: str, day: str, replacement: str) -> None:
+def test_the_guides_models_and_other_known_ones_are_flagged_today(
+    name: str, day: str, replacement: str
+) -> None:
     """Retired or within 30 days of it, with the date and the model to name instead."""
     (warning,) = CATALOGUE.lifecycle_warnings(name, TODAY)
     assert warning.startswith(f"{name} w")
@@ -85,7 +93,7 @@ def test_replacements_are_known_models_of_the_same_provider_that_are_still_serve
 
 def test_names_are_unique_within_a_provider() -> None:
     """No alias leads to two models."""
-    names = [(entry.provider, name) for entry in CATALOGUE.models for name in (entry.name, *entry.aliases)]
+    names = [(entry.provider, name) for entry in CATALOGUE.models for name in entry.names]
     assert len(names) == len(set(names))
 
 

@@ -48,6 +48,28 @@ def test_the_guides_models_resolve() -> None:
     assert [t.family for t in found.values()] == ["gemini", "llama", "deepseek", "claude"]
 
 
+def test_a_dated_id_is_sent_as_it_is_written() -> None:
+    """Whoever pins a version gets that version; what is known of the model holds for it all the same."""
+    pinned = targets(
+        "orchestrator: {model: claude-sonnet-4-5-20250929}\n"
+        "executors: [{model: fast, provider: anthropic, api_model: claude-haiku-4-5-20251001, "
+        "api_key_env: K, use_cases: [simple]}]"
+    )
+    sonnet, haiku = pinned["claude-sonnet-4-5-20250929"], pinned["fast"]
+    assert (sonnet.api_model, haiku.api_model) == ("claude-sonnet-4-5-20250929", "claude-haiku-4-5-20251001")
+    assert sonnet.price is not None
+    assert (sonnet.price.input_usd_per_mtok, sonnet.context_tokens) == (Decimal(3), 200_000)
+    assert haiku.capabilities.json_mode == "json_schema"
+
+
+def test_a_gemini_that_is_not_listed_keeps_its_own_thinking() -> None:
+    """The generations take different fields: the wrong one is refused."""
+    row = "{{model: {}, provider: google-ai-studio, api_key_env: K, use_cases: [simple]}}"
+    names = ("gemini-9-flash", "gemini-2.5-flash", "gemini-3.8-flash")
+    found = targets(f"executors: [{', '.join(row.format(name) for name in names)}]")
+    assert [found[name].capabilities.thinking for name in names] == ["none", "gemini_budget", "gemini_level"]
+
+
 def test_an_executors_settings_reach_its_target() -> None:
     """Address, id, price, limits, deadline, private hosts."""
     found = targets("""\

@@ -47,7 +47,7 @@ def _row(entry: ModelEntry, catalogue: Catalogue, today: date) -> dict[str, Any]
     life = entry.lifecycle
     return {
         "model": entry.name,
-        "aliases": list(entry.aliases),
+        "aliases": list(entry.names[1:]),
         "provider": entry.provider,
         "family": entry.family,
         "input": None if price is None else f"{price.input_usd_per_mtok:f}",
@@ -55,6 +55,7 @@ def _row(entry: ModelEntry, catalogue: Catalogue, today: date) -> dict[str, Any]
         "free_plan": "-" if entry.free_tier is None else ", ".join(_limits(entry)) or "yes",
         "retires": None if life is None else str(life.retires),
         "source": None if life is None else life.source,
+        "checked_on": None if life is None else str(life.checked_on),
         "replacement": entry.replacement,
         "state": _state(entry, today),
     }
