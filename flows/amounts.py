@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["DIGITS", "exact", "number_form", "split_form"]
+__all__ = ["DIGITS", "exact", "number_form", "split_form", "told_number"]
 
 DIGITS = 40
 """Longest number, in digits and in powers of ten."""
@@ -31,6 +31,18 @@ _UNIT = re.compile(r"[^\W\d_]+(?:[ /][^\W\d_]+){0,3}[²³]?|%|°[CF]?|[$€£¥�
 # Letters that multiply where one reads them so: no number with them is certain.
 _DOUBTFUL = "k m b bn mn mm dozen score pi e i x y z n or and to"
 _DOUBTFUL_UNITS = frozenset(_DOUBTFUL.split())
+_ASIDE = re.compile(r"\s\((?![^()]*\b(?:or|not|if)\b)[^()]*\)$", re.I)
+_TELLS = re.compile(
+    r"\D*\b(?:is|are|was|were|be|has|have|had|gets?|got|costs?|makes?|made|earns?|earned|needs?|needed|pays?|paid|"
+    r"spends?|spent|sold|sells?|takes?|took|equals)\s+(?P<number>[$€£¥₹]?\s?\d[^=]*)",
+    re.I | re.S,
+)
+_TURNS = re.compile(
+    r"\b(?:not|no|never|less|fewer|more|most|least|minus|negative|half|quarter|third|twice|double|triple|hundred|between|"
+    r"about|around|nearly|almost|approximately|than|or|and|if|" + "|".join(_WORDS.split()) + r")\b",
+    re.I,
+)
+_DIGITS = re.compile(r"\d[\d,.]*")
 
 
 def number_form(text: str) -> str | None:
@@ -40,6 +52,19 @@ def number_form(text: str) -> str | None:
         return None
     value, unit = parsed
     return f"{exact(value)} {unit}" if unit else exact(value)
+
+
+def told_number(text: str) -> str | None:
+    """The one number that a plain sentence tells ("Peter is 50 years old."), without a unit; None when in doubt."""
+    said = _TELLS.fullmatch(text.strip())
+    if said is None or len(_DIGITS.findall(text)) != 1 or _TURNS.search(text):
+        return None
+    head = re.match(r"[$€£¥₹]?\s?\d[\d,]*(?:\.\d+)?(?![\w.,]*\d)", said["number"])
+    behind = said["number"][head.end() :].strip(" .") if head is not None else "/"
+    if head is None or not re.fullmatch(r"%|[^\W\d_]{2,}(?:[ '’-][^\W\d_]+)*|", behind):
+        return None
+    scale = _SCALES.get(behind.split(" ")[0].lower())
+    return None if scale is not None else number_form(head[0] + ("%" if behind == "%" else ""))
 
 
 def _parse_number(text: str) -> tuple[Fraction, str] | None:
@@ -84,7 +109,10 @@ def _unit(text: str) -> tuple[int, str] | None:
     text = (
         re.sub(r"\\(?:circ|degree)|\^\{?\\circ\}?", "°", text).replace("\\$", "$").replace("\\", "").strip()
     )
-    text = text.rstrip(".;,! ").strip()
+    # What a bracket explains behind a unit, "pizzas (3 cheese and 3 pepperoni)", is no part of it.
+    text = _ASIDE.sub("", text.rstrip(".;,! ")).strip()
+    if text == '"':
+        return 1, "inch"
     scale = 1
     first, _, rest = text.partition(" ")
     if first.lower() in _SCALES:
@@ -93,7 +121,8 @@ def _unit(text: str) -> tuple[int, str] | None:
         return scale, ""
     if text.lower() in ("percent", "per cent"):
         return scale, "%"
-    if not _UNIT.fullmatch(text) or any(w in _DOUBTFUL_UNITS for w in re.split(r"[ /]", text.lower())):
+    words = re.split(r"[ /]", re.sub(r"^k?m/", "", text.lower()))
+    if not _UNIT.fullmatch(text) or any(w in _DOUBTFUL_UNITS for w in words):
         return None
     named = {
         "dollars": "$",

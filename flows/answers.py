@@ -19,7 +19,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from tta_dev_primitives.flows.amounts import DIGITS, exact, number_form, split_form
+from tta_dev_primitives.flows.amounts import DIGITS, exact, number_form, split_form, told_number
 
 __all__ = ["FORMATS", "AnswerFormat", "agree", "canonical", "final_answer"]
 
@@ -172,12 +172,25 @@ def _literal(text: str) -> str | None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return _show(ast.literal_eval(text.strip()))
+            return _show(ast.literal_eval(_asserted(text.strip())))
     except SyntaxError:
-        # A string that lost its quotes, or something broken: only the very same characters say the same.
-        return text if _SAME.fullmatch(text) else None
+        if not _SAME.fullmatch(text):
+            return None
+        # A string that lost its quotes, or something broken, with which only the very same characters agree.
+        return text if re.search(r"['\"]|^[\[({]", text) else repr(text)
     except (ValueError, RecursionError, MemoryError, TypeError):
         return None
+
+
+def _asserted(text: str) -> ast.expr | str:
+    """The right side of `assert f(...) == value`, which some give for the value; else the text itself."""
+    if "==" in text:
+        match ast.parse(text).body:
+            case [ast.Assert(test=ast.Compare(left=ast.Call(), ops=[ast.Eq()], comparators=[value]))]:
+                return value
+            case [ast.Expr(value=ast.Compare(left=ast.Call(), ops=[ast.Eq()], comparators=[value]))]:
+                return value
+    return text
 
 
 def _show(value: Any) -> str:
@@ -195,7 +208,7 @@ def _show(value: Any) -> str:
 
 def _short(text: str) -> str | None:
     """A few words or a formula. Numbers count as numbers; case is folded only where it means nothing."""
-    number = number_form(text)
+    number = number_form(text) or told_number(text)
     if number is not None:
         return number
     if len(text) > 200:
@@ -220,7 +233,7 @@ _SPELLINGS = (
 )
 
 _READERS = {
-    "number": number_form,
+    "number": lambda text: number_form(text) or told_number(text),
     "choice": _choice,
     "boolean": _boolean,
     "json": _json,
