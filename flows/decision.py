@@ -30,6 +30,7 @@ from typing import Literal
 
 from tta_dev_primitives.flows.answers import agree
 from tta_dev_primitives.flows.case import Candidate, Case, Policy
+from tta_dev_primitives.flows.doubts import doubted
 from tta_dev_primitives.flows.risk import Evidence, Label
 
 __all__ = [
@@ -267,7 +268,7 @@ def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], 
     families, asked = _families(case, group), len(readable)
     signal = f"agree{families}of{asked}" if agreed else f"split{asked}"
     if asked == 1:
-        signal = _alone("single", case)
+        signal = _alone("single", case, min(group))
     first = readable[:2]
     disagreed = len(first) == 2 and not agree(*(case.answers[i].final for i in first))
     return Evidence(
@@ -282,8 +283,11 @@ def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], 
     )
 
 
-def _alone(signal: str, case: Case) -> str:
-    """Where nothing but the answer speaks for itself, the length of the task tells easy ones from hard ones."""
+def _alone(signal: str, case: Case, answer: int) -> str:
+    """Where nothing but the answer speaks for itself, its own doubts and the task's length tell easy from hard."""
+    shown = case.answers[answer]
+    if case.closed and doubted(shown.text, shown.final):
+        return f"{signal}-doubted"
     return f"{signal}-{'long' if case.long else 'short'}"
 
 
@@ -306,7 +310,7 @@ def _judge_open(case: Case) -> Step:
         return Consult(
             Evidence(
                 use_case=case.use_case,
-                signal="judged" if free is not None else _alone("unjudged", case),
+                signal="judged" if free is not None else _alone("unjudged", case, best),
                 answer=best,
                 models=tuple(
                     sorted([*_identities(case, [best]), *([free.by.key or free.by.model] if free else [])])

@@ -156,6 +156,17 @@ def test_one_free_answer_alone_is_its_own_stratum_by_length() -> None:
         assert (step.evidence.signal, step.evidence.strong) == (signal, False)
 
 
+def test_a_single_answer_that_doubts_itself_is_its_own_stratum() -> None:
+    """Wavering answers share no account with plain ones, unless another family says the same."""
+    wavering = Answer(G, "Not stated, so we assume 45.", final="45")
+    step = next_step(closed(G, PAID).with_answer(wavering))
+    assert isinstance(step, Consult)
+    assert step.evidence.signal == "single-doubted"
+    step = next_step(says(closed().with_answer(wavering), (L, "45")))
+    assert isinstance(step, Consult)
+    assert step.evidence.signal == "agree2of2"
+
+
 def test_closed_answers_that_cannot_be_read_are_judged_like_open_ones() -> None:
     """Without a canonical form there is no agreement, but a judge can read."""
     case = closed().with_answer(Answer(G, "some prose")).with_answer(Answer(L, "other prose"))
