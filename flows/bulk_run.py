@@ -27,6 +27,7 @@ from tta_dev_primitives.flows.bulk_job import JobPlan
 from tta_dev_primitives.flows.bulk_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
 from tta_dev_primitives.flows.bulk_progress import Progress
 from tta_dev_primitives.flows.bulk_pump import Ended, Pump, error_class
+from tta_dev_primitives.flows.event_batch import in_batches
 from tta_dev_primitives.flows.gate import BulkGate
 from tta_dev_primitives.flows.purse import Purse
 from tta_dev_primitives.flows.result import BudgetView, OrchestrationResult
@@ -183,8 +184,9 @@ class JobRun:
         self._tell()
         watch = asyncio.create_task(self._watch(artifacts))
         try:
-            with _fewer_collections(), self._signals(asyncio.current_task()):
-                await pump.run(records)
+            async with in_batches():
+                with _fewer_collections(), self._signals(asyncio.current_task()):
+                    await pump.run(records)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self.interrupted or task is None:

@@ -12,6 +12,7 @@ from prefect.context import FlowRunContext
 from prefect.events import emit_event
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.flows.event_batch import current_batch
 
 __all__ = ["Listener", "emit", "listening"]
 
@@ -51,10 +52,15 @@ def emit(name: str, payload: Mapping[str, Any], *, resource: str, event_id: UUID
         related.append(
             {"prefect.resource.id": f"prefect.flow-run.{run_id}", "prefect.resource.role": "flow-run"}
         )
+    about = {"prefect.resource.id": resource, "prefect.resource.name": resource}
+    batch = current_batch()
+    if batch is not None and event_id is None:
+        batch.add(name, about, related, clean)
+        return
     try:
         emit_event(
             event=name,
-            resource={"prefect.resource.id": resource, "prefect.resource.name": resource},
+            resource=about,
             related=related,
             payload=clean,
             id=event_id,
