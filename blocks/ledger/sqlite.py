@@ -27,6 +27,20 @@ T = TypeVar("T")
 _WAIT_S = 30.0
 
 
+class _Turn:
+    """What one turn of an event loop submits: handed over together."""
+
+    __slots__ = ("handed_over", "jobs", "loop", "open", "timer")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.jobs: list[Job] = []
+        self.open = 0
+        """How many of its callers still wait."""
+        self.handed_over = False
+        self.timer: asyncio.TimerHandle | None = None
+
+
 class SqliteDatabase(Database):
     """A ledger in one file. See the module's page."""
 
@@ -41,6 +55,7 @@ class SqliteDatabase(Database):
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._worker: Worker | None = None
+        self._turn: _Turn | None = None
 
     @override
     async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
@@ -51,22 +66,47 @@ class SqliteDatabase(Database):
         return cast(T, await self._submit(Job(work, read_only=True, label="read")))
 
     async def _submit(self, job: Job) -> Any:
-        with self._lock:
-            if self._worker is None:
-                self._worker = Worker(self.path)
-            self._worker.jobs.put(job)
-        message = f"Ledger {self.place}: busy for {_WAIT_S:.0f} s; another process holds its lock. Try again."
-        timer = job.loop.call_later(_WAIT_S, job.give_up, message)
+        turn = self._turn
+        if turn is None or turn.loop is not job.loop:
+            turn = self._turn = _Turn(job.loop)
+            job.loop.call_soon(self._hand_over, turn)
+        turn.jobs.append(job)
+        turn.open += 1
         try:
             return await job.future
         except asyncio.CancelledError:
             job.take()
             raise
         finally:
-            timer.cancel()
+            turn.open -= 1
+            if not turn.open and turn.timer is not None:
+                turn.timer.cancel()
+
+    def _hand_over(self, turn: _Turn) -> None:
+        """Give the worker what one turn of a loop has brought: one wake-up and one timer for all of it."""
+        if turn.handed_over:
+            return
+        turn.handed_over = True
+        if self._turn is turn:
+            self._turn = None
+        with self._lock:
+            if self._worker is None:
+                self._worker = Worker(self.path)
+            for job in turn.jobs:
+                self._worker.jobs.put(job)
+        if turn.open:
+            turn.timer = turn.loop.call_later(_WAIT_S, self._give_up, turn)
+
+    def _give_up(self, turn: _Turn) -> None:
+        message = f"Ledger {self.place}: busy for {_WAIT_S:.0f} s; another process holds its lock. Try again."
+        for job in turn.jobs:
+            job.give_up(message)
 
     @override
     async def aclose(self) -> None:
+        turn = self._turn
+        if turn is not None and turn.loop is asyncio.get_running_loop():
+            self._hand_over(turn)
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
