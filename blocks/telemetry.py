@@ -6,7 +6,7 @@ Without the OpenTelemetry API nothing happens; without an SDK its spans are no-o
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 from tta_dev_primitives.blocks.hosts import Base
@@ -56,18 +56,25 @@ def _usage(usage: Usage) -> dict[str, int]:
     return sums | {name: tokens for name, tokens in parts.items() if tokens}
 
 
-@contextmanager
-def chat_span(target: Target, base: Base, request: ChatRequest) -> Iterator[CallSpan]:
+def chat_span(target: Target, base: Base, request: ChatRequest) -> AbstractContextManager[CallSpan]:
     """Open a client span named `chat <model>`; a failure sets `error.type` to the error class."""
     try:
         from opentelemetry import trace
     except ImportError:
-        yield CallSpan(None)
-        return
+        return _NO_SPAN
+    # No SDK is set up: a span that goes nowhere costs a twentieth of a call.
     if isinstance(trace.get_tracer_provider(), trace.ProxyTracerProvider):
-        # No SDK is set up: a span that goes nowhere costs a twentieth of a call.
-        yield CallSpan(None)
-        return
+        return _NO_SPAN
+    return _real_span(target, base, request)
+
+
+_NO_SPAN = nullcontext(CallSpan(None))
+
+
+@contextmanager
+def _real_span(target: Target, base: Base, request: ChatRequest) -> Iterator[CallSpan]:
+    from opentelemetry import trace
+
     tracer = trace.get_tracer("tta_dev_primitives")
     attributes: dict[str, str | int] = {
         "gen_ai.operation.name": "chat",
