@@ -6,10 +6,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from decimal import Decimal
-from functools import partial
+from functools import cached_property, partial
 
 from prefect.context import FlowRunContext, TaskRunContext
 from pydantic import SecretStr
@@ -51,6 +50,7 @@ __all__ = ["Caller"]
 _LOG = logging.getLogger("tta_dev_primitives.runtime")
 _KEY_BELIEVED_S = 2.0
 """Finding a key reads `.env`; a job asks for it before every call."""
+_MOST_AHEAD = 5000
 _MISSING_BELIEVED_S = 10.0
 """How long it is believed that the store holds no answer; each such finding is used once."""
 
@@ -74,9 +74,11 @@ class Caller:
         """How the wait before a second try of the same model passes."""
         self._keys: dict[str, tuple[float, SecretStr]] = {}
         self._missing: dict[str, float] = {}
+        self._ahead: dict[int, tuple[ChatRequest, Target, str]] = {}
+        """Content keys that `look_ahead` has made, by the identity of their request; each is used once."""
         self._under_way: dict[str, asyncio.Future[None]] = {}
 
-    @property
+    @cached_property
     def limit(self) -> Decimal | None:
         """The month's limit, USD, without approvals (the ledger adds those); None when cost tracking is off."""
         tracking = self.config.cost_tracking
@@ -97,6 +99,9 @@ class Caller:
 
     def step_key(self, target: Target, request: ChatRequest) -> str:
         """The content key under which this request's answer is kept."""
+        ahead = self._ahead.pop(id(request), None)
+        if ahead is not None and ahead[0] is request and ahead[1] is target:
+            return ahead[2]
         return content_key(target, request)
 
     async def stored_reply(self, target: Target, step_key: str) -> GuardedReply | None:
@@ -112,6 +117,11 @@ class Caller:
     async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
         """Look for the stored answers of many requests at once, so that each need not look for its own."""
         keys = [self.step_key(target, request) for target, request in asked]
+        if len(self._ahead) > _MOST_AHEAD:
+            self._ahead.clear()
+        self._ahead.update(
+            (id(request), (request, target, key)) for (target, request), key in zip(asked, keys, strict=True)
+        )
         missing = await missing_answers(self.ledger, keys, [target for target, _ in asked])
         self._missing.update(dict.fromkeys(missing, time.monotonic()))
 
@@ -169,17 +179,9 @@ class Caller:
                 self.availability.hear(target, key_id(key), error)
                 raise
 
-    @asynccontextmanager
-    async def alone(self, step_key: str) -> AsyncGenerator[None]:
+    def alone(self, step_key: str) -> _Alone:
         """Let one call at a time of this process ask for an answer: the second finds the first one's in the store."""
-        while (other := self._under_way.get(step_key)) is not None:
-            await asyncio.wait([other])
-        mine = self._under_way[step_key] = asyncio.get_running_loop().create_future()
-        try:
-            yield
-        finally:
-            del self._under_way[step_key]
-            mine.set_result(None)
+        return _Alone(self._under_way, step_key)
 
     async def take_slot(
         self, target: Target, key: SecretStr, request: ChatRequest, *, max_wait_s: float
@@ -223,6 +225,24 @@ class Caller:
             await self.availability.record_success(target, key_id(key), sent_at=slot.at)
         except LedgerError as down:
             _LOG.warning("what this reply says about %s is not kept: %s", target.name, down)
+
+
+class _Alone:
+    """Holds a content key for the body of `async with`; whoever comes meanwhile waits."""
+
+    __slots__ = ("_key", "_mine", "_under_way")
+
+    def __init__(self, under_way: dict[str, asyncio.Future[None]], key: str) -> None:
+        self._under_way, self._key = under_way, key
+
+    async def __aenter__(self) -> None:
+        while (other := self._under_way.get(self._key)) is not None:
+            await asyncio.wait([other])
+        self._mine = self._under_way[self._key] = asyncio.get_running_loop().create_future()
+
+    async def __aexit__(self, *_: object) -> None:
+        del self._under_way[self._key]
+        self._mine.set_result(None)
 
 
 def _alert_line(config: OrchestrationConfig) -> Decimal | None:

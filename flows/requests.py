@@ -55,9 +55,12 @@ def check_task(task: object, use_case: str | None = None, system: object = None)
 def answer_request(item: Item, target: Target) -> ChatRequest:
     """The request for the item's answer: the plan's instructions and the caller's system text, then the task."""
     instructions = item.plan.instructions if item.plan is not None else ""
-    system = "\n\n".join(part for part in (item.system or "", instructions or "") if part)
-    return ChatRequest(
-        messages=(Message("user", item.task),),
-        system=system or None,
-        max_output_tokens=target.max_output_tokens,
-    )
+    key = ("answer", item.system, instructions, target.max_output_tokens)
+    if key not in item.requests:
+        system = "\n\n".join(part for part in (item.system or "", instructions or "") if part)
+        item.requests[key] = ChatRequest(
+            messages=(Message("user", item.task),),
+            system=system or None,
+            max_output_tokens=target.max_output_tokens,
+        )
+    return item.requests[key]

@@ -13,6 +13,7 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Seque
 from contextlib import contextmanager
 from contextvars import ContextVar
 from copy import copy
+from datetime import date
 from pathlib import Path
 from weakref import WeakKeyDictionary
 
@@ -83,6 +84,7 @@ class Runtime(Caller):
         self.gate = Gate()
         self.waits_for_quota = False
         """Whether a model that is out for a while stays a candidate (the gate waits for it) or is passed over."""
+        self._warnings: tuple[date, tuple[str, ...]] | None = None
         self.drifts = 0
         """Drift alarms since this runtime was made."""
         self.rng = random.Random()  # noqa: S311 - jitter and audit coins, no secret
@@ -151,8 +153,10 @@ class Runtime(Caller):
     def warnings(self) -> tuple[str, ...]:
         """Which of the configuration's models are retired or will be within 30 days, and what replaces them."""
         today = today_utc()
-        found = (w for target in self.targets.values() for w in self.catalogue.warnings_of(target, today))
-        return tuple(dict.fromkeys(found))
+        if self._warnings is None or self._warnings[0] != today:
+            found = (w for target in self.targets.values() for w in self.catalogue.warnings_of(target, today))
+            self._warnings = (today, tuple(dict.fromkeys(found)))
+        return self._warnings[1]
 
     @property
     def policy(self) -> Policy:

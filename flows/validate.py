@@ -80,7 +80,15 @@ def _first_verdict(item: Item) -> tuple[Target, ChatRequest]:
     step = item.step
     assert isinstance(step, FreeJudge | PaidVerdict)
     target = item.targets[step.models[0]]
-    return target, verdict_request(item, item.open_case.answers[step.answer].text, target)[0]
+    return target, _verdict_request(item, item.open_case.answers[step.answer].text, target)
+
+
+def _verdict_request(item: Item, judged: str, target: Target, *, again: bool = False) -> ChatRequest:
+    criteria = () if item.plan is None else tuple(item.plan.acceptance_criteria)
+    key = ("verdict", judged, target.name, again, criteria)
+    if key not in item.requests:
+        item.requests[key] = verdict_request(item, judged, target, again=again)[0]
+    return item.requests[key]
 
 
 async def _judge(runtime: Runtime, item: Item) -> None:
@@ -95,7 +103,7 @@ async def _judge(runtime: Runtime, item: Item) -> None:
             async with runtime.gate.enter(
                 runtime,
                 judges,
-                lambda target: verdict_request(item, judged, target)[0],
+                lambda target: _verdict_request(item, judged, target),
                 may_spend=item.open_case.orchestrator_left,
             ) as entry:
                 if entry.target is None:
@@ -119,7 +127,7 @@ async def _verdict_by(runtime: Runtime, item: Item, answer: int, entry: Entry, r
     score: float | None = None
     try:
         for again in (False, True):
-            request, _ = verdict_request(item, judged, target, again=again)
+            request = _verdict_request(item, judged, target, again=again)
             guarded, attempts = await call_model(
                 runtime,
                 target,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 
-from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.case import Answer, Candidate, Case
@@ -39,6 +39,7 @@ class Item:
         "reasons",
         "refusal",
         "replies",
+        "requests",
         "result",
         "route",
         "step",
@@ -72,6 +73,8 @@ class Item:
         self.case: Case | None = None
         self.step: Step | None = None
         self.replies: list[ChatReply] = []
+        self.requests: dict[tuple[object, ...], ChatRequest] = {}
+        """Requests that were made for this task: each is looked up, weighed and sent, and is one object all the way."""
         self.attempts: list[Attempt] = []
         self.reasons: list[str] = []
         self.warnings: list[str] = []
