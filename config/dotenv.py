@@ -70,10 +70,6 @@ def read_dotenv(folder: Path | None = None) -> Mapping[str, str]:
         found = os.stat(path)
     except OSError:
         return {}
-    if not stat.S_ISREG(found.st_mode):
-        if not stat.S_ISDIR(found.st_mode):  # a folder named .env is somebody's virtual environment
-            logger.warning("%s is not a regular file: not read", path)
-        return {}
     signature = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
     cache_key = os.path.abspath(path)
     with _cache_lock:
@@ -86,6 +82,10 @@ def read_dotenv(folder: Path | None = None) -> Mapping[str, str]:
 
 
 def _read(path: Path, found: os.stat_result) -> Mapping[str, str]:
+    if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISDIR(found.st_mode):  # a folder named .env is somebody's virtual environment
+            logger.warning("%s is not a regular file: not read", path)
+        return {}
     _look_at_permissions(path, found)
     if not os.access(path, os.R_OK):
         logger.warning("%s cannot be read (permission denied): its variables are not used", path)

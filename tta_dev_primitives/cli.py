@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from cyclopts import App
-from cyclopts.exceptions import CycloptsError, UnknownCommandError
+from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 __all__ = ["app", "main"]
 
@@ -98,6 +98,10 @@ def _run(arguments: list[str]) -> int:
         return code if isinstance(code, int) else EXIT_DONE
     except UnknownCommandError:
         return _tell("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
+    except UnusedCliTokensError as error:
+        words = " ".join(error.unused_tokens)
+        message = f"too many words, from {words[:80]!r} on. Put a text of several words in quotes."
+        return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
         message = f"{error} `tta --help` lists the commands and options."
         return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)

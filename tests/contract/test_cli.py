@@ -60,6 +60,7 @@ MISTAKES = [
     ("ledger shwo", "unknown command 'ledger shwo'. Did you mean `tta ledger show`?"),
     ("run --jsno hi", "Unknown option: --jsno. Did you mean --json?"),
     ("run", "requires an argument"),
+    ("run hi there", "too many words, from 'there' on. Put a text of several words in quotes."),
     ("run hi -c empty.yaml", "empty.yaml:1: the file is empty"),
     ("run hi -c bad.yaml", "bad.yaml:2: not valid YAML"),
     ("run hi -c near.yaml", "near.yaml:2: orchestration.qualty_threshold: unknown key; did you mean"),
