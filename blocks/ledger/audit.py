@@ -63,6 +63,9 @@ class Audit(LedgerCore):
             amount: USD above 0, on top of the configured limit and earlier approvals.
             who: Who decided it; kept in the journal.
             reason: Why; kept in the journal.
+
+        Raises:
+            LedgerError: No amount, or a month that has not begun: months never go back, so it would begin now.
         """
         pico = to_pico(amount, what="approval")
         if pico == 0:
@@ -70,7 +73,11 @@ class Audit(LedgerCore):
         wanted = checked_month(month)
 
         async def work(tx: Tx) -> int:
-            at = self._now(tx)
+            at, current = self._now(tx), await self._current(tx)
+            if wanted > current:
+                raise LedgerConfigError(
+                    f"Ledger: month {wanted} has not begun; money is approved for {current} or an earlier one"
+                )
             await write_event(tx, self.scope, wanted, None, "approve", (0, 0, pico), who, reason, at)
             rows = await tx.fetch(
                 "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, ?) "

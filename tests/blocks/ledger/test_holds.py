@@ -157,6 +157,17 @@ async def test_an_approval_raises_one_month(ledger: Ledger, new_call: NewCall, c
         await ledger.reserve(new_call(), usd("1.20"), LIMIT)
 
 
+async def test_money_is_not_approved_for_a_month_that_has_not_begun(
+    ledger: Ledger, new_call: NewCall
+) -> None:
+    """Months never go back, so December would begin in November, with a whole limit of its own."""
+    await ledger.settle(await ledger.reserve(new_call(), LIMIT, LIMIT), LIMIT)
+    with pytest.raises(LedgerError, match="month 2026-12 has not begun"):
+        await ledger.approve("2026-12", usd("0.50"), who="ann", reason="ahead of time")
+    with pytest.raises(BudgetExceededError):
+        await ledger.reserve(new_call(), usd("0.10"), LIMIT)
+
+
 async def test_a_new_month_starts_at_zero_and_a_late_bill_stays_in_its_own(
     ledger: Ledger, new_call: NewCall, clock: Clock
 ) -> None:
