@@ -163,6 +163,9 @@ def is_private(address: _IPAddress) -> bool:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if inner is not None:
             return is_private(inner)
+        # What Python calls global and no public host has: `::127.0.0.1`, local NAT64, the old site-local block.
+        if address.is_reserved or address.is_site_local:
+            return True
     return not address.is_global or address.is_multicast
 
 
