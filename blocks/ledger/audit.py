@@ -11,7 +11,13 @@ from tta_dev_primitives.blocks.ledger.database import Tx
 from tta_dev_primitives.blocks.ledger.holds import write_event
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
-from tta_dev_primitives.blocks.ledger.records import JournalEntry, MonthBalance, Quarantine, ReportRow
+from tta_dev_primitives.blocks.ledger.records import (
+    JournalEntry,
+    MonthBalance,
+    OpenCall,
+    Quarantine,
+    ReportRow,
+)
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
 __all__ = ["Audit"]
@@ -177,6 +183,21 @@ class Audit(LedgerCore):
             )
 
         return [row["id"] for row in await self.database.read(work)]
+
+    async def open_calls(self, month: str) -> list[OpenCall]:
+        """A month's calls that are held or presumed, oldest first, with what a person compares with the bill."""
+
+        async def work(tx: Tx) -> list[dict[str, Any]]:
+            return await tx.fetch(
+                "SELECT id, state, created_at AS at, provider, model, role, "
+                "CASE WHEN state = 'held' THEN bound ELSE charged END AS amount, request_id, note "
+                "FROM ledger_call WHERE scope = ? AND month = ? AND state IN ('held', 'presumed') "
+                "ORDER BY created_at, id",
+                *(self.scope, checked_month(month)),
+            )
+
+        rows = await self.database.read(work)
+        return [OpenCall(**{**row, "amount": from_pico(row["amount"])}) for row in rows]
 
     async def months(self) -> list[str]:
         """Every month that has calls, the latest first."""

@@ -21,6 +21,7 @@ __all__ = [
     "Hold",
     "JournalEntry",
     "MonthBalance",
+    "OpenCall",
     "Outcome",
     "Quarantine",
     "ReportRow",
@@ -237,6 +238,23 @@ class JournalEntry:
     who: str | None
     note: str | None
     at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A call whose cost is not known for certain: held in flight, or presumed; with what finds it on a bill."""
+
+    id: str
+    state: Literal["held", "presumed"]
+    at: float
+    """When it was reserved, seconds since 1970."""
+    provider: str
+    model: str
+    role: str
+    amount: Decimal
+    """USD set aside, or charged at the bound."""
+    request_id: str | None
+    note: str | None
 
 
 @dataclass(frozen=True, slots=True)

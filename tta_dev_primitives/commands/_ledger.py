@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
 
 from tta_dev_primitives.blocks.ledger.database import default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.ledger.months import month_of
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
 
@@ -28,14 +26,14 @@ def limit_of(config: OrchestrationConfig) -> Decimal | None:
     return config.cost_tracking.budget_limit if config.cost_tracking.enabled else None
 
 
-def checked_month(month: str | None, config: OrchestrationConfig) -> str:
-    """`month`, or the current one.
+async def checked_month(month: str | None, ledger: Ledger) -> str:
+    """`month`, or the one that the ledger charges now: months never go back, whatever a clock says.
 
     Raises:
         ConfigError: It is not written YYYY-MM.
     """
     if month is None:
-        return month_of(datetime.now(UTC).timestamp(), config.cost_tracking.timezone)
+        return (await ledger.balance()).month
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
         raise ConfigError(f"--month {month!r}: expected YYYY-MM, for example 2026-11.")
     return month

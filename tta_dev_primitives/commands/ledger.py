@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import os
+from dataclasses import asdict
+from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.blocks.ledger.records import JournalEntry, OpenCall
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
@@ -18,10 +22,11 @@ __all__ = ["reconcile", "resolve", "show", "verify"]
 
 Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
 Json = Annotated[bool, Parameter(negative="")]
+_MOST_SHOWN = 20
 
 
 def show(*, month: str | None = None, config: Config = None, json: Json = False) -> int:
-    """Print a month's balance, its open and presumed calls, and models that are closed.
+    """Print a month's balance, its open and presumed calls, what people decided, and models that are closed.
 
     Args:
         month: YYYY-MM; the current month when not given.
@@ -33,19 +38,29 @@ def show(*, month: str | None = None, config: Config = None, json: Json = False)
 
 async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     config, ledger = open_ledger(config_path)
-    wanted = checked_month(month, config)
+    wanted = await checked_month(month, ledger)
     await ledger.sweep()
     balance = await ledger.balance(wanted)
     limit = await ledger.effective_limit(limit_of(config), wanted)
-    held, presumed = await ledger.calls("held", wanted), await ledger.calls("presumed", wanted)
-    closed = await ledger.quarantines()
+    calls, closed = await ledger.open_calls(wanted), await ledger.quarantines()
+    held, presumed = ([c for c in calls if c.state == state] for state in ("held", "presumed"))
     journal = await ledger.journal(wanted)
+    decisions = [entry for entry in journal if entry.what in ("approve", "reconcile")]
     if json:
         print_json(
             {
                 "month": wanted, "limit_usd": limit, "spent_usd": balance.spent, "held_usd": balance.held,
-                "presumed_usd": balance.presumed, "approved_usd": balance.approved, "held_calls": held,
-                "presumed_calls": presumed, "journal_entries": len(journal),
+                "presumed_usd": balance.presumed, "approved_usd": balance.approved,
+                "held_calls": [c.id for c in held], "presumed_calls": [c.id for c in presumed],
+                "calls": [_document(c) for c in calls],
+                "journal_entries": len(journal),
+                "decisions": [
+                    {
+                        "at": _moment(e.at), "what": e.what, "amount_usd": _amount_of(e), "who": e.who, "why": e.note,
+                        "call_id": e.call_id,
+                    }
+                    for e in decisions
+                ],
                 "closed": [{"key": q.key, "reason": q.reason, "call_id": q.call_id} for q in closed],
             }
         )  # fmt: skip
@@ -61,11 +76,38 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     ]
     out.print(table(f"Ledger {wanted}", ["", "USD"], rows, right=["USD"]))
     out.print(f"{len(journal)} journal entries, {len(held)} open calls, {len(presumed)} presumed calls")
-    for call_id in presumed[:20]:
-        out.print(f"presumed: {call_id}  (`tta ledger reconcile {call_id} AMOUNT --evidence TEXT`)")
+    for call in calls[:_MOST_SHOWN]:
+        out.print(_line_of(call))
+    if len(calls) > _MOST_SHOWN:
+        out.print(f"... and {len(calls) - _MOST_SHOWN} more (--json has all of them)")
+    if presumed:
+        out.print("compare presumed calls with the bill: `tta ledger reconcile ID AMOUNT --evidence TEXT`")
+    for entry in decisions:
+        who = entry.who or "somebody"
+        out.print(f"{_moment(entry.at)}: {who}: {entry.what} {_amount_of(entry):+f} USD: {entry.note}")
     for one in closed:
-        out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve`)")
+        out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve '{one.key}' --reason TEXT`)")
     return 0
+
+
+def _document(call: OpenCall) -> dict[str, Any]:
+    fields = asdict(call)
+    amount = fields.pop("amount")
+    return {**fields, "at": _moment(call.at), "amount_usd": amount}
+
+
+def _line_of(call: OpenCall) -> str:
+    words = [f"{call.state}: {call.id}", _moment(call.at), f"{call.provider} {call.model} ({call.role})"]
+    words += [usd(call.amount), *([f"request {call.request_id}"] if call.request_id else [])]
+    return ", ".join(words) + (f": {call.note}" if call.note else "")
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def _amount_of(entry: JournalEntry) -> Decimal:
+    return entry.approved if entry.what == "approve" else entry.spent
 
 
 def verify(*, config: Config = None, json: Json = False) -> int:
@@ -97,7 +139,7 @@ def reconcile(call_id: str, amount: str, /, *, evidence: str, config: Config = N
     """
     _, ledger = open_ledger(config)
     actual = None if amount == "unbilled" else _amount(amount)
-    change = asyncio.run(ledger.reconcile(call_id, actual, evidence=evidence, who=getpass.getuser()))
+    change = asyncio.run(ledger.reconcile(call_id, actual, evidence=evidence, who=_user()))
     console().print(f"{call_id}: the month changed by {change:+f} USD")
     return 0
 
@@ -111,9 +153,17 @@ def resolve(key: str, /, *, reason: str, config: Config = None) -> int:
         config: The configuration file.
     """
     _, ledger = open_ledger(config)
-    count = asyncio.run(ledger.resolve(key, who=getpass.getuser(), reason=reason))
+    count = asyncio.run(ledger.resolve(key, who=_user(), reason=reason))
     console().print(f"{key}: reopened ({count} entries resolved)")
     return 0
+
+
+def _user() -> str:
+    """Who types this; in a container, the number of a user without a name."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
 
 
 def _amount(text: str) -> Decimal:

@@ -11,9 +11,11 @@ from cyclopts import Parameter
 from rich.console import RenderableType
 from rich.text import Text
 
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.report import Line
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table
+from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.spend import SpendReport, gather
 from tta_dev_primitives.flows.spend_page import html_page, shown_usd
@@ -41,7 +43,7 @@ def report(
     if json and csv:
         raise ConfigError("--json and --csv: give one of them.")
     loaded, ledger = open_ledger(config)
-    found = asyncio.run(gather(loaded, ledger, checked_month(month, loaded), limit=limit_of(loaded)))
+    found = asyncio.run(_gather(loaded, ledger, month))
     if html is not None:
         _write(html, html_page(found))
     if json:
@@ -53,6 +55,10 @@ def report(
     else:
         console(stderr=True).print(f"written: {html}")
     return 0
+
+
+async def _gather(config: OrchestrationConfig, ledger: Ledger, month: str | None) -> SpendReport:
+    return await gather(config, ledger, await checked_month(month, ledger), limit=limit_of(config))
 
 
 def _write(path: Path, text: str) -> None:
