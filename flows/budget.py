@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -13,6 +14,10 @@ from tta_dev_primitives.flows.result import BudgetView
 from tta_dev_primitives.flows.runtime import Runtime
 
 __all__ = ["BudgetState", "budget_state", "check_budget"]
+
+_LOG = logging.getLogger("tta_dev_primitives.budget")
+_DELIVERY_S = 3.0
+"""How long a run waits for Prefect to take an alert; a month has two."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +73,13 @@ async def budget_state(runtime: Runtime) -> BudgetState:
 
 
 async def send_alerts(runtime: Runtime) -> None:
-    """Emit `tta.budget.alert` and `tta.budget.exhausted` once per month and threshold, over all processes."""
-    for alert in await runtime.ledger.claim_alerts():
+    """Emit `tta.budget.alert` and `tta.budget.exhausted` once per month and threshold, over all processes.
+
+    An alert that Prefect did not take (its API is down, this process is killed) is sent again by a later check, with
+    the same event id.
+    """
+    alerts = await runtime.ledger.claim_alerts()
+    for alert in alerts:
         name = "tta.budget.exhausted" if alert.threshold_bp >= 10_000 else "tta.budget.alert"
         payload = {
             "month": alert.month,
@@ -78,6 +88,10 @@ async def send_alerts(runtime: Runtime) -> None:
             "limit_usd": f"{alert.limit:f}",
         }
         events.emit(name, payload, resource=f"tta.budget.{alert.month}", event_id=alert.event_id)
+    if alerts and not await events.delivered(_DELIVERY_S):
+        _LOG.warning("Prefect has not taken the budget alert yet; it is sent again in a minute or later")
+        return
+    for alert in alerts:
         await runtime.ledger.alert_sent(alert)
 
 

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 from uuid import UUID
 
 from prefect.context import FlowRunContext
 from prefect.events import emit_event
+from prefect.events.worker import EventsWorker, should_emit_events
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.event_batch import current_batch
 
-__all__ = ["Listener", "emit", "listening"]
+__all__ = ["Listener", "delivered", "emit", "listening"]
 
 _LOG = logging.getLogger("tta_dev_primitives.events")
 
@@ -67,3 +70,22 @@ def emit(name: str, payload: Mapping[str, Any], *, resource: str, event_id: UUID
         )
     except Exception as error:  # an event is a notice: the work it tells of is already in the ledger
         _LOG.warning("event %s was not sent: %s", name, redact(str(error)))
+
+
+async def delivered(within_s: float) -> bool:
+    """Wait until Prefect has every event that this process emitted; False when it has not, in that time."""
+    if not should_emit_events():
+        return True
+    loop, done = asyncio.get_running_loop(), asyncio.Event()
+    worker = EventsWorker.instance()
+
+    def wait() -> None:
+        worker.wait_until_empty()
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(done.set)
+
+    # A daemon: with Prefect's API down the wait has no end, and must not keep the process from ending.
+    threading.Thread(target=wait, name="tta-events", daemon=True).start()
+    with suppress(TimeoutError):
+        await asyncio.wait_for(done.wait(), within_s)
+    return done.is_set()

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
+from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
+from uuid import UUID
 
 import fault_replies as f
 import pytest
-from drive import PAID, PAID_KEY, TEXTS, config_of, good_provider
+from drive import PAID, PAID_KEY, TEXTS, Bench, config_of, good_provider, runtime_at
+from prefect.client.orchestration import get_client
+from prefect.events.worker import EventsWorker
 from test_flows import running
 
-from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Alert, CallInfo, Ledger
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 from tta_dev_primitives.blocks.prefect_settings import temporary_environment
+from tta_dev_primitives.flows.budget import send_alerts
+from tta_dev_primitives.flows.events import listening
 from tta_dev_primitives.flows.loop import wait_for
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
 
@@ -114,6 +120,50 @@ def test_a_run_outlives_the_api(
             assert len(asked) == sent
             assert keys not in f"{first!r}{again!r}"
         assert wait_for(_states(url)) == (["settled"], [])
+
+
+def test_an_alert_is_due_until_prefect_has_it(
+    keys: str, tmp_path: Path, line: Line, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Down when the budget line is crossed: a later check sends the alert again, and Prefect keeps it once."""
+    monkeypatch.setattr("tta_dev_primitives.flows.budget._DELIVERY_S", 0.5)
+    bench = Bench(f"sqlite:///{tmp_path / 'ledger.db'}", tmp_path, keys, "http://127.0.0.1:9")
+    now = [1_794_000_000.0]
+    sent: list[str] = []
+    runtime = wait_for(runtime_at(bench, "http://127.0.0.1:9"))
+    runtime.ledger = Ledger(runtime.ledger.database, scope=runtime.ledger.scope, clock=lambda: now[0])
+    wait_for(_spend(runtime.ledger))
+    EventsWorker.instance().drain()
+    with temporary_environment({"PREFECT_API_URL": line.url}), listening(lambda name, _: sent.append(name)):
+        wait_for(line.cut())
+        wait_for(send_alerts(runtime))
+        assert sent == ["tta.budget.alert"]
+        wait_for(line.mend())
+        monkeypatch.setattr("tta_dev_primitives.flows.budget._DELIVERY_S", 60.0)
+        for _ in range(2):
+            now[0] += 61
+            wait_for(send_alerts(runtime))
+        assert sent == ["tta.budget.alert"] * 2
+        EventsWorker.instance().drain()
+        event_id = Alert(runtime.ledger.scope, "2026-11", 8000, Decimal(0), Decimal(1)).event_id
+        assert wait_for(_kept(event_id)) == 1
+
+
+async def _spend(ledger: Ledger) -> None:
+    hold = await ledger.reserve(CallInfo(provider="p", model="m", role="execute"), Decimal(1), Decimal(1))
+    await ledger.settle(hold, Decimal("0.9"))
+
+
+async def _kept(event_id: UUID) -> int:
+    """How often Prefect holds an event, once it holds it."""
+    wanted = {"filter": {"id": {"id": [str(event_id)]}, "event": {"name": ["tta.budget.alert"]}}}
+    async with get_client() as client:
+        for _ in range(600):
+            found = (await client.request("POST", "/events/filter", json=wanted)).json()["events"]
+            if found:
+                return len(found)
+            await asyncio.sleep(0.1)
+    return 0
 
 
 def _cutting(line: Line, asked: list[str], *, comes_back: bool) -> f.Behaviour:
