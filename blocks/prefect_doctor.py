@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import stat
 from collections.abc import Iterator
@@ -96,6 +97,7 @@ def _configured(api: ConfiguredApi) -> Iterator[Finding]:
         )
     yield from _nobody_works(api)
     if local:
+        yield from _open_elsewhere(api)
         database = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser() / "prefect.db"
         yield from _private(database)
         yield from _key_in_database(database)
@@ -108,6 +110,38 @@ def _lets_strangers_in(api: ConfiguredApi) -> bool:
     except OSError:
         return False
     return status == 200
+
+
+def _open_elsewhere(api: ConfiguredApi) -> Iterator[Finding]:
+    """A finding when a server that is used over loopback answers strangers at this machine's other addresses too."""
+    parts = urlsplit(api.url)
+    for address in own_addresses():
+        host = f"[{address}]" if ":" in address else address
+        netloc = host if parts.port is None else f"{host}:{parts.port}"
+        if _lets_strangers_in(replace(api, url=parts._replace(netloc=netloc).geturl())):
+            yield Finding(
+                "fail",
+                f"the server at {shown(api.url)} also answers at {netloc} without a password: other machines can "
+                "read the secrets of blocks",
+                "Start it with --host 127.0.0.1; or set PREFECT_SERVER_API_AUTH_STRING on it (and put TLS in front), "
+                "and PREFECT_API_AUTH_STRING here.",
+            )
+            return
+
+
+def own_addresses() -> list[str]:
+    """The addresses at which other machines reach this one, as far as its routes tell; nothing is sent."""
+    found = []
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as probe:
+                probe.connect((elsewhere, 9))
+                address = str(probe.getsockname()[0])
+        except OSError:
+            continue
+        if not is_loopback(address):
+            found.append(address)
+    return found
 
 
 def _nobody_works(api: ConfiguredApi) -> Iterator[Finding]:

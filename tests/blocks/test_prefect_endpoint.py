@@ -10,20 +10,21 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_doctor import check_server
+from tta_dev_primitives.blocks.prefect_doctor import check_server, own_addresses
 from tta_dev_primitives.blocks.prefect_endpoint import ConfiguredApi, configured_api, server_version
 from tta_dev_primitives.blocks.prefect_server import ensure_server, server_environment, server_status
+from tta_dev_primitives.blocks.prefect_settings import is_loopback
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
 Answer = Callable[[str, str | None], tuple[int, object]]
 
 
 @pytest.fixture
-def serve() -> Iterator[Callable[[Answer], str]]:
+def serve() -> Iterator[Callable[..., str]]:
     """Starts an HTTP server that answers (path, Authorization) by a function; gives its API address."""
     started: list[ThreadingHTTPServer] = []
 
-    def start(answer: Answer) -> str:
+    def start(answer: Answer, host: str = "127.0.0.1") -> str:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 status, body = answer(self.path, self.headers.get("Authorization"))
@@ -36,7 +37,7 @@ def serve() -> Iterator[Callable[[Answer], str]]:
             def log_message(self, *args: object) -> None:
                 """Tests are quiet."""
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        server = ThreadingHTTPServer((host, 0), Handler)
         started.append(server)
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}).start()
         return f"http://127.0.0.1:{server.server_port}/api"
@@ -259,3 +260,37 @@ def test_the_doctor_accepts_a_password(
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
 
     assert [f.level for f in check_server()] == ["ok", "fail"]
+
+
+@pytest.mark.parametrize(("bound_to", "password", "levels"), [
+    ("127.0.0.1", False, ["ok"]),
+    ("0.0.0.0", False, ["ok", "fail"]),
+    ("0.0.0.0", True, ["ok"]),
+])  # fmt: skip
+def test_the_doctor_fails_on_a_local_server_that_others_reach_too(
+    bound_to: str,
+    password: bool,
+    levels: list[str],
+    alone: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    serve: Callable[..., str],
+) -> None:
+    """`prefect server start --host 0.0.0.0` is used over loopback and answers everybody; a password locks it."""
+    # Stands for an address of the network: a server that is bound to 127.0.0.1 does not answer there.
+    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_doctor.own_addresses", lambda: ["127.0.0.2"])
+    url = serve(lambda _, auth: (200, "3.9.0") if auth or not password else (401, {}), bound_to)
+    monkeypatch.setenv("PREFECT_API_URL", url)
+    if password:
+        monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
+
+    found = check_server()
+
+    assert [f.level for f in found] == levels
+    if "fail" in levels:
+        assert "also answers at 127.0.0.2:" in found[1].message
+        assert "--host 127.0.0.1" in found[1].mend
+
+
+def test_addresses_of_this_machine_are_those_that_others_reach() -> None:
+    """Loopback is none of them; a machine without a network has none."""
+    assert not [address for address in own_addresses() if is_loopback(address)]
