@@ -27,6 +27,7 @@ _WAIT_S = 30.0
 _MOST_AT_ONCE = 256
 _APPLICATION_ID = 0x54544131
 _OLDEST_SQLITE = (3, 37, 0)
+_IN_USE = b"ledger\n"
 
 
 class SqliteTx:
@@ -208,8 +209,7 @@ class Worker:
             except BaseException:
                 self._close()
                 raise
-        stat = os.stat(self.path)
-        if (stat.st_dev, stat.st_ino) != self._inode:
+        if _identity(self.path) != self._inode:
             raise LedgerError(
                 f"Ledger {self.path}: the file was replaced or deleted while in use; what was spent "
                 f"stands in the old one. Put it back and restart."
@@ -225,11 +225,15 @@ class Worker:
         queue_file = self.path.with_name(self.path.name + ".queue")
         if not queue_file.exists():
             self._look_before_touching()
+        elif queue_file.stat().st_size and not _size(self.path):
+            raise LedgerConfigError(
+                f"Ledger {self.path}: it is gone or empty, and with it what this month has cost. Put it back; "
+                f"or delete {queue_file} too, to begin with an empty one."
+            )
         make_private_file(self.path)
         make_private_file(queue_file)
         self._queue_fd = os.open(queue_file, os.O_RDWR | os.O_CLOEXEC)
-        stat = os.stat(self.path)
-        self._inode = (stat.st_dev, stat.st_ino)
+        self._inode = _identity(self.path)
         connection = sqlite3.connect(
             self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -290,6 +294,9 @@ class Worker:
                     connection.execute("ROLLBACK")
             if job_error is not None:
                 raise job_error
+            # The lock file knows from now on that a ledger stands beside it: see `_open`.
+            if not os.fstat(self._queue_fd).st_size:
+                os.write(self._queue_fd, _IN_USE)
         finally:
             fcntl.flock(self._queue_fd, fcntl.LOCK_UN)
         self._generation = generation
@@ -318,6 +325,22 @@ _MENDS = (
     ("no space", "Free some disk space; nothing was lost"),
     ("locked", "Another program keeps it locked; close that, then try again"),
 )
+
+
+def _identity(path: Path) -> tuple[int, int]:
+    """What tells a file from another of its name; zeros when there is none."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _failpoints(jobs: list[Job], moment: str) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import sqlite3
 import stat
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from tta_dev_primitives.blocks.ledger import schema, sqlite
 from tta_dev_primitives.blocks.ledger.database import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.files import file_system_of, refuse_network_file_system
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 
 NewCall = Callable[..., CallInfo]
 CENT = Decimal("0.01")
@@ -222,6 +223,31 @@ async def test_a_file_that_was_replaced_is_noticed(tmp_path: Path, new_call: New
     path.touch()
     with pytest.raises(LedgerError, match="replaced or deleted"):
         await ledger.reserve(new_call(), CENT, Decimal(1))
+    await ledger.database.aclose()
+
+
+@pytest.mark.parametrize("loss", [Path.unlink, lambda path: os.truncate(path, 0)], ids=["deleted", "emptied"])
+async def test_a_lost_ledger_does_not_begin_the_month_anew(
+    loss: Callable[[Path], None], tmp_path: Path, new_call: NewCall
+) -> None:
+    """Gone, in use or not: no paid call. Put back, it goes on; or somebody begins anew on purpose."""
+    path, kept = tmp_path / "ledger.db", tmp_path / "kept.db"
+    ledger = Ledger.open(f"sqlite:///{path}")
+    await ledger.settle(await ledger.reserve(new_call(), CENT, CENT), CENT)
+    await ledger.database.aclose()
+    shutil.copy(path, kept)
+    loss(path)
+    with pytest.raises(LedgerError, match=r"it is gone or empty.*Put it back; or delete .*ledger\.db\.queue"):
+        await ledger.reserve(new_call(), CENT, CENT)
+    shutil.copy(kept, path)
+    with pytest.raises(BudgetExceededError):
+        await ledger.reserve(new_call(), CENT, CENT)
+    path.unlink()
+    with pytest.raises(LedgerError, match="replaced or deleted"):
+        await ledger.reserve(new_call(), CENT, CENT)
+    await ledger.database.aclose()
+    path.with_name("ledger.db.queue").unlink()
+    await ledger.reserve(new_call(), CENT, CENT)
     await ledger.database.aclose()
 
 
