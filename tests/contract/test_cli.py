@@ -163,6 +163,29 @@ def test_check_fails_with_1_and_one_json_document(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("base_url", "level", "said"),
+    [
+        ("https://2130706433", "fail", "write the address 2130706433 in its plain form, 127.0.0.1"),
+        ("https://[fec0::1]", "fail", "fec0::1 is a loopback or private address"),
+        (
+            "https://proxy.example",
+            "warn",
+            "the key in GROQ_API_KEY is sent to proxy.example, not to groq's own",
+        ),
+    ],
+)
+def test_check_tells_where_a_key_may_not_go_or_goes(
+    base_url: str, level: str, said: str, tmp_path: Path
+) -> None:
+    """What a run would refuse fails; a provider's key that goes to another address is pointed out."""
+    model = "{model: m, provider: groq, api_key_env: GROQ_API_KEY, use_cases: [simple], base_url: '%s'}"
+    (tmp_path / "c.yaml").write_text(f"orchestration:\n  executors: [{model % base_url}]\n", encoding="utf-8")
+    done = tta("check", "--config", "c.yaml", "--json", folder=tmp_path)
+    found = [line for line in json.loads(done.stdout)["checks"] if said in line["message"]]
+    assert [(line["subject"], line["level"]) for line in found] == [("m", level)]
+
+
+@pytest.mark.parametrize(
     "line", ["run --json", "rnu --json", "run --jsno --json hi", "run hi -c no.yaml --json"]
 )
 def test_a_mistake_is_one_json_document_too(line: str, tmp_path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -66,11 +66,39 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
         yield CheckLine("fail", "configuration", str(error))
         return
     catalogue = load_catalogue()
-    yield from check_config(config, catalogue, today_utc())
+    findings = check_config(config, catalogue, today_utc())
+    yield from findings
+    failed = {line.subject for line in findings if line.level == "fail"}
+    yield from _addresses(config, catalogue, already=failed)
     yield from _ledger(config)
     yield from _server()
     if live:
         yield from asyncio.run(_live(config, catalogue))
+
+
+def _addresses(
+    config: OrchestrationConfig, catalogue: Catalogue, *, already: Container[str]
+) -> Iterator[CheckLine]:
+    """Addresses that a run would refuse, and keys that go elsewhere than to the provider they were made for."""
+    from tta_dev_primitives.blocks.hosts import base_of, host_of
+    from tta_dev_primitives.config.resolve import defined_targets
+
+    for target in defined_targets(config, catalogue).values():
+        if target.base_url is None or target.name in already:
+            continue
+        try:
+            base = base_of(target)
+        except ConfigError as error:
+            yield CheckLine("fail", target.name, str(error))
+            continue
+        own, usual = host_of(target.provider, None), catalogue.providers[target.provider].api_key_env
+        if own and base.host != own and target.api_key_env == usual:
+            yield CheckLine(
+                "warn",
+                target.name,
+                f"the key in {usual} is sent to {base.host}, not to {target.provider}'s own {own}",
+                "see that base_url is meant; a proxy is better given a key of its own, in a variable of its own",
+            )
 
 
 def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
