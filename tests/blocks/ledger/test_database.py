@@ -57,6 +57,22 @@ async def test_a_work_that_raises_undoes_only_itself(database: Database) -> None
     assert await database.read(total) == 3
 
 
+async def test_a_commit_is_on_disk_before_it_is_told(database: Database) -> None:
+    """No test can cut the power: this one asks the databases how they commit."""
+
+    async def settings(tx: Tx) -> list[object]:
+        if database.dialect == "sqlite":
+            asked = ("PRAGMA synchronous", "PRAGMA journal_mode", "PRAGMA busy_timeout")
+        else:
+            asked = ("SHOW synchronous_commit", "SHOW lock_timeout")
+        return [value for sql in asked for row in await tx.fetch(sql) for value in row.values()]
+
+    full = 2
+    assert await database.read(settings) == (
+        [full, "wal", 30_000] if database.dialect == "sqlite" else ["on", "30s"]
+    )
+
+
 async def test_rows_changed_are_counted(database: Database) -> None:
     """`execute` returns how many rows a statement touched; `fetch` returns what RETURNING gives."""
 
