@@ -151,9 +151,10 @@ def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
 
 
 async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval) -> None:
-    if answer.decision == "decline":
-        raise _refusal(budget, f"{answer.approved_by} declined to raise it: {answer.reason}")
     note = f"{answer.reason} (flow run {runtime.flow_run_id()})"
+    if answer.decision == "decline":
+        await runtime.ledger.decline(budget.month, who=answer.approved_by, reason=note)
+        raise _refusal(budget, f"{answer.approved_by} declined to raise it: {answer.reason}")
     await runtime.ledger.approve(budget.month, answer.amount_usd, who=answer.approved_by, reason=note)
     payload = {
         "month": budget.month,

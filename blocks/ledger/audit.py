@@ -95,6 +95,16 @@ class Audit(LedgerCore):
 
         return from_pico(await self.database.transact(work, label="approve"))
 
+    async def decline(self, month: str, *, who: str, reason: str) -> None:
+        """Note in the journal that a person was asked for more money and said no; no amount changes."""
+
+        async def work(tx: Tx) -> None:
+            await write_event(
+                tx, self.scope, checked_month(month), None, "decline", (0, 0, 0), who, reason, self._now(tx)
+            )
+
+        await self.database.transact(work, label="decline")
+
     async def reconcile(
         self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
     ) -> Decimal:

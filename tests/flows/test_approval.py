@@ -70,11 +70,17 @@ async def answer(workflow: MultiModelWorkflow, form: dict[str, Any]) -> Any:
         return await running
 
 
-async def journal_of(workflow: MultiModelWorkflow) -> list[tuple[str, str | None, str | None]]:
-    """The approvals of the month: amount, who and why."""
+async def journal_of(
+    workflow: MultiModelWorkflow, what: str = "approve"
+) -> list[tuple[str, str | None, str | None]]:
+    """The month's decisions of a kind, of the last minutes: amount, who and why."""
     ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
     entries = await ledger.journal((await ledger.balance()).month)
-    return [(f"{e.approved:f}", e.who, e.note) for e in entries if e.what == "approve"]
+    return [
+        (f"{e.approved:f}", e.who, e.note)
+        for e in entries
+        if e.what == what and abs(time.time() - e.at) < 600
+    ]
 
 
 async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
@@ -96,12 +102,14 @@ async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
 async def test_a_refusal_ends_the_run_with_a_budget_error(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
-    """Declined: the error says by whom and why; nothing paid was called, nothing approved."""
+    """Declined: error and journal say by whom and why; nothing paid was called, nothing approved."""
     sandbox = sandbox_of(REJECTED)
     workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
     with pytest.raises(BudgetExceededError, match="Ada declined to raise it: month end"):
         await answer(workflow, {**FORM, "decision": "decline"})
     assert await journal_of(workflow) == []
+    ((amount, who, why),) = await journal_of(workflow, "decline")
+    assert (amount, who, (why or "").partition(" (")[0]) == ("0", "Ada", "month end")
     assert all(call.provider != "anthropic" for call in sandbox.calls)
 
 

@@ -45,7 +45,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     calls, closed = await ledger.open_calls(wanted), await ledger.quarantines()
     held, presumed = ([c for c in calls if c.state == state] for state in ("held", "presumed"))
     journal = await ledger.journal(wanted)
-    decisions = [entry for entry in journal if entry.what in ("approve", "reconcile")]
+    decisions = [entry for entry in journal if entry.what in ("approve", "decline", "reconcile")]
     if json:
         print_json(
             {
