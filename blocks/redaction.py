@@ -22,6 +22,7 @@ MASK = "[redacted]"
 _EDGE = 12
 _SHORTEST = 8
 """Shorter values (sandbox keys such as `x`) are not searched for: they would blank out ordinary words."""
+_ESCAPE = re.compile(r"%[0-9A-F]{2}")
 _secrets: set[str] = set()
 _exact: re.Pattern[str] | None = None
 _lock = threading.Lock()
@@ -68,7 +69,9 @@ def forget_secrets() -> None:
 def _compile() -> re.Pattern[str]:
     forms: set[str] = set()
     for value in _secrets:
-        forms |= {value, quote(value, safe=""), quote_plus(value)}
+        forms.add(value)
+        for coded in (quote(value), quote(value, safe=""), quote_plus(value)):
+            forms |= {coded, _ESCAPE.sub(lambda found: found[0].lower(), coded)}
         # Base64 depends on where the key starts within the encoded text: three alignments.
         for offset in range(3):
             encoded = base64.b64encode(b"\0" * offset + value.encode()).decode().rstrip("=")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import re
 from collections.abc import Iterator
 from urllib.parse import quote
 
@@ -49,6 +50,18 @@ def test_a_registered_key_is_found_in_all_its_forms() -> None:
         assert form not in shown
         assert shown.startswith("before ")
         assert shown.endswith(" after")
+
+
+@pytest.mark.parametrize("safe", ["", "/"])
+@pytest.mark.parametrize("lower", [False, True])
+def test_a_key_is_found_however_an_address_spells_it(safe: str, lower: bool) -> None:
+    """Slashes may stay as they are, and escapes may be in small letters."""
+    key = "Zq9/xY+aa==Bb7cD8eF9gH0iJ1kL2mN3oP4"
+    register_secret(key)
+    coded = quote(key, safe=safe)
+    if lower:
+        coded = re.sub("%..", lambda found: found[0].lower(), coded)
+    assert redact(f"GET /v1/models?q={coded}&n=1") == f"GET /v1/models?q={MASK}&n=1"
 
 
 @given(
