@@ -217,7 +217,13 @@ def _fork(run: Callable[[], Coroutine[None, None, dict[str, Any]]], point: str) 
 
 
 def _kill_at_random(children: list[tuple[int, int]], args: argparse.Namespace) -> None:
+    """Kill each child within `kill_ms`: from its start, or, at odd seeds, from the first call that was acknowledged."""
     rng = random.Random(args.seed)
+    books, end = Path(args.folder), time.monotonic() + 60
+    while args.seed % 2 and time.monotonic() < end:
+        if any(file.stat().st_size for file in books.glob(f"acked-*-{args.seed}")):
+            break
+        time.sleep(0.005)
     moments = sorted((rng.uniform(0.01, args.kill_ms / 1000), pid) for pid, _ in children)
     began = time.monotonic()
     for moment, pid in moments:

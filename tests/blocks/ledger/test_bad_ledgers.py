@@ -201,13 +201,14 @@ async def test_a_lock_that_is_not_given_back_is_reported(
     tmp_path: Path, new_call: NewCall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Another process that sits on the lock: after the wait a clear error, and the call is never made later."""
-    monkeypatch.setattr(sqlite, "_WAIT_S", 0.1)
     ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
     await ledger.balance()
     other = os.open(tmp_path / "ledger.db.queue", os.O_RDONLY)
     fcntl.flock(other, fcntl.LOCK_EX)
+    monkeypatch.setattr(sqlite, "_WAIT_S", 0.1)
     with pytest.raises(LedgerError, match="another process holds its lock"):
         await ledger.reserve(new_call(), CENT, Decimal(1))
+    monkeypatch.undo()
     os.close(other)
     hold = await ledger.reserve(new_call(), CENT, Decimal(1))
     assert (await ledger.balance()).held == hold.bound
