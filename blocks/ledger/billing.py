@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 
@@ -89,15 +90,23 @@ def list_value_of(target: Target, request: ChatRequest, usage: Usage) -> Decimal
 
 def other_model(target: Target, returned: str | None) -> str | None:
     """`returned` when it is another model than was asked for; a dated, prefixed or older spelling is not."""
-    if not returned:
-        return None
-    asked, answered = (name.rpartition("/")[2].lower() for name in (target.api_model, returned))
-    asked, answered = asked.partition(":")[0], answered.partition(":")[0]
-    if asked.startswith(answered) or answered.startswith(asked):
+    if not returned or _words(target.api_model) == _words(returned):
         return None
     catalogue = load_catalogue()
     entry = catalogue.find(target.api_model, target.provider)
     return None if entry is not None and catalogue.find(returned, target.provider) is entry else returned
+
+
+def _words(model: str) -> list[str]:
+    """What tells a model from others in its name, in any order and without dates (OpenRouter: `claude-4.5-sonnet`)."""
+    name = model.rpartition("/")[2].partition(":")[0].lower()
+    return sorted(word for word in re.split(r"[-._@]", name) if not _NO_DIFFERENCE.fullmatch(word))
+
+
+_NO_DIFFERENCE = re.compile(
+    r"[0-9]{6,8}|2[0-9][01][0-9]|20[2-9][0-9]|[01][0-9]{1,3}|2[0-9]|3[01]|latest|preview|"
+)
+"""Dates in all their spellings, revision numbers (`001`), nothing between two separators."""
 
 
 def _cost_at(target: Target, model: str, usage: Usage) -> Decimal:

@@ -9,6 +9,7 @@ from decimal import Decimal
 
 import pytest
 
+from tta_dev_primitives.blocks.ledger.billing import other_model
 from tta_dev_primitives.blocks.ledger.bound import bound_usd
 from tta_dev_primitives.blocks.ledger.call import GuardedReply, content_key, guarded_send, stored_reply
 from tta_dev_primitives.blocks.ledger.database import database_for
@@ -268,6 +269,30 @@ async def test_another_model_in_the_reply_is_flagged(ledger: Ledger) -> None:
         request=replace(REQUEST, system="s"),
     )
     assert (dated.flag, other.flag) == (None, "model_differs")
+
+
+@pytest.mark.parametrize(
+    ("asked", "returned", "same"),
+    [
+        ("anthropic/claude-sonnet-4.5", "anthropic/claude-4.5-sonnet-20250929", True),
+        ("claude-3-5-haiku-latest", "claude-3-5-haiku-20241022", True),
+        ("gpt-4o", "gpt-4o-2024-08-06", True),
+        ("gemini-2.0-flash", "models/gemini-2.0-flash-001", True),
+        ("gemini-2.5-pro-preview-03-25", "gemini-2.5-pro", True),
+        ("deepseek/deepseek-r1:free", "deepseek/deepseek-r1", True),
+        ("qwen3", "qwen3:latest", True),
+        ("gemini-2.5-pro", "gemini-3.8-flash", False),
+        ("gemini-2.5-flash", "gemini-2.5-flash-lite", False),
+        ("gpt-5", "gpt-5-mini", False),
+        ("claude-sonnet-4-6", "claude-opus-4-6", False),
+        ("llama-3.1-8b-instant", "llama-3.1-70b-instant", False),
+    ],
+)
+def test_what_is_another_model(asked: str, returned: str, same: bool) -> None:
+    """Order, dates and revisions make no difference; a size, a tier or a version does."""
+    assert other_model(replace(PAID, provider="openrouter", api_model=asked), returned) == (
+        None if same else returned
+    )
 
 
 @pytest.mark.parametrize(
