@@ -42,6 +42,8 @@ register_schema(
 
 GONE_S = 86_400.0
 PULLED_S = 600.0
+_MENDABLE = frozenset({"privacy_restricted", "constraint_filtered"})
+"""OpenRouter: not served under the account's data policy, or not with what one request asked for."""
 AUTH_S = 900.0
 NO_MONEY_S = 3600.0
 SPEND_LIMIT_S = 86_400.0
@@ -139,7 +141,7 @@ class Availability:
         if error.error_class is ErrorClass.AUTH:
             scope, until, what = _key_scope(target, key_id), now + AUTH_S, _refused(target)
         elif error.error_class is ErrorClass.MODEL_GONE:
-            scope, until, what = _model_scope(target, key_id), now + GONE_S, _gone(target)
+            scope, until, what = _model_scope(target, key_id), now + _gone_s(target, error), _gone(target)
         else:
             return
         self._told[scope] = (now + _FRESH_S, Blocked(until, what, error.error_class))
@@ -240,6 +242,12 @@ def _refused(target: Target) -> str:
     return f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
 
 
+def _gone_s(target: Target, error: ProviderError) -> float:
+    """How long a model that is gone is not asked: a day, or less where the user can bring it back at once."""
+    mendable = target.provider == "openai-compatible" or error.code in _MENDABLE
+    return PULLED_S if mendable else GONE_S
+
+
 def _gone(target: Target) -> str:
     return f"{target.provider} no longer serves {target.api_model}"
 
@@ -256,8 +264,7 @@ def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Ve
     scope = wide.get(error.scope, model)
     match error.error_class:
         case ErrorClass.MODEL_GONE:
-            rest = PULLED_S if target.provider == "openai-compatible" else GONE_S
-            return _Verdict(model, now + rest, _gone(target))
+            return _Verdict(model, now + _gone_s(target, error), _gone(target))
         case ErrorClass.QUOTA if error.status == 402 or period_of(error) == "month":
             longest = NO_MONEY_S if error.status == 402 else SPEND_LIMIT_S
             back = error.reset_at if error.reset_at is not None and error.reset_at > now else math.inf

@@ -56,6 +56,11 @@ _AVAILABILITY: Mapping[str, tuple[ErrorClass, LedgerAction]] = {
     "temporarily_unavailable": (ErrorClass.OVERLOADED, _REL),
 }
 _NO_SUCH_MODEL = re.compile(r"not a valid model|no endpoints found|no allowed providers", re.IGNORECASE)
+# What `availability` says in a word, older replies say in a sentence.
+_FILTERED = (
+    ("privacy_restricted", re.compile(r"data policy|privacy settings", re.IGNORECASE)),
+    ("constraint_filtered", re.compile(r"requested (parameters|provider)|support tool use", re.IGNORECASE)),
+)
 _MODERATED = re.compile(r"moderation|flagged|guardrail|content policy", re.IGNORECASE)
 _KEY_CAP = re.compile(r"key limit exceeded", re.IGNORECASE)
 _FREE_DAY = re.compile(r"free-models-per-day|openrouter_free_tier_daily", re.IGNORECASE)
@@ -84,7 +89,8 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
     if status in (400, 403, 404, 413, 422) and error_type in _TYPES:
         return Fault(_TYPES[error_type], _REL, body.message, error_type)
     if status in (400, 404) and _NO_SUCH_MODEL.search(said):
-        return Fault(ErrorClass.MODEL_GONE, _REL, body.message, body.code)
+        filtered = next((code for code, words in _FILTERED if words.search(said)), body.code)
+        return Fault(ErrorClass.MODEL_GONE, _REL, body.message, filtered)
     if status == 403 and (metadata.get("reasons") or _MODERATED.search(said)):
         return Fault(ErrorClass.CONTENT, _REL, body.message, error_type or "moderation")
     if status == 403 and _KEY_CAP.search(said):

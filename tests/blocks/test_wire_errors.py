@@ -513,6 +513,13 @@ OPENROUTER = [
         "no endpoints", R, 404, router(404, "No endpoints found for deepseek/deepseek-r1:free."), E.MODEL_GONE
     ),
     Row(
+        "filtered in words",
+        R,
+        404,
+        router(404, "No endpoints found that can handle the requested parameters."),
+        E.MODEL_GONE,
+    ),
+    Row(
         "free variant ended",
         R,
         404,
@@ -731,6 +738,21 @@ def test_there_are_at_least_sixty_rows() -> None:
     """The decision tables are covered widely, each provider by itself."""
     assert len(ROWS) >= 60
     assert all(len(part) >= 15 for part in (ANTHROPIC, GOOGLE, GROQ, OPENROUTER, COMPATIBLE))
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ("No endpoints found matching your data policy (Free model publication).", "privacy_restricted"),
+        ("No endpoints found that can handle the requested parameters.", "constraint_filtered"),
+        ("No endpoints found for x/y.", "404"),
+    ],
+)
+def test_what_older_replies_of_openrouter_say_in_words_has_its_code(said: str, code: str) -> None:
+    """The user can mend a data policy, another request asks for less: that is not gone for a day."""
+    with pytest.raises(ProviderError) as caught:
+        wire_format(R).parse(target(R), 404, {}, json.dumps(router(404, said)).encode(), now=NOW)
+    assert (caught.value.error_class, caught.value.code) == (E.MODEL_GONE, code)
 
 
 def test_a_wait_on_a_good_reply_is_ignored() -> None:

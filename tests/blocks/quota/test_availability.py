@@ -63,6 +63,7 @@ async def database(tmp_path: Path) -> Any:
         (error(ErrorClass.QUOTA, "insufficient credit", status=402, scope="provider"), {"m", "n", "p"}, 3600),
         (error(ErrorClass.QUOTA, code="enforced_spend_limit_reached"), {"m", "n", "p"}, 86_400),
         (error(ErrorClass.MODEL_GONE, status=404), {"m"}, 86_400),
+        (error(ErrorClass.MODEL_GONE, status=404, code="privacy_restricted"), {"m"}, 600),
         (error(ErrorClass.AUTH, status=401), {"m", "n", "p"}, 900),
         (error(ErrorClass.OVERLOADED, status=503, reset_at=NOON + 300), {"m"}, 300),
         (error(ErrorClass.TRANSIENT, status=500), set(), 0),
