@@ -99,7 +99,7 @@ def _run(arguments: list[str]) -> int:
     except UnknownCommandError:
         return _tell("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
     except UnusedCliTokensError as error:
-        words = " ".join(error.unused_tokens)
+        words = " ".join(error.unused_tokens or ())
         message = f"too many words, from {words[:80]!r} on. Put a text of several words in quotes."
         return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
