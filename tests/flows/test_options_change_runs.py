@@ -5,12 +5,18 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from decimal import Decimal
+from pathlib import Path
 from uuid import UUID
 
 import pytest
+from prefect import task
 from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows import execute, resident
+from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.storage import ResultFolder
+from tta_dev_primitives.flows.work import Lane
 from tta_dev_primitives.orchestration import (
     AllModelsFailedError,
     BudgetExceededError,
@@ -312,6 +318,33 @@ def test_the_same_task_is_not_paid_twice(sandbox_of: StartSandbox, make_workflow
     assert again.cost_usd == 0
     assert [a.reused for a in again.attempts] == [True]
     assert len(sandbox.calls) == calls
+
+
+def test_edited_code_and_a_machine_without_results_pay_for_nothing_twice(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Prefect forgets a result with the task's source, and keeps it on one machine; the answer store does neither."""
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox, enabled=False)
+    first = workflow.run(OPEN, use_case="moderate")
+    sent = len(sandbox.calls)
+    original = execute.execute
+
+    async def edited(runtime: Runtime, lane: Lane) -> dict[str, str]:
+        served = await original.fn(runtime, lane)
+        return dict(served)
+
+    renewed = task(name="execute", retry_condition_fn=original.retry_condition_fn, persist_result=False)(
+        edited
+    )
+    monkeypatch.setattr(execute, "execute", renewed)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.setattr(resident._orchestrate, "result_storage", ResultFolder(basepath=str(elsewhere)))
+    again = workflow.run(OPEN, use_case="moderate")
+    assert list(elsewhere.iterdir())
+    assert (again.content, again.cost_usd, [a.reused for a in again.attempts]) == (first.content, 0, [True])
+    assert len(sandbox.calls) == sent
 
 
 @pytest.mark.parametrize(
