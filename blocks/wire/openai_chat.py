@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -78,6 +78,8 @@ class Profile:
     """Adds the provider's own request fields."""
     special: Special = _never
     """Judges an error by the provider's own codes; None leaves it to the status."""
+    reports_cost: bool = False
+    """Its `usage.cost` is what it charged, in USD; of any other server nobody knows what such a figure means."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,14 +160,14 @@ class OpenAIChat:
                 raise faults.error_of(target, fault, status=200, headers=low) from None
             error_at = chunk if name == "error" or obj(chunk).get("error") else at(chunk, "x_groq")
             if name == "error" or obj(error_at).get("error"):
-                raise self._failure(target, 200, low, error_at, now, usage=_usage_or_none(chunk))
+                raise self._failure(target, 200, low, error_at, now, usage=self._usage_or_none(chunk))
             usage = at(chunk, "usage") or at(chunk, "x_groq", "usage")
             whole |= {k: v for k, v in obj(chunk).items() if v is not None} | (
                 {"usage": usage} if usage else {}
             )
             for choice in filter(_is_first, map(obj, seq(at(chunk, "choices")))):
                 if choice.get("error"):
-                    raise self._failure(target, 200, low, choice, now, usage=_usage_or_none(chunk))
+                    raise self._failure(target, 200, low, choice, now, usage=self._usage_or_none(chunk))
                 content += _content(at(choice, "delta", "content"))
                 refusal += text_of(at(choice, "delta", "refusal"))
                 finish = text_of(choice.get("finish_reason")) or finish
@@ -194,7 +196,7 @@ class OpenAIChat:
     def _reply(
         self, target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float
     ) -> ChatReply:
-        usage = _usage(at(payload, "usage") or at(payload, "x_groq", "usage"))
+        usage = self._usage(at(payload, "usage") or at(payload, "x_groq", "usage"))
         choices = [*map(obj, seq(at(payload, "choices")))]
         choice = next(filter(_is_first, choices), choices[0] if choices else {})
         raw = text_of(choice.get("finish_reason")) or None
@@ -220,6 +222,14 @@ class OpenAIChat:
             reply_id=flat(at(payload, "id"), limit=120) or None,
             headers=rate_headers(headers),
         )
+
+    def _usage(self, node: Any) -> Usage:
+        usage = _usage(node)
+        return replace(usage, reported_cost_usd=_reported_cost(node)) if self.profile.reports_cost else usage
+
+    def _usage_or_none(self, chunk: Any) -> Usage | None:
+        node = at(chunk, "usage") or at(chunk, "x_groq", "usage")
+        return self._usage(node) if node else None
 
     def _failure(
         self,
@@ -287,7 +297,6 @@ def _usage(node: Any) -> Usage:
         cache_write_tokens=n_write,
         output_tokens=max(count_of(out) or 0, (count_of(total) or 0) - n_in),
         thinking_tokens=count_of(thinking) or 0,
-        reported_cost_usd=_reported_cost(node),
         flag=flag or ("usage_invalid" if fresh < 0 else None),
     )
 
@@ -301,11 +310,6 @@ def _reported_cost(node: Any) -> Decimal | None:
     if upstream is not None and at(node, "is_byok") is True:
         return cost + upstream
     return cost
-
-
-def _usage_or_none(chunk: Any) -> Usage | None:
-    node = at(chunk, "usage") or at(chunk, "x_groq", "usage")
-    return _usage(node) if node else None
 
 
 def _request_id(headers: Mapping[str, str], payload: Any) -> str | None:

@@ -154,5 +154,5 @@ def _reset(text: str, now: float) -> float | None:
     return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None
 
 
-OPENROUTER = OpenAIChat(Profile(extras=_extras, special=_special))
+OPENROUTER = OpenAIChat(Profile(extras=_extras, special=_special, reports_cost=True))
 """The base address ends in `/api/v1`, as the official SDK takes it."""

@@ -191,6 +191,15 @@ def test_openrouters_own_figure_beats_the_table() -> None:
     assert bill.charge == Decimal("0.00183")
 
 
+def test_a_figure_called_cost_counts_from_openrouter_only() -> None:
+    """A gateway of one's own may report 0, or credits: the price of the configuration holds there."""
+    reply = raw_reply("openai-compatible", 550, 0, 0, 12, 0)
+    reply["usage"]["cost"] = 0
+    usage = usage_read("openai-compatible", reply)
+    bill = bill_of(model("openai-compatible", "sonnet"), ask(), usage, Decimal(1))
+    assert bill.charge == Decimal("0.00183")
+
+
 def test_a_free_key_costs_nothing_and_saves_the_list_price() -> None:
     """Free is a property of the key's plan: 1,000 x 0.59 + 100 x 0.79 a million = 0.000669 USD saved."""
     free = replace(model("groq", "no cache price"), billing="free")
