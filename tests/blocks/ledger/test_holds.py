@@ -223,6 +223,28 @@ async def test_alerts_are_raised_once_a_line_and_month(ledger: Ledger, new_call:
     assert await ledger.claim_alerts() == []
 
 
+async def test_many_processes_raise_an_alert_once_together(
+    database: Database, clock: Clock, new_call: NewCall
+) -> None:
+    """Each has crossed both lines by its own knowledge; the outbox knows better, also after an alert was sent."""
+    ledgers = [Ledger(database, clock=clock) for _ in range(8)]
+    first = await ledgers[0].reserve(new_call(), usd("0.85"), LIMIT)
+    await ledgers[0].settle(first, usd("0.85"))
+    sent: list[int] = []
+
+    async def go_on(ledger: Ledger) -> None:
+        await ledger.settle(await ledger.reserve(new_call(), usd("0.01"), LIMIT), usd("0.01"))
+        with pytest.raises(BudgetExceededError):
+            await ledger.reserve(new_call(), usd("0.50"), LIMIT)
+        for alert in await ledger.claim_alerts():
+            sent.append(alert.threshold_bp)
+            await ledger.alert_sent(alert)
+
+    await asyncio.gather(*map(go_on, ledgers))
+    await asyncio.gather(*(go_on(Ledger(database, clock=clock)) for _ in range(4)))
+    assert sorted(sent) == [8000, 10_000]
+
+
 async def test_a_threshold_of_zero_alerts_at_the_first_spending(
     database: Database, clock: Clock, new_call: NewCall
 ) -> None:
