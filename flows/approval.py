@@ -25,6 +25,7 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Paused
 from pydantic import Field, WithJsonSchema, create_model
 
+from tta_dev_primitives.blocks.ledger.records import Question
 from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.flows import events
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
@@ -123,13 +124,17 @@ async def _answer(
     # The same question has the same key: a run that starts again finds the answer it was given.
     key = f"tta-budget-{budget.month}-{budget.limit or 0:f}".replace(".", "-")
     timeout = runtime.config.cost_tracking.approval_timeout_s
-    _tell(run, budget, needed)
+    if key not in (run.empirical_policy.pause_keys or ()):
+        # Else the run has started again, with the answer.
+        await _tell(runtime, run, budget, needed)
     if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
         return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
     try:
         answer = await apause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=_POLL_S, key=key)
     except FlowPauseTimeout:
-        raise _refusal(budget, f"nobody approved more within {timeout} s") from None
+        why = f"nobody approved more within {timeout} s"
+        await _note(runtime, budget, "unanswered", why)
+        raise _refusal(budget, why) from None
     if answer is None:
         # Prefect does not return the input of a pause that was answered before: read it as it does.
         keyset = keyset_from_paused_state(Paused(pause_key=key))
@@ -151,7 +156,7 @@ def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
 
 
 async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval) -> None:
-    note = f"{answer.reason} (flow run {runtime.flow_run_id()})"
+    note = _with_run(runtime, answer.reason)
     if answer.decision == "decline":
         await runtime.ledger.decline(budget.month, who=answer.approved_by, reason=note)
         raise _refusal(budget, f"{answer.approved_by} declined to raise it: {answer.reason}")
@@ -163,6 +168,14 @@ async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval)
         "reason": answer.reason,
     }
     events.emit("tta.budget.approved", payload, resource=f"tta.budget.{budget.month}")
+
+
+async def _note(runtime: Runtime, budget: BudgetState, what: Question, reason: str) -> None:
+    await runtime.ledger.note_question(budget.month, what, reason=_with_run(runtime, reason))
+
+
+def _with_run(runtime: Runtime, reason: str) -> str:
+    return f"{reason} (flow run {runtime.flow_run_id()})"
 
 
 def _refusal(budget: BudgetState, why: str) -> BudgetExceededError:
@@ -190,7 +203,9 @@ def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> st
     )
 
 
-def _tell(run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
+async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
+    """Put the question: into the journal, as an event, into the log."""
+    await _note(runtime, budget, "ask", f"needs up to {needed:f} USD" if needed else "needs a paid call")
     payload = {
         "month": budget.month,
         "spent_usd": f"{budget.spent:f}",

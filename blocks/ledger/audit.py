@@ -16,6 +16,7 @@ from tta_dev_primitives.blocks.ledger.records import (
     MonthBalance,
     OpenCall,
     Quarantine,
+    Question,
     ReportRow,
 )
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
@@ -104,6 +105,15 @@ class Audit(LedgerCore):
             )
 
         await self.database.transact(work, label="decline")
+
+    async def note_question(self, month: str, what: Question, *, reason: str) -> None:
+        """Note in the journal that a person is asked for more money, or that nobody answered; no amount changes."""
+
+        async def work(tx: Tx) -> None:
+            wanted = checked_month(month)
+            await write_event(tx, self.scope, wanted, None, what, (0, 0, 0), None, reason, self._now(tx))
+
+        await self.database.transact(work, label="ask")
 
     async def reconcile(
         self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""

@@ -224,6 +224,10 @@ class StoredAnswer:
     body: bytes
 
 
+Question = Literal["ask", "unanswered"]
+"""What the journal keeps of a question to a person, besides the answer."""
+
+
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """One line of the append-only journal; amounts in USD, signed."""

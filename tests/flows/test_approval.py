@@ -29,6 +29,7 @@ StartSandbox = Callable[..., Sandbox]
 TASK = "Describe how a kettle works."
 NO_MONEY = {"budget_limit_usd": 0.0, "on_exhausted": "ask"}
 FORM = {"amount_usd": 2.5, "reason": "month end", "approved_by": "Ada"}
+ASKED = ("ask", "0", None, "needs a paid call")
 # The free judge rejects what the free model wrote, so that a paid answer is needed.
 REJECTED = 'rules: [{match: {prompt: verdict}, reply: {json: {score: 0.1, reason: "wrong"}}}]'
 
@@ -70,17 +71,14 @@ async def answer(workflow: MultiModelWorkflow, form: dict[str, Any]) -> Any:
         return await running
 
 
-async def journal_of(
-    workflow: MultiModelWorkflow, what: str = "approve"
-) -> list[tuple[str, str | None, str | None]]:
-    """The month's decisions of a kind, of the last minutes: amount, who and why."""
+async def journal_of(workflow: MultiModelWorkflow) -> list[tuple[str, str, str | None, str]]:
+    """What was asked and decided in the month: what, amount, who and why; the run that each note names is cut off."""
     ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
     entries = await ledger.journal((await ledger.balance()).month)
-    return [
-        (f"{e.approved:f}", e.who, e.note)
-        for e in entries
-        if e.what == what and abs(time.time() - e.at) < 600
-    ]
+    decided = [e for e in entries if e.what in ("ask", "approve", "decline", "unanswered")]
+    assert await ledger.verify() == []
+    assert all(abs(time.time() - e.at) < 600 for e in decided)
+    return [(e.what, f"{e.approved:f}", e.who, (e.note or "").rpartition(" (flow run ")[0]) for e in decided]
 
 
 async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
@@ -92,9 +90,7 @@ async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
     result = await answer(workflow, FORM)
     assert result.accepted
     assert result.model == CLAUDE
-    ((amount, who, why),) = await journal_of(workflow)
-    assert (amount, who) == ("2.5", "Ada")
-    assert why == f"month end (flow run {result.flow_run_id})"
+    assert await journal_of(workflow) == [ASKED, ("approve", "2.5", "Ada", "month end")]
     assert sandbox.calls[-1].prompt == "solve"
     assert no_request_twice(sandbox)
 
@@ -107,17 +103,16 @@ async def test_a_refusal_ends_the_run_with_a_budget_error(
     workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
     with pytest.raises(BudgetExceededError, match="Ada declined to raise it: month end"):
         await answer(workflow, {**FORM, "decision": "decline"})
-    assert await journal_of(workflow) == []
-    ((amount, who, why),) = await journal_of(workflow, "decline")
-    assert (amount, who, (why or "").partition(" (")[0]) == ("0", "Ada", "month end")
+    assert await journal_of(workflow) == [ASKED, ("decline", "0", "Ada", "month end")]
     assert all(call.provider != "anthropic" for call in sandbox.calls)
 
 
 async def test_nobody_answering_is_a_refusal(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
-    """After `approval_timeout_s` the run fails with a budget error."""
+    """After `approval_timeout_s` the run fails with a budget error, and the journal says that nobody answered."""
     workflow = make_workflow(sandbox_of(REJECTED), cost_tracking={**NO_MONEY, "approval_timeout_s": 1})
     with pytest.raises(BudgetExceededError, match="nobody approved more within 1 s"):
         await workflow.execute(TASK, use_case="moderate")
+    assert await journal_of(workflow) == [ASKED, ("unanswered", "0", None, "nobody approved more within 1 s")]
 
 
 async def test_nobody_is_asked_for_what_free_models_can_do(
@@ -200,8 +195,8 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
     assert state.type == StateType.COMPLETED
     assert [call.provider for call in sandbox.calls[asked:]] == ["anthropic"]
     assert no_request_twice(sandbox)
-    ((amount, who, _),) = await journal_of(workflow)
-    assert (amount, who) == ("2.5", "Ada")
+    # Asked once, though the run started twice.
+    assert await journal_of(workflow) == [ASKED, ("approve", "2.5", "Ada", "month end")]
 
 
 async def _deployment(client: PrefectClient) -> UUID:

@@ -23,6 +23,7 @@ __all__ = ["reconcile", "resolve", "show", "verify"]
 Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
 Json = Annotated[bool, Parameter(negative="")]
 _MOST_SHOWN = 20
+_DECISIONS = ("ask", "approve", "decline", "unanswered", "reconcile")
 
 
 def show(*, month: str | None = None, config: Config = None, json: Json = False) -> int:
@@ -45,7 +46,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     calls, closed = await ledger.open_calls(wanted), await ledger.quarantines()
     held, presumed = ([c for c in calls if c.state == state] for state in ("held", "presumed"))
     journal = await ledger.journal(wanted)
-    decisions = [entry for entry in journal if entry.what in ("approve", "decline", "reconcile")]
+    decisions = [entry for entry in journal if entry.what in _DECISIONS]
     if json:
         print_json(
             {
@@ -83,8 +84,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     if presumed:
         out.print("compare presumed calls with the bill: `tta ledger reconcile ID AMOUNT --evidence TEXT`")
     for entry in decisions:
-        who = entry.who or "somebody"
-        out.print(f"{_moment(entry.at)}: {who}: {entry.what} {_amount_of(entry):+f} USD: {entry.note}")
+        out.print(f"{_moment(entry.at)}: {_said(entry)}: {entry.note}")
     for one in closed:
         out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve '{one.key}' --reason TEXT`)")
     return 0
@@ -104,6 +104,16 @@ def _line_of(call: OpenCall) -> str:
 
 def _moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+
+
+def _said(entry: JournalEntry) -> str:
+    match entry.what:
+        case "ask":
+            return "a person is asked for more"
+        case "unanswered":
+            return "nobody answered"
+        case _:
+            return f"{entry.who or 'somebody'}: {entry.what} {_amount_of(entry):+f} USD"
 
 
 def _amount_of(entry: JournalEntry) -> Decimal:
