@@ -35,6 +35,7 @@ def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
 @task(name="plan", task_run_name="plan", persist_result=False)
 async def plan_job(runtime: Runtime, asked: Item) -> JobPlan | None:
     """Ask the orchestrator once; None when it gives no usable plan. The attempts stay with `asked`."""
+    await runtime.choose_orchestrator()
     made = await ask_planner(runtime, asked)
     if made is None:
         return None

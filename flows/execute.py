@@ -7,6 +7,7 @@ task run share is in the `Lane` that they all receive: attempts of one task run 
 from __future__ import annotations
 
 import hashlib
+from functools import lru_cache
 from typing import Any
 
 from prefect import task
@@ -44,8 +45,13 @@ async def _another_model_is_left(task: Task[Any, Any], task_run: TaskRun, state:
 
 
 @task(name="execute", retry_condition_fn=_another_model_is_left, persist_result=False)
-async def execute(runtime: Runtime, lane: Lane) -> dict[str, str]:
+async def execute(runtime: Runtime, lane: Lane, key: str | None = None) -> dict[str, str]:
     """Bring an answer for each item of the lane; attempt n asks each open item's n-th model.
+
+    Args:
+        runtime: Clients, ledger, quotas and keys of this process.
+        lane: The items and their models.
+        key: Under which the result is persisted.
 
     Returns:
         Item id -> the model that answered, for the items that this task run answered.
@@ -58,6 +64,15 @@ async def execute(runtime: Runtime, lane: Lane) -> dict[str, str]:
     return served
 
 
+@lru_cache(maxsize=128)
+def _lane_task(first_model: str, retries: int, persisted: bool) -> Any:
+    """The execute task for such lanes, made once: Prefect reads the task's source each time (1 ms)."""
+    kept: dict[str, Any] = {}
+    if persisted:
+        kept = {"persist_result": True, "result_storage_key": "{parameters[key]}"}
+    return execute.with_options(retries=retries, task_run_name=f"execute[{first_model}]", **kept)
+
+
 async def run_lane(runtime: Runtime, lane: Lane) -> None:
     """Run the execute task over the lane, named after its first model, with a retry for each further model.
 
@@ -66,11 +81,8 @@ async def run_lane(runtime: Runtime, lane: Lane) -> None:
     """
     if not lane.length:
         return
-    kept: dict[str, Any] = {}
-    if (key := _content_key(runtime, lane)) is not None:
-        kept = {"persist_result": True, "result_storage_key": key}
-    name = f"execute[{lane.first_model}]"
-    await execute.with_options(retries=lane.length - 1, task_run_name=name, **kept)(runtime, lane)
+    key = _content_key(runtime, lane)
+    await _lane_task(lane.first_model, lane.length - 1, key is not None)(runtime, lane, key)
     if any(lane.following(item) is not None for item in lane.open):
         # Cached: the task's body did not run.
         await _from_the_store(runtime, lane)

@@ -122,8 +122,10 @@ def known_use_case(runtime: Runtime, task: str, use_case: str | None) -> str | N
 
 
 async def ask_planner(runtime: Runtime, item: Item) -> Plan | None:
-    """The orchestrator's plan; None, with a warning, when it cannot give a usable one."""
-    await runtime.choose_orchestrator()
+    """The orchestrator's plan; None, with a warning, when it cannot give a usable one.
+
+    Whoever asks has let the runtime choose the orchestrator.
+    """
     use_cases = configured_use_cases(runtime.config)
     complaint = ""
     for _ in range(2):

@@ -129,16 +129,19 @@ async def _ask(
 async def _end(
     runtime: Runtime, items: Sequence[Item], budget: BudgetState, done: Done | None
 ) -> BudgetState:
-    """Teach the risk ledger what the ended items showed, make their results, record them, and tell of each."""
+    """Make the results of ended items, teach the risk ledger what they showed, record them, and tell of each."""
     if not items:
         return budget
-    await _teach(runtime, items)
     budget = await budget_state(runtime)
     view = budget.view()
     for item in items:
         _finish(runtime, item, view)
+    writes = [_teach(runtime, items)]
     if done is not None:
-        await keep_records(runtime, items, budget.month)
+        writes.append(keep_records(runtime, items, budget.month))
+    # Side by side they share one commit.
+    await together(writes)
+    if done is not None:
         for item in items:
             done(item)
     return budget

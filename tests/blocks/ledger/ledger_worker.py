@@ -228,7 +228,16 @@ def _kill_at_random(children: list[tuple[int, int]], args: argparse.Namespace) -
     began = time.monotonic()
     for moment, pid in moments:
         time.sleep(max(0.0, began + moment - time.monotonic()))
+        if pid == moments[-1][1]:
+            _until_something_is_settled(Path(args.folder))
         os.kill(pid, signal.SIGKILL)
+
+
+def _until_something_is_settled(folder: Path) -> None:
+    """On a busy machine half a second may not be enough for a start."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end and not any(path.stat().st_size for path in folder.glob("acked-*")):
+        time.sleep(0.01)
 
 
 def _end(pid: int, read: int) -> dict[str, object]:
