@@ -228,8 +228,8 @@ def page(figures: Mapping[str, Any]) -> str:
         "overhead is the wall time less the provider's latency. `httpx` is the floor: the same calls by hand. Naive "
         "Prefect is a flow of one task (W1, W2) or three (W3) and an artifact, on `prefect server start` as it comes; "
         "*tuned* is the same script on our server. `tta` does more than all others: three artifacts, budget checks, "
-        "every call held and settled in a durable ledger, answers and evidence kept; its artifacts are written "
-        f"behind the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
+        "every call held and settled in a durable ledger, answers and evidence kept; the run's end and its artifacts "
+        f"are written behind the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
         "",
     ]
     for workload, title in TITLES.items():
@@ -237,9 +237,9 @@ def page(figures: Mapping[str, Any]) -> str:
     parts += [
         "Server CPU is that of the contender's own Prefect server, less what it uses when idle.",
         "",
-        "An orchestration of a process that stays up sends Prefect two requests on its way: create the run, running "
-        "and under its name, and set its end; once in five seconds also whether its tag has a concurrency limit. "
-        "Task runs and events travel over one websocket, three artifacts follow the answer.",
+        "An orchestration of a process that stays up sends Prefect one request on its way: create the run, running and "
+        "under its name; once in five seconds also whether its tag has a concurrency limit. Task runs and events travel "
+        "over one websocket; the run's end and three artifacts follow the answer.",
         "",
         "## Bulk (W4)",
         "",
