@@ -76,7 +76,7 @@ def texts(director: Director, *asks: Ask) -> list[str]:
         ("rules: [{reply: {status: 99}}]", "rules[0].reply.status", "greater than or equal to 200"),
         ("rules: [{reply: {headers: {x: 'ü'}}}]", "rules[0].reply", "ASCII"),
         ("rules: [{reply: {usage: {output: 1, thinking: 2}}}]", "rules[0].reply.usage", "part of output"),
-        ("rules:\n- match: {model: a}\n  match: {model: b}", "rules[0].match", "twice"),
+        ("rules:\n- match: {model: a}\n  match: {model: b}", "rules[0].match", "duplicate key"),
         ("rules: &a []\nquotas: *a", "", "anchors"),
         ("- a", "", "expected keys such as rules:"),
         ("version: 2", "version", "1"),
