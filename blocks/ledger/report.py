@@ -31,6 +31,10 @@ class Line:
     charged: Decimal
     saved: Decimal
     """List price of what free models did."""
+    held: Decimal
+    """Set aside for calls in flight."""
+    presumed: Decimal
+    """The part of `charged` that nobody knows for certain."""
 
     def to_json(self) -> dict[str, Any]:
         """The line as JSON values; money is a string."""
@@ -42,6 +46,8 @@ class Line:
             "output_tokens": self.output_tokens,
             "charged_usd": f"{self.charged:f}",
             "saved_usd": f"{self.saved:f}",
+            "held_usd": f"{self.held:f}",
+            "presumed_usd": f"{self.presumed:f}",
         }
 
 
@@ -154,6 +160,8 @@ def _line(name: str, rows: Sequence[ReportRow]) -> Line:
         sum(row.output_tokens for row in rows),
         sum((row.charged for row in rows), Decimal(0)),
         sum((row.list_value for row in rows if row.billing == "free"), Decimal(0)),
+        sum((row.held for row in rows), Decimal(0)),
+        sum((row.charged for row in rows if row.state == "presumed"), Decimal(0)),
     )
 
 

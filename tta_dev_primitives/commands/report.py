@@ -125,6 +125,8 @@ def _show(found: SpendReport) -> None:
 
 
 def _lines(title: str, group: tuple[Line, ...]) -> RenderableType:
+    # Most months have nothing in flight and nothing unknown: those columns are shown when they say something.
+    unsure = any(line.held or line.presumed for line in group)
     rows = [
         [
             line.name,
@@ -133,9 +135,11 @@ def _lines(title: str, group: tuple[Line, ...]) -> RenderableType:
             f"{line.input_tokens:,}",
             f"{line.output_tokens:,}",
             shown_usd(line.charged),
+            *([shown_usd(line.presumed), shown_usd(line.held)] if unsure else []),
             shown_usd(line.saved),
         ]
         for line in group
     ]
-    columns = ["", "calls", "failed", "in", "out", "cost", "free, at list price"]
+    more = ["presumed", "held"] if unsure else []
+    columns = ["", "calls", "failed", "in", "out", "cost", *more, "free, at list price"]
     return table(title, columns, rows, right=columns[1:])

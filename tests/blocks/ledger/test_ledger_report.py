@@ -50,10 +50,16 @@ async def test_a_month_adds_up_by_every_side(ledger: Ledger, new_call: NewCall) 
     }  # fmt: skip
     assert found["total"] == {
         "name": "total", "calls": 5, "failed": 2, "input_tokens": 150, "output_tokens": 15, "charged_usd": "0.5",
-        "saved_usd": "0.05",
+        "saved_usd": "0.05", "held_usd": "0.4", "presumed_usd": "0.3",
     }  # fmt: skip
+    assert [(line["held_usd"], line["presumed_usd"]) for line in found["by_model"]] == [
+        ("0.4", "0.3"),
+        ("0", "0"),
+    ]
     for side in ("by_provider", "by_model", "by_role", "by_use_case"):
         assert sum(Decimal(line["charged_usd"]) for line in found[side]) == Decimal("0.5")
+        assert sum(Decimal(line["held_usd"]) for line in found[side]) == Decimal("0.4")
+        assert sum(Decimal(line["presumed_usd"]) for line in found[side]) == Decimal("0.3")
         assert sum(line["calls"] for line in found[side]) == 5
     assert [line["name"] for line in found["by_model"]] == ["dear", "free"]
     assert found["problems"] == []
