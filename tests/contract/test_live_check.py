@@ -89,6 +89,20 @@ def test_live_check_fails_on_a_model_that_is_not_served(
     assert line["mend"].startswith("name openai/gpt-oss-120b instead")
 
 
+def test_a_model_that_a_server_of_ones_own_lacks_can_be_pulled(
+    sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The catalogue lists no local models: the mend is on that server."""
+    sandbox.use(parse_scenario("models: {'nope:7b': {gone: true}}"))
+    local = executor(sandbox, "local", "openai-compatible", ["simple"], billing="free")
+    config = sandbox_config(sandbox, tmp_path, executors=[local | {"api_model": "nope:7b"}])
+    assert check(config=written(tmp_path, config), json=True, live=True) == 1
+    lines = json.loads(capsys.readouterr().out)["checks"]
+    (line,) = [x for x in lines if x["subject"] == "local at openai-compatible"]
+    assert line["message"] == "nope:7b is not in the model list"
+    assert line["mend"] == "pull nope:7b on that server, or name a model that it serves"
+
+
 async def test_a_missing_key_and_a_silent_provider_are_told_apart(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

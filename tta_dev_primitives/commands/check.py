@@ -172,6 +172,8 @@ def _mend(state: str, target: Target, catalogue: Catalogue) -> str | None:
         case "served":
             return None
         case "gone" | "retires":
+            if target.provider == "openai-compatible":
+                return f"pull {target.api_model} on that server, or name a model that it serves"
             entry = catalogue.find(target.api_model, target.provider)
             successor = catalogue.successor(entry, today_utc()) if entry else None
             named = f"name {successor.name} instead" if successor else "name another model"
