@@ -238,8 +238,8 @@ def page(figures: Mapping[str, Any]) -> str:
         "Server CPU is that of the contender's own Prefect server, less what it uses when idle.",
         "",
         "An orchestration of a process that stays up sends Prefect one request on its way: create the run, running "
-        "and under its name; once in five seconds also whether its tag has a concurrency limit. Task runs and events travel "
-        "over one websocket; the run's end and three artifacts follow the answer.",
+        "and under its name; once in five seconds also whether its tag has a concurrency limit. Task runs and events "
+        "travel over one websocket; the run's end and three artifacts follow the answer.",
         "",
         "## Bulk (W4)",
         "",
