@@ -31,7 +31,7 @@ class ModelReport(BaseModel):
 
 
 class LineReport(BaseModel):
-    """A line that was not run, and why."""
+    """A line that was not run or has no answer, and why."""
 
     line: int
     reason: str
@@ -58,6 +58,7 @@ class BulkReport(BaseModel):
     errors: dict[str, int] = Field(
         default_factory=dict, description="Failed tasks by class: models, budget ..."
     )
+    failures: tuple[LineReport, ...] = Field(default=(), description="The first of the failed tasks, and why")
     cost_usd: Usd = Decimal(0)
     baseline_cost_usd: Usd = Decimal(0)
     savings_ratio: float = 0.0
@@ -98,6 +99,7 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         duplicate=progress.duplicates,
         duplicates=_lines(job.duplicates) if job is not None else (),
         errors=dict(progress.errors),
+        failures=_lines(run.failures),
         cost_usd=progress.cost_usd,
         baseline_cost_usd=progress.baseline_usd,
         savings_ratio=progress.savings_ratio,

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.blocks.patience import IN_PROCESS_S
+from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.artifacts import write_budget_panel
 from tta_dev_primitives.flows.budget import budget_state
@@ -43,6 +44,7 @@ _GRACE_S = 20.0
 """After a first Ctrl-C calls under way may end for this long; then they are cut off and settled."""
 
 
+_MOST_FAILURES = 20
 _EXPERIENCED = 100
 """Tasks that the risk ledger must have seen before a job starts with whole chunks."""
 
@@ -121,6 +123,8 @@ class JobRun:
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
     problem: OrchestrationError | None = None
+    failures: list[tuple[int, str, str | None]] = field(default_factory=list)
+    """Line, reason and id of the first tasks that failed."""
 
     def __post_init__(self) -> None:
         until = self.options.until
@@ -210,6 +214,8 @@ class JobRun:
     ) -> None:
         self.ended(record, result, error)
         self.progress.add(result, None if error is None else error_class(error))
+        if error is not None and len(self.failures) < _MOST_FAILURES:
+            self.failures.append((record.number, redact(str(error)), record.id))
         artifacts.add(record, result, error)
 
     def _postpone(self, record: Record) -> None:

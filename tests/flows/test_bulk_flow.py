@@ -395,3 +395,22 @@ async def test_a_changed_configuration_is_refused_without_force(
     report = await run(other, input_path=source, output_path=str(target), force=True)
     assert report.done == 3
     assert any("mixed" in warning for warning in report.warnings)
+
+
+async def test_the_report_says_why_tasks_failed(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Line, id and reason of the first failures, on the terminal too; and how many answers were not accepted."""
+    from tta_dev_primitives.commands.bulk import _tell
+
+    sandbox = sandbox_of("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]")
+    workflow = make_workflow(sandbox, **CHECKS)
+    source, target = write(tmp_path / "in.jsonl", tasks(5)), tmp_path / "out.jsonl"
+    report = await run(workflow, input_path=source, output_path=str(target))
+    assert [(line.line, line.id) for line in report.failures] == [(4, "3")]
+    assert report.failures[0].reason.startswith("All models failed: gemini-2.5-pro: ")
+    _tell(report.model_copy(update={"accepted": report.accepted - 1, "failed": 9}), Path("in.jsonl"))
+    said = capsys.readouterr().err
+    assert "in.jsonl: line 4: 3 failed: All models failed: gemini-2.5-pro: " in said
+    assert f"... 9 failed tasks in all; {target} holds the reason of each" in said
+    assert "4 done · 1 not accepted · 9 failed · 0 left" in said

@@ -126,6 +126,10 @@ def _tell(report: BulkReport, tasks: Path) -> None:
         out.print(f"{tasks}: line {line.line}: {line.reason}: {line.id} (the first one runs)")
     if report.duplicate > 5:
         out.print(f"... {report.duplicate} lines with an id that stood before")
+    for line in report.failures[:3]:
+        out.print(f"{tasks}: line {line.line}: {line.id} failed: {line.reason[:400]}")
+    if report.failed > 3:
+        out.print(f"... {report.failed} failed tasks in all; {report.output} holds the reason of each")
     rows = [
         [name, str(m.calls), str(m.failed), str(m.answers), str(m.tokens), usd(m.cost_usd)]
         for name, m in report.models.items()
@@ -134,6 +138,8 @@ def _tell(report: BulkReport, tasks: Path) -> None:
     if rows:
         out.print(table("Models in this run", columns, rows, right=columns[1:]))
     before = f" ({report.done_before} before this run)" if report.done_before else ""
+    unaccepted = report.done - report.done_before - report.accepted
+    before += f" · {unaccepted} not accepted" if unaccepted else ""
     out.print(
         f"{report.done} done{before} · {report.failed} failed · {report.left} left · {report.seconds:.1f} s · "
         f"cost {usd(report.cost_usd)} · paid model alone {usd(report.baseline_cost_usd)} · "
