@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -78,7 +79,9 @@ class LiveView:
             models.add_row(
                 name, str(line.calls), str(line.failed), str(line.answers), f"${line.cost_usd:.4f}"
             )
-        return Group(ProgressBar(total=100, completed=progress.percent), Text(progress.line()), models)
+        # A bare bar does not end its line: what follows would stand beyond the terminal's edge.
+        bar = Padding(ProgressBar(total=100, completed=progress.percent), 0)
+        return Group(bar, Text(progress.line()), models)
 
     def __enter__(self) -> Self:
         self._live.start()
