@@ -8,30 +8,41 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.tailored import key_variables
+from tta_dev_primitives.config.template import todays_config, write_new_file
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
 
 __all__ = ["main", "run_sandbox", "snippet"]
 
-_EXAMPLES = {
-    "anthropic": ("claude-sonnet-4.5", "ANTHROPIC_API_KEY", "expert"),
-    "google-ai-studio": ("gemini-2.5-pro", "GOOGLE_API_KEY", "moderate, complex"),
-    "groq": ("llama-3.3-70b-versatile", "GROQ_API_KEY", "simple, speed-critical"),
-    "openrouter": ("deepseek/deepseek-r1:free", "OPENROUTER_API_KEY", "complex, reasoning"),
-}
+
+def _say(text: str) -> None:
+    print(text, flush=True)
 
 
 def run_sandbox(
-    port: int = 0, scenario: str | Path | None = None, *, show: Callable[[str], None] = print
+    port: int = 0,
+    scenario: str | Path | None = None,
+    *,
+    write_config: Path | None = None,
+    show: Callable[[str], None] = _say,
 ) -> int:
     """Serve until Ctrl-C or SIGTERM, after telling the addresses. Returns the exit code 0.
 
+    Args:
+        port: The port; 0 takes a free one.
+        scenario: A scenario file.
+        write_config: Write the configuration to this new file instead of showing it.
+        show: Told what a person should read.
+
     Raises:
-        ConfigError: The port cannot be had, or the scenario file is wrong.
+        ConfigError: The port cannot be had, the scenario file is wrong, or the configuration cannot be written.
     """
     sandbox = Sandbox(scenario)
 
     def tell() -> None:
-        show(announcement(sandbox))
+        if write_config is not None and not write_new_file(write_config, snippet(sandbox)):
+            show(f"{write_config} exists already and was left as it is; its addresses may be others.\n")
+        show(announcement(sandbox, write_config))
 
     sandbox.serve(port, on_start=tell)
     answered = sum(call.endpoint == "chat" for call in sandbox.calls)
@@ -39,44 +50,36 @@ def run_sandbox(
     return 0
 
 
-def announcement(sandbox: Sandbox) -> str:
-    """Addresses and a configuration to copy."""
+def announcement(sandbox: Sandbox, written: Path | None = None) -> str:
+    """Addresses and a configuration to copy, or where it was written."""
     width = max(map(len, BASE_PATHS))
     addresses = "\n".join(f"  {name:<{width}}  {sandbox.base_url(name)}" for name in BASE_PATHS)
+    keys = " ".join(f"{name}=sandbox" for name in key_variables(todays_config()))
+    config = f"It is in {written}." if written is not None else f"Put this into a file:\n\n{snippet(sandbox)}"
     return (
         f"Sandbox provider on {sandbox.url}. Any key is taken, answers are labelled [sandbox], nothing is "
         "paid.\n\n"
         f"Base URLs, as each official SDK takes them:\n{addresses}\n\n"
-        f"A configuration to try it with (set each api_key_env to any text):\n\n{snippet(sandbox)}\n"
+        f"A configuration to try it with needs some text as keys, in the other terminal:\n"
+        f"  export {keys}\n{config}\n\n"
         "Ctrl-C stops it."
     )
 
 
 def snippet(sandbox: Sandbox) -> str:
-    """An orchestration file whose models are all served by `sandbox`."""
-    model, variable, _ = _EXAMPLES["anthropic"]
-    lines = [
-        "orchestration:",
-        "  allow_private_hosts: true",
-        "  orchestrator:",
-        f"    model: {model}",
-        f"    api_key_env: {variable}",
-        f'    base_url: "{sandbox.base_url("anthropic")}"',
-        "  executors:",
-    ]
-    for provider, (model, variable, use_cases) in _EXAMPLES.items():
-        if provider != "anthropic":
-            lines += [
-                f'    - model: "{model}"' if ":" in model else f"    - model: {model}",
-                f"      provider: {provider}",
-                f"      api_key_env: {variable}",
-                f'      base_url: "{sandbox.base_url(provider)}"',
-                f"      use_cases: [{use_cases}]",
-            ]
-    lines += [
-        "  fallback_strategy:",
-        "    models: [gemini-2.5-pro, llama-3.3-70b-versatile, claude-sonnet-4.5]",
-    ]
+    """The full example with today's models, all of them served by `sandbox`."""
+    lines: list[str] = []
+    provider = "anthropic"  # the orchestrator's, which the example does not name
+    for line in todays_config().splitlines():
+        key, _, value = line.strip().partition(": ")
+        lines.append(line)
+        if line == "orchestration:":
+            lines.append("  allow_private_hosts: true")
+        elif key == "provider":
+            provider = value
+        elif key == "api_key_env":
+            indent = " " * (len(line) - len(line.lstrip()))
+            lines.append(f'{indent}base_url: "{sandbox.base_url(provider)}"')
     return "\n".join(lines) + "\n"
 
 
@@ -89,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--scenario", help="scenario file, YAML or JSON")
     given = parser.parse_args(arguments)
     try:
-        return run_sandbox(given.port, given.scenario, show=lambda text: print(text, flush=True))
+        return run_sandbox(given.port, given.scenario, show=_say)
     except ConfigError as error:
         print(error, file=sys.stderr)
         return 2

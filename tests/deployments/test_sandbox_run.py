@@ -50,6 +50,39 @@ def test_the_printed_configuration_loads_as_it_is(tmp_path: Path, monkeypatch: p
             assert ask(sandbox, executor.provider, model=executor.model).status_code == 200
 
 
+def test_the_configuration_is_written_and_never_over_another(tmp_path: Path) -> None:
+    """`--write-config` makes the folder and the file; one that is there stays, and that is said."""
+    path = tmp_path / ".tta" / "c.yaml"
+    assert f"It is in {path}." in said_by_tta_sandbox(path)
+    config = load_orchestration_config(path, use_env_overrides=False)
+    assert all(e.base_url and e.base_url.startswith("http://127.0.0.1:") for e in config.executors)
+    path.write_text("mine")
+    assert "left as it is" in said_by_tta_sandbox(path)
+    assert path.read_text() == "mine"
+
+
+def said_by_tta_sandbox(path: Path) -> str:
+    """What `tta sandbox --write-config` prints until it is interrupted."""
+    command = [
+        sys.executable,
+        "-m",
+        "tta_dev_primitives",
+        "sandbox",
+        "--port",
+        "0",
+        "--write-config",
+        str(path),
+    ]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        said = ""
+        while "Ctrl-C stops it." not in said:
+            said += process.stdout.readline()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 0
+    return said
+
+
 def test_a_users_mistake_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
