@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import date
 from decimal import Decimal
 from importlib.resources import files
@@ -78,29 +79,65 @@ def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
         "",
         f"{saved.tasks:,} tasks, {saved.accepted:,} accepted, {saved.failed:,} failed, {saved.reused:,} from the "
         f"store. The paid model alone: {shown_usd(saved.baseline)}; we paid {shown_usd(saved.cost)}.",
-        "",
-        "| model | calls | failed | cost | free, at list price |",
-        "|--|--:|--:|--:|--:|",
-        *(
-            f"| {_cell(line.name)} | {line.calls:,} | {line.failed:,} | {shown_usd(line.charged)} "
-            f"| {shown_usd(line.saved)} |"
-            for line in money.by_model
-        ),
     ]
-    if report.quality:
-        lines += ["", "| free answers of | endorsed | 95 % interval | verdicts |", "|--|--:|--:|--:|"]
-        for one in report.quality:
-            low, high = one.interval
-            lines.append(f"| {one.use_case} | {one.rate:.1%} | {low:.0%}–{high:.0%} | {one.labels} |")
-    if report.order:
-        lines += ["", "| use case | asked as | model | why |", "|--|--:|--|--|"]
-        lines += [
-            f"| {one.use_case} | {one.number} | {_cell(one.model)} | {_cell(one.reason)} |"
-            for one in report.order
-        ]
+    for columns, rows in _tables(report):
+        if rows:
+            lines += ["", _row(columns), _row("--" if n == 0 else "--:" for n in range(len(columns)))]
+            lines += [_row(map(_cell, row)) for row in rows]
     lines += [f"\n> Ledger: {problem}" for problem in money.problems]
     lines += [f"\n> `{closed.key}` is closed: {closed.reason}" for closed in money.closed]
     return "\n".join(lines) + "\n"
+
+
+def _tables(report: SpendReport) -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
+    """Header and rows of each table of the report, figures as they are shown."""
+    figures = ("calls", "failed", "cost", "free, at list price")
+    for name, group in (("model", report.money.by_model), ("use case", report.money.by_use_case)):
+        yield (
+            (name, *figures),
+            [
+                (one.name, f"{one.calls:,}", f"{one.failed:,}", shown_usd(one.charged), shown_usd(one.saved))
+                for one in group
+            ],
+        )
+    yield (
+        ("tasks of", "ended", "accepted", "cost", "paid model alone", "saved"),
+        [
+            (
+                s.name,
+                f"{s.tasks:,}",
+                f"{s.accepted:,}",
+                shown_usd(s.cost),
+                shown_usd(s.baseline),
+                f"{s.ratio:.1%}",
+            )
+            for s in report.saved_by_use_case
+        ],
+    )
+    yield (
+        ("free answers of", "endorsed", "95 % interval", "verdicts"),
+        [
+            (q.use_case, f"{q.rate:.1%}", f"{q.interval[0]:.0%}–{q.interval[1]:.0%}", f"{q.labels}")
+            for q in report.quality
+        ],
+    )
+    yield (
+        ("failed calls of", "cause", "calls"),
+        [(c.model, c.outcome.replace("_", " "), f"{c.calls:,}") for c in report.causes[:20]],
+    )
+    kinds = {"rpd": "requests", "tpd": "tokens"}
+    yield (
+        ("free quota today of", "limit a day", "used", "of"),
+        [(q.model, kinds[q.kind], f"{q.used:,}", f"{q.limit:,}") for q in report.quotas],
+    )
+    yield (
+        ("use case", "asked as", "model", "why"),
+        [(o.use_case, f"{o.number}", o.model, o.reason) for o in report.order],
+    )
+
+
+def _row(cells: Iterable[str]) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 def _cell(text: str) -> str:

@@ -86,6 +86,24 @@ async def test_the_page_is_whole_and_escapes_what_it_shows(tmp_path: Path) -> No
     HTMLParser().feed(page)
 
 
+async def test_the_artifact_tells_what_the_page_tells(tmp_path: Path) -> None:
+    """Models, use cases, savings and the causes of failures stand in both, one table each."""
+    ledger = ledger_at(tmp_path, 3)
+    await spend(ledger, "0.25")
+    failed = CallInfo(provider="groq", model="a|b", role="execute", use_case="simple", billing="free")
+    hold = await ledger.reserve(failed, Decimal(0), Decimal(100))
+    await ledger.release(hold, "429", outcome="quota_exhausted")
+    done = TaskRecord(flow_run_id="a", item_id="1", use_case="complex", cost=Decimal("0.25"), baseline=Decimal(1),
+                      model=GEMINI, evidence="judge", accepted=True)  # fmt: skip
+    await record_results(ledger, MONTH, [done])
+    found = await report_of(tmp_path)
+    page = markdown_page(found)
+    assert f"| {CLAUDE} | 1 | 0 | $0.2500 | $0.00 |" in page
+    assert "| complex | 1 | 1 | $0.2500 | $1.00 | 75.0% |" in page
+    assert "| a\\|b | quota exhausted | 1 |" in page
+    assert all(word in html_page(found) for word in (CLAUDE, "75.0 %", "a|b", "quota exhausted"))
+
+
 @pytest.mark.parametrize("limit", [None, Decimal(0), Decimal("0.000001"), Decimal(100), Decimal(999_999)])
 def test_the_chart_suits_any_budget(limit: Decimal | None) -> None:
     """Between three and seven lines of scale, for a millionth of a dollar as for a million."""

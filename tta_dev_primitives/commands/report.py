@@ -107,7 +107,9 @@ def _show(found: SpendReport) -> None:
         out.print(table("Quality of free answers", columns, rows, right=columns[1:]))
     if found.causes:
         rows = [[c.model, c.outcome.replace("_", " "), f"{c.calls:,}"] for c in found.causes[:20]]
-        out.print(table("Failed calls and their causes", ["model", "cause", "calls"], rows, right=["calls"]))
+        out.print(
+            table("Fallbacks: calls that failed, and why", ["model", "cause", "calls"], rows, right=["calls"])
+        )
     if found.order:
         rows = [[o.use_case, str(o.number), str(o.in_file), o.model, o.reason] for o in found.order]
         columns = ["use case", "asked as", "in the file", "model", "why"]
