@@ -334,7 +334,9 @@ def _belongs(model: str, provider: str) -> bool:
         return provider == "anthropic"
     if model.startswith("gemini-"):
         return provider == "google-ai-studio"
-    return provider == "openrouter" if ":" in model else provider in ("groq", "openai-compatible")
+    if "/" not in model:  # Ollama's names have a tag, but no maker: `qwen3:8b`
+        return provider in ("groq", "openai-compatible")
+    return provider == "openrouter" or (":" not in model and provider in ("groq", "openai-compatible"))
 
 
 def _with_retry(headers: Mapping[str, str], script: Any) -> dict[str, str]:

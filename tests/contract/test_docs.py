@@ -15,6 +15,7 @@ from datetime import date
 from pathlib import Path
 
 import pytest
+import yaml
 from markdown_pages import PAGES, ROOT, Block, blocks_of
 
 from tta_dev_primitives.blocks.prefect_server import ServerInfo, server_environment
@@ -26,6 +27,7 @@ from tta_dev_primitives.deployments.sandbox.run import snippet
 
 KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")
 CONFIG = ".tta/orchestration-config.yaml"
+WALKTHROUGHS = sorted((ROOT / "docs" / "walkthroughs").glob("*.md"))
 _SHOWN_ONLY = {"", "text", "console", "diff"}
 
 
@@ -33,7 +35,8 @@ _SHOWN_ONLY = {"", "text", "console", "diff"}
 def sandbox() -> Iterator[Sandbox]:
     """Serves all models of the pages, with the scripted answers of the jobs' examples."""
     path = ROOT / "flows" / "jobs" / "examples" / "scenario.yaml"
-    with Sandbox(parse_scenario(path.read_text())) as served:
+    listed = "models: {'qwen3:8b': {}, 'gemma3:4b': {}, anthropic/claude-sonnet-4.5: {}}\n"
+    with Sandbox(parse_scenario(path.read_text() + listed)) as served:
         yield served
 
 
@@ -81,7 +84,9 @@ def _bash(block: Block, folder: Path, environment: dict[str, str]) -> None:
     _run(block, ["bash", "-euo", "pipefail", "-c", block.text], folder, environment)
 
 
-def _run(block: Block, command: list[str], folder: Path, environment: dict[str, str]) -> None:
+def _run(
+    block: Block, command: list[str], folder: Path, environment: dict[str, str]
+) -> subprocess.CompletedProcess[str]:
     done = subprocess.run(
         command,
         cwd=folder,
@@ -95,6 +100,7 @@ def _run(block: Block, command: list[str], folder: Path, environment: dict[str, 
     assert done.returncode == wanted, f"{block.place}: exit {done.returncode}\n{done.stdout}\n{done.stderr}"
     assert block.notes.get("says", "") in done.stderr, f"{block.place}: {done.stderr}"
     assert "Traceback" not in done.stderr, f"{block.place}: {done.stderr}"
+    return done
 
 
 def _configuration(block: Block, folder: Path) -> None:
@@ -105,6 +111,27 @@ def _configuration(block: Block, folder: Path) -> None:
     environment = dict.fromkeys(KEYS, "sandbox-docs-key")
     lines = check_config(config, load_catalogue(), date(2026, 11, 23), environ=environment)
     assert [line for line in lines if line.level == "fail"] == [], block.place
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", WALKTHROUGHS, ids=lambda page: page.stem)
+def test_each_walkthrough_answers_a_task(
+    page: Path, sandbox: Sandbox, project: tuple[Path, dict[str, str]]
+) -> None:
+    """Its configuration as it stands, but with the sandbox's addresses: the check passes live, a task is answered."""
+    folder, environment = project
+    name = f"{page.stem}.yaml"
+    (block,) = [block for block in blocks_of(page) if block.notes.get("file") == name]
+    orchestration = yaml.safe_load(block.text)["orchestration"]
+    orchestration["allow_private_hosts"] = True
+    for model in (orchestration["orchestrator"], *orchestration["executors"]):
+        model["base_url"] = sandbox.base_url(model.get("provider", "anthropic"))
+    (folder / name).write_text(yaml.safe_dump({"orchestration": orchestration}))
+    text = (
+        f"tta check --config {name} --live\ntta run 'Explain DNS in three sentences.' --config {name} --json"
+    )
+    answer = _run(block, ["bash", "-euc", text], folder, environment).stdout
+    assert json.loads(answer[answer.index("\n{") :])["accepted"] is True
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
