@@ -1,4 +1,4 @@
-"""Writes what the pages take from the code: options, variables, commands, the Python API.
+"""Writes what the pages take from the code and from each other: options, variables, commands, the Python API, figures.
 
     python docs/generate.py            # rewrite the pages
     python docs/generate.py --check    # exit 1 when a page is out of date (a test does the same)
@@ -224,12 +224,40 @@ def _doc(value: Any) -> str:
     return re.sub(r"\n{3,}", "\n\n", textwrap.dedent("\n".join(lines))).strip()
 
 
+_PEERS = {
+    "tta": "this project",
+    "LiteLLM Router": "LiteLLM Router",
+    "pydantic-ai FallbackModel": "pydantic-ai FallbackModel",
+    "httpx": "by hand (httpx)",
+}
+
+
+def peers() -> str:
+    """Figures of the benchmarks beside those of other libraries, from the page that `make bench` writes."""
+    page = (DOCS / "benchmarks.md").read_text(encoding="utf-8")
+    lines = ["| | " + " | ".join(_PEERS.values()) + " |", "|--|" + "--:|" * len(_PEERS)]
+    for label, heading, unit in (
+        ("plan, execute, validate: time beyond the models' own, median", "**W3:", "ms"),
+        ("a call that fails, then its fallback: the same", "**W2:", "ms"),
+        ("peak memory of the client", "## Memory", "MiB"),
+    ):
+        table = page[page.index(heading) :]
+        figures = []
+        for name in _PEERS:
+            row = re.search(rf"^\| (?:\*\*)?{re.escape(name)}(?:\*\*)? \| ([\d.,]+)", table, re.M)
+            assert row is not None, f"benchmarks.md has no {name} below {heading}"
+            figures.append(f"{row[1]} {unit}")
+        lines.append(f"| {label} | " + " | ".join(figures) + " |")
+    return "\n".join(lines)
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "options": options,
     "options-short": options_short,
     "variables": variables,
     "commands": commands,
     "errors": errors,
+    "peers": peers,
     "python-api": python_api,
 }
 
