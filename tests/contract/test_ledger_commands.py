@@ -82,7 +82,7 @@ def test_a_presumed_call_is_corrected_once_and_the_journal_says_by_whom(lost: st
 def test_a_closed_model_is_opened_by_the_key_that_show_names(lost: str, tmp_path: Path) -> None:
     """Once; then it is not closed any more."""
     line = f"ledger resolve {CLOSED} --reason refunded -c ledger.yaml"
-    assert typed(line, tmp_path).returncode == 0
+    assert json.loads(typed(f"{line} --json", tmp_path).stdout) == {"key": CLOSED, "resolved": 1}
     again = typed(line, tmp_path)
     assert again.returncode == 1
     assert f"'{CLOSED}' is not closed; `tta ledger show` lists what is" in again.stderr

@@ -138,7 +138,9 @@ def verify(*, config: Config = None, json: Json = False) -> int:
     return 1 if problems else 0
 
 
-def reconcile(call_id: str, amount: str, /, *, evidence: str, config: Config = None) -> int:
+def reconcile(
+    call_id: str, amount: str, /, *, evidence: str, config: Config = None, json: Json = False
+) -> int:
     """Replace what was presumed for a call by what the provider really billed.
 
     Args:
@@ -146,25 +148,33 @@ def reconcile(call_id: str, amount: str, /, *, evidence: str, config: Config = N
         amount: What was billed, in USD; `0` or `unbilled` when the provider billed nothing.
         evidence: Where that is known from: an invoice line, a usage page, a request id.
         config: The configuration file.
+        json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
     actual = None if amount == "unbilled" else _amount(amount)
     change = asyncio.run(ledger.reconcile(call_id, actual, evidence=evidence, who=_user()))
-    console().print(f"{call_id}: the month changed by {change:+f} USD")
+    if json:
+        print_json({"call": call_id, "changed_by_usd": change})
+    else:
+        console().print(f"{call_id}: the month changed by {change:+f} USD")
     return 0
 
 
-def resolve(key: str, /, *, reason: str, config: Config = None) -> int:
+def resolve(key: str, /, *, reason: str, config: Config = None, json: Json = False) -> int:
     """Reopen a model or provider that was closed over a wrong bill.
 
     Args:
         key: As `tta ledger show` names it.
         reason: Why it may be used again; kept in the ledger.
         config: The configuration file.
+        json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
     count = asyncio.run(ledger.resolve(key, who=_user(), reason=reason))
-    console().print(f"{key}: reopened ({count} entries resolved)")
+    if json:
+        print_json({"key": key, "resolved": count})
+    else:
+        console().print(f"{key}: reopened ({count} entries resolved)")
     return 0
 
 
