@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from contextvars import ContextVar
 from datetime import UTC, datetime
@@ -242,6 +242,11 @@ class _MemoryJob:
         self._ids: set[str] = set()
         self._places: list[BrokenLine | Record] = []
 
+    @property
+    def size(self) -> int | None:
+        """How many items there are; None when only the end of an iterator will tell."""
+        return len(self._items) if isinstance(self._items, Sized) else None
+
     async def records(self, run: JobRun) -> AsyncIterator[Record]:
         """Every item that can be run; the others get their result at once."""
         async for entry in _iterate(self._items):
@@ -251,6 +256,8 @@ class _MemoryJob:
                 found = BrokenLine(found.number, why, found.id, found.use_case)
             self._places.append(found)
             if isinstance(found, BrokenLine):
+                if run.progress.total is not None:
+                    run.progress.total -= 1
                 error = ConfigError(f"item {found.number}: {found.reason}")
                 self._keep(found.number, self._failed(run, found, error))
                 continue
@@ -294,6 +301,7 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
     job = _JOB.get()
     runtime = current_runtime() or await Runtime.load(None)
     run = JobRun(runtime, job.options, job.ended)
+    run.progress.total = job.size
     await run.open()
     records = job.records(run)
     first = [record async for record in _head(records, SAMPLE)]

@@ -106,3 +106,18 @@ async def test_every_run_of_a_process_is_named_after_its_task(
     results = [await workflow.execute(task, use_case="simple") for task in tasks]
     async with get_client() as client:
         assert [(await client.read_flow_run(UUID(result.flow_run_id))).name for result in results] == tasks
+
+
+async def test_the_progress_of_a_list_of_tasks_knows_its_length(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`2/2 done`: items that are no tasks do not count."""
+    workflow = make_workflow(sandbox_of())
+    tasks = [{"id": str(n), "task": f"Describe thing {n}.", "use_case": "moderate"} for n in range(2)]
+    results = await workflow.execute_bulk([*tasks, {"id": "3"}])
+    only = ArtifactFilter.model_validate(
+        {"flow_run_id": {"any_": [UUID(results[0].flow_run_id)]}, "key": {"any_": ["tta-bulk-progress"]}}
+    )
+    async with get_client() as client:
+        (progress,) = await client.read_artifacts(artifact_filter=only)
+    assert (progress.description or "").startswith("2/2 done")
