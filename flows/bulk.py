@@ -31,6 +31,7 @@ from tta_dev_primitives.flows.bulk_report import BulkReport, report_of
 from tta_dev_primitives.flows.bulk_run import JobOptions, JobRun
 from tta_dev_primitives.flows.result import OrchestrationResult
 from tta_dev_primitives.flows.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.served import served
 
 __all__ = ["BulkReport", "orchestrate_bulk", "run_bulk", "run_file"]
 
@@ -43,6 +44,7 @@ def _run_name() -> str:
     return f"bulk {Path(str(this_run.parameters.get('input_path', ''))).name}"[:60]
 
 
+@served
 @flow(name="orchestrate-bulk", flow_run_name=_run_name, persist_result=True, result_serializer="json")
 async def orchestrate_bulk(
     input_path: str,

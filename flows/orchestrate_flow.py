@@ -14,6 +14,7 @@ from tta_dev_primitives.flows.plan import known_use_case
 from tta_dev_primitives.flows.requests import UseCase, check_task
 from tta_dev_primitives.flows.result import OrchestrationResult
 from tta_dev_primitives.flows.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.served import served
 from tta_dev_primitives.flows.stages import run_items
 from tta_dev_primitives.flows.storage import RESULTS
 from tta_dev_primitives.flows.work import Item
@@ -30,6 +31,7 @@ def run_name(parameters: Mapping[str, Any] | None = None) -> str:
     return text if len(text) <= _NAME_CHARS else text[: _NAME_CHARS - 1].rsplit(" ", 1)[0] + "…"
 
 
+@served
 @flow(
     name="orchestrate",
     flow_run_name=run_name,

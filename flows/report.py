@@ -15,6 +15,7 @@ from pydantic import Field
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.served import served
 from tta_dev_primitives.flows.spend import SpendReport, gather
 from tta_dev_primitives.flows.spend_page import chart_of, markdown_page, shown_usd
 
@@ -26,6 +27,7 @@ def _run_name() -> str:
     return f"spend report {given.get('month') or 'now'}{' (day)' if given.get('period') == 'day' else ''}"
 
 
+@served
 @flow(name="spend-report", flow_run_name=_run_name, persist_result=True, result_serializer="json")
 async def spend_report(
     month: Annotated[

@@ -26,6 +26,7 @@ from tta_dev_primitives.flows import events
 from tta_dev_primitives.flows.artifacts import write_budget_panel
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.served import served
 
 __all__ = ["ModelState", "check_models", "resume_crashed", "sweep_ledger"]
 
@@ -43,6 +44,7 @@ class ModelState(NamedTuple):
     note: str = ""
 
 
+@served
 @flow(name="check-models", flow_run_name="model check", persist_result=True, result_serializer="json")
 async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
     """Ask each provider for its model list, and warn of configured models that are gone or about to go.
@@ -92,6 +94,7 @@ def _tell_gone(state: ModelState) -> None:
     events.emit("tta.model.retired", payload, resource=resource, event_id=event_id)
 
 
+@served
 @flow(name="sweep-ledger", flow_run_name="ledger sweep", persist_result=True, result_serializer="json")
 async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     """Charge calls of dead processes, send due alerts, prove the ledger, and keep the budget panel current.

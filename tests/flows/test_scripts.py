@@ -7,10 +7,13 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from uuid import UUID
 
 import pytest
+from prefect import get_client
 from sandbox_runs import KEY, MakeWorkflow
 
+from tta_dev_primitives.blocks.prefect_server import ServerInfo, server_environment
 from tta_dev_primitives.deployments.sandbox import Sandbox
 
 _FORKS = """
@@ -50,6 +53,14 @@ try:
     MultiModelWorkflow(sys.argv[1]).run("Prove it.", use_case="expert")
 except RuntimeError as error:
     print(error)
+"""
+_CALLS_THE_FLOW = """
+import asyncio, sys
+from tta_dev_primitives.flows import orchestrate
+
+result = asyncio.run(orchestrate("What is 6 * 7?", use_case="simple", config_path=sys.argv[1]))
+print(result.content)
+print(result.flow_run_id)
 """
 
 
@@ -111,6 +122,24 @@ def test_models_that_all_fail_are_one_line_on_stderr(
     assert len(_errors(ran)) == 1, ran.stderr
     assert "Traceback" not in ran.stderr
     assert ran.stderr.count("HTTP 400") >= 2
+
+
+async def test_a_flow_that_is_called_joins_the_server(
+    config: Path, tmp_path: Path, prefect_server: ServerInfo, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing in the environment says where: the run is on the embedded server, not on a temporary one of Prefect's."""
+    assert prefect_server.home is not None
+    monkeypatch.setenv("TTA_HOME", str(prefect_server.home.root))
+    for name in server_environment(prefect_server):
+        monkeypatch.delenv(name)
+    ran = _run(_CALLS_THE_FLOW, config, tmp_path)
+    assert ran.returncode == 0, ran.stderr
+    content, run_id = ran.stdout.splitlines()
+    assert content == "[sandbox] The answer is 42."
+    assert "temporary server" not in ran.stderr
+    async with get_client() as client:
+        run = await client.read_flow_run(UUID(run_id))
+    assert run.name == "What is 6 * 7?"
 
 
 def test_an_unexpected_error_keeps_its_traceback(config: Path, tmp_path: Path) -> None:
