@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
 
 from tta_dev_primitives.config.faults import Fault, KeyPath
 from tta_dev_primitives.config.options import ExecutorConfig, OrchestrationConfig
 
-__all__ = ["consistency_faults", "default_billing"]
+__all__ = ["consistency_faults"]
 
-Billing = Literal["free", "paid"]
 _SHARED = ("provider", "api_key_env", "base_url", "api_model", "billing", "price", "limits")
-
-
-def default_billing(provider: str, model: str) -> Billing | None:
-    """What a key of this provider costs when the file does not say; None if the file must say."""
-    if provider == "anthropic":
-        return "paid"
-    if provider in ("google-ai-studio", "groq"):
-        return "free"
-    if provider == "openrouter" and (model.endswith(":free") or model == "openrouter/free"):
-        return "free"
-    return None
 
 
 def consistency_faults(config: OrchestrationConfig) -> list[Fault]:
@@ -34,10 +21,9 @@ def _endpoint_faults(config: OrchestrationConfig) -> Iterator[Fault]:
     root: KeyPath = ("orchestration",)
     for index, executor in enumerate(config.executors):
         here = (*root, "executors", index)
-        name = executor.api_model or executor.model
         if executor.provider == "openai-compatible" and executor.base_url is None:
             yield Fault("this key is required with provider openai-compatible", (*here, "base_url"))
-        if executor.billing is None and default_billing(executor.provider, name) is None:
+        if executor.billing is None:
             yield Fault(
                 f"this key is required for {executor.model} at {executor.provider}: say free or paid",
                 (*here, "billing"),

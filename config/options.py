@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -22,6 +22,7 @@ from pydantic import (
 )
 
 from tta_dev_primitives.config import kinds
+from tta_dev_primitives.config.billing import Billing, default_billing
 from tta_dev_primitives.config.dotenv import find_variable
 
 __all__ = [
@@ -43,7 +44,6 @@ logger = logging.getLogger(__name__)
 
 USE_CASES = ("simple", "moderate", "complex", "expert", "speed-critical", "reasoning")
 ProviderName = Literal["anthropic", "google-ai-studio", "groq", "openrouter", "openai-compatible"]
-_Billing = Literal["free", "paid"]
 
 
 class _Options(BaseModel):
@@ -81,7 +81,7 @@ class LimitsConfig(_Options):
 class _Endpoint(_Options):
     """What any model may say beyond its name."""
 
-    billing: _Billing | None = None
+    billing: Billing | None = None
     """free or paid: what the plan of your key costs. Default: by provider."""
     base_url: kinds.Address | None = None
     """Another address than the provider's own, written as the provider's official SDK takes it."""
@@ -96,6 +96,11 @@ class _Endpoint(_Options):
     limits: LimitsConfig | None = None
     """Limits of your key for this model."""
 
+    @property
+    def said_billing(self) -> Billing | None:
+        """`billing` if it was given, not filled in."""
+        return self.billing if "billing" in self.model_fields_set else None
+
 
 class OrchestratorConfig(_Endpoint):
     """The paid model that plans and validates."""
@@ -106,6 +111,19 @@ class OrchestratorConfig(_Endpoint):
     """Environment variable that holds the API key."""
     provider: ProviderName | None = None
     """Default: the provider that the model catalogue names for the model, else anthropic."""
+
+    @property
+    def said_provider(self) -> ProviderName | None:
+        """`provider` if it was given, not filled in."""
+        return self.provider if "provider" in self.model_fields_set else None
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        if self.provider is None and self.model.startswith("claude-"):
+            self.__dict__["provider"] = "anthropic"
+        if self.billing is None and self.provider is not None:
+            self.__dict__["billing"] = default_billing(self.provider, self.api_model or self.model)
+        return self
 
 
 class ExecutorConfig(_Endpoint):
@@ -127,6 +145,12 @@ class ExecutorConfig(_Endpoint):
         if unknown:
             raise ValueError(f"Invalid use_cases: {_braced(unknown)}. Must be one of: {_braced(USE_CASES)}")
         return value
+
+    @model_validator(mode="after")
+    def _fill_in(self) -> Self:
+        if self.billing is None:
+            self.__dict__["billing"] = default_billing(self.provider, self.api_model or self.model)
+        return self
 
 
 class FallbackStrategy(_Options):

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import date
 
+from tta_dev_primitives.config.billing import default_billing
 from tta_dev_primitives.config.catalogue import (
     Catalogue,
     ModelEntry,
@@ -13,7 +14,7 @@ from tta_dev_primitives.config.catalogue import (
     load_catalogue,
     today_utc,
 )
-from tta_dev_primitives.config.consistency import consistency_faults, default_billing
+from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import UnknownModelError, UnknownPriceError
 from tta_dev_primitives.config.faults import config_error
 from tta_dev_primitives.config.options import (
@@ -149,16 +150,15 @@ def _sources(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[_Sou
 
 
 def _from_executor(executor: ExecutorConfig) -> _Source:
-    billing = executor.billing or default_billing(executor.provider, executor.api_model or executor.model)
-    return _source(executor, executor.provider, executor.api_key_env, billing or "paid")
+    return _source(executor, executor.provider, executor.api_key_env, executor.billing or "paid")
 
 
 def _from_orchestrator(config: OrchestrationConfig, catalogue: Catalogue) -> _Source:
     orchestrator = config.orchestrator
     entry = catalogue.find(orchestrator.api_model or orchestrator.model)
-    provider = orchestrator.provider or (entry.provider if entry else "anthropic")
+    provider = orchestrator.said_provider or (entry.provider if entry else "anthropic")
     key = _own_key(orchestrator, provider, config, catalogue)
-    billing = orchestrator.billing or _plan_of_key(config, provider, key)
+    billing = orchestrator.said_billing or _plan_of_key(config, provider, key)
     # The orchestrator is the paid model unless its provider's keys are free by default.
     billing = billing or default_billing(provider, orchestrator.api_model or orchestrator.model) or "paid"
     return _source(orchestrator, provider, key, billing)
@@ -206,7 +206,7 @@ def _usual_key(provider: str, config: OrchestrationConfig, catalogue: Catalogue)
     executors = (e for e in config.executors if e.provider == provider and e.base_url is None)
     named = next((executor.api_key_env for executor in executors), None)
     orchestrator = config.orchestrator
-    if named is None and orchestrator.provider == provider and orchestrator.base_url is None:
+    if named is None and orchestrator.said_provider == provider and orchestrator.base_url is None:
         named = orchestrator.api_key_env
     return named or catalogue.providers[provider].api_key_env
 
@@ -217,9 +217,9 @@ def _plan_of_key(config: OrchestrationConfig, provider: str, api_key_env: str) -
         return None
     return next(
         (
-            executor.billing
+            executor.said_billing
             for executor in config.executors
-            if executor.provider == provider and executor.api_key_env == api_key_env and executor.billing
+            if executor.provider == provider and executor.api_key_env == api_key_env and executor.said_billing
         ),
         None,
     )

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
+from tta_dev_primitives.config.billing import Billing
 from tta_dev_primitives.config.usage import Usage
 
 __all__ = ["Billing", "Capabilities", "Limits", "Price", "Target"]
 
-Billing = Literal["free", "paid"]
 _MTOK = Decimal(1_000_000)
 
 

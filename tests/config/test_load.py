@@ -16,6 +16,7 @@ from tta_dev_primitives.config import (
     CostTrackingConfig,
     ExecutorConfig,
     OrchestrationConfig,
+    OrchestratorConfig,
     load_orchestration_config,
 )
 
@@ -303,6 +304,16 @@ def test_minus_zero_is_zero() -> None:
     assert [str(config.quality_threshold), str(tracking.budget_limit_usd), str(tracking.budget_limit)] == [
         "0.0"
     ] * 3
+
+
+def test_provider_and_billing_are_filled_in_where_the_file_leaves_them_out() -> None:
+    """A Claude orchestrator is Anthropic's, and paid; executors are what a key of their provider costs."""
+    config = OrchestrationConfig()
+    assert (config.orchestrator.provider, config.orchestrator.billing) == ("anthropic", "paid")
+    assert [executor.billing for executor in config.executors] == ["free", "free", "free"]
+    paid = {"model": "m", "provider": "groq", "api_key_env": "K", "use_cases": ["simple"], "billing": "paid"}
+    assert ExecutorConfig.model_validate(paid).billing == "paid"
+    assert OrchestratorConfig(model="gemini-2.5-pro").provider is None
 
 
 def test_the_budget_is_exact_from_the_text_of_the_file() -> None:
