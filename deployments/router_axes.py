@@ -13,6 +13,7 @@ from typing import Any
 
 from tta_dev_primitives.flows.answers import agree, final_answer
 from tta_dev_primitives.flows.classify import answer_format
+from tta_dev_primitives.flows.doubts import doubted
 
 __all__ = ["PUBLISHED", "Curve", "agreement_curve", "oracle_curve"]
 
@@ -56,7 +57,9 @@ class Curve:
 def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
     """Route to the strong model first where other cheap models agree least with the weak one's answer.
 
-    Records that RouteLLM drops for contamination are left out; None when the records hold no such answers.
+    Where as many agree with it, those go first on which the others agree with each other against it, then those whose
+    weak answer doubts itself. Records that RouteLLM drops for contamination are left out; None when the records hold
+    no such answers.
     """
     rows = []
     for record in records:
@@ -64,23 +67,27 @@ def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
         if not {_WEAK, _STRONG, *_OTHERS} <= set(models) or record.get("routellm_contaminated"):
             continue
         fmt = answer_format(record["prompt"])
-        weak = final_answer(models[_WEAK].get("answer") or "", fmt)
-        votes = sum(agree(weak, final_answer(models[n].get("answer") or "", fmt)) for n in _OTHERS)
-        rows.append((votes, bool(models[_WEAK].get("correct")), bool(models[_STRONG].get("correct"))))
+        text = models[_WEAK].get("answer") or ""
+        weak = final_answer(text, fmt)
+        others = [final_answer(models[n].get("answer") or "", fmt) for n in _OTHERS]
+        votes = sum(agree(weak, other) for other in others)
+        rivals = max((sum(agree(a, b) for b in others) for a in others if not agree(a, weak)), default=0)
+        order = (votes, -rivals, not doubted(text, weak))
+        rows.append((order, bool(models[_WEAK].get("correct")), bool(models[_STRONG].get("correct"))))
     return _curve(sorted(rows, key=lambda row: row[0])) if rows else None
 
 
 def oracle_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
     """The best possible order: first where only the strong model is right, last where only the weak one is."""
     rows = [
-        (0, bool(r["models"][_WEAK].get("correct")), bool(r["models"][_STRONG].get("correct")))
+        ((), bool(r["models"][_WEAK].get("correct")), bool(r["models"][_STRONG].get("correct")))
         for r in records
         if {_WEAK, _STRONG} <= set(r["models"]) and not r.get("routellm_contaminated")
     ]
     return _curve(sorted(rows, key=lambda row: row[1] - row[2])) if rows else None
 
 
-def _curve(rows: Sequence[tuple[int, bool, bool]]) -> Curve | None:
+def _curve(rows: Sequence[tuple[tuple[int, ...], bool, bool]]) -> Curve | None:
     """The curve of one order; None where the strong model is not the better one, so that there is no gap."""
     right = sum(weak for _, weak, _ in rows)
     strong = sum(s for _, _, s in rows)
