@@ -38,8 +38,9 @@ _CONFIDENCE = 0.05
 _HOPELESS = 0.4
 """No stratum whose failure estimate is above this is ever delivered un-judged."""
 _FEW = 12
-_PRIORS = {True: (0.5, 3.0), False: (1.0, 1.0)}
-"""Failures and successes that a stratum is believed to have had, for strong evidence and for weak."""
+_PRIORS = {True: (0.5, 5.0), False: (1.0, 1.0)}
+"""Failures and successes that a stratum is believed to have had, for strong evidence and for weak: on recorded answers
+the orchestrator disowns 2 to 18 % of what two families agree on, 8 % in the middle."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,10 +46,12 @@ def runs(scenario: Scenario, draw: Draw, count: int) -> list[Tally]:
 def show(title: str, scenario: Scenario, tallies: Sequence[Tally]) -> None:
     """One line of the table."""
     savings, accuracies = [t.saving for t in tallies], [t.relative_accuracy for t in tallies]
+    alone = [float(1 - t.cost / t.paid_alone) for t in tallies]
     calls = sum(sum(t.paid_calls.values()) for t in tallies) / sum(t.tasks for t in tallies)
     print(
         f"{title:16} {scenario.name:34} {tallies[0].tasks:5} tasks"
         f"  saving {statistics.mean(savings):6.1%} (lowest {min(savings):6.1%})"
+        f"  against the paid model's own tokens {statistics.mean(alone):6.1%} (lowest {min(alone):6.1%})"
         f"  accuracy/paid {statistics.mean(accuracies):7.2%} (lowest {min(accuracies):7.2%})"
         f"  right {statistics.mean(t.right / t.tasks for t in tallies):6.2%}"
         f"  paid calls {calls:5.1%}  disowned {statistics.mean(t.disowned / t.tasks for t in tallies):5.2%}"
