@@ -269,7 +269,8 @@ def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], 
     signal = f"agree{families}of{asked}" if agreed else f"split{asked}"
     if asked == 1:
         signal = _alone("single", case, min(group))
-    first = readable[:2]
+    # Of the first two, one that cannot be read counts as another opinion: a model that gets worse often loses its form.
+    first = case.usable[:2]
     disagreed = len(first) == 2 and not agree(*(case.answers[i].final for i in first))
     return Evidence(
         use_case=case.use_case,

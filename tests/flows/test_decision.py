@@ -156,6 +156,13 @@ def test_one_free_answer_alone_is_its_own_stratum_by_length() -> None:
         assert (step.evidence.signal, step.evidence.strong) == (signal, False)
 
 
+def test_an_answer_that_lost_its_form_counts_as_a_disagreement() -> None:
+    """The watch for drift sees also models whose answers can no longer be read."""
+    step = next_step(says(closed(), (G, "45")).with_answer(Answer(L, "some prose")))
+    assert isinstance(step, Consult)
+    assert (step.evidence.pair, step.evidence.disagreed) == (("gemini", "llama"), True)
+
+
 def test_a_single_answer_that_doubts_itself_is_its_own_stratum() -> None:
     """Wavering answers share no account with plain ones, unless another family says the same."""
     wavering = Answer(G, "Not stated, so we assume 45.", final="45")
