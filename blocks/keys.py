@@ -6,6 +6,7 @@ hand is refused. Does not import Prefect unless a block has to be read.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -13,6 +14,7 @@ import time
 from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.hosts import base_of, host_of, is_private_host
+from tta_dev_primitives.blocks.prefect_database import lacks_block
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.keys import find_api_key
@@ -86,8 +88,11 @@ async def _from_block(target: Target) -> SecretStr | None:
 async def _read_block(name: str, target: Target) -> SecretStr | None:
     from prefect.settings import PREFECT_API_URL
 
-    if not PREFECT_API_URL.value():
+    api = PREFECT_API_URL.value()
+    if not api:
         # Asking would start Prefect's ephemeral server, which takes half a minute to find nothing.
+        return None
+    if await asyncio.to_thread(lacks_block, name, api):
         return None
     import httpx
 

@@ -86,13 +86,13 @@ async def _here() -> _Loop:
     return _LOOPS[loop]
 
 
-async def api_client() -> RunClient:
-    """The running loop's connection to the Prefect API of the settings, opened once."""
+async def api_client(made: Callable[[], RunClient] = open_client) -> RunClient:
+    """The running loop's connection to the Prefect API of the settings, `made` and opened once."""
     here = await _here()
     api = PREFECT_API_URL.value()
     async with here.opening:
         if api not in here.clients:
-            here.clients[api] = await open_client().__aenter__()
+            here.clients[api] = await made().__aenter__()
     return here.clients[api]
 
 

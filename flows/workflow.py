@@ -13,6 +13,7 @@ from tta_dev_primitives.flows.loop import wait_for
 from tta_dev_primitives.flows.result import OrchestrationResult
 
 if TYPE_CHECKING:
+    from tta_dev_primitives.flows.api import Coming
     from tta_dev_primitives.flows.runtime import Runtime
 
 __all__ = ["MultiModelWorkflow"]
@@ -80,13 +81,18 @@ class MultiModelWorkflow:
     ) -> OrchestrationResult:
         """Run one task as one Prefect flow run; see `run` for arguments and errors.
 
-        The answer comes as soon as it is there and in the ledger; Prefect is told of the run's end while the caller
-        goes on, and when the event loop ends at the latest.
+        The answer comes as soon as it is there and in the ledger. A server that this call had to start may still be
+        coming up then: Prefect is told of the run, and of its end, while the caller goes on, and when the event loop
+        ends at the latest.
         """
         from tta_dev_primitives.flows.requests import check_task
 
         check_task(task, use_case, system)
-        runtime = await self.ready()
+        runtime, coming = await self._begin()
+        if coming is not None:
+            from tta_dev_primitives.flows.early import begin_early
+
+            runtime = await begin_early(coming, runtime)
         from tta_dev_primitives.flows.resident import run_resident
 
         return await run_resident(runtime, task, use_case, system, self._path)
@@ -130,16 +136,17 @@ class MultiModelWorkflow:
 
     async def ready(self) -> Runtime:
         """This process's runtime, with a Prefect API that answers."""
-        from tta_dev_primitives.flows.api import address_server, still_there, wait_until_ready
+        runtime, coming = await self._begin()
+        if coming is not None:
+            await asyncio.wrap_future(coming.answers)
+        return runtime
 
-        if still_there():
-            from tta_dev_primitives.flows.runtime import Runtime
+    async def _begin(self) -> tuple[Runtime, Coming | None]:
+        """This process's runtime, and the Prefect API when it is not known to answer."""
+        from tta_dev_primitives.flows.api import address_server, answering, still_there
 
-            return await Runtime.of(self._config)
-        info = await asyncio.to_thread(address_server)
+        coming = None if still_there() else answering(await asyncio.to_thread(address_server))
         # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
         from tta_dev_primitives.flows.runtime import Runtime
 
-        runtime = await Runtime.of(self._config)
-        await asyncio.to_thread(wait_until_ready, info)
-        return runtime
+        return await Runtime.of(self._config), coming

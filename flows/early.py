@@ -1,0 +1,200 @@
+"""A run that begins while the Prefect server is still coming up: the first of a process that had to start one.
+
+Its provider calls need the ledger, not Prefect. So the run begins under an id of its own and is entered as soon as the
+server answers, with the time at which it began; everything else that it asks of the API, and its events, wait for that.
+Should the server not come up, the run sends nothing more; what has been answered is kept like any other answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Iterable
+from concurrent.futures import Future
+from contextlib import asynccontextmanager
+from copy import copy
+from typing import Any
+from uuid import uuid4
+
+import httpx
+from prefect._internal.concurrency.services import _active_services
+from prefect.client.schemas.actions import FlowRunCreate
+from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.concurrency import services as limits
+from prefect.context import FlowRunContext
+from prefect.events.schemas.events import Event
+from prefect.events.worker import EventsWorker
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
+from prefect.states import Running, to_state_create
+
+from tta_dev_primitives.blocks.prefect_begun import begun_key, may_begin
+from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config.errors import PrefectServerError
+from tta_dev_primitives.config.options import USE_CASES
+from tta_dev_primitives.flows.api import Coming
+from tta_dev_primitives.flows.later import api_client
+from tta_dev_primitives.flows.run_client import RunClient
+from tta_dev_primitives.flows.runtime import Runtime
+
+__all__ = ["EarlyClient", "begin_early"]
+
+_BELIEVED_S = limits._no_limits_cache.ttl
+"""How long Prefect believes that a tag has no limit."""
+_PATIENCE_S = 90.0
+"""Longer than a server may take to come up; a process whose event loop is gone must be able to end."""
+
+
+async def begin_early(coming: Coming, runtime: Runtime) -> Runtime:
+    """Prepare this process for a run before the API answers; where that may not be, wait until it does.
+
+    Returns:
+        The runtime to run with.
+
+    Raises:
+        PrefectServerError: The API did not come up.
+    """
+    if coming.answers.done() or not may_begin(coming.info) or not _is_first(coming.info):
+        await asyncio.wrap_future(coming.answers)
+        return runtime
+    client = EarlyClient(coming.answers, PREFECT_API_URL.value(), auth_string=PREFECT_API_AUTH_STRING.value())
+    if await api_client(lambda: client) is not client:
+        await asyncio.wrap_future(coming.answers)
+        return runtime
+    _hold_events(client.entered)
+    return _stopping_with(client, runtime)
+
+
+def _is_first(info: ServerInfo) -> bool:
+    """Nothing of Prefect has run here yet: no flow around us, and no event that could overtake the run."""
+    unused = FlowRunContext.get() is None and not any(isinstance(s, EventsWorker) for s in _active_services)
+    return unused and info.url == PREFECT_API_URL.value()
+
+
+class EarlyClient(RunClient):
+    """A connection whose first run begins before the API answers.
+
+    Args:
+        answers: Comes true when it does.
+    """
+
+    def __init__(self, answers: Future[ServerInfo], *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self._answers = answers
+        self._entry: asyncio.Task[None] | None = None
+        self.entered: Future[None] = Future()
+        """Comes true when the run is entered; for other event loops and threads."""
+        self._said = False
+        """Whether it has been told why the run cannot be entered."""
+        self._client.event_hooks = {"request": [self._after_entry]}
+
+    async def create_flow_run(self, flow: Any, *args: Any, **given: Any) -> FlowRun:
+        """Begin the run; the API hears of it when it answers."""
+        if self._entry is not None:
+            return await super().create_flow_run(flow, *args, **given)
+        began: State[Any] = Running()
+        run = FlowRun(
+            name=self.namers[flow.name](given["parameters"]),
+            flow_id=uuid4(),  # until the API tells
+            flow_version=flow.version,
+            parameters=given["parameters"],
+            tags=list(given["tags"]),
+            empirical_policy=FlowRunPolicy(
+                retries=flow.retries, retry_delay=int(flow.retry_delay_seconds or 0)
+            ),
+            run_count=1,
+            start_time=began.timestamp,
+            state=began,
+            state_type=began.type,
+            state_name=began.name,
+        )
+        self._begun[run.id] = run
+        self._own.add(run.id)
+        _know_no_limits(run.tags)
+        # Written down now: the run goes on while it waits to be entered.
+        entry = FlowRunCreate(
+            flow_id=run.flow_id,
+            flow_version=run.flow_version,
+            name=run.name,
+            parameters=run.parameters,
+            tags=run.tags,
+            empirical_policy=run.empirical_policy,
+            state=to_state_create(began),
+            idempotency_key=begun_key(run.id, began.timestamp),
+        )
+        self._entry = asyncio.get_running_loop().create_task(self._enter(flow, run, entry))
+        return run
+
+    async def _enter(self, flow: Any, run: FlowRun, entry: FlowRunCreate) -> None:
+        reason = "its event loop ended."
+        try:
+            answers = asyncio.wrap_future(self._answers)
+            while not answers.done():
+                _know_no_limits(entry.tags)
+                await asyncio.wait([answers], timeout=_BELIEVED_S / 2)
+            await answers
+            run.flow_id = entry.flow_id = self._flows[flow.name] = await self.create_flow(flow)
+            reply = await self.request(
+                "POST", "/flow_runs/", json=entry.model_dump(mode="json", exclude_unset=True)
+            )
+            if (known_as := reply.json()["id"]) != str(run.id):
+                raise PrefectServerError(f"the server calls it {known_as}, not {run.id}.")
+            self.entered.set_result(None)
+        except Exception as problem:
+            reason = str(problem) if isinstance(problem, PrefectServerError) else redact(repr(problem))
+        finally:
+            if not self.entered.done():
+                self.entered.set_exception(
+                    PrefectServerError(f"The run began, but it cannot be entered in Prefect: {reason}")
+                )
+
+    async def _after_entry(self, request: httpx.Request) -> None:
+        if self._entry is None or asyncio.current_task() is self._entry:
+            return
+        await asyncio.wait([self._entry])
+        if self._said:
+            raise PrefectServerError("Prefect does not know the run.")
+        self._said = self.entered.exception() is not None
+        self.entered.result()
+
+
+def _hold_events(entered: Future[None]) -> None:
+    """Let this process send its first event when the run is entered: the server ties task runs to a run it knows."""
+    lifespan = EventsWorker._lifespan
+
+    @asynccontextmanager
+    async def after_entry(self: EventsWorker) -> AsyncGenerator[None]:
+        known = asyncio.wrap_future(entered)
+        await asyncio.wait([known], timeout=_PATIENCE_S)
+        if not known.done() or known.exception() is not None:
+            # There is nobody to send them to; the run has said so.
+            self._handle = _drop  # type: ignore[method-assign]
+            yield
+            return
+        async with lifespan(self):
+            yield
+
+    EventsWorker._lifespan = after_entry  # type: ignore[method-assign]
+
+
+async def _drop(event: Event) -> None:
+    """Of a run that Prefect does not know."""
+
+
+def _know_no_limits(tags: Iterable[str]) -> None:
+    """Tell Prefect what `may_begin` saw in the database: no tag of a run with `tags` limits how many tasks run."""
+    with limits._cache_lock:
+        for use_case in (None, *USE_CASES):
+            these = {*tags} | ({f"use_case:{use_case}"} if use_case else set())
+            limits._no_limits_cache[frozenset(f"tag:{tag}" for tag in these)] = True
+
+
+def _stopping_with(client: EarlyClient, runtime: Runtime) -> Runtime:
+    """`runtime` for the run of `client`: once that cannot be entered any more, it sends nothing."""
+
+    def may_send() -> None:
+        if client.entered.done():
+            client.entered.result()
+
+    run = copy(runtime)
+    run.may_send = may_send
+    return run
