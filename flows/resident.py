@@ -22,6 +22,8 @@ __all__ = ["run_resident"]
 # model for the one (8 ms) and send a request for the other.
 _orchestrate = orchestrate.with_options(validate_parameters=False)
 _orchestrate.flow_run_name = None
+# They are text or nothing. Prefect would import FastAPI to make JSON of them (0.2 s).
+_orchestrate.serialize_parameters = dict  # type: ignore[assignment]
 _orchestrate.result_storage = ResultFolder(basepath=str(RESULTS))
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterable, Callable, Iterable, Mapping
+import gc
+from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -145,8 +147,30 @@ class MultiModelWorkflow:
         """This process's runtime, and the Prefect API when it is not known to answer."""
         from tta_dev_primitives.flows.api import address_server, answering, still_there
 
-        coming = None if still_there() else answering(await asyncio.to_thread(address_server))
-        # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
-        from tta_dev_primitives.flows.runtime import Runtime
+        if still_there():
+            from tta_dev_primitives.flows.runtime import Runtime
 
+            return await Runtime.of(self._config), None
+        addressed = asyncio.get_running_loop().run_in_executor(None, address_server)
+        with _not_collecting():
+            # A process is being started: time to import what needs no Prefect, whose settings must be there first.
+            import tta_dev_primitives.blocks.client
+            import tta_dev_primitives.blocks.ledger.call  # noqa: F401
+
+            coming = answering(await addressed)
+            # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
+            from tta_dev_primitives.flows.resident import run_resident  # noqa: F401
+            from tta_dev_primitives.flows.runtime import Runtime
         return await Runtime.of(self._config), coming
+
+
+@contextmanager
+def _not_collecting() -> Iterator[None]:
+    """Imports make a hundred thousand objects that stay: looking through them for garbage is a tenth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
