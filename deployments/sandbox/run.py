@@ -8,11 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.tailored import key_variables
 from tta_dev_primitives.config.template import todays_config, write_new_file
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
 
 __all__ = ["main", "run_sandbox", "snippet"]
+
+
+_KEY = "SANDBOX_API_KEY"
 
 
 def _say(text: str) -> None:
@@ -40,7 +42,7 @@ def run_sandbox(
     sandbox = Sandbox(scenario)
 
     def tell() -> None:
-        if write_config is not None and not write_new_file(write_config, snippet(sandbox)):
+        if write_config is not None and not write_new_file(write_config, snippet(sandbox, _KEY)):
             show(f"{write_config} exists already and was left as it is; its addresses may be others.\n")
         show(announcement(sandbox, write_config))
 
@@ -54,20 +56,28 @@ def announcement(sandbox: Sandbox, written: Path | None = None) -> str:
     """Addresses and a configuration to copy, or where it was written."""
     width = max(map(len, BASE_PATHS))
     addresses = "\n".join(f"  {name:<{width}}  {sandbox.base_url(name)}" for name in BASE_PATHS)
-    keys = " ".join(f"{name}=sandbox" for name in key_variables(todays_config()))
-    config = f"It is in {written}." if written is not None else f"Put this into a file:\n\n{snippet(sandbox)}"
+    config = (
+        f"It is in {written}."
+        if written is not None
+        else f"Put this into a file:\n\n{snippet(sandbox, _KEY)}"
+    )
     return (
         f"Sandbox provider on {sandbox.url}. Any key is taken, answers are labelled [sandbox], nothing is "
         "paid.\n\n"
         f"Base URLs, as each official SDK takes them:\n{addresses}\n\n"
-        f"A configuration to try it with needs some text as keys, in the other terminal:\n"
-        f"  export {keys}\n{config}\n\n"
+        "A configuration to try it with needs some text as its key, in the other terminal:\n"
+        f"  export {_KEY}=sandbox\n{config}\n\n"
         "Ctrl-C stops it."
     )
 
 
-def snippet(sandbox: Sandbox) -> str:
-    """The full example with today's models, all of them served by `sandbox`."""
+def snippet(sandbox: Sandbox, key_variable: str | None = None) -> str:
+    """The full example with today's models, all of them served by `sandbox`.
+
+    Args:
+        sandbox: Whose addresses they get.
+        key_variable: One variable for all keys, so that nobody's own keys go to it; default: the providers' own.
+    """
     lines: list[str] = []
     provider = "anthropic"  # the orchestrator's, which the example does not name
     for line in todays_config().splitlines():
@@ -79,6 +89,8 @@ def snippet(sandbox: Sandbox) -> str:
             provider = value
         elif key == "api_key_env":
             indent = " " * (len(line) - len(line.lstrip()))
+            if key_variable is not None:
+                lines[-1] = f"{indent}{key}: {key_variable}"
             lines.append(f'{indent}base_url: "{sandbox.base_url(provider)}"')
     return "\n".join(lines) + "\n"
 
