@@ -7,6 +7,8 @@ task run share is in the `Lane` that they all receive: attempts of one task run 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any
 
@@ -24,6 +26,7 @@ from tta_dev_primitives.flows.history import show_retry
 from tta_dev_primitives.flows.requests import answer_request
 from tta_dev_primitives.flows.result import Attempt
 from tta_dev_primitives.flows.retired import replace_gone, tell_failure
+from tta_dev_primitives.flows.run_logs import never_said
 from tta_dev_primitives.flows.runtime import Runtime
 from tta_dev_primitives.flows.together import together
 from tta_dev_primitives.flows.work import Item, Lane
@@ -31,8 +34,9 @@ from tta_dev_primitives.flows.work import Item, Lane
 __all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
 
 
+@never_said
 class ModelFailedError(OrchestrationError):
-    """Some items have no answer from this attempt's model; the task's next attempt asks their next model."""
+    """Some items have no answer from this attempt's model: the next attempt asks their next one, if there is one."""
 
 
 async def _another_model_is_left(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
@@ -55,13 +59,21 @@ async def execute(runtime: Runtime, lane: Lane, key: str | None = None) -> dict[
 
     Returns:
         Item id -> the model that answered, for the items that this task run answered.
+
+    Raises:
+        ModelFailedError: Some items go on to their next model, or no model had an answer for any.
     """
     served = await lane_attempt(runtime, lane)
     going_on = [item for item in lane.open if lane.following(item) is not None]
     if going_on:
-        reasons = "; ".join(item.reasons[-1] for item in going_on[:3] if item.reasons)
-        raise ModelFailedError(f"{len(going_on)} of {lane.size} to the next model: {reasons}")
+        raise ModelFailedError(f"{len(going_on)} of {lane.size} to the next model: {_reasons(going_on)}")
+    if len(lane.open) == lane.size:
+        raise ModelFailedError(f"no model answered: {_reasons(lane.open)}")
     return served
+
+
+def _reasons(items: Sequence[Item]) -> str:
+    return "; ".join(item.reasons[-1] for item in items[:3] if item.reasons)
 
 
 @lru_cache(maxsize=128)
@@ -82,7 +94,9 @@ async def run_lane(runtime: Runtime, lane: Lane) -> None:
     if not lane.length:
         return
     key = _content_key(runtime, lane)
-    await _lane_task(lane.first_model, lane.length - 1, key is not None)(runtime, lane, key)
+    # A lane without any answer is a failed task run; what comes after it is decided from the items.
+    with suppress(ModelFailedError):
+        await _lane_task(lane.first_model, lane.length - 1, key is not None)(runtime, lane, key)
     if any(lane.following(item) is not None for item in lane.open):
         # Cached: the task's body did not run.
         await _from_the_store(runtime, lane)

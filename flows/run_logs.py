@@ -19,13 +19,20 @@ __all__ = ["say_expected_errors_in_one_line"]
 
 _STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
 _said: WeakSet[OrchestrationError] = WeakSet()
+_unsaid: set[str] = set()
+
+
+def never_said(kind: type[OrchestrationError]) -> type[OrchestrationError]:
+    """Keep an error out of the log: it ends a task run, and what follows from that is told where it is decided."""
+    _unsaid.add(kind.__name__)
+    return kind
 
 
 def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
     """A logging filter: shorten the record of one of our errors, drop its repetitions."""
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     if isinstance(error, OrchestrationError):
-        if error in _said:
+        if error in _said or type(error).__name__ in _unsaid:
             return False
         _said.add(error)
         record.msg, record.args = redact(f"{type(error).__name__}: {error}"), ()
@@ -37,7 +44,7 @@ def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
 
 def _ours(name: str) -> bool:
     kind = getattr(errors, name, None)
-    return isinstance(kind, type) and issubclass(kind, OrchestrationError)
+    return name in _unsaid or (isinstance(kind, type) and issubclass(kind, OrchestrationError))
 
 
 for _runs in ("prefect.flow_runs", "prefect.task_runs"):

@@ -13,6 +13,7 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
 from prefect.client.schemas.objects import State, TaskRun
 from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
 
+from tta_dev_primitives.config.errors import AllModelsFailedError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 
 StartSandbox = Callable[..., Sandbox]
@@ -55,6 +56,23 @@ async def test_the_history_of_a_task_run_tells_each_attempt(
     assert GEMINI in message
     assert "overloaded" in message
     assert execute.run_count == 2
+
+
+async def test_a_task_run_of_which_no_model_answered_has_failed(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """Its last state names the reason; the flow run goes on to the paid model, or fails with all of them."""
+    workflow = make_workflow(sandbox_of("rules: [{match: {prompt: solve}, reply: {error: overloaded}}]"))
+    with pytest.raises(AllModelsFailedError):
+        await workflow.execute("Describe how a clock works.", use_case="moderate")
+    async with get_client() as client:
+        named = FlowRunFilter.model_validate({"name": {"any_": ["Describe how a clock works."]}})
+        (flow_run,) = await client.read_flow_runs(flow_run_filter=named)
+        runs = await task_runs(client, flow_run.id, {f"execute[{GEMINI}]"})
+    executes = [run for run in runs if run.name.startswith("execute[")]
+    assert {run.state_name for run in executes} == {"Failed"}
+    assert "no model answered" in (executes[0].state.message or "")
+    assert flow_run.state_name == "Failed"
 
 
 @pytest.mark.parametrize("use_case", ["reasoning", None])
