@@ -56,16 +56,22 @@ class RunClient(PrefectClient):
         self._untold: dict[UUID, State[Any]] = {}
         """Good ends that the API may not know of."""
         self._telling: dict[UUID, asyncio.Task[None]] = {}
+        self._entered = 0
 
     async def __aenter__(self) -> Self:
         """As Prefect's own."""
-        self.sync.__enter__()
+        # Prefect enters the client that it shares once more for each task run.
+        self._entered += 1
+        if self._entered == 1:
+            self.sync.__enter__()
         return await super().__aenter__()
 
     async def __aexit__(self, *exc_info: Any) -> None:
         """As Prefect's own, once every run's end has been told."""
-        await self._tell_ends()
-        self.sync.__exit__(*exc_info)
+        self._entered -= 1
+        if self._entered == 0:
+            await self._tell_ends()
+            self.sync.__exit__(*exc_info)
         await super().__aexit__(*exc_info)
 
     async def create_flow_run(self, flow: Any, *args: Any, **given: Any) -> FlowRun:
