@@ -18,20 +18,20 @@ from uuid import uuid4
 import httpx
 from prefect._internal.concurrency.services import _active_services
 from prefect.client.schemas.actions import FlowRunCreate
-from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.client.schemas.objects import FlowRun
 from prefect.concurrency import services as limits
 from prefect.context import FlowRunContext
 from prefect.events.schemas.events import Event
 from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
-from prefect.states import Running, to_state_create
 
-from tta_dev_primitives.blocks.prefect_begun import begun_key, may_begin
+from tta_dev_primitives.blocks.prefect_begun import may_begin
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import PrefectServerError
 from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.flows.api import Coming
+from tta_dev_primitives.flows.begun_runs import begun_run
 from tta_dev_primitives.flows.later import api_client
 from tta_dev_primitives.flows.run_client import RunClient
 from tta_dev_primitives.flows.runtime import Runtime
@@ -91,40 +91,20 @@ class EarlyClient(RunClient):
         """Begin the run; the API hears of it when it answers."""
         if self._entry is not None:
             return await super().create_flow_run(flow, *args, **given)
-        began: State[Any] = Running()
-        run = FlowRun(
+        run, entry = begun_run(
+            flow,
+            uuid4(),  # until the API tells
             name=self.namers[flow.name](given["parameters"]),
-            flow_id=uuid4(),  # until the API tells
-            flow_version=flow.version,
             parameters=given["parameters"],
-            tags=list(given["tags"]),
-            empirical_policy=FlowRunPolicy(
-                retries=flow.retries, retry_delay=int(flow.retry_delay_seconds or 0)
-            ),
-            run_count=1,
-            start_time=began.timestamp,
-            state=began,
-            state_type=began.type,
-            state_name=began.name,
+            tags=given["tags"],
         )
         self._begun[run.id] = run
         self._own.add(run.id)
         _know_no_limits(run.tags)
-        # Written down now: the run goes on while it waits to be entered.
-        entry = FlowRunCreate(
-            flow_id=run.flow_id,
-            flow_version=run.flow_version,
-            name=run.name,
-            parameters=run.parameters,
-            tags=run.tags,
-            empirical_policy=run.empirical_policy,
-            state=to_state_create(began),
-            idempotency_key=begun_key(run.id, began.timestamp),
-        )
-        self._entry = asyncio.get_running_loop().create_task(self._enter(flow, run, entry))
+        self._entry = asyncio.get_running_loop().create_task(self._enter_first(flow, run, entry))
         return run
 
-    async def _enter(self, flow: Any, run: FlowRun, entry: FlowRunCreate) -> None:
+    async def _enter_first(self, flow: Any, run: FlowRun, entry: FlowRunCreate) -> None:
         reason = "its event loop ended."
         try:
             answers = asyncio.wrap_future(self._answers)
@@ -133,11 +113,9 @@ class EarlyClient(RunClient):
                 await asyncio.wait([answers], timeout=_BELIEVED_S / 2)
             await answers
             run.flow_id = entry.flow_id = self._flows[flow.name] = await self.create_flow(flow)
-            reply = await self.request(
-                "POST", "/flow_runs/", json=entry.model_dump(mode="json", exclude_unset=True)
-            )
-            if (known_as := reply.json()["id"]) != str(run.id):
+            if (known_as := (await self._enter(entry))["id"]) != str(run.id):
                 raise PrefectServerError(f"the server calls it {known_as}, not {run.id}.")
+            self._takes_ids = True
             self.entered.set_result(None)
         except Exception as problem:
             reason = str(problem) if isinstance(problem, PrefectServerError) else redact(repr(problem))

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context, ContextVar
@@ -49,10 +50,16 @@ class _Loop:
         try:
             yield
         finally:
-            await asyncio.gather(*self.tasks, return_exceptions=True)
-            await asyncio.gather(*(self.do(number) for number in tuple(self.pending)))
-            for client in self.clients.values():
-                await client.__aexit__(None, None, None)
+            with warnings.catch_warnings():
+                # The loop warns of generators that begin now, as httpx has them; these end before it does.
+                warnings.simplefilter("ignore", ResourceWarning)
+                await self._finish()
+
+    async def _finish(self) -> None:
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        await asyncio.gather(*(self.do(number) for number in tuple(self.pending)))
+        for client in self.clients.values():
+            await client.__aexit__(None, None, None)
 
     async def do(self, number: int) -> None:
         """Do one piece of work; it stays pending when it is cancelled."""

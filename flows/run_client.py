@@ -3,13 +3,15 @@
 Prefect opens a client for each flow run, asks for the flow's id each time and names the run in a request of its own.
 A process that stays up need not: of nine requests a run two are left. It is created running, under its name, and what
 the API then says of it is believed for its start; the second request sets its end. When it ended well, that request
-is sent while the caller goes on with the answer: by then everything that was paid for is in the ledger.
+is sent while the caller goes on with the answer: by then everything that was paid for is in the ledger. The embedded
+server lets a run choose its id, so there the run does not wait for the first request either.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import Context
@@ -18,7 +20,7 @@ from uuid import UUID
 
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
-from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.client.schemas.responses import (
     OrchestrationResult,
     SetStateStatus,
@@ -28,9 +30,11 @@ from prefect.client.schemas.responses import (
 from prefect.context import AsyncClientContext, SyncClientContext
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_KEY, PREFECT_API_URL
-from prefect.states import Running, to_state_create
+from prefect.states import to_state_create
 
+from tta_dev_primitives.blocks.prefect_settings import EMBEDDED_MARK
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.flows.begun_runs import begun_run, entered, hold_events
 
 __all__ = ["RunClient", "open_client", "sharing"]
 
@@ -57,6 +61,11 @@ class RunClient(PrefectClient):
         """Good ends that the API may not know of."""
         self._telling: dict[UUID, asyncio.Task[None]] = {}
         self._entered = 0
+        self._takes_ids = False
+        """Whether the server has been seen to enter a run under the id that it came with."""
+        self._unentered: dict[UUID, tuple[Any, FlowRunCreate]] = {}
+        """Runs that have begun and that the API may not know of: their flow, and what enters them."""
+        self._entering: dict[UUID, asyncio.Task[None]] = {}
 
     async def __aenter__(self) -> Self:
         """As Prefect's own."""
@@ -80,49 +89,96 @@ class RunClient(PrefectClient):
         if not args and namer is not None and given.get("name") is None:
             given["name"] = namer(given.get("parameters") or {})
         known = None if args else self._flows.get(flow.name)
+        if known is not None and self._takes_ids and given.get("parent_task_run_id") is None:
+            return self._begin(flow, known, **given)
         if known is not None:
             try:
                 return await self._create(known, flow, **given)
             except PrefectHTTPStatusError:
                 # Its database may be another one than a moment ago.
                 del self._flows[flow.name]
-        run = await super().create_flow_run(flow, *args, **given)
-        self._flows[flow.name] = run.flow_id
-        return run
+        if args or not self._embedded():
+            run = await super().create_flow_run(flow, *args, **given)
+            self._flows[flow.name] = run.flow_id
+            return run
+        self._flows[flow.name] = await self.create_flow(flow)
+        return await self._create(self._flows[flow.name], flow, **given)
+
+    def _embedded(self) -> bool:
+        api = os.environ.get(EMBEDDED_MARK)
+        return api is not None and str(self.api_url).rstrip("/") == api.rstrip("/")
 
     async def _create(
         self,
         flow_id: UUID,
         flow: Any,
-        name: str | None,
+        name: str | None = None,
         *,
         state: Any,
         parameters: Any,
         tags: Any,
+        parent_task_run_id: UUID | None = None,
         **rest: Any,
     ) -> FlowRun:
-        # Pending is for runs that somebody else will start; this one has begun.
-        begun = Running() if state.is_pending() and rest.get("parent_task_run_id") is None else state
-        policy = FlowRunPolicy(retries=flow.retries, retry_delay=int(flow.retry_delay_seconds or 0))
-        asked = FlowRunCreate(
-            flow_id=flow_id,
-            flow_version=flow.version,
-            parameters=parameters,
-            tags=list(tags or ()),
-            **({} if name is None else {"name": name}),
-            state=to_state_create(begun),
-            empirical_policy=policy,
-            **rest,
-        )
-        reply = await self.request(
-            "POST", "/flow_runs/", json=asked.model_dump(mode="json", exclude_unset=True)
-        )
-        run = FlowRun.model_validate(reply.json())
+        begun, asked = begun_run(flow, flow_id, name=name, parameters=parameters, tags=tags)
+        if parent_task_run_id is not None:
+            # Pending is for runs that somebody else will start.
+            asked.state, asked.parent_task_run_id = to_state_create(state), parent_task_run_id
+        if parent_task_run_id is not None or not self._embedded():
+            asked.idempotency_key = None
+        reply = await self._enter(asked.model_copy(update=rest))
+        run = FlowRun.model_validate(reply)
         run.parameters = parameters
-        if begun is not state and run.state is not None and run.state.is_running():
+        self._takes_ids = run.id == begun.id
+        if parent_task_run_id is None and run.state is not None and run.state.is_running():
             self._begun[run.id] = run
             self._own.add(run.id)
         return run
+
+    async def _enter(self, asked: FlowRunCreate) -> Any:
+        body = asked.model_dump(mode="json", exclude_unset=True)
+        return (await self.request("POST", "/flow_runs/", json=body)).json()
+
+    def _begin(
+        self, flow: Any, flow_id: UUID, name: str | None = None, *, parameters: Any, tags: Any, **_: Any
+    ) -> FlowRun:
+        run, asked = begun_run(flow, flow_id, name=name, parameters=parameters, tags=tags)
+        self._begun[run.id] = run
+        self._own.add(run.id)
+        self._unentered[run.id] = (flow, asked)
+        hold_events(run.id)
+        task = asyncio.get_running_loop().create_task(self._enter_begun(run.id), context=Context())
+        self._entering[run.id] = task
+        task.add_done_callback(lambda _: self._entering.pop(run.id, None))
+        return run
+
+    async def _enter_begun(self, run_id: UUID) -> None:
+        """Let the API know a run that has begun; without that, Prefect shows nothing of it.
+
+        A cancellation leaves it unentered, as with the end; asking twice is harmless, the key sees to that.
+        """
+        flow, asked = self._unentered[run_id]
+        known = False
+        try:
+            try:
+                reply = await self._enter(asked)
+            except PrefectHTTPStatusError:
+                # Its database may be another one than a moment ago.
+                asked.flow_id = self._flows[flow.name] = await self.create_flow(flow)
+                reply = await self._enter(asked)
+            known = self._takes_ids = reply["id"] == str(run_id)
+            if not known:
+                _LOG.warning("Prefect shows flow run %s as %s, without its task runs", run_id, reply["id"])
+        except Exception as problem:
+            _LOG.warning("Prefect does not show flow run %s: %s", run_id, redact(str(problem)))
+        entered(run_id, known)
+        del self._unentered[run_id]
+
+    async def _known(self, run_id: UUID) -> None:
+        """Wait until the API knows a run that this client has begun."""
+        task = self._entering.get(run_id)
+        if task is not None and task is not asyncio.current_task():
+            await asyncio.wait([task])
 
     async def set_flow_run_state(
         self, flow_run_id: UUID | str, state: State[Any], force: bool = False
@@ -137,9 +193,11 @@ class RunClient(PrefectClient):
             return _accepted(run.state)
         self._begun.pop(run_id, None)
         if run_id not in self._own or not state.is_final():
+            await self._known(run_id)
             return await super().set_flow_run_state(run_id, state, force)
         self._own.discard(run_id)
         if force or not state.is_completed():
+            await self._known(run_id)
             return await super().set_flow_run_state(run_id, state, force)
         self._untold[run_id] = state
         # A context of its own: the run that asked for it will have ended.
@@ -155,6 +213,7 @@ class RunClient(PrefectClient):
         """
         state = self._untold[run_id]
         try:
+            await self._known(run_id)
             while True:
                 answer = await super().set_flow_run_state(run_id, state)
                 if not isinstance(answer.details, StateWaitDetails):
@@ -180,6 +239,10 @@ class RunClient(PrefectClient):
     async def _tell_ends(self) -> None:
         """Send the ends that are left; one whose sending was cut off may have arrived."""
         await self.all_ended()
+        for run_id in tuple(self._unentered):
+            await self._known(run_id)
+            if run_id in self._unentered:
+                await self._enter_begun(run_id)
         for run_id in tuple(self._untold):
             try:
                 known = (await super().read_flow_run(run_id)).state
@@ -192,7 +255,16 @@ class RunClient(PrefectClient):
 
     async def read_flow_run(self, flow_run_id: UUID) -> FlowRun:
         """As Prefect's own; the first look at a run that this client has created is at what the API answered."""
-        return self._begun.pop(flow_run_id, None) or await super().read_flow_run(flow_run_id)
+        begun = self._begun.pop(flow_run_id, None)
+        if begun is not None:
+            return begun
+        await self._known(flow_run_id)
+        return await super().read_flow_run(flow_run_id)
+
+    async def update_flow_run(self, flow_run_id: UUID, *args: Any, **given: Any) -> Any:
+        """As Prefect's own."""
+        await self._known(flow_run_id)
+        return await super().update_flow_run(flow_run_id, *args, **given)
 
 
 def _accepted(state: State[Any] | None) -> OrchestrationResult[Any]:

@@ -237,9 +237,9 @@ def page(figures: Mapping[str, Any]) -> str:
     parts += [
         "Server CPU is that of the contender's own Prefect server, less what it uses when idle.",
         "",
-        "An orchestration of a process that stays up sends Prefect one request on its way: create the run, running "
-        "and under its name; once in five seconds also whether its tag has a concurrency limit. Task runs and events "
-        "travel over one websocket; the run's end and three artifacts follow the answer.",
+        "An orchestration of a process that stays up waits for no request to our Prefect server: that creates the run "
+        "under its name while it goes on. Task runs and events travel over one websocket; the run's end and three "
+        "artifacts follow the answer. Any other server is waited for once, when it creates the run.",
         "",
         "## Bulk (W4)",
         "",

@@ -7,8 +7,10 @@ from collections.abc import Callable
 from uuid import UUID, uuid4
 
 import httpx
+import pytest
 from prefect.client.orchestration import get_client
 from sandbox_runs import MakeWorkflow
+from test_what_a_person_sees import task_runs
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.later import api_client, settled
@@ -80,6 +82,56 @@ async def test_the_answer_does_not_wait_until_prefect_knows_of_the_end(
         assert (await client.read_flow_run(run_id)).state_name == "Completed"
     finally:
         client._client.event_hooks = {}
+
+
+async def test_a_run_does_not_wait_until_prefect_has_entered_it(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """On the embedded server it has an id of its own; its task runs are told when the run is known, none is lost."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute("Describe how a gong works.", use_case="simple")
+    await settled()
+    client = await api_client()
+    go_on = asyncio.Event()
+
+    async def held_up(request: httpx.Request) -> None:
+        if request.url.path.endswith("/flow_runs/"):
+            await go_on.wait()
+
+    client._client.event_hooks = {"request": [held_up]}
+    try:
+        result = await workflow.execute("Describe how a harp works.", use_case="simple")
+        go_on.set()
+        await settled()
+    finally:
+        client._client.event_hooks = {}
+    run = await client.read_flow_run(UUID(result.flow_run_id))
+    assert (run.name, run.state_name, run.run_count) == ("Describe how a harp works.", "Completed", 1)
+    assert {"plan", "budget", "validate"} <= {
+        one.name for one in await task_runs(client, run.id, {"validate"})
+    }
+
+
+async def test_a_run_that_prefect_cannot_enter_has_its_answer_and_a_warning(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The connection breaks as the run begins: what was paid for is handed over, the log says what is not shown."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute("Describe how a viola works.", use_case="simple")
+    await settled()
+    client = await api_client()
+
+    async def broken(request: httpx.Request) -> None:
+        raise httpx.UnsupportedProtocol("the wire is cut")
+
+    client._client.event_hooks = {"request": [broken]}
+    try:
+        result = await workflow.execute("Describe how a cello works.", use_case="simple")
+        await settled()
+    finally:
+        client._client.event_hooks = {}
+    assert result.accepted
+    assert f"Prefect does not show flow run {result.flow_run_id}: the wire is cut" in caplog.text
 
 
 def test_a_script_that_ends_with_its_answer_leaves_no_run_running(
