@@ -59,6 +59,8 @@ MODELS = {
 }
 PRICES = {SONNET: Price(Decimal(3), Decimal(15)), OPUS: Price(Decimal(15), Decimal(75))}
 _VERDICT_PROMPT = 150
+MIX = (("gsm8k", 0.7), ("crux", 0.2), ("math_l5", 0.1))
+"""Corpora of the mix, and the share of each."""
 
 
 @dataclass(frozen=True)
@@ -278,7 +280,6 @@ def shuffled(records: Sequence[Recorded], rng: random.Random) -> list[Recorded]:
 
 def mix(corpora: dict[str, list[Recorded]], count: int, rng: random.Random) -> list[Recorded]:
     """70/20/10 of GSM8K, CRUX and MATH, drawn with replacement, in random order."""
-    parts = (("gsm8k", 0.7), ("crux", 0.2), ("math_l5", 0.1))
-    drawn = [rng.choice(corpora[name]) for name, share in parts for _ in range(round(count * share))]
+    drawn = [rng.choice(corpora[name]) for name, share in MIX for _ in range(round(count * share))]
     rng.shuffle(drawn)
     return drawn

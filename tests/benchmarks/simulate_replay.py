@@ -9,23 +9,37 @@ fallback list of a scenario file, which is otherwise used unmodified.
 from __future__ import annotations
 
 import argparse
-import itertools
 import json
 import os
 import random
-import re
 import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from offline_replay import DEEPSEEK, GEMINI, LLAMA, Recorded, Scenario, Tally, load, mix, replay, shuffled  # noqa: E402
+from offline_replay import (  # noqa: E402
+    DEEPSEEK,
+    GEMINI,
+    LLAMA,
+    MIX,
+    MODELS,
+    PRICES,
+    SONNET,
+    Recorded,
+    Scenario,
+    Tally,
+    load,
+    mix,
+    replay,
+    shuffled,
+)
 
-from tta_dev_primitives.flows.answers import agree, canonical, final_answer  # noqa: E402
+from tta_dev_primitives.config.usage import Usage  # noqa: E402
+from tta_dev_primitives.flows.answers import agree  # noqa: E402
+from tta_dev_primitives.flows.doubts import doubted  # noqa: E402
 
 SCENARIOS = ROOT / "config" / "scenarios"
 BALANCED = Scenario.of(SCENARIOS / "balanced.yaml")
@@ -71,39 +85,31 @@ def drift_delays(corpus: list[Recorded], other: str, count: int) -> tuple[float,
     return statistics.median(delays), false
 
 
-WEAK, STRONG = "routellm:mistralai/Mixtral-8x7B-Instruct-v0.1", "routellm:gpt-4-1106-preview"
+def divided(corpora: dict[str, list[Recorded]]) -> float:
+    """The share of the paid model's cost that lies in tasks of the mix on which the two free models disagree."""
+    free, paid = [MODELS[name] for name in (GEMINI, LLAMA)], PRICES[SONNET]
+    apart = total = 0.0
+    for name, share in MIX:
+        for record in corpora[name]:
+            one, other = (record.answer(by, record.named(by.model)).final for by in free)
+            own = record.row(record.named(SONNET))
+            cost = float(paid.cost(Usage(own["input_tokens"], output_tokens=own["output_tokens"])))
+            weight = share * cost / len(corpora[name])
+            total += weight
+            apart += weight * (not agree(one, other))
+    return apart / total
 
 
-def routellm_axes(rows: list[dict[str, Any]], voters: Sequence[str]) -> tuple[float, float, float]:
-    """APGR, CPT(50 %) and CPT(80 %): the weak answers that fewest free models confirm go to the strong model first."""
-    groups: dict[int, list[dict[str, Any]]] = {}
-    for row in rows:
-        weak = _number(row["models"][WEAK]["answer"])
-        votes = sum(agree(weak, final_answer(row["models"][v]["answer"], "number")) for v in voters)
-        groups.setdefault(votes, []).append(row["models"])
-    gap = sum(bool(r["models"][STRONG]["correct"]) - bool(r["models"][WEAK]["correct"]) for r in rows)
-    points, sent, gained = [(0.0, 0.0)], 0, 0
-    for votes in sorted(groups):
-        sent += len(groups[votes])
-        gained += sum(bool(m[STRONG]["correct"]) - bool(m[WEAK]["correct"]) for m in groups[votes])
-        points.append((sent / len(rows), gained / gap))
-    pairs = list(itertools.pairwise(points))
-    area = sum((x2 - x1) * (y1 + y2) / 2 for (x1, y1), (x2, y2) in pairs)
-    reach = [_crossing(pairs, level) for level in (0.5, 0.8)]
-    return area, reach[0], reach[1]
-
-
-def _crossing(pairs: list[tuple[tuple[float, float], tuple[float, float]]], level: float) -> float:
-    for (x1, y1), (x2, y2) in pairs:
-        if y1 < level <= y2:
-            return x1 + (x2 - x1) * (level - y1) / (y2 - y1)
-    return 1.0
-
-
-def _number(text: str) -> str | None:
-    """The weak model's 8-shot answers end with their number, often without saying so."""
-    found = re.findall(r"-?\$?\d[\d,]*(?:\.\d+)?", text)
-    return final_answer(text, "number") or (canonical(found[-1], "number") if found else None)
+def doubts(title: str, corpus: list[Recorded]) -> None:
+    """How often answers that doubt themselves are wrong, and the others, for each model that stands in."""
+    for model in (GEMINI, LLAMA, DEEPSEEK, SONNET):
+        wrong: dict[bool, list[bool]] = {True: [], False: []}
+        for record in corpus:
+            name = record.named(model)
+            answer = record.answer(MODELS[model], name)
+            wrong[doubted(answer.text, answer.final)].append(not record.row(name)["correct"])
+        shares = [f"{statistics.mean(w):.1%} of {len(w)}" if w else "none" for w in wrong.values()]
+        print(f"doubts, {title:10} {model:26} wrong: {shares[0]} that waver, {shares[1]} others")
 
 
 def violations(corpora: dict[str, list[Recorded]], count: int) -> None:
@@ -178,17 +184,11 @@ def main() -> None:
         print(
             f"drift to {other}: noticed after {delay:g} tasks (median), {false} false alarms in {arguments.runs} x 300"
         )
-    with (folder / "gsm8k.jsonl").open(encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    small = ("Meta-Llama-3.1-8B-Instruct", "command-r", "gemma-2-2b-it")
-    for title, voters in (
-        ("three small free models", small),
-        ("the scenario's three", ("gemini-1.5-pro", "Meta-Llama-3.1-70B-Instruct", "deepseek-v2.5-0908")),
-    ):
-        area, half, most = routellm_axes(rows, voters)
-        print(
-            f"RouteLLM axes, GSM8K, votes of {title}: APGR {area:.3f}  CPT(50%) {half:.1%}  CPT(80%) {most:.1%}"
-        )
+    print(
+        f"mix 70/20/10: {divided(corpora):.1%} of the paid model's cost lies where the two free models disagree"
+    )
+    for name, corpus in corpora.items():
+        doubts(name, corpus)
     if arguments.violations:
         violations(corpora, arguments.violations)
 
