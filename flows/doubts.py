@@ -2,8 +2,9 @@
 
     doubted("It is not stated, so we assume 8 hours. ... The answer is 42.", "42")   -> True
 
-An answer that wavers on its way, or ends in a broken number, is wrong several times as often as the same model's
-others (measured on nine models: docs/validation.md). Such answers have accounts of their own in the risk ledger.
+An answer that wavers on its way, or ends in a broken number, is wrong more often than the same model's others: many
+times on school maths, less so on code (measured: docs/validation.md). Such answers have accounts of their own in the
+risk ledger.
 """
 
 from __future__ import annotations
