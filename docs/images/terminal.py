@@ -1,7 +1,7 @@
 """Draws what a command shows on a terminal as an SVG: how demo.png was made.
 
 python docs/images/terminal.py demo.svg "tta demo" --until Attempts
-chromium --headless --no-sandbox --screenshot=demo.png --window-size=1400,1300 demo.svg
+chromium --headless --no-sandbox --screenshot=demo.png --window-size=1400,1250 demo.svg
 """
 
 from __future__ import annotations
