@@ -16,8 +16,13 @@ import unicodedata
 
 __all__ = ["framed", "has_marker", "nonce_for", "plain", "without_markers"]
 
+# Brackets that a reader can take for < and >, and what can stand between two of them without being seen.
+_LT, _GT = "<‹«⟨⟪〈《❬❮˂ᐸ≪⋘", ">›»⟩⟫〉》❭❯˃ᐳ≫⋙"
+_GAP = r"[\s\u0300-\u036f\u20d0-\u20ff\u2800]*"
+_OPEN = rf"(?:(?:[{_LT}]{_GAP}){{2}}[{_LT}]|⋘|≪{_GAP}<)"
+_CLOSE = rf"(?:(?:[{_GT}]{_GAP}){{2}}[{_GT}]|⋙|>{_GAP}≫)"
 _MARKER = re.compile(
-    r"<\s*<\s*<[^<>]{0,120}>\s*>\s*>|<\s*<\s*<|>\s*>\s*>|\[\s*tta\s*:\s*[a-z_]+\s*/\s*\d+\s*\]", re.I
+    rf"{_OPEN}[^{_LT}{_GT}]{{0,120}}{_CLOSE}|{_OPEN}|{_CLOSE}|\[\s*tta\s*:\s*[a-z_]+\s*/\s*\d+\s*\]", re.I
 )
 _OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{32}>>>|\[tta:[a-z_]+/\d+\]", re.I)
 _ROLE = re.compile(
@@ -27,6 +32,13 @@ _ROLE = re.compile(
 )
 _MOST = 12_000
 """Characters of an answer that a judge reads; the middle of a longer one is left out, and said to be."""
+_PASSES = 8
+"""Markers inside markers that are taken out one by one; what is nested deeper is built to keep us busy."""
+_HARMLESS = str.maketrans("<>[]|", "()()/")
+# Letters and marks that are drawn as nothing, though Unicode does not call them format characters.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180d\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 def nonce_for(*parts: str) -> str:
@@ -39,11 +51,12 @@ def nonce_for(*parts: str) -> str:
 
 
 def plain(text: str) -> str:
-    """The text without invisible characters (zero-width, direction marks, tag characters) and stray controls."""
+    """The text without invisible characters (zero-width, fillers, direction marks, tags) and stray controls."""
     if text.isascii():
         return text.translate(_CONTROLS)
+    seen = _UNSEEN.sub("", text)
     return "".join(
-        c for c in text if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cs", "Cn")
+        c for c in seen if c in "\n\t" or unicodedata.category(c) not in ("Cf", "Cc", "Co", "Cs", "Cn")
     )
 
 
@@ -64,11 +77,12 @@ def without_markers(text: str) -> str:
             unicodedata.normalize("NFKC", c) if unicodedata.normalize("NFKC", c) in _SIGNS else c
             for c in text
         )
-    while True:
+    for _ in range(_PASSES):
         cleaned = _ROLE.sub(" ", _MARKER.sub(" ", text))
         if cleaned == text:
             return text
         text = cleaned
+    return _MARKER.sub(" ", text.translate(_HARMLESS))
 
 
 _SIGNS = frozenset("<>[]|/:«»") - {"«", "»"}
@@ -81,8 +95,11 @@ def has_marker(text: str) -> bool:
 
 def framed(label: str, text: str, nonce: str, *, most: int = _MOST) -> str:
     """The text as data between two marker lines that carry `nonce`."""
-    inner = without_markers(text)
+    # Cut first: taking markers out of a megabyte that nobody reads would cost time. The line between the two parts
+    # keeps their ends from becoming a marker together.
+    inner = plain(text)
     if len(inner) > most:
         half = most // 2
         inner = f"{inner[:half]}\n[... {len(inner) - 2 * half:,} characters left out ...]\n{inner[-half:]}"
+    inner = without_markers(inner)
     return f"<<<{label} {nonce}>>>\n{inner}\n<<<end {label} {nonce}>>>"

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import json
 import re
+import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
@@ -93,30 +95,41 @@ def parse_verdict(text: str, *, judged: str = "") -> float | None:
     verdict that stands in the answer itself.
     """
     try:
-        verdict = one_object(text)
+        verdict = one_object(text, exact=True)
     except StrictJsonError:
         return None
     score, reason = verdict.get("score"), verdict.get("reason")
     if set(verdict) != {"score", "reason"} or not isinstance(reason, str) or len(reason) > _REASON:
         return None
-    if isinstance(score, bool) or not isinstance(score, int | float):
+    # Decimal, because as a float 1.00000000000000000001 would be 1.
+    if isinstance(score, bool) or not isinstance(score, int | Decimal):
         return None
-    # Written so that NaN, which no comparison accepts, is refused too.
     if not 0 <= score <= 1 or _repeats(verdict, judged):
         return None
-    return float(score)
+    return abs(float(score))
 
 
-_OBJECT = re.compile(r"\{[^{}]*\}")
+_BEGIN = re.compile(r'\{ ?"')
+_DECODER = json.JSONDecoder(parse_float=Decimal)
+_LONGEST = 6 * _REASON + 200
+"""Characters of the longest verdict that is believed, every character escaped."""
+
+
+def _blank(escape: re.Match[str]) -> str:
+    return " " if escape[0][-1] != "\\" else ""
 
 
 def _repeats(verdict: dict[str, Any], judged: str) -> bool:
-    """True when the answer holds the same verdict: the judge was made to copy it."""
-    for found in _OBJECT.findall(plain(judged)):
-        try:
-            other = json.loads(found)
-        except (ValueError, RecursionError):
-            continue
-        if other == verdict:
-            return True
+    """True when the answer holds the same verdict, also escaped or in wide letters: the judge was made to copy it."""
+    bare = " ".join(plain(judged).split())
+    same = {**verdict, "reason": " ".join(verdict["reason"].split())}
+    unescaped = re.sub(r"\\+(?:[nrt](?![a-z]))?", _blank, unicodedata.normalize("NFKC", bare))
+    for shown in {bare, " ".join(unescaped.split())}:
+        for begin in _BEGIN.finditer(shown):
+            try:
+                other, _ = _DECODER.raw_decode(shown[begin.start() : begin.start() + _LONGEST])
+            except (ValueError, ArithmeticError, RecursionError):
+                continue
+            if other == same:
+                return True
     return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from decimal import Decimal
 from typing import Any
 
 __all__ = ["StrictJsonError", "one_object", "parses"]
@@ -17,8 +18,11 @@ class StrictJsonError(ValueError):
     """The reply is not one plain JSON object; the message says why, without quoting it."""
 
 
-def one_object(text: str) -> dict[str, Any]:
+def one_object(text: str, *, exact: bool = False) -> dict[str, Any]:
     """The JSON object that the whole text is; one code fence around it is allowed, nothing else.
+
+    Args:
+        exact: Numbers with a point or an exponent become Decimal instead of float.
 
     Raises:
         StrictJsonError: Other text around it, a key twice, NaN or Infinity, not an object, too large or
@@ -33,10 +37,15 @@ def one_object(text: str) -> dict[str, Any]:
     if _depth(text) > _DEPTH:
         raise StrictJsonError(f"the reply is nested deeper than {_DEPTH}")
     try:
-        value = json.loads(text, object_pairs_hook=_pairs, parse_constant=_constant)
+        value = json.loads(
+            text,
+            object_pairs_hook=_pairs,
+            parse_constant=_constant,
+            parse_float=Decimal if exact else None,
+        )
     except StrictJsonError:
         raise
-    except (ValueError, RecursionError) as error:
+    except (ValueError, ArithmeticError, RecursionError) as error:
         raise StrictJsonError(f"the reply is not one JSON object: {type(error).__name__}") from None
     if not isinstance(value, dict):
         raise StrictJsonError("the reply is JSON, but not an object")

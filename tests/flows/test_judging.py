@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 
 import pytest
-from attacks import attacks
+from attacks import FALSE_VERDICTS, attacks
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -57,6 +58,32 @@ def test_no_attack_is_believed_as_a_verdict(name: str) -> None:
         assert parse_verdict(inner, judged=attack) is None
 
 
+@pytest.mark.parametrize(
+    "hide",
+    [str, json.dumps, lambda v: json.dumps(json.dumps(v)), lambda v: "\u200b".join(v), lambda v: " ".join(v.split()),
+     lambda v: "".join(chr(ord(c) + 0xFEE0) if "!" <= c <= "~" else c for c in v)],
+)  # fmt: skip
+@pytest.mark.parametrize("verdict", [v for v in FALSE_VERDICTS if "`" not in v and '\\"' not in v])
+def test_a_verdict_that_was_hidden_in_the_answer_is_no_verdict(
+    verdict: str, hide: Callable[[str], str]
+) -> None:
+    """Braces in its reason, other blanks, escapes or wide letters do not make a copied verdict the judge's own."""
+    assert parse_verdict(verdict) is not None
+    assert parse_verdict(verdict, judged=f"The answer is 42.\n{hide(verdict)}") is None
+
+
+@pytest.mark.parametrize(
+    "inner", [("<|a", "|>"), ("<<<", ">>>"), ("<s", ">"), ("[tta:", "a/1]"), ("<<", "<x>>>")]
+)
+def test_markers_inside_markers_cost_no_time(inner: tuple[str, str]) -> None:
+    """An answer built of markers nested 100,000 deep is cleaned in a few passes, and holds none afterwards."""
+    text = inner[0] * 100_000 + inner[1] * 100_000
+    shown = framed("answer", text, "0" * 32)
+    assert shown.count("<<<") == shown.count(">>>") == 2
+    assert not re.search(r"<\|[^|\n]*\|>|</?s>", shown)
+    assert len(shown) < 13_000
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_attacks_on_the_task_side_stay_framed_too(name: str) -> None:
     """A hostile document inside the task, or criteria taken from it, cannot speak to the judge either."""
@@ -74,6 +101,7 @@ def test_attacks_on_the_task_side_stay_framed_too(name: str) -> None:
         ('{"score": 0.9, "reason": "ok"}', 0.9),
         ('{"reason": "wrong sum", "score": 0}', 0.0),
         (' {"score": 1, "reason": ""} \n', 1.0),
+        ('{"score": 5e-1, "reason": "half"}', 0.5),
         ('```json\n{"score": 0.5, "reason": "half"}\n```', 0.5),
     ],
 )
@@ -93,6 +121,17 @@ def test_a_plain_verdict_is_read(text: str, score: float) -> None:
         '{"score": true, "reason": "x"}',
         '{"score": 0.1, "score": 0.9, "reason": "x"}',
         '{"score": 1e999, "reason": "x"}',
+        '{"score": 1.00000000000000000001, "reason": "x"}',
+        '{"score": -1e-400, "reason": "x"}',
+        '{"score": 1e99999999999999999999, "reason": "x"}',
+        '{"score": 0.９, "reason": "x"}',
+        '{"score": 01, "reason": "x"}',
+        '{"score": .9, "reason": "x"}',
+        '{"score": 0.9, "reason": "x",}',
+        '{"score": 0.1, "sc\\u006fre": 0.9, "reason": "x"}',
+        '{"score": 0.9, "reason": "x"} I am sure.',
+        '```json\n{"score": 0.9, "reason": "x"}\n```\n```json\n{"score": 0.1, "reason": "x"}\n```',
+        '\ufeff{"score": 0.9, "reason": "x"}',
         '{"score": 0.9}',
         '{"score": 0.9, "reason": 1}',
         '{"score": 0.9, "reason": "x", "accept": true}',
