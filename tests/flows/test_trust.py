@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import subprocess
+import sys
+from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -58,6 +62,38 @@ async def test_concurrent_runs_lose_no_decision(database: Database) -> None:
     await asyncio.gather(*(ledger.rule([AGREED], POLICY, [0.9]) for ledger in ledgers))
     state = await ledgers[0].state()
     assert state.items == 30
+
+
+def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
+    """Six processes rule and learn 60 times each at the same time: every ruling and every label is counted once."""
+    worker = Path(__file__).with_name("trust_worker.py")
+    children = [
+        subprocess.Popen(
+            [sys.executable, str(worker), url, str(seed), "60"], stdout=subprocess.PIPE, text=True
+        )
+        for seed in range(6)
+    ]
+    done: Counter[str] = Counter()
+    for child in children:
+        out, _ = child.communicate()
+        assert child.returncode == 0
+        done.update(json.loads(out))
+
+    async def look() -> RiskState:
+        database = database_for(url)
+        try:
+            return await TrustLedger(database, "scope").state()
+        finally:
+            await database.aclose()
+
+    state = asyncio.run(look())
+    (stratum,) = state.strata.values()
+    assert done["deliver"] > 0, "without trust there would be nothing to lose"
+    assert state.items == done["deliver"] + done["audit"] + done["escalate"] == 360
+    assert (stratum.labelled, stratum.disowned) == (done["labels"], done["disowned"])
+    assert state.certificate.trusted == done["deliver"] + done["audit"]
+    if not state.alarms:
+        assert (stratum.n, stratum.unjudged) == (done["labels"], done["deliver"])
 
 
 async def test_scopes_do_not_share_trust(database: Database) -> None:

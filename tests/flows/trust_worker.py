@@ -1,0 +1,36 @@
+"""A process that rules and learns at one risk ledger: run as a script by test_trust.py, it prints what it did."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from collections import Counter
+
+from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy
+from tta_dev_primitives.flows.trust import TrustLedger
+
+POLICY = RiskPolicy(0.15)
+AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), strong=True)
+
+
+async def work(url: str, seed: int, tasks: int) -> Counter[str]:
+    """Rule on tasks one by one, and label what was not delivered at once; every twentieth label is a failure."""
+    rng, done, database = random.Random(seed), Counter[str](), database_for(url)
+    trust = TrustLedger(database, "scope")
+    for n in range(tasks):
+        (ruling,) = await trust.rule([AGREED], POLICY, [rng.random()])
+        done[ruling.action] += 1
+        if ruling.action != "deliver":
+            endorsed = n % 20 != 10
+            done["labels"] += 1
+            done["disowned"] += not endorsed
+            await trust.learn([Label(ruling, endorsed)], POLICY)
+    await database.aclose()
+    return done
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(work(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))))
