@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Sequence
 
 from tta_dev_primitives.flows.outcome import join_parts
-from tta_dev_primitives.flows.planning import Subtask, default_plan, join_results, subtask_prompt, waves
+from tta_dev_primitives.flows.planning import (
+    Subtask,
+    default_plan,
+    join_results,
+    last_parts,
+    subtask_prompt,
+    waves,
+)
 from tta_dev_primitives.flows.result import BudgetView
 from tta_dev_primitives.flows.runtime import Runtime
 from tta_dev_primitives.flows.work import Item
@@ -52,4 +59,14 @@ def _part(item: Item, subtask: Subtask, done: dict[str, Item]) -> Item:
         calls_left=item.calls_left,
     )
     part.plan = default_plan(subtask.task, item.use_case)
+    whole = item.plan
+    if whole is not None and [end.name for end in last_parts(whole)] == [subtask.name]:
+        # The one last part is the answer: what the plan asks of the answer is asked of it.
+        part.plan = part.plan.model_copy(
+            update={
+                "instructions": whole.instructions,
+                "acceptance_criteria": whole.acceptance_criteria,
+                "answer_format": whole.answer_format,
+            }
+        )
     return part

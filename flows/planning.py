@@ -26,6 +26,7 @@ __all__ = [
     "Subtask",
     "default_plan",
     "join_results",
+    "last_parts",
     "needs_planner",
     "parse_plan",
     "plan_schema",
@@ -202,10 +203,15 @@ def _inert(text: str) -> str:
     return re.sub(r"<(?=\s*/?\s*result)", "(", text, flags=re.I)
 
 
+def last_parts(plan: Plan) -> list[Subtask]:
+    """The parts that no other part needs: their results are the answer."""
+    needed = {name for part in plan.subtasks for name in part.needs}
+    return [part for part in plan.subtasks if part.name not in needed]
+
+
 def join_results(plan: Plan, results: Mapping[str, str]) -> str:
     """The answer of a compound task: that of its one last part, or all last parts under their names."""
-    needed = {name for part in plan.subtasks for name in part.needs}
-    ends = [part for part in plan.subtasks if part.name not in needed and part.name in results]
+    ends = [part for part in last_parts(plan) if part.name in results]
     if len(ends) == 1:
         return results[ends[0].name]
     return "\n\n".join(
