@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
@@ -19,7 +20,8 @@ from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.blocks.results import TaskRecord, record_results
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.spend import Quality, SpendReport, gather
+from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
+from tta_dev_primitives.flows.spend import Quality, SpendReport, gather, quality_of
 from tta_dev_primitives.flows.spend_chart import spend_chart
 from tta_dev_primitives.flows.spend_page import html_page, markdown_page, shown_usd
 
@@ -116,6 +118,37 @@ def test_the_interval_of_few_verdicts_is_wide() -> None:
     low, high = Quality("simple", 3, 3, 0).interval
     assert low == pytest.approx(0.4385, abs=1e-3)
     assert high == pytest.approx(1.0)
+
+
+def agreed_state(asked: int, contradicted: int) -> RiskState:
+    """A risk ledger that was told so of two agreeing models, and once of an answer that stood alone."""
+    state, policy = RiskState(), RiskPolicy(0.15)
+    pair = Evidence("reasoning", "agree2of2", models=("a", "b"), strong=True)
+    alone = Evidence("reasoning", "single", models=("a",))
+    for evidence, endorsed in [(alone, False)] + [(pair, n >= contradicted) for n in range(asked)]:
+        ruling, state = rule(state, evidence, policy, 0.0)
+        state, _ = learn(state, Label(ruling, endorsed), policy)
+    return state
+
+
+async def test_the_report_tells_how_often_agreeing_models_were_contradicted(tmp_path: Path) -> None:
+    """A count with its interval, without saying who was right; an answer that stood alone does not count."""
+    (told,) = quality_of(agreed_state(34, 2))
+    assert (told.labels, told.agreed, told.contradicted, told.doubtful) == (35, 34, 2, False)
+    assert "on 2 of 34 tasks (95 % interval 2%-19%); nobody has judged who was right." in told.on_agreed
+    assert told.to_json()["agreed_but_contradicted"] == 2
+
+    found = replace(await report_of(tmp_path), quality=(told,))
+    assert told.on_agreed in markdown_page(found)
+    assert told.on_agreed in html_page(found)
+
+
+def test_an_orchestrator_that_often_contradicts_agreeing_models_is_questioned() -> None:
+    """13 of 34, as Claude 3 Opus on hard maths: another one is suggested; a single verdict is no reason."""
+    (often,), (few,) = quality_of(agreed_state(34, 13)), quality_of(agreed_state(1, 1))
+    assert "try another `orchestrator.model`" in often.on_agreed
+    assert "try another" not in few.on_agreed
+    assert Quality("simple", 3, 3, 0).on_agreed == ""
 
 
 @pytest.mark.parametrize(

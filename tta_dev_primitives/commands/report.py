@@ -105,6 +105,9 @@ def _show(found: SpendReport) -> None:
         ]
         columns = ["use case", "verdicts", "endorsed", "95 % interval", "delivered on trust"]
         out.print(table("Quality of free answers", columns, rows, right=columns[1:]))
+        for q in found.quality:
+            if q.on_agreed:
+                out.print(q.on_agreed, style="yellow" if q.doubtful else "")
     if found.causes:
         rows = [[c.model, c.outcome.replace("_", " "), f"{c.calls:,}"] for c in found.causes[:20]]
         out.print(
