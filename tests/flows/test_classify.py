@@ -106,11 +106,14 @@ def test_accuracy_on_recorded_tasks_does_not_fall(corpus: str, capsys: pytest.Ca
     """Measured against the corpora's own labels, which are one label a corpus: recognising a kind, not judging it."""
     path: Path = replay_folder() / f"{corpus}.jsonl"
     confusion: Counter[tuple[str, str]] = Counter()
+    sure = 0
     with path.open(encoding="utf-8") as lines:
         for line in lines:
             row = json.loads(line)
-            confusion[row["use_case"], classify(row["prompt"]).use_case] += 1
+            guess = classify(row["prompt"])
+            confusion[row["use_case"], guess.use_case] += 1
+            sure += guess.sure
     right = sum(n for (is_, said), n in confusion.items() if is_ == said)
     with capsys.disabled():
-        print(f"\n{corpus}: {right}/{confusion.total()} {dict(confusion)}", end="")
+        print(f"\n{corpus}: {right}/{confusion.total()}, sure {sure}, {dict(confusion)}", end="")
     assert right / confusion.total() >= FLOORS[corpus]
