@@ -117,6 +117,9 @@ class Recorded:
         names = (swaps[model],) if swaps and model in swaps else STAND_INS[model]
         return next(name for name in names if name in self._rows)
 
+    def __contains__(self, recorded: str) -> bool:
+        return recorded in self._rows
+
     def row(self, recorded: str) -> dict[str, Any]:
         """What was recorded of one model."""
         return self._rows[recorded]

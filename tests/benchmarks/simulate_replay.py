@@ -26,8 +26,10 @@ from offline_replay import (  # noqa: E402
     LLAMA,
     MIX,
     MODELS,
+    OPUS,
     PRICES,
     SONNET,
+    STAND_INS,
     Recorded,
     Scenario,
     Tally,
@@ -112,6 +114,27 @@ def doubts(title: str, corpus: list[Recorded]) -> None:
         print(f"doubts, {title:10} {model:26} wrong: {shares[0]} that waver, {shares[1]} others")
 
 
+def contradictions(title: str, corpus: list[Recorded], paid: str) -> None:
+    """How often `paid` answers otherwise than the two free models that agree, and who is right then."""
+    free = [MODELS[name] for name in (GEMINI, LLAMA)]
+    agreed, sides = 0, {"the free": 0, "the paid": 0, "neither": 0}
+    for record in corpus:
+        if not any(name in record for name in STAND_INS[paid]):
+            continue
+        one, other = (record.answer(by, record.named(by.model)).final for by in free)
+        if not agree(one, other):
+            continue
+        agreed += 1
+        own = record.named(paid)
+        if not agree(one, record.answer(MODELS[paid], own).final):
+            right = {
+                "the free": record.row(record.named(GEMINI))["correct"],
+                "the paid": record.row(own)["correct"],
+            }
+            sides[next((side for side, is_right in right.items() if is_right), "neither")] += 1
+    print(f"contradictions, {title:10} {paid:18} {sum(sides.values())} of {agreed} agreed; right: {sides}")
+
+
 def violations(corpora: dict[str, list[Recorded]], count: int) -> None:
     """Randomised runs under the balanced gate: lengths, orders, mixtures and scenario files are all drawn."""
     at_end = ever = 0
@@ -189,6 +212,8 @@ def main() -> None:
     )
     for name, corpus in corpora.items():
         doubts(name, corpus)
+        for paid in (SONNET, OPUS):
+            contradictions(name, corpus, paid)
     if arguments.violations:
         violations(corpora, arguments.violations)
 
