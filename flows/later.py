@@ -79,7 +79,8 @@ def _not_at_exit(record: logging.LogRecord) -> bool:
     It would say so with a traceback below the output of every short script.
     """
     problem = record.exc_info[1] if record.exc_info else None
-    return not (isinstance(problem, RuntimeError) and "after shutdown" in str(problem))
+    late = ("after shutdown", "stopped service")
+    return not (isinstance(problem, RuntimeError) and any(words in str(problem) for words in late))
 
 
 _LOOPS: WeakKeyDictionary[asyncio.AbstractEventLoop, _Loop] = WeakKeyDictionary()

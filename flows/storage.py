@@ -33,15 +33,24 @@ class ResultFolder(LocalFileSystem):
     @override
     async def awrite_path(self, path: str, content: bytes) -> str:
         target = self._resolve_path(path)
-        # Prefect's own writes in place: a reader could see half a result.
-        half = target.with_name(f".{target.name}.{uuid4().hex}")
-        try:
-            half.write_bytes(content)
-            os.replace(half, target)
-        except OSError:
-            half.unlink(missing_ok=True)
-            raise
+        _write(target, content)
         return str(target)
+
+
+def _write(target: Path, content: bytes) -> None:
+    """Write a private file as a whole: Prefect's own writes in place, and a reader could see half a result."""
+    half = target.with_name(f".{target.name}.{uuid4().hex}")
+    try:
+        with open(half, "xb", opener=_private) as file:
+            file.write(content)
+        os.replace(half, target)
+    except OSError:
+        half.unlink(missing_ok=True)
+        raise
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 def _private_folder() -> Path:

@@ -111,9 +111,11 @@ def test_its_status_says_where_it_is_and_when_it_ends(prefect_server: ServerInfo
 def test_its_files_are_the_users_alone(prefect_server: ServerInfo) -> None:
     """Key, database (with its side files), state and logs are readable by their owner only."""
     assert prefect_server.home is not None
-    # Results that Prefect itself writes keep its own modes; the folder that they lie in is the user's alone.
-    assert stat.S_IMODE(prefect_server.home.prefect_home.stat().st_mode) & 0o077 == 0
-    inside = [p for p in prefect_server.home.root.rglob("*") if not {"ui", "storage"} & set(p.parts)]
+    # Results that Prefect itself writes keep its own modes; the folders that they lie in are the user's alone.
+    for folder in (prefect_server.home.prefect_home, prefect_server.home.root / "results"):
+        assert not folder.exists() or stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
+    written = {"ui", "storage", "results"}
+    inside = [p for p in prefect_server.home.root.rglob("*") if not written & set(p.parts)]
 
     others = [p.name for p in inside if p.name != "users" and stat.S_IMODE(p.stat().st_mode) & 0o077]
 
