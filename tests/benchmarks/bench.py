@@ -188,7 +188,7 @@ def measure(parts: Sequence[str], *, quick: bool) -> dict[str, Any]:
                 }
         if "bulk" in parts:
             few = ("--items", "60", "--naive-items", "4", "--concurrency", "50")
-            sizes = few if quick else ("--items", "500", "--naive-items", "40")
+            sizes = few if quick else ("--items", "1000", "--naive-items", "40")
             figures["bulk"] = other_benchmark("bench_bulk.py", folder / "bulk", *sizes)
         if "cold" in parts:
             figures["cold"] = cold_start(folder, rounds=4)
