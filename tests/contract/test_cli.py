@@ -309,9 +309,12 @@ def on_a_terminal(arguments: list[str], answers: list[bytes], folder: Path, **mo
         env=environment(folder, NO_COLOR="1", **more),
     ) as process:
         os.close(follower)
-        shown, seen, end = b"", 0, time.monotonic() + 30
+        shown, seen, last, end = b"", 0, b"", time.monotonic() + 30
         while time.monotonic() < end:
             if not select.select([leader], [], [], 1)[0]:
+                if last == CTRL_C:
+                    # Python misses a signal that comes just before it begins to wait; a person presses again.
+                    process.send_signal(signal.SIGINT)
                 continue
             try:
                 piece = os.read(leader, 4096)
@@ -320,7 +323,7 @@ def on_a_terminal(arguments: list[str], answers: list[bytes], folder: Path, **mo
             shown += piece
             if answers and re.search(rb"[\])m]: $", shown[seen:]):
                 seen = len(shown)
-                answer = answers.pop(0)
+                answer = last = answers.pop(0)
                 if answer == CTRL_C:  # the pseudo-terminal is not the one that controls the process
                     process.send_signal(signal.SIGINT)
                 else:
