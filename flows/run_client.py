@@ -129,7 +129,8 @@ class RunClient(PrefectClient):
         reply = await self._enter(asked.model_copy(update=rest))
         run = FlowRun.model_validate(reply)
         run.parameters = parameters
-        self._takes_ids = run.id == begun.id
+        if asked.idempotency_key is not None:
+            self._takes_ids = run.id == begun.id
         if parent_task_run_id is None and run.state is not None and run.state.is_running():
             self._begun[run.id] = run
             self._own.add(run.id)
