@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import cast
+from uuid import UUID
 
 from prefect import tags
 from prefect.context import FlowRunContext
@@ -42,4 +43,7 @@ async def run_resident(
         client.namers[orchestrate.name] = run_name
         async with held_back():
             with sharing(client):
-                return await _orchestrate(task, kind, system, config_path)
+                result = await _orchestrate(task, kind, system, config_path)
+            if result.flow_run_id is not None:
+                await client.shown(UUID(result.flow_run_id))
+            return result

@@ -2,9 +2,10 @@
 
 Prefect opens a client for each flow run, asks for the flow's id each time and names the run in a request of its own.
 A process that stays up need not: of nine requests a run two are left. It is created running, under its name, and what
-the API then says of it is believed for its start; the second request sets its end. When it ended well, that request
-is sent while the caller goes on with the answer: by then everything that was paid for is in the ledger. The embedded
-server lets a run choose its id, so there the run does not wait for the first request either.
+the API then says of it is believed for its start; the second request sets its end. The embedded server lets a run
+choose its id, so there the run does not wait for the first request. Nor does the caller wait for the reply to the
+second, when the run ended well: everything that was paid for is in the ledger by then, and whoever asks this server
+for runs is answered once the ends that were on their way are written (`blocks/prefect_server_guard.py`).
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from contextvars import Context
+from contextvars import Context, ContextVar
 from typing import Any, Self
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient, SyncPrefectClient
 from prefect.client.schemas.actions import FlowRunCreate
 from prefect.client.schemas.objects import FlowRun, State
@@ -40,6 +42,8 @@ __all__ = ["RunClient", "open_client", "sharing"]
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 Namer = Callable[[Mapping[str, Any]], str]
+_SENT: ContextVar[asyncio.Event | None] = ContextVar("tta_request_sent", default=None)
+"""Set when the next request is on its way: all of it is written to the socket."""
 
 
 class RunClient(PrefectClient):
@@ -60,6 +64,8 @@ class RunClient(PrefectClient):
         self._untold: dict[UUID, State[Any]] = {}
         """Good ends that the API may not know of."""
         self._telling: dict[UUID, asyncio.Task[None]] = {}
+        self._sent: dict[UUID, asyncio.Event] = {}
+        """Runs whose good end is being told, and whether the request for it is on its way."""
         self._entered = 0
         self._takes_ids = False
         """Whether the server has been seen to enter a run under the id that it came with."""
@@ -202,10 +208,33 @@ class RunClient(PrefectClient):
             return await super().set_flow_run_state(run_id, state, force)
         self._untold[run_id] = state
         # A context of its own: the run that asked for it will have ended.
+        self._sent[run_id] = asyncio.Event()
         task = asyncio.get_running_loop().create_task(self._tell_end(run_id), context=Context())
         self._telling[run_id] = task
-        task.add_done_callback(lambda _: self._telling.pop(run_id, None))
+        task.add_done_callback(lambda _: self._told(run_id))
         return _accepted(state)
+
+    def _told(self, run_id: UUID) -> None:
+        self._telling.pop(run_id, None)
+        self._sent.pop(run_id).set()
+
+    async def request(
+        self,
+        method: Any,
+        path: Any,
+        params: dict[str, Any] | None = None,
+        path_params: dict[str, Any] | None = None,
+        **options: Any,
+    ) -> httpx.Response:
+        """As Prefect's own; tells who waits for it that the request is on its way."""
+        if (sent := _SENT.get()) is not None:
+
+            async def trace(event: str, _: Any) -> None:
+                if event.endswith("send_request_body.complete"):
+                    sent.set()
+
+            options["extensions"] = {"trace": trace}
+        return await super().request(method, path, params, path_params, **options)
 
     async def _tell_end(self, run_id: UUID) -> None:
         """Send a good end until the API has taken or refused it; a refusal costs the picture, not the answer.
@@ -215,6 +244,7 @@ class RunClient(PrefectClient):
         state = self._untold[run_id]
         try:
             await self._known(run_id)
+            _SENT.set(self._sent.get(run_id))
             while True:
                 answer = await super().set_flow_run_state(run_id, state)
                 if not isinstance(answer.details, StateWaitDetails):
@@ -226,6 +256,13 @@ class RunClient(PrefectClient):
         except Exception as problem:
             _LOG.warning("Prefect was not told that flow run %s has ended: %s", run_id, redact(str(problem)))
         del self._untold[run_id]
+
+    async def shown(self, run_id: UUID) -> None:
+        """Wait until whoever asks the API for a run of this client is told how it has ended."""
+        if not self._embedded():
+            await self.ended(run_id)
+        elif (sent := self._sent.get(run_id)) is not None:
+            await sent.wait()
 
     async def ended(self, run_id: UUID) -> None:
         """Wait until the API knows how a run of this client has ended."""

@@ -83,9 +83,9 @@ class MultiModelWorkflow:
     ) -> OrchestrationResult:
         """Run one task as one Prefect flow run; see `run` for arguments and errors.
 
-        The answer comes as soon as it is there and in the ledger. A server that this call had to start may still be
-        coming up then: Prefect is told of the run, and of its end, while the caller goes on, and when the event loop
-        ends at the latest.
+        The answer comes when it is in the ledger and the run's good end is on its way to Prefect: whoever asks for the
+        run from then on reads it as Completed. Its artifacts are written while the caller goes on, and when the event
+        loop ends at the latest.
         """
         from tta_dev_primitives.flows.requests import check_task
 

@@ -253,8 +253,8 @@ def page(figures: Mapping[str, Any]) -> str:
         "overhead is the wall time less the provider's latency. `httpx` is the floor: the same calls by hand. Naive "
         "Prefect is a flow of one task (W1, W2) or three (W3) and an artifact, on `prefect server start` as it comes; "
         "*tuned* is the same script on our server. `tta` does more than all others: three artifacts, budget checks, "
-        "every call held and settled in a durable ledger, answers and evidence kept; the run's end and its artifacts "
-        f"are written behind the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
+        "every call held and settled in a durable ledger, answers and evidence kept; its artifacts are written and its "
+        f"end is confirmed behind the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
         "",
     ]
     for workload, title in TITLES.items():

@@ -58,53 +58,55 @@ async def test_a_flow_that_the_api_no_longer_knows_is_registered_again(
     assert (run.name, run.state_name) == ("Describe how a lamp works.", "Completed")
 
 
-async def test_the_answer_does_not_wait_until_prefect_knows_of_the_end(
+async def test_after_execute_the_flow_run_reads_as_completed(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
-    """`execute` returns while the run's end is still on its way; nothing of the answer depends on it."""
+    """Whoever asks next, over whatever connection, finds the run and its end; nobody waited for the server's reply."""
     workflow = make_workflow(sandbox_of())
-    await workflow.execute("Describe how a bell works.", use_case="simple")
+    async with get_client() as client:
+        for thing in ("bell", "drum", "bugle", "cymbal"):
+            result = await workflow.execute(f"Describe how a {thing} works.", use_case="simple")
+            run = await client.read_flow_run(UUID(result.flow_run_id))
+            assert (run.name, run.state_name) == (f"Describe how a {thing} works.", "Completed")
+
+
+async def test_the_answer_waits_for_the_end_on_a_server_that_is_not_ours(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such a server lets others read while it sets a state, so `execute` returns when it has replied."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute("Describe how an oboe works.", use_case="simple")
     await settled()
     client = await api_client()
-    go_on = asyncio.Event()
-
-    async def held_up(request: httpx.Request) -> None:
-        if request.url.path.endswith("/set_state"):
-            await go_on.wait()
-
-    client._client.event_hooks = {"request": [held_up]}
-    try:
-        result = await workflow.execute("Describe how a drum works.", use_case="simple")
-        run_id = UUID(result.flow_run_id)
-        assert (await client.read_flow_run(run_id)).state_name == "Running"
-        go_on.set()
-        await client.ended(run_id)
-        assert (await client.read_flow_run(run_id)).state_name == "Completed"
-    finally:
-        client._client.event_hooks = {}
+    monkeypatch.setattr(client, "_embedded", lambda: False)
+    result = await workflow.execute("Describe how a tuba works.", use_case="simple")
+    assert UUID(result.flow_run_id) not in client._telling
 
 
-async def test_a_run_does_not_wait_until_prefect_has_entered_it(
+async def test_a_run_asks_its_models_before_prefect_has_entered_it(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """On the embedded server it has an id of its own; its task runs are told when the run is known, none is lost."""
-    workflow = make_workflow(sandbox_of())
+    sandbox = sandbox_of()
+    workflow = make_workflow(sandbox)
     await workflow.execute("Describe how a gong works.", use_case="simple")
     await settled()
     client = await api_client()
-    go_on = asyncio.Event()
+    before, entered_after = len(sandbox.calls), 0
 
     async def held_up(request: httpx.Request) -> None:
-        if request.url.path.endswith("/flow_runs/"):
-            await go_on.wait()
+        nonlocal entered_after
+        while request.url.path.endswith("/flow_runs/") and not entered_after:
+            await asyncio.sleep(0.01)
+            entered_after = len(sandbox.calls) - before
 
     client._client.event_hooks = {"request": [held_up]}
     try:
         result = await workflow.execute("Describe how a harp works.", use_case="simple")
-        go_on.set()
         await settled()
     finally:
         client._client.event_hooks = {}
+    assert entered_after
     run = await client.read_flow_run(UUID(result.flow_run_id))
     assert (run.name, run.state_name, run.run_count) == ("Describe how a harp works.", "Completed", 1)
     assert {"plan", "budget", "validate"} <= {
