@@ -322,12 +322,12 @@ def _bucket_wait(headers: Mapping[str, str], now: float) -> float | None:
 
 def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
     """Read `GET /v1/models`: ids with the provider's own lifecycle."""
-    return tuple(_model(entry) for entry in seq(at(payload, "data")) if text_of(at(entry, "id")))
+    return tuple(model for entry in seq(at(payload, "data")) if (model := _model(entry)).id)
 
 
 def _model(entry: Any) -> ModelInfo:
     return ModelInfo(
-        id=flat(at(entry, "id"), limit=200),
+        id=flat(text_of(at(entry, "id")), limit=200),
         lifecycle=_LIFECYCLE.get(text_of(at(entry, "lifecycle")), "unknown"),
         deprecated_at=flat(at(entry, "deprecated_at")) or None,
         retires_at=flat(at(entry, "retires_at")) or None,

@@ -285,13 +285,13 @@ def _limited(
 
 def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
     """Read `GET /v1beta/models`: the list names no lifecycle, only what exists."""
-    return tuple(
-        ModelInfo(
-            id=flat(at(entry, "name"), limit=200).removeprefix("models/"),
-            lifecycle="active",
-            context_tokens=count_of(at(entry, "inputTokenLimit")),
-            max_output_tokens=count_of(at(entry, "outputTokenLimit")),
-        )
-        for entry in seq(at(payload, "models"))
-        if text_of(at(entry, "name"))
+    return tuple(model for entry in seq(at(payload, "models")) if (model := _model(entry)).id)
+
+
+def _model(entry: Any) -> ModelInfo:
+    return ModelInfo(
+        id=flat(text_of(at(entry, "name")), limit=200).removeprefix("models/"),
+        lifecycle="active",
+        context_tokens=count_of(at(entry, "inputTokenLimit")),
+        max_output_tokens=count_of(at(entry, "outputTokenLimit")),
     )

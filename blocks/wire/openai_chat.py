@@ -350,12 +350,12 @@ def _common(body: ErrorBody) -> Fault | None:
 def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
     """Read `GET /models`: what is listed is served; some servers call the array `models`."""
     entries: Sequence[Any] = seq(at(payload, "data")) or seq(at(payload, "models")) or seq(payload)
-    return tuple(_model(entry) for entry in entries if text_of(at(entry, "id")) or text_of(at(entry, "name")))
+    return tuple(model for entry in entries if (model := _model(entry)).id)
 
 
 def _model(entry: Any) -> ModelInfo:
     return ModelInfo(
-        id=flat(at(entry, "id") or at(entry, "name"), limit=200),
+        id=flat(text_of(at(entry, "id")) or text_of(at(entry, "name")), limit=200),
         lifecycle="retired" if at(entry, "active") is False else "active",
         retires_at=flat(at(entry, "expiration_date")) or None,
         context_tokens=count_of(at(entry, "context_length") or at(entry, "context_window")),

@@ -519,6 +519,7 @@ def test_no_event_stream_escapes_the_taxonomy(provider: str, payloads: list[Any]
 
 
 @given(payload=_json)
+@example(payload={"models": [{"name": " "}, {"name": "models/"}], "data": [{"id": " "}, {"id": 7}]})
 def test_no_model_list_escapes(payload: Any) -> None:
     """The lists of models are read as tolerantly."""
     for provider in PROVIDERS:

@@ -167,6 +167,21 @@ def first(count: int, faulty: Answer) -> Answer:
     return answer
 
 
+def together(count: int, behave: Behaviour) -> Behaviour:
+    """Nobody is served before `count` have called: none of them can know what another one met."""
+    calls, all_here = 0, asyncio.Event()
+
+    async def wait(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal calls
+        calls += 1
+        if calls >= count:
+            all_here.set()
+        await asyncio.wait_for(all_here.wait(), 10)
+        await behave(reader, writer)
+
+    return wait
+
+
 def once(answer: Answer, text: str) -> Behaviour:
     """Answer one request and close."""
 
