@@ -33,6 +33,7 @@ from tta_dev_primitives.flows.gate import BulkGate
 from tta_dev_primitives.flows.purse import Purse
 from tta_dev_primitives.flows.result import BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.together import together
 
 __all__ = ["JobOptions", "JobRun", "Observer"]
 
@@ -202,8 +203,7 @@ class JobRun:
             with suppress(asyncio.CancelledError):
                 await watch
             self._tell()
-            await artifacts.close(self.gate.closed)
-            await write_budget_panel(self.runtime)
+            await together((artifacts.close(self.gate.closed), write_budget_panel(self.runtime)))
 
     def _end(
         self,

@@ -71,6 +71,8 @@ def without_markers(text: str) -> str:
     Look-alikes count: full-width brackets, and markers with invisible characters between their letters.
     """
     text = plain(text)
+    if text.isascii() and not _MAY_MARK.search(text):
+        return text
     if not text.isascii():
         # Only what folds into a marker is changed; other scripts and signs stay as they were.
         text = "".join(
@@ -85,6 +87,8 @@ def without_markers(text: str) -> str:
     return _MARKER.sub(" ", text.translate(_HARMLESS))
 
 
+_MAY_MARK = re.compile(r"[<>\[]")
+"""What every marker and role tag of ASCII letters holds at least one of; most texts hold none."""
 _SIGNS = frozenset("<>[]|/:«»") - {"«", "»"}
 
 

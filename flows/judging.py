@@ -121,6 +121,8 @@ def _blank(escape: re.Match[str]) -> str:
 
 def _repeats(verdict: dict[str, Any], judged: str) -> bool:
     """True when the answer holds the same verdict, also escaped or in wide letters: the judge was made to copy it."""
+    if "{" not in judged and judged.isascii():
+        return False
     bare = " ".join(plain(judged).split())
     same = {**verdict, "reason": " ".join(verdict["reason"].split())}
     unescaped = re.sub(r"\\+(?:[nrt](?![a-z]))?", _blank, unicodedata.normalize("NFKC", bare))

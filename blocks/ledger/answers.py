@@ -61,7 +61,7 @@ class Answers(LedgerCore):
                 charge=charge,
             )
 
-        await self.database.transact(work, idempotent=True, label="record")
+        await self.database.transact(work, idempotent=True, label="record", ending=True)
 
     async def answer(self, step_key: str) -> StoredAnswer | None:
         """The answer kept under a content key; None when there is none, or its text was damaged."""

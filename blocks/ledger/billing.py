@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import lru_cache
 
 from tta_dev_primitives.blocks.ledger.bound import plausible_usd, token_ceiling
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
@@ -90,17 +91,18 @@ def list_value_of(target: Target, request: ChatRequest, usage: Usage) -> Decimal
 
 def other_model(target: Target, returned: str | None) -> str | None:
     """`returned` when it is another model than was asked for; a dated, prefixed or older spelling is not."""
-    if not returned or _words(target.api_model) == _words(returned):
+    if not returned or returned == target.api_model or _words(target.api_model) == _words(returned):
         return None
     catalogue = load_catalogue()
     entry = catalogue.find(target.api_model, target.provider)
     return None if entry is not None and catalogue.find(returned, target.provider) is entry else returned
 
 
-def _words(model: str) -> list[str]:
+@lru_cache(maxsize=256)
+def _words(model: str) -> tuple[str, ...]:
     """What tells a model from others in its name, in any order and without dates (OpenRouter: `claude-4.5-sonnet`)."""
     name = model.rpartition("/")[2].partition(":")[0].lower()
-    return sorted(word for word in re.split(r"[-._@]", name) if not _NO_DIFFERENCE.fullmatch(word))
+    return tuple(sorted(word for word in re.split(r"[-._@]", name) if not _NO_DIFFERENCE.fullmatch(word)))
 
 
 _NO_DIFFERENCE = re.compile(

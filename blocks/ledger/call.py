@@ -18,7 +18,7 @@ from typing import Any
 
 from tta_dev_primitives.blocks.ledger.billing import Bill, bill_of, free_bill_of, list_value_of, other_model
 from tta_dev_primitives.blocks.ledger.bound import bound_usd
-from tta_dev_primitives.blocks.ledger.core import uninterrupted
+from tta_dev_primitives.blocks.ledger.endings import uninterrupted
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger, Outcome
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
@@ -277,7 +277,7 @@ class _Attempt:
     async def _finish(self, entry: Coroutine[Any, Any, Any]) -> LedgerError | None:
         """Write the end of a call even under cancellation; a ledger that is down is left to the sweep."""
         try:
-            await uninterrupted(entry)
+            await (entry if self.ledger.database.dialect == "sqlite" else uninterrupted(entry))
         except LedgerError as error:
             _log.error(
                 "%s Call %s stays held and is charged at its bound after its lease.", error, self.call.id

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import hashlib
-import logging
 import os
 import socket
 import uuid
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any, Self, TypeVar
-
-from anyio import CancelScope
+from typing import Any, Self
 
 from tta_dev_primitives.blocks.ledger import tables  # noqa: F401 - declares the tables
 from tta_dev_primitives.blocks.ledger.clocks import ProviderClocks
@@ -23,10 +18,8 @@ from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.months import month_of, zone
 from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
-__all__ = ["EXHAUSTED_BP", "LedgerCore", "answer_of", "closed_text", "pico_or_none", "uninterrupted"]
+__all__ = ["EXHAUSTED_BP", "LedgerCore", "answer_of", "closed_text", "pico_or_none"]
 
-T = TypeVar("T")
-_log = logging.getLogger("tta_dev_primitives.ledger")
 EXHAUSTED_BP = 10_000
 """The alert line of a spent budget, in hundredths of a percent."""
 
@@ -92,28 +85,6 @@ class LedgerCore:
     async def _current(self, tx: Tx) -> str:
         """The month that is charged now: months never go back, whatever a clock does."""
         return max(self._month(self._now(tx)), await latest_month(tx, self.scope) or "")
-
-
-async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even if the caller is cancelled; the cancellation is raised afterwards."""
-    task = asyncio.ensure_future(work)
-    # When it ends, `asyncio.run` cancels every task that it knows; the caller waits for this one.
-    asyncio.tasks._unregister_task(task)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        # anyio (Prefect's time limits) repeats its cancellation at every await: shield from it as well.
-        with CancelScope(shield=True):
-            await _ended(task)
-        if not task.cancelled() and (failed := task.exception()) is not None:
-            _log.warning("Ledger: cancelled, and the last entry failed: %s", failed)
-        raise
-
-
-async def _ended(task: asyncio.Task[Any]) -> None:
-    while not task.done():
-        with contextlib.suppress(asyncio.CancelledError):
-            await asyncio.wait([task])
 
 
 def _owner() -> str:

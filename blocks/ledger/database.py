@@ -60,7 +60,9 @@ class Database(ABC):
     """Where it is, for messages; without a password."""
 
     @abstractmethod
-    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
+    async def transact(
+        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
+    ) -> T:
         """Run `work` in one durable transaction and return its result once that is on disk.
 
         An exception of `work` rolls back its own statements and reaches the caller unchanged. A cancelled
@@ -71,6 +73,8 @@ class Database(ABC):
             idempotent: `work` may run again after it was committed (a COMMIT whose reply was lost is then
                 repeated instead of reported).
             label: Names the operation at the crash points of tests.
+            ending: It must come to its end: a cancelled caller waits for it, and is cancelled then. SQLite sees to
+                that itself; on PostgreSQL, where an ending may be a statement of its own, `endings.uninterrupted`.
 
         Raises:
             LedgerError: The database cannot be used, or was busy for 30 seconds; the message says which.

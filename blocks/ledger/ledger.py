@@ -15,8 +15,9 @@ from decimal import Decimal
 from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answers import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
-from tta_dev_primitives.blocks.ledger.core import answer_of, closed_text, pico_or_none, uninterrupted
+from tta_dev_primitives.blocks.ledger.core import answer_of, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database import Tx
+from tta_dev_primitives.blocks.ledger.endings import uninterrupted
 from tta_dev_primitives.blocks.ledger.holds import (
     Closed,
     Closing,
@@ -238,7 +239,9 @@ class Ledger(Answers, Alerts, Audit):
             )
             if done is not None:
                 return done
-        closed: Closed = await self.database.transact(work, idempotent=True, label=ending_name(closing))
+        closed: Closed = await self.database.transact(
+            work, idempotent=True, label=ending_name(closing), ending=True
+        )
         self._terms.alerted.update(closed.alerts)
         return closed
 

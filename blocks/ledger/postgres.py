@@ -49,7 +49,9 @@ class PostgresDatabase(Database):
         self._server: Server | None = None
 
     @override
-    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
+    async def transact(
+        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
+    ) -> T:
         return cast(T, await self._submit(lambda server: server.transact(work, idempotent, label)))
 
     @override

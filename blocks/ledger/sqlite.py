@@ -18,6 +18,7 @@ from typing import Any, TypeVar, cast
 from typing_extensions import override
 
 from tta_dev_primitives.blocks.ledger.database import Database, Work
+from tta_dev_primitives.blocks.ledger.endings import to_its_end
 from tta_dev_primitives.blocks.ledger.schema import Dialect
 from tta_dev_primitives.blocks.ledger.sqlite_worker import Job, Worker
 
@@ -58,14 +59,16 @@ class SqliteDatabase(Database):
         self._turn: _Turn | None = None
 
     @override
-    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
-        return cast(T, await self._submit(Job(work, read_only=False, label=label)))
+    async def transact(
+        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
+    ) -> T:
+        return cast(T, await self._submit(Job(work, read_only=False, label=label), ending=ending))
 
     @override
     async def read(self, work: Work[T]) -> T:
         return cast(T, await self._submit(Job(work, read_only=True, label="read")))
 
-    async def _submit(self, job: Job) -> Any:
+    async def _submit(self, job: Job, *, ending: bool = False) -> Any:
         turn = self._turn
         if turn is None or turn.loop is not job.loop:
             turn = self._turn = _Turn(job.loop)
@@ -73,7 +76,7 @@ class SqliteDatabase(Database):
         turn.jobs.append(job)
         turn.open += 1
         try:
-            return await job.future
+            return await (_ended(job) if ending else job.future)
         except asyncio.CancelledError:
             job.take()
             raise
@@ -131,6 +134,15 @@ class SqliteDatabase(Database):
             _leaked.append(worker.connection)
             worker.close_queue_file()
         self._forget()
+
+
+async def _ended(job: Job) -> Any:
+    try:
+        # To shield a future costs a fraction of a task around all of its work.
+        return await asyncio.shield(job.future)
+    except asyncio.CancelledError:
+        await to_its_end(job.future)
+        raise
 
 
 _all: weakref.WeakSet[SqliteDatabase] = weakref.WeakSet()

@@ -61,7 +61,7 @@ async def eventually(
 def one_at_a_time(prefect_server: ServerInfo) -> Iterator[None]:
     """These tests change what all processes of the session share: the deployments of one server."""
     assert prefect_server.home is not None
-    with (prefect_server.home.root / "deployments.lock").open("w") as lock:
+    with (prefect_server.home.root.parent / "deployments.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
 

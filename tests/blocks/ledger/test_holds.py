@@ -9,8 +9,8 @@ from decimal import Decimal
 import pytest
 from ledger_tools import Clock
 
-from tta_dev_primitives.blocks.ledger.core import uninterrupted
 from tta_dev_primitives.blocks.ledger.database import Database, Tx
+from tta_dev_primitives.blocks.ledger.endings import uninterrupted
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
