@@ -37,6 +37,8 @@ _NAP_S = 5.0
 _LONGEST_NAP_S = 300.0
 """Somebody may give quota back, or a person may raise a limit: nobody sleeps longer without looking."""
 _BELIEVED_S = 1.0
+_AHEAD = 4
+"""For so many open calls one more may prepare (take its quota, set its money aside), which takes a sixth of a call."""
 
 
 class PostponedError(OrchestrationError):
@@ -53,16 +55,18 @@ class Entry:
 
 
 class Place:
-    """One of the calls that may be open: held from the gate until its reply is in, and again for a second try.
+    """One of the calls that have passed the gate, held until its first reply is in.
 
-    What follows a reply (its settlement, its checks) holds no place.
+    What follows a reply (its settlement, its checks) holds no place. A second try needs only the wire.
     """
 
-    __slots__ = ("_held", "_places")
+    __slots__ = ("_held", "_places", "wire")
 
-    def __init__(self, places: asyncio.Semaphore) -> None:
+    def __init__(self, places: asyncio.Semaphore, wire: asyncio.Semaphore) -> None:
         self._places = places
         self._held = True
+        self.wire = wire
+        """How many requests may be open."""
 
     def leave(self) -> None:
         """Give the place up, if it is still held."""
@@ -70,18 +74,12 @@ class Place:
             self._held = False
             self._places.release()
 
-    async def hold(self) -> None:
-        """Take the place again, if it was given up."""
-        if not self._held:
-            await self._places.acquire()
-            self._held = True
-
 
 _PLACE: ContextVar[Place | None] = ContextVar("tta_place", default=None)
 
 
 def on_the_wire() -> _OnTheWire:
-    """Around the sending of one request: the place that the caller got at the gate, if it went through one."""
+    """Around the sending of one request: its turn on the wire, if the caller went through a gate."""
     return _OnTheWire()
 
 
@@ -91,12 +89,13 @@ class _OnTheWire:
     async def __aenter__(self) -> None:
         self._place = _PLACE.get()
         if self._place is not None:
-            await self._place.hold()
+            await self._place.wire.acquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._place is not None:
+            self._place.wire.release()
             self._place.leave()
 
 
@@ -120,10 +119,11 @@ def request_tokens(target: Target, request: ChatRequest) -> int:
 
 
 class Gate:
-    """Lets `places` calls be open at a time."""
+    """Lets `places` calls be open at a time, and a few more prepare: a wire must not wait for a reservation."""
 
     def __init__(self, places: int = 50) -> None:
-        self._places = asyncio.Semaphore(places)
+        self._places = asyncio.Semaphore(places + places // _AHEAD)
+        self._wire = asyncio.Semaphore(places)
         self.under_way = 0
         """Tasks that have passed and not come out again: their quota is taken already."""
 
@@ -146,7 +146,7 @@ class Gate:
     @contextmanager
     def _placed(self) -> Iterator[None]:
         """Keep a place that was just taken for the calls of the body."""
-        place = Place(self._places)
+        place = Place(self._places, self._wire)
         token = _PLACE.set(place)
         self.under_way += 1
         try:

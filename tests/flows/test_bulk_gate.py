@@ -101,26 +101,28 @@ async def through(world: World, gate: Gate, *targets: Target, may_spend: bool = 
 
 
 async def test_no_more_calls_are_open_than_there_are_places(world: World) -> None:
-    """Places are held while a request is on the wire; what follows a reply holds none."""
-    gate, most, now = world.gate(3), 0, 0
+    """Only a request on the wire counts; a few more calls prepare meanwhile, what follows a reply holds nobody up."""
+    gate, most, now, prepared = world.gate(8), 0, 0, 0
 
     async def one() -> None:
-        nonlocal most, now
+        nonlocal most, now, prepared
         async with gate.enter(world, [model("a")], ask, may_spend=False):
+            prepared = max(prepared, gate.under_way)
             async with on_the_wire():
                 now += 1
                 most = max(most, now)
                 await asyncio.sleep(0.002)
                 now -= 1
             await asyncio.sleep(0.002)
-            async with on_the_wire():  # a second try takes a place again
+            async with on_the_wire():  # a second try
                 now += 1
                 most = max(most, now)
                 await asyncio.sleep(0.002)
                 now -= 1
 
-    await asyncio.gather(*(one() for _ in range(12)))
-    assert (most, now) == (3, 0)
+    await asyncio.gather(*(one() for _ in range(30)))
+    assert (most, now, gate.under_way) == (8, 0, 0)
+    assert prepared > 8
 
 
 async def test_work_goes_to_the_first_free_model_with_quota(world: World) -> None:
