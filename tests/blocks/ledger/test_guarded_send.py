@@ -195,6 +195,30 @@ async def test_a_cancelled_call_is_charged_at_its_bound(ledger: Ledger) -> None:
     assert (balance.presumed, balance.held) == (BOUND, 0)
 
 
+@pytest.mark.parametrize("turns", range(6))
+async def test_cancelled_while_its_cost_is_written_it_is_written_all_the_same(
+    turns: int, ledger: Ledger
+) -> None:
+    """The reply is there and the caller is cancelled, twice, at any turn of the loop after it: nothing stays held."""
+    await ledger.balance()
+    replied = asyncio.Event()
+
+    async def send() -> ChatReply:
+        replied.set()
+        return replace(GOOD, usage=Usage(input_tokens=200, output_tokens=100))
+
+    task = asyncio.create_task(go(ledger, send))
+    await replied.wait()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    task.cancel()
+    asyncio.get_running_loop().call_soon(task.cancel)
+    await asyncio.gather(task, return_exceptions=True)
+    balance = await ledger.balance()
+    assert (balance.spent, balance.held) == (Decimal("0.0021"), 0)
+    assert await stored_reply(ledger, content_key(PAID, REQUEST)) is not None
+
+
 async def test_a_body_that_never_ends_is_cut_off(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline of the whole call holds where the client's own fails."""
     monkeypatch.setattr("tta_dev_primitives.blocks.ledger.call._GRACE_S", 0.0)
