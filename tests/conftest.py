@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import sys
 import tempfile
 
 import pytest
@@ -30,6 +31,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.stash[_home] = home
     os.environ["TTA_HOME"] = home
     os.environ["PREFECT_HOME"] = os.path.join(home, "prefect")
+    # The suite starts hundreds of processes: without compiled files each would compile all of the project anew.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.dont_write_bytecode = False
     os.environ["PREFECT_SERVER_ANALYTICS_ENABLED"] = "false"
     os.environ["DO_NOT_TRACK"] = "1"
     # A record of a run logger that outlives its run is dropped without a word, whichever test came before.
