@@ -32,6 +32,8 @@ _QUERY_PATH = re.compile(r"/api/.*/(filter|count|paginate|history)[^/]*")
 """Of POST requests that read, as Prefect's API has them."""
 _PATIENCE_S = 5.0
 """How long a reader waits for states that are being set: they take some milliseconds, one at a time."""
+_TURNS = 6
+"""Of the loop: a connection is accepted, made, read and served in four of them."""
 
 
 class Activity:
@@ -108,6 +110,8 @@ class Guard:
         try:
             if _sets_state(scope):
                 self._setting.add(done)
+                # From then on nobody waits for it: its client may have stopped in the middle of the request.
+                asyncio.get_running_loop().call_later(_PATIENCE_S, self._setting.discard, done)
             elif _reads(scope):
                 await self._states_set()
             await self._app(scope, receive, send)
@@ -118,8 +122,9 @@ class Guard:
             self._activity.touch()
 
     async def _states_set(self) -> None:
-        # One that arrived in the same turn of the loop, on another connection, begins in the next.
-        await asyncio.sleep(0)
+        # A state that is on its way on another connection, which may have yet to be accepted, was sent before.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         if self._setting:
             await asyncio.wait(tuple(self._setting), timeout=_PATIENCE_S)
 

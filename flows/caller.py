@@ -151,7 +151,8 @@ class Caller:
         send = partial(
             guarded_send,
             ledger=self.ledger,
-            client_send=partial(self._on_the_wire, target, request, key),
+            client_send=partial(self._request, target, request, key),
+            turn=on_the_wire,
             target=target,
             request=request,
             call=call,
@@ -173,14 +174,13 @@ class Caller:
             hold.cost = reply.cost_usd
             return reply
 
-    async def _on_the_wire(self, target: Target, request: ChatRequest, key: SecretStr) -> ChatReply:
-        async with on_the_wire():
-            try:
-                return await self.client.send(target, request, key=key, clock=self.clock)
-            except ProviderError as error:
-                # Before the place is free: the next call of this model must not be made in vain.
-                self.availability.hear(target, key_id(key), error)
-                raise
+    async def _request(self, target: Target, request: ChatRequest, key: SecretStr) -> ChatReply:
+        try:
+            return await self.client.send(target, request, key=key, clock=self.clock)
+        except ProviderError as error:
+            # Before the place is free: the next call of this model must not be made in vain.
+            self.availability.hear(target, key_id(key), error)
+            raise
 
     def alone(self, step_key: str) -> _Alone:
         """Let one call at a time of this process ask for an answer: the second finds the first one's in the store."""

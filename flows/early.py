@@ -77,6 +77,8 @@ class EarlyClient(RunClient):
         answers: Comes true when it does.
     """
 
+    patience_s = 30.0
+
     def __init__(self, answers: Future[ServerInfo], *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self._answers = answers

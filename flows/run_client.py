@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import Context, ContextVar
 from typing import Any, Self
 from uuid import UUID
@@ -48,6 +48,9 @@ _SENT: ContextVar[asyncio.Event | None] = ContextVar("tta_request_sent", default
 
 class RunClient(PrefectClient):
     """Prefect's client, which creates the runs of a flow that it knows with one request, under their final name."""
+
+    patience_s = 5.0
+    """How long an answer waits for a server that hangs or has ended; Prefect hears of its run later then."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         """As Prefect's own."""
@@ -230,7 +233,8 @@ class RunClient(PrefectClient):
         if (sent := _SENT.get()) is not None:
 
             async def trace(event: str, _: Any) -> None:
-                if event.endswith("send_request_body.complete"):
+                # A server that takes no connection is asked by nobody either.
+                if event.endswith(("send_request_body.complete", ".failed")):
                     sent.set()
 
             options["extensions"] = {"trace": trace}
@@ -258,11 +262,13 @@ class RunClient(PrefectClient):
         del self._untold[run_id]
 
     async def shown(self, run_id: UUID) -> None:
-        """Wait until whoever asks the API for a run of this client is told how it has ended."""
+        """Wait until whoever asks the API for a run of this client is told how it has ended, if the API is there."""
         if not self._embedded():
             await self.ended(run_id)
         elif (sent := self._sent.get(run_id)) is not None:
-            await sent.wait()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self.patience_s):
+                    await sent.wait()
 
     async def ended(self, run_id: UUID) -> None:
         """Wait until the API knows how a run of this client has ended."""

@@ -84,8 +84,8 @@ class MultiModelWorkflow:
         """Run one task as one Prefect flow run; see `run` for arguments and errors.
 
         The answer comes when it is in the ledger and the run's good end is on its way to Prefect: whoever asks for the
-        run from then on reads it as Completed. Its artifacts are written while the caller goes on, and when the event
-        loop ends at the latest.
+        run from then on reads it as Completed. A Prefect server that hangs or has ended delays it by seconds only.
+        The run's artifacts are written while the caller goes on, and when the event loop ends at the latest.
         """
         from tta_dev_primitives.flows.requests import check_task
 

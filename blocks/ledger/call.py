@@ -12,6 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Any
@@ -117,6 +118,7 @@ async def guarded_send(
     wait_busy_s: float = 30.0,
     free_without_ledger: bool = False,
     looked_up: bool = False,
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
 ) -> GuardedReply:
     """Make one attempt at a provider, with its money accounted for.
 
@@ -131,6 +133,7 @@ async def guarded_send(
         wait_busy_s: How long to wait while only calls in flight stand in the way.
         free_without_ledger: Let a free model go on when the ledger cannot be used.
         looked_up: The caller has just found that there is no stored answer and that the target is open.
+        turn: Held while the request is open; the wait for it is no part of the call's deadline.
 
     Raises:
         BudgetExceededError: The month does not allow this call; nothing was sent.
@@ -141,7 +144,7 @@ async def guarded_send(
     bound = bound_usd(target, request) if target.billing == "paid" else Decimal(0)
     if call.step_key != step_key:
         call = replace(call, step_key=step_key)
-    attempt = _Attempt(ledger, target, request, call, step_key)
+    attempt = _Attempt(ledger, target, request, call, step_key, turn)
     try:
         stored, closed = None, None
         if not looked_up:
@@ -171,11 +174,19 @@ class _Attempt:
     request: ChatRequest
     call: CallInfo
     step_key: str
+    turn: Callable[[], AbstractAsyncContextManager[None]]
 
     async def paid(self, client_send: Callable[[], Awaitable[ChatReply]], hold: Hold) -> GuardedReply:
+        sending = False
+
+        async def send() -> ChatReply:
+            nonlocal sending
+            sending = True
+            return await client_send()
+
         try:
             failpoint("call.before_send")
-            reply = await self._send(client_send)
+            reply = await self._send(send)
             failpoint("call.after_send")
         except ProviderError as error:
             await self._finish(self._failed(hold, error))
@@ -188,6 +199,9 @@ class _Attempt:
             # A coroutine that is thrown away may not wait; the sweep charges the bound after the lease.
             raise
         except BaseException as error:
+            if not sending:
+                await self._finish(self.ledger.release(hold, "cancelled before sending"))
+                raise
             await self._finish(
                 self.ledger.presume(hold, f"{type(error).__name__} while the call was in flight")
             )
@@ -257,6 +271,10 @@ class _Attempt:
 
     async def _send(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
         """Send under a deadline that no slow body can outlive; the hold's lease ends a minute later."""
+        async with self.turn():
+            return await self._in_time(client_send)
+
+    async def _in_time(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self.call.deadline_s + _GRACE_S):

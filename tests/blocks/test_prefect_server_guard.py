@@ -74,6 +74,29 @@ async def test_who_writes_or_wants_a_page_does_not_wait(method: str, path: str) 
     await asked
 
 
+async def test_a_state_that_was_sent_first_may_be_read_later() -> None:
+    """Its connection is new, the reader's is open: to accept one and read from it the loop turns four times."""
+    served = Served()
+    served.may_set.set()
+    reader = served.ask("GET", RUN)
+    for _ in range(4):
+        await asyncio.sleep(0)
+    await asyncio.gather(reader, served.ask("POST", f"{RUN}/set_state"))
+    assert served.reached == [f"POST {RUN}/set_state", f"GET {RUN}"]
+
+
+async def test_a_client_that_stops_within_its_request_delays_readers_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is not set within the patience of one reader holds the next one up no longer."""
+    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server_guard._PATIENCE_S", 0.05)
+    served = Served()
+    stopped = served.ask("POST", f"{RUN}/set_state")
+    await served.ask("GET", RUN)
+    assert served.guard._setting == set()
+    stopped.cancel()
+
+
 async def test_a_request_that_is_broken_off_holds_nobody_up() -> None:
     """Its client has gone: readers go on."""
     served = Served()

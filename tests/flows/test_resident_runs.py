@@ -70,6 +70,31 @@ async def test_after_execute_the_flow_run_reads_as_completed(
             assert (run.name, run.state_name) == (f"Describe how a {thing} works.", "Completed")
 
 
+async def test_a_server_that_hangs_keeps_no_answer_back(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The end of the run cannot be sent: the answer, which is paid for, waits for some seconds, not for retries."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute("Describe how a gavel works.", use_case="simple")
+    await settled()
+    client = await api_client()
+    monkeypatch.setattr(client, "patience_s", 0.1)
+    go_on = asyncio.Event()
+
+    async def hangs(request: httpx.Request) -> None:
+        await go_on.wait()
+
+    client._client.event_hooks = {"request": [hangs]}
+    try:
+        result = await workflow.execute("Describe how a mallet works.", use_case="simple")
+        assert UUID(result.flow_run_id) in client._telling
+        go_on.set()
+        await settled()
+    finally:
+        client._client.event_hooks = {}
+    assert (await client.read_flow_run(UUID(result.flow_run_id))).state_name == "Completed"
+
+
 async def test_the_answer_waits_for_the_end_on_a_server_that_is_not_ours(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
 ) -> None:

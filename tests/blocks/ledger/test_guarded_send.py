@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -68,6 +70,7 @@ async def go(
     request: ChatRequest = REQUEST,
     limit: Decimal | None = LIMIT,
     free_without_ledger: bool = False,
+    **more: Any,
 ) -> GuardedReply:
     return await guarded_send(
         ledger=ledger,
@@ -79,6 +82,7 @@ async def go(
         step_key=content_key(target, request),
         wait_busy_s=0,
         free_without_ledger=free_without_ledger,
+        **more,
     )
 
 
@@ -217,6 +221,42 @@ async def test_cancelled_while_its_cost_is_written_it_is_written_all_the_same(
     balance = await ledger.balance()
     assert (balance.spent, balance.held) == (Decimal("0.0021"), 0)
     assert await stored_reply(ledger, content_key(PAID, REQUEST)) is not None
+
+
+async def test_a_wait_for_the_wire_is_no_part_of_the_call(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that had to wait longer than its deadline before it could be sent has all of its deadline then."""
+    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.call._GRACE_S", 0.0)
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        await asyncio.sleep(0.3)
+        yield
+
+    reply = replace(GOOD, usage=Usage(input_tokens=200, output_tokens=100))
+    got = await go(ledger, answers(reply), target=replace(PAID, timeout_s=0.2), turn=turn)
+    assert (got.cost_usd, got.flag) == (Decimal("0.0021"), None)
+
+
+async def test_cancelled_while_it_waits_for_the_wire_a_call_costs_nothing(ledger: Ledger) -> None:
+    """Its money was set aside and nothing was sent: all of it is given back."""
+    waits = asyncio.Event()
+
+    @asynccontextmanager
+    async def turn() -> AsyncIterator[None]:
+        waits.set()
+        await asyncio.Event().wait()
+        yield
+
+    task = asyncio.create_task(go(ledger, raises(AssertionError("sent")), turn=turn))
+    await waits.wait()
+    assert (await ledger.balance()).held == BOUND
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    balance = await ledger.balance()
+    assert (balance.spent, balance.held) == (0, 0)
 
 
 async def test_a_body_that_never_ends_is_cut_off(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
