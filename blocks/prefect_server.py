@@ -41,6 +41,7 @@ __all__ = [
     "server_status",
     "start_server",
     "stop_server",
+    "versions",
     "wait_until_ready",
 ]
 
@@ -340,9 +341,14 @@ def _state(place: ServerHome) -> dict[str, str | int]:
     return state if isinstance(state, dict) else {}
 
 
+def versions() -> dict[str, str]:
+    """What a server's state file says of its code."""
+    return {"prefect": version("prefect"), "tta": version("tta-dev-primitives")}
+
+
 def _is_outdated(place: ServerHome, info: ServerInfo) -> bool:
-    """It runs another Prefect than the one installed now, and nobody is using it."""
-    if _state(place).get("prefect") == version("prefect"):
+    """It runs another Prefect, or other code of ours, than is installed now, and nobody is using it."""
+    if versions().items() <= _state(place).items():
         return False
     with suppress(OSError):
         _, told = get_json(f"{info.ui_url}/tta/status", timeout_s=2.0)

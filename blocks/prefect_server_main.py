@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.blocks.prefect_begun import enter_as_begun
+from tta_dev_primitives.blocks.prefect_server import versions
 from tta_dev_primitives.blocks.prefect_server_guard import Activity, Guard
 from tta_dev_primitives.blocks.prefect_settings import ServerHome, is_loopback
 from tta_dev_primitives.blocks.prefect_sqlite import queue_write_transactions
@@ -58,7 +59,7 @@ def _detach(listener: socket.socket, lock: int, home: ServerHome) -> bool:
         os.set_inheritable(lock, False)
         return True
     host, port = listener.getsockname()[:2]
-    state = {"pid": pid, "host": host, "port": port, "prefect": version("prefect")}
+    state = {"pid": pid, "host": host, "port": port, **versions()}
     part = home.state_file.with_suffix(".part")
     part.write_text(json.dumps({**state, "started_at": datetime.now(UTC).isoformat()}))
     part.rename(home.state_file)

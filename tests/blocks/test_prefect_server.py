@@ -29,7 +29,7 @@ from tta_dev_primitives.blocks.prefect_server import (
     stop_server,
     wait_until_ready,
 )
-from tta_dev_primitives.blocks.prefect_settings import temporary_environment
+from tta_dev_primitives.blocks.prefect_settings import ServerHome, temporary_environment
 from tta_dev_primitives.config.errors import PrefectServerError
 
 
@@ -177,8 +177,10 @@ async def test_a_websocket_from_elsewhere_is_refused(prefect_server: ServerInfo)
         await connect(address, origin="https://evil.example")  # type: ignore[arg-type]
 
 
-def test_commands_at_once_start_one_server_and_a_killed_one_is_replaced(home: Path) -> None:
-    """Four commands share one start; after kill -9 the next finds no trace that misleads it."""
+def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Four commands share one start; after kill -9 the next finds no trace that misleads it; an upgrade starts anew."""
     with ThreadPoolExecutor(4) as pool:
         infos = list(pool.map(lambda _: start_server(home=home, wait=False), range(4)))
     first = wait_until_ready(infos[0])
@@ -193,7 +195,15 @@ def test_commands_at_once_start_one_server_and_a_killed_one_is_replaced(home: Pa
     assert second.started
     assert second.pid != first.pid
     assert get_json(f"{second.url}/flows/name/kept", timeout_s=10)[1]["name"] == "kept"
-    assert stop_server(home=home).pid == second.pid
+
+    state = ServerHome.find(home).state_file
+    state.write_text(json.dumps({**json.loads(state.read_text()), "tta": "0.0.1"}))
+    assert start_server(home=home).pid == second.pid, "somebody used it a moment ago"
+    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server._UNUSED_S", -1.0)
+    third = start_server(home=home, wait=False)
+
+    assert (third.started, third.pid == second.pid) == (True, False)
+    assert stop_server(home=home).pid == third.pid
     assert not server_status(home=home).running
     assert not stop_server(home=home).running
 
