@@ -1,6 +1,6 @@
 """The whole benchmark: what an orchestration costs beyond the provider's latency, against bare loops and its peers.
 
-    make bench                                      # everything, 15 minutes; writes docs/benchmarks.md and its chart
+    make bench                                      # everything, 20 minutes; writes docs/benchmarks.md and its chart
     python tests/benchmarks/bench.py --quick        # a few rounds of W1 to W3 and bulk, printed, nothing written
     python tests/benchmarks/bench.py --json F.json --only interactive   # one part anew, into the figures of a run
     python tests/benchmarks/bench.py --page F.json  # the page again, from the figures of a run
@@ -188,7 +188,7 @@ def measure(parts: Sequence[str], *, quick: bool) -> dict[str, Any]:
                 }
         if "bulk" in parts:
             few = ("--items", "60", "--naive-items", "4", "--concurrency", "50")
-            sizes = few if quick else ("--items", "1000", "--naive-items", "40")
+            sizes = few if quick else ("--items", "1000", "--naive-items", "40", "--rounds", "3")
             figures["bulk"] = other_benchmark("bench_bulk.py", folder / "bulk", *sizes)
         if "cold" in parts:
             figures["cold"] = cold_start(folder, rounds=4)

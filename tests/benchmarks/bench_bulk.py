@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -235,6 +236,15 @@ def run_apart(name: str, url: str, items: int, concurrency: int) -> dict[str, fl
     return dict(json.loads(found.stdout.splitlines()[-1]))
 
 
+def medians(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One row for each contender, concurrency and number of items: the medians of its rounds."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        groups.setdefault((row["name"], row["concurrency"], row["items"]), []).append(row)
+    figures = ("wall_s", "rate", "cpu_ms", "peak_mib")
+    return [{**group[0], **{f: median(r[f] for r in group) for f in figures}} for group in groups.values()]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -256,6 +266,9 @@ def main() -> None:
     os.environ.setdefault("TTA_HOME", tempfile.mkdtemp(prefix="bench-home-"))
     rows: list[dict[str, Any]] = []
     with loopback() as url:
+        if "ours" in (given.only or "ours").split(","):
+            # The Prefect server of ours and of the naive flow is up, and has been used, before anything is timed.
+            run_apart("ours", url, 100, 50)
         for _ in range(given.rounds):
             for concurrency in map(int, given.concurrency.split(",")):
                 for name in CONTENDERS:
@@ -275,7 +288,7 @@ def main() -> None:
                 rows.append(row)
                 print(_line(row), file=sys.stderr, flush=True)
     if given.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps(medians(rows), indent=1))
 
 
 def _line(row: dict[str, Any]) -> str:

@@ -223,7 +223,7 @@ def page(figures: Mapping[str, Any]) -> str:
         "",
         "What an orchestration costs beyond the time that the models take. Everything here is written by one command:",
         "",
-        "<!-- not run: takes a quarter of an hour -->",
+        "<!-- not run: takes twenty minutes -->",
         "```bash",
         "make bench                                 # everything; writes this page and its chart",
         "python tests/benchmarks/bench.py --quick   # a few rounds, printed only",
@@ -262,14 +262,15 @@ def page(figures: Mapping[str, Any]) -> str:
     parts += [
         "Server CPU is that of the contender's own Prefect server, less what it uses when idle.",
         "",
-        "An orchestration of a process that stays up waits for no request to our Prefect server: that creates the run "
-        "under its name while it goes on. Task runs and events travel over one websocket; the run's end and three "
-        "artifacts follow the answer. Any other server is waited for once, when it creates the run.",
+        "An orchestration of a process that stays up waits for no reply of our Prefect server: that creates the run "
+        "under its name while it goes on, and who asks for the run next is answered once its end is written. Task runs "
+        "and events travel over one websocket; three artifacts follow the answer. Any other server is waited for when "
+        "it creates the run and when that ends.",
         "",
         "## Bulk (W4)",
         "",
         "W3 for many items; `tta` is the whole product with files, ledger, answer store and Prefect. "
-        "`python tests/benchmarks/bench_bulk.py` measures this part alone.",
+        "Medians of three rounds. `python tests/benchmarks/bench_bulk.py` measures this part alone.",
         "",
         *_bulk_table(figures["bulk"]),
         "",
