@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint types check docs format bench soak soak-flows requirements
+.PHONY: setup demo test proofs lint types check docs format bench soak soak-flows requirements
 
 setup:
 	python3 -m venv $(VENV)
@@ -15,6 +15,9 @@ demo:
 test:
 	$(BIN)/python -m pytest -q -n 3
 
+proofs:
+	$(BIN)/python -m pytest -q -n 3 -m proof
+
 lint:
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -22,7 +25,7 @@ lint:
 types:
 	$(BIN)/mypy
 
-check: lint types test
+check: lint types test proofs
 
 docs:
 	$(BIN)/python docs/generate.py

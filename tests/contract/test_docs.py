@@ -56,6 +56,7 @@ def project(sandbox: Sandbox, prefect_server: ServerInfo, tmp_path: Path) -> tup
     return tmp_path, {**kept, **server, **own}
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_the_page_shows_works(page: Path, project: tuple[Path, dict[str, str]]) -> None:
@@ -113,6 +114,7 @@ def _configuration(block: Block, folder: Path) -> None:
     assert [line for line in lines if line.level == "fail"] == [], block.place
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", WALKTHROUGHS, ids=lambda page: page.stem)
 def test_each_walkthrough_answers_a_task(

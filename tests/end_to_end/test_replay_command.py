@@ -16,6 +16,7 @@ import pytest
 
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 
+pytestmark = pytest.mark.proof
 REPLAY = Path(os.environ.get("TTA_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "replay"
 CONFIG = Path(__file__).parents[2] / "config"
 BALANCED = str(CONFIG / "scenarios" / "balanced.yaml")

@@ -10,6 +10,7 @@ from benchmarks.soak_orchestrations import run
 from tta_dev_primitives.blocks.prefect_server import ServerInfo
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(180)
 def test_faults_under_load_leave_the_books_right(
     prefect_server: ServerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -18,6 +18,7 @@ from tta_dev_primitives.blocks.ledger.failpoints import FAILPOINTS
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import to_pico
 
+pytestmark = pytest.mark.proof
 LIMIT = Decimal("0.02")
 IN_FLIGHT = {"call.after_send", *(f"settle.{m}" for m in ("begun", "after_call", "after_event", "after_month")),
              "settle.before_commit"}  # fmt: skip
