@@ -145,8 +145,8 @@ async def faulty_provider(fault: Fault, site: str, *, passes_after: int | None =
         if passes_after is not None:
             assert isinstance(fault.serve, f.Served)
             serve = f.answering(f.first(passes_after, fault.serve.answer), text)
-        elif fault.closes is not None:
-            # Closed after the first reply, the provider would be passed over by items that come later.
+        if passes_after is not None or fault.closes is not None:
+            # Else one item's second try could come before another's first, or find the provider closed.
             serve = f.together(_items_of(site), serve)
         tls = f.self_signed() if fault.place == "untrusted tls" else None
         async with f.rude_server(serve, tls=tls) as server:
