@@ -25,11 +25,11 @@ import asyncpg
 
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+sys.path.insert(0, str(SUPPORT))
 from postgres_server import PostgresServer  # noqa: E402 - found through the line above
 
-WORKER = TESTS / "blocks" / "ledger" / "ledger_worker.py"
+WORKER = SUPPORT / "ledger_worker.py"
 ROUNDS, PAIRS, ROW = 15, 60, "x" * 300
 
 

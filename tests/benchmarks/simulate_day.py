@@ -2,7 +2,7 @@
 
     python tests/benchmarks/simulate_day.py [--tasks 5000] [--concurrency 50] [--start 2026-03-07T10:00:00+00:00]
 
-The whole product runs: flow, gate, scheduler, ledger, HTTP. Clock and waiting are virtual (tests/virtual_day.py).
+The whole product runs: flow, gate, scheduler, ledger, HTTP. Clock and waiting are virtual (support/virtual_day.py).
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 from datetime import UTC, datetime
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 
 
 def main() -> None:

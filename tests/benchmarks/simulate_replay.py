@@ -2,7 +2,7 @@
 
     python tests/benchmarks/simulate_replay.py [--runs 20] [--violations 300] [--shared ../shared]
 
-It drives the flow's own decisions (tests/offline_replay.py). "3 free" adds the third recorded free family to the
+It drives the flow's own decisions (support/offline_replay.py). "3 free" adds the third recorded free family to the
 fallback list of a scenario file, which is otherwise used unmodified.
 """
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "tests"))
+sys.path.insert(0, str(ROOT / "tests" / "support"))
 
 from offline_replay import (  # noqa: E402
     DEEPSEEK,

@@ -22,7 +22,7 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from bulk_process import BulkProcess
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 

@@ -21,8 +21,8 @@ from pathlib import Path
 from tta_dev_primitives.blocks.ledger.failpoints import FAILPOINTS
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 
-TESTS = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "blocks" / "ledger")]
+SUPPORT = Path(__file__).resolve().parents[1] / "support"
+sys.path.insert(0, str(SUPPORT))
 from ledger_tools import check_books, ended, lines, start  # noqa: E402 - found through the line above
 from postgres_server import PostgresServer  # noqa: E402
 

@@ -30,7 +30,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, executor, sandbox_config, workflow_of
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger

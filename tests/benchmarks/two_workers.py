@@ -26,7 +26,7 @@ from typing import Any
 
 import yaml
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
 from postgres_server import PostgresServer
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 

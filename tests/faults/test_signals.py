@@ -73,7 +73,7 @@ async def providers() -> AsyncIterator[Providers]:
 def start(bench: Bench, urls: dict[str, str], *scopes: str) -> subprocess.Popen[str]:
     """A worker; its key is in its environment, as a user's is."""
     sites = [f"{site}={url}" for site, url in urls.items()]
-    program = [sys.executable, str(Path(__file__).with_name("fault_worker.py"))]
+    program = [sys.executable, str(Path(__file__).parents[1] / "support" / "fault_worker.py")]
     return subprocess.Popen(
         [*program, bench.url, str(bench.folder), bench.good_url, *sites, "--", *scopes],
         stdout=subprocess.PIPE,

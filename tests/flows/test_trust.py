@@ -66,7 +66,7 @@ async def test_concurrent_runs_lose_no_decision(database: Database) -> None:
 
 def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
     """Six processes rule and learn 60 times each at the same time: every ruling and every label is counted once."""
-    worker = Path(__file__).with_name("trust_worker.py")
+    worker = Path(__file__).parents[1] / "support" / "trust_worker.py"
     children = [
         subprocess.Popen(
             [sys.executable, str(worker), url, str(seed), "60"], stdout=subprocess.PIPE, text=True
