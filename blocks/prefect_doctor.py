@@ -178,7 +178,7 @@ def _key_in_database(database: Path) -> Iterator[Finding]:
     if not database.is_file():
         return
     try:
-        connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=2.0)
+        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=2.0)
         try:
             query = "SELECT count(*) FROM configuration WHERE key = 'ENCRYPTION_KEY'"
             (keys,) = connection.execute(query).fetchone()

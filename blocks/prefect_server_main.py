@@ -22,7 +22,7 @@ from typing import Any
 from tta_dev_primitives.blocks.prefect_begun import enter_as_begun
 from tta_dev_primitives.blocks.prefect_server import versions
 from tta_dev_primitives.blocks.prefect_server_guard import Activity, Guard
-from tta_dev_primitives.blocks.prefect_settings import ServerHome, is_loopback
+from tta_dev_primitives.blocks.prefect_settings import OWN_DATABASE, ServerHome, is_loopback
 from tta_dev_primitives.blocks.prefect_sqlite import queue_write_transactions
 from tta_dev_primitives.blocks.prefect_template import install_template, local_template, save_template
 from tta_dev_primitives.config.home import tta_home
@@ -68,7 +68,7 @@ def _detach(listener: socket.socket, lock: int, home: ServerHome) -> bool:
 
 def _prepare_database(home: ServerHome) -> bool:
     """Copy the template if this home has no database; True when migrations will have to make it."""
-    if str(home.database) not in os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"]:
+    if os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] != OWN_DATABASE:
         return False  # the user's own database
     if home.database.exists() or install_template(home.database, folder=home.folder):
         return False

@@ -16,6 +16,7 @@ from pathlib import Path
 from tta_dev_primitives.config.home import tta_home
 
 __all__ = [
+    "OWN_DATABASE",
     "ServerHome",
     "apply_environment",
     "client_settings",
@@ -27,6 +28,8 @@ __all__ = [
 
 EMBEDDED_MARK = "TTA_SERVER_URL"
 """Set beside PREFECT_API_URL when that address is our own server, not one the user configured."""
+OWN_DATABASE = "sqlite+aiosqlite:///prefect.db"
+"""Relative to the server's working folder: an address cannot hold a path with `?` in it."""
 _HOME_MARK = "TTA_SERVER_HOME"
 """Set with it: whose server that is, should it have to be started again after TTA_HOME has changed."""
 
@@ -131,7 +134,7 @@ def server_settings(home: ServerHome, *, host: str, port: int) -> dict[str, str]
         "PREFECT_SERVER_API_PORT": str(port),
         "PREFECT_UI_API_URL": f"http://{shown}:{port}/api" if shown == host else "/api",
         "PREFECT_UI_STATIC_DIRECTORY": str(home.folder / "ui"),
-        "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{home.database}",
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": OWN_DATABASE,
         # A web page of another origin must not read the API of a server on this machine (default: "*").
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": origins,
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",

@@ -61,7 +61,7 @@ def save_template(database: Path, target: Path) -> None:
     """
     with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
         copy = Path(scratch) / "copy.db"
-        source = sqlite3.connect(f"file:{database}?mode=ro", uri=True)
+        source = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
         try:
             source.execute("VACUUM INTO ?", (str(copy),))
         finally:

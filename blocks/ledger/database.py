@@ -16,6 +16,7 @@ rollback) and returns plain values. It runs on the database's own thread, not on
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -105,6 +106,7 @@ def default_ledger_url(configured: str | None = None) -> str:
     return configured or f"sqlite:///{tta_home() / 'ledger.db'}"
 
 
+_OPTIONS = re.compile(r"\.(db|sqlite3?)\?\w+=[^/]*$", re.IGNORECASE)
 _open: dict[tuple[int, str], Database] = {}
 _open_lock = threading.Lock()
 
@@ -141,10 +143,15 @@ def database_for(url: str) -> Database:
 
 
 def _sqlite_path(rest: str) -> Path:
-    name = rest.partition("?")[0]
-    if not name.startswith("/") or len(name) < 2 or ":memory:" in name:
+    """The file of `sqlite://<rest>`, taken as written: `?`, `#` and `%` are parts of a name like any other."""
+    name = rest
+    if not name.startswith("/") or len(name) < 2 or ":memory:" in name or "\0" in name:
         raise LedgerConfigError(
             "Ledger URL: a SQLite ledger needs a file: sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    if _OPTIONS.search(name):
+        raise LedgerConfigError(
+            "Ledger URL: a SQLite ledger takes no options; write sqlite:////absolute.db without `?name=value`"
         )
     return Path(name[1:]).expanduser().absolute().resolve()
 

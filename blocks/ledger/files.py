@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 
 from tta_dev_primitives.config.errors import LedgerConfigError
 
-__all__ = ["file_system_of", "make_private_file", "refuse_network_file_system"]
+__all__ = ["file_system_of", "make_private_file", "refuse_hard_links", "refuse_mounts"]
 
 _NETWORK = frozenset(
     {
@@ -32,8 +33,12 @@ _NETWORK = frozenset(
 """SQLite's locks do not hold between the machines that share one of these."""
 
 
-def file_system_of(path: Path, mounts: str) -> str:
-    """The type of the file system that holds `path`.
+_MOUNTS = Path("/proc/self/mounts")
+_OCTAL = re.compile(rb"\\([0-7]{3})")
+
+
+def file_system_of(path: Path, mounts: bytes) -> tuple[str, str]:
+    """Where the file system that holds `path` is mounted, and its type.
 
     Args:
         path: An absolute path; it need not exist.
@@ -41,26 +46,47 @@ def file_system_of(path: Path, mounts: str) -> str:
     """
     best, kind = "", "unknown"
     for line in mounts.splitlines():
-        fields = line.split(" ")
+        fields = line.split(b" ")
         if len(fields) < 3:
             continue
-        point = fields[1].replace("\\040", " ").replace("\\011", "\t")
+        point = os.fsdecode(_OCTAL.sub(lambda found: bytes([int(found[1], 8)]), fields[1]))
         inside = point == "/" or str(path) == point or str(path).startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
-            best, kind = point, fields[2]
-    return kind
+            best, kind = point, os.fsdecode(fields[2])
+    return best, kind
 
 
-def refuse_network_file_system(path: Path) -> None:
-    """Raise `LedgerConfigError` when `path` lies on a network file system (known on Linux only)."""
-    table = Path("/proc/self/mounts")
-    if not table.exists():
+def refuse_mounts(path: Path) -> None:
+    """Refuse a network file system, and a file that is mounted alone (both known on Linux only).
+
+    Raises:
+        LedgerConfigError: SQLite's locks or its write-ahead log do not hold there.
+    """
+    if not _MOUNTS.exists():
         return
-    kind = file_system_of(path, table.read_text(errors="replace"))
+    point, kind = file_system_of(path, _MOUNTS.read_bytes())
     if kind in _NETWORK:
         raise LedgerConfigError(
             f"Ledger {path}: this is on a network file system ({kind}), where SQLite's locks do not hold. "
             f"Use a local disk, or PostgreSQL: TTA_LEDGER_URL=postgresql://user:password@host/name"
+        )
+    if point == str(path) and path.is_file():
+        raise LedgerConfigError(
+            f"Ledger {path}: this file is mounted alone; its write-ahead log would be another one outside. "
+            f"Mount its folder instead."
+        )
+
+
+def refuse_hard_links(path: Path, found: os.stat_result) -> None:
+    """Refuse a file that has a second name: each name has a write-ahead log of its own.
+
+    Raises:
+        LedgerConfigError: The file has more than one name.
+    """
+    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+        raise LedgerConfigError(
+            f"Ledger {path}: the file has {found.st_nlink} names (hard links), and each name has a write-ahead "
+            f"log of its own. Delete the other names; to share a ledger, share or mount its folder."
         )
 
 

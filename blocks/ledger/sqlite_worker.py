@@ -16,7 +16,7 @@ from typing import Any, TypeVar, cast
 
 from tta_dev_primitives.blocks.ledger.database import Work
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
-from tta_dev_primitives.blocks.ledger.files import make_private_file, refuse_network_file_system
+from tta_dev_primitives.blocks.ledger.files import make_private_file, refuse_hard_links, refuse_mounts
 from tta_dev_primitives.blocks.ledger.schema import migrate, schema_generation
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
@@ -209,11 +209,14 @@ class Worker:
             except BaseException:
                 self._close()
                 raise
-        if _identity(self.path) != self._inode:
+        found = _found(self.path)
+        if _identity(found) != self._inode:
             raise LedgerError(
                 f"Ledger {self.path}: the file was replaced or deleted while in use; what was spent "
                 f"stands in the old one. Put it back and restart."
             )
+        if found is not None:
+            refuse_hard_links(self.path, found)
         if self._generation != schema_generation():
             self._migrate(self.connection)
         return self.connection
@@ -221,7 +224,10 @@ class Worker:
     def _open(self) -> sqlite3.Connection:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise LedgerError(f"Ledger: SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
-        refuse_network_file_system(self.path)
+        refuse_mounts(self.path)
+        found = _found(self.path)
+        if found is not None:
+            refuse_hard_links(self.path, found)
         queue_file = self.path.with_name(self.path.name + ".queue")
         if not queue_file.exists():
             self._look_before_touching()
@@ -233,7 +239,7 @@ class Worker:
         make_private_file(self.path)
         make_private_file(queue_file)
         self._queue_fd = os.open(queue_file, os.O_RDWR | os.O_CLOEXEC)
-        self._inode = _identity(self.path)
+        self._inode = _identity(_found(self.path))
         connection = sqlite3.connect(
             self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -327,20 +333,22 @@ _MENDS = (
 )
 
 
-def _identity(path: Path) -> tuple[int, int]:
-    """What tells a file from another of its name; zeros when there is none."""
+def _found(path: Path) -> os.stat_result | None:
+    """What stands at `path`; None when nothing does."""
     try:
-        found = os.stat(path)
+        return os.stat(path)
     except FileNotFoundError:
-        return 0, 0
-    return found.st_dev, found.st_ino
+        return None
+
+
+def _identity(found: os.stat_result | None) -> tuple[int, int]:
+    """What distinguishes a file from another of its name; zeros when there is none."""
+    return (found.st_dev, found.st_ino) if found is not None else (0, 0)
 
 
 def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except FileNotFoundError:
-        return 0
+    found = _found(path)
+    return 0 if found is None else found.st_size
 
 
 def _failpoints(jobs: list[Job], moment: str) -> None:

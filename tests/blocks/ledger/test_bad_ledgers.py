@@ -16,7 +16,7 @@ import pytest
 
 from tta_dev_primitives.blocks.ledger import schema, sqlite
 from tta_dev_primitives.blocks.ledger.database import Database, Tx, database_for, default_ledger_url
-from tta_dev_primitives.blocks.ledger.files import file_system_of, refuse_network_file_system
+from tta_dev_primitives.blocks.ledger.files import file_system_of, refuse_mounts
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 
@@ -106,17 +106,19 @@ async def test_a_file_that_is_no_ledger_is_left_alone(tmp_path: Path, new_call: 
 def test_the_file_system_of_a_path_is_found(path: str, kind: str) -> None:
     """The longest mount point that holds the path decides."""
     mounts = (
-        "dev / ext4 rw 0 0\nsrv:/x /mnt/share nfs4 rw 0 0\n//s/x /mnt/share\\040two cifs rw 0 0\nbroken\n"
+        b"dev / ext4 rw 0 0\nsrv:/x /mnt/share nfs4 rw 0 0\n//s/x /mnt/share\\040two cifs rw 0 0\nbroken\n"
     )
-    assert file_system_of(Path(path), mounts) == kind
+    assert file_system_of(Path(path), mounts)[1] == kind
 
 
 def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """SQLite's locks do not hold there: the message points to a local disk or PostgreSQL."""
-    refuse_network_file_system(tmp_path)
-    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.files.file_system_of", lambda path, mounts: "nfs4")
+    refuse_mounts(tmp_path)
+    monkeypatch.setattr(
+        "tta_dev_primitives.blocks.ledger.files.file_system_of", lambda path, mounts: ("/", "nfs4")
+    )
     with pytest.raises(LedgerError, match=r"network file system \(nfs4\).*postgresql://"):
-        refuse_network_file_system(tmp_path)
+        refuse_mounts(tmp_path)
 
 
 async def test_a_newer_ledger_is_refused_and_an_older_one_is_brought_up(
