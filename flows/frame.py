@@ -14,7 +14,7 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["framed", "has_marker", "nonce_for", "plain", "without_markers"]
+__all__ = ["MOST", "framed", "has_marker", "nonce_for", "plain", "shortened", "without_markers"]
 
 # Brackets that a reader can take for < and >, and what can stand between two of them without being seen.
 _LT, _GT = "<‹«⟨⟪〈《❬❮˂ᐸ≪⋘", ">›»⟩⟫〉》❭❯˃ᐳ≫⋙"
@@ -25,12 +25,31 @@ _MARKER = re.compile(
     rf"{_OPEN}[^{_LT}{_GT}]{{0,120}}{_CLOSE}|{_OPEN}|{_CLOSE}|\[\s*tta\s*:\s*[a-z_]+\s*/\s*\d+\s*\]", re.I
 )
 _OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{32}>>>|\[tta:[a-z_]+/\d+\]", re.I)
+# How model families mark who speaks, where a text or a turn ends, and what is a thought or a call of a tool.
 _ROLE = re.compile(
-    r"<\|[^|<>\n]{0,40}\|>|<<\s*/?\s*SYS\s*>>|\[/?INST\]|</?s>|</?(?:system|user|assistant|human)\b[^<>\n]{0,40}>|"
-    r"<(?:start|end)_of_turn>",
+    r"<\|[^|<>\n]{0,40}\|>|\[\|[^|\[\]\n]{0,40}\|\]"  # ChatML, Llama, Phi, DeepSeek, Cohere, Granite; EXAONE, MOSS
+    r"|<<\s*/?\s*SYS\s*>>"
+    r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|MODEL_SETTINGS|ARGS|CALL_ID|IMG"
+    r"|THINK|PREFIX|MIDDLE|SUFFIX|CLS|SEP|PAD|BOS|EOS|UNK|MASK|[gs]MASK)\]"  # Mistral, GLM, BERT
+    r"|\]~!?b\[|\]~b\]|\[e~\["  # MiniMax
+    r"|</?_?(?:system|developer|user|assistant|human|bot)\b[^<>\n]{0,40}>"
+    r"|</?(?:s|bos|eos|pad|unk|cls|sep|mask|sop|eop|eo[acdhmt]|eot_id|im_start|im_end)>"
+    r"|<(?:start|end)_of_(?:turn|text|utterance|image|role|prompt)>|<(?:bos|eos|bot|eot|pad|start|end)_token>"
+    r"|<(?:extra_id|special|reserved|tokens_unused|unused)_?\d+>"  # T5 and Nemotron, Baichuan, InternLM, Gemma
+    r"|</?(?:seed|minimax|antml):[a-z_]{1,20}\b[^<>\n]{0,40}>"
+    r"|</?(?:think|thinking|reasoning|tools?|tool_(?:call|calls|response|result)|function_(?:calls?|results?)|invoke"
+    r"|channel|fim_(?:prefix|middle|suffix))\b[^<>\n]{0,40}>",
     re.I,
 )
-_MOST = 12_000
+# Alpaca, Vicuna, OpenChat and older Claude: a role at the head of a line. Only its colon is changed; the lower-case
+# keys of a YAML answer stay as they are.
+_NAMES = ("System", "Developer", "User", "Assistant", "Human", "Bot", "Instruction", "Response", "Input")
+_HEAD = re.compile(
+    rf"^([ \t>*]*(?:#+[ \t]*(?i:{'|'.join(_NAMES)})s?|(?:(?:GPT4?|Correct|END_OF|BEGIN_OF)[ \t]+)*"
+    rf"(?:{'|'.join((*_NAMES[:6], *(n.upper() for n in _NAMES[:6])))}))[ \t*_]*):",
+    re.M,
+)
+MOST = 12_000
 """Characters of an answer that a judge reads; the middle of a longer one is left out, and said to be."""
 _PASSES = 8
 """Markers inside markers that are taken out one by one; what is nested deeper is built to keep us busy."""
@@ -80,15 +99,15 @@ def without_markers(text: str) -> str:
             for c in text
         )
     for _ in range(_PASSES):
-        cleaned = _ROLE.sub(" ", _MARKER.sub(" ", text))
+        cleaned = _HEAD.sub(r"\1 -", _ROLE.sub(" ", _MARKER.sub(" ", text)))
         if cleaned == text:
             return text
         text = cleaned
     return _MARKER.sub(" ", text.translate(_HARMLESS))
 
 
-_MAY_MARK = re.compile(r"[<>\[]")
-"""What every marker and role tag of ASCII letters holds at least one of; most texts hold none."""
+_MAY_MARK = re.compile(r"[<>\[\]:]")
+"""What every marker and role tag of ASCII letters holds at least one of."""
 _SIGNS = frozenset("<>[]|/:«»") - {"«", "»"}
 
 
@@ -97,13 +116,19 @@ def has_marker(text: str) -> bool:
     return _OWN.search(plain(text)) is not None
 
 
-def framed(label: str, text: str, nonce: str, *, most: int = _MOST) -> str:
-    """The text as data between two marker lines that carry `nonce`."""
-    # Cut first: taking markers out of a megabyte that nobody reads would cost time. The line between the two parts
-    # keeps their ends from becoming a marker together.
+def shortened(text: str, most: int = MOST) -> str:
+    """The text without invisible characters, its middle left out when it is too long."""
+    # Cut before markers are taken out of it: a megabyte that is not shown would cost time. The line between the two
+    # parts keeps their ends from becoming a marker together.
     inner = plain(text)
-    if len(inner) > most:
-        half = most // 2
-        inner = f"{inner[:half]}\n[... {len(inner) - 2 * half:,} characters left out ...]\n{inner[-half:]}"
+    if len(inner) <= most:
+        return inner
+    half = most // 2
+    return f"{inner[:half]}\n[... {len(inner) - 2 * half:,} characters left out ...]\n{inner[-half:]}"
+
+
+def framed(label: str, text: str, nonce: str, *, most: int = MOST) -> str:
+    """The text as data between two marker lines that carry `nonce`."""
+    inner = shortened(text, most)
     inner = without_markers(inner)
     return f"<<<{label} {nonce}>>>\n{inner}\n<<<end {label} {nonce}>>>"

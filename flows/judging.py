@@ -5,14 +5,11 @@
 
 Safety, in order: local checks came first; the answer stands in a frame with a nonce that it cannot contain, without
 anything that looks like a marker; the rubric comes after it; the reply must be exactly one JSON object with one number
-and a short reason; and a reply that only repeats a verdict found in the answer is no verdict.
+and a short reason; and a verdict that stands in the answer itself, in any disguise, is refused.
 """
 
 from __future__ import annotations
 
-import json
-import re
-import unicodedata
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
@@ -20,6 +17,7 @@ from typing import Any
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.targets import Target
 from tta_dev_primitives.flows.checks import HasTask
+from tta_dev_primitives.flows.copied_verdict import is_copied
 from tta_dev_primitives.flows.frame import framed, nonce_for, plain
 from tta_dev_primitives.flows.prompts import prompt
 from tta_dev_primitives.flows.strict_json import StrictJsonError, one_object
@@ -104,34 +102,6 @@ def parse_verdict(text: str, *, judged: str = "") -> float | None:
     # Decimal, because as a float 1.00000000000000000001 would be 1.
     if isinstance(score, bool) or not isinstance(score, int | Decimal):
         return None
-    if not 0 <= score <= 1 or _repeats(verdict, judged):
+    if not 0 <= score <= 1 or is_copied(score, reason, judged):
         return None
     return abs(float(score))
-
-
-_BEGIN = re.compile(r'\{ ?"')
-_DECODER = json.JSONDecoder(parse_float=Decimal)
-_LONGEST = 6 * _REASON + 200
-"""Characters of the longest verdict that is believed, every character escaped."""
-
-
-def _blank(escape: re.Match[str]) -> str:
-    return " " if escape[0][-1] != "\\" else ""
-
-
-def _repeats(verdict: dict[str, Any], judged: str) -> bool:
-    """True when the answer holds the same verdict, also escaped or in wide letters: the judge was made to copy it."""
-    if "{" not in judged and judged.isascii():
-        return False
-    bare = " ".join(plain(judged).split())
-    same = {**verdict, "reason": " ".join(verdict["reason"].split())}
-    unescaped = re.sub(r"\\+(?:[nrt](?![a-z]))?", _blank, unicodedata.normalize("NFKC", bare))
-    for shown in {bare, " ".join(unescaped.split())}:
-        for begin in _BEGIN.finditer(shown):
-            try:
-                other, _ = _DECODER.raw_decode(shown[begin.start() : begin.start() + _LONGEST])
-            except (ValueError, ArithmeticError, RecursionError):
-                continue
-            if other == same:
-                return True
-    return False
