@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.blocks.credentials import (
+    from tta_dev_primitives.blocks.credentials.provider_credentials import (
         AnthropicCredentials,
         GoogleAIStudioCredentials,
         GroqCredentials,
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
         OpenRouterCredentials,
         ProviderCredentials,
     )
+    from tta_dev_primitives.blocks.credentials.sync import sync_blocks
     from tta_dev_primitives.blocks.ledger.block import SpendLedger
-    from tta_dev_primitives.blocks.sync import sync_blocks
 
 __all__ = [
     "AnthropicCredentials",
@@ -34,14 +34,16 @@ __all__ = [
 
 _HOME = {
     "SpendLedger": "tta_dev_primitives.blocks.ledger.block",
-    "sync_blocks": "tta_dev_primitives.blocks.sync",
+    "sync_blocks": "tta_dev_primitives.blocks.credentials.sync",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_HOME.get(name, "tta_dev_primitives.blocks.credentials")), name)
+    return getattr(
+        import_module(_HOME.get(name, "tta_dev_primitives.blocks.credentials.provider_credentials")), name
+    )
 
 
 def __dir__() -> list[str]:

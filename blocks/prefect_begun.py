@@ -13,7 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from tta_dev_primitives.blocks.prefect_database import holds_limits
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 
 __all__ = ["begun_key", "enter_as_begun", "may_begin"]
 

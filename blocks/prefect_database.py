@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 
-from tta_dev_primitives.blocks.prefect_settings import EMBEDDED_MARK, ServerHome
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, ServerHome
 
 __all__ = ["holds_limits", "lacks_block"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tta_dev_primitives.blocks.credentials import (
+from tta_dev_primitives.blocks.credentials.provider_credentials import (
     AnthropicCredentials,
     GoogleAIStudioCredentials,
     GroqCredentials,

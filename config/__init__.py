@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.config.catalogue import load_catalogue
     from tta_dev_primitives.config.errors import ConfigError
+    from tta_dev_primitives.config.models.catalogue import load_catalogue
+    from tta_dev_primitives.config.models.resolve import resolve_targets
     from tta_dev_primitives.config.orchestration_config import (
         CostTrackingConfig,
         ExecutorConfig,
@@ -21,12 +22,11 @@ if TYPE_CHECKING:
         create_default_config,
         load_orchestration_config,
     )
-    from tta_dev_primitives.config.resolve import resolve_targets
 
 _HOMES = {
     "ConfigError": "errors",
-    "load_catalogue": "catalogue",
-    "resolve_targets": "resolve",
+    "load_catalogue": "models.catalogue",
+    "resolve_targets": "models.resolve",
 }
 
 __all__ = [

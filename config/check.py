@@ -9,13 +9,13 @@ from datetime import date
 from typing import Literal
 from urllib.parse import urlsplit
 
-from tta_dev_primitives.config.catalogue import Catalogue
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
-from tta_dev_primitives.config.keys import find_api_key
+from tta_dev_primitives.config.models.catalogue import Catalogue
+from tta_dev_primitives.config.models.resolve import defined_targets, unknown_models
+from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.options import USE_CASES, OrchestrationConfig
-from tta_dev_primitives.config.resolve import defined_targets, unknown_models
-from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.reading.api_keys import find_api_key
 
 __all__ = ["CheckLine", "check_config"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from tta_dev_primitives.config.faults import Fault, KeyPath
 from tta_dev_primitives.config.options import ExecutorConfig, OrchestrationConfig
+from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath
 
 __all__ = ["consistency_faults"]
 

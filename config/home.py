@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tta_dev_primitives.config.dotenv import find_variable
+from tta_dev_primitives.config.reading.dotenv import find_variable
 
 __all__ = ["tta_home"]
 

@@ -12,11 +12,11 @@ from pydantic import ValidationError
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.faults import Fault, KeyPath, config_error, shown
-from tta_dev_primitives.config.model_faults import model_faults
 from tta_dev_primitives.config.options import ConfigFile, OrchestrationConfig, Provenance
 from tta_dev_primitives.config.overrides import Override, apply_overrides, read_overrides
-from tta_dev_primitives.config.strict_yaml import Document, read_yaml
+from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, config_error, shown
+from tta_dev_primitives.config.reading.option_faults import model_faults
+from tta_dev_primitives.config.reading.strict_yaml import Document, read_yaml
 
 __all__ = ["SEARCH_PATHS", "find_config_file", "load_orchestration_config"]
 

@@ -21,9 +21,9 @@ from pydantic import (
     model_validator,
 )
 
-from tta_dev_primitives.config import kinds
-from tta_dev_primitives.config.billing import Billing, default_billing
-from tta_dev_primitives.config.dotenv import find_variable
+from tta_dev_primitives.config import option_types
+from tta_dev_primitives.config.models.billing import Billing, default_billing
+from tta_dev_primitives.config.reading.dotenv import find_variable
 
 __all__ = [
     "USE_CASES",
@@ -55,26 +55,26 @@ class _Options(BaseModel):
 class PriceConfig(_Options):
     """A price of your own for one model; it stands above every price table."""
 
-    input_usd_per_mtok: kinds.UsdPerMtok
+    input_usd_per_mtok: option_types.UsdPerMtok
     """USD per million prompt tokens."""
-    output_usd_per_mtok: kinds.UsdPerMtok
+    output_usd_per_mtok: option_types.UsdPerMtok
     """USD per million output tokens."""
-    cache_read_usd_per_mtok: kinds.UsdPerMtok | None = None
+    cache_read_usd_per_mtok: option_types.UsdPerMtok | None = None
     """USD per million prompt tokens read from the provider's cache; default: the price of fresh ones."""
-    cache_write_usd_per_mtok: kinds.UsdPerMtok | None = None
+    cache_write_usd_per_mtok: option_types.UsdPerMtok | None = None
     """USD per million prompt tokens written to the provider's cache; default: the price of fresh ones."""
 
 
 class LimitsConfig(_Options):
     """Limits of your key for one model; runs keep within them."""
 
-    rpm: kinds.WholeNumber | None = Field(None, ge=1)
+    rpm: option_types.WholeNumber | None = Field(None, ge=1)
     """Requests a minute."""
-    rpd: kinds.WholeNumber | None = Field(None, ge=1)
+    rpd: option_types.WholeNumber | None = Field(None, ge=1)
     """Requests a day."""
-    tpm: kinds.WholeNumber | None = Field(None, ge=1)
+    tpm: option_types.WholeNumber | None = Field(None, ge=1)
     """Tokens a minute."""
-    tpd: kinds.WholeNumber | None = Field(None, ge=1)
+    tpd: option_types.WholeNumber | None = Field(None, ge=1)
     """Tokens a day."""
 
 
@@ -83,13 +83,13 @@ class _Endpoint(_Options):
 
     billing: Billing | None = None
     """free or paid: what the plan of your key costs. Default: by provider."""
-    base_url: kinds.Address | None = None
+    base_url: option_types.Address | None = None
     """Another address than the provider's own, written as the provider's official SDK takes it."""
-    api_model: kinds.ModelName | None = None
+    api_model: option_types.ModelName | None = None
     """The id to send, when it differs from `model`."""
-    max_output_tokens: kinds.WholeNumber = Field(2048, ge=1, le=1_000_000)
+    max_output_tokens: option_types.WholeNumber = Field(2048, ge=1, le=1_000_000)
     """Longest answer, in tokens; it bounds the cost of a call."""
-    timeout_s: kinds.Seconds = 120.0
+    timeout_s: option_types.Seconds = 120.0
     """Deadline of one call, in seconds."""
     price: PriceConfig | None = None
     """A price of your own, above every price table."""
@@ -105,9 +105,9 @@ class _Endpoint(_Options):
 class OrchestratorConfig(_Endpoint):
     """The paid model that plans and validates."""
 
-    model: kinds.ModelName = "claude-sonnet-4.5"
+    model: option_types.ModelName = "claude-sonnet-4.5"
     """Model name for the orchestrator."""
-    api_key_env: kinds.VariableName = "ANTHROPIC_API_KEY"
+    api_key_env: option_types.VariableName = "ANTHROPIC_API_KEY"
     """Environment variable that holds the API key."""
     provider: ProviderName | None = None
     """Default: the provider that the model catalogue names for the model, else anthropic."""
@@ -129,11 +129,11 @@ class OrchestratorConfig(_Endpoint):
 class ExecutorConfig(_Endpoint):
     """A model that does the bulk of the work."""
 
-    model: kinds.ModelName
+    model: option_types.ModelName
     """Model name, for example gemini-2.5-pro."""
     provider: ProviderName
     """Who serves the model."""
-    api_key_env: kinds.VariableName
+    api_key_env: option_types.VariableName
     """Environment variable that holds the API key."""
     use_cases: list[str] = Field(json_schema_extra={"items": {"type": "string", "enum": list(USE_CASES)}})
     """Kinds of task that this executor takes."""
@@ -156,11 +156,11 @@ class ExecutorConfig(_Endpoint):
 class FallbackStrategy(_Options):
     """Which models to try when the first choice fails."""
 
-    models: list[kinds.ModelName] = Field(
+    models: list[option_types.ModelName] = Field(
         default_factory=lambda: ["gemini-2.5-pro", "llama-3.3-70b-versatile", "claude-sonnet-4.5"]
     )
     """Models in the order to try them; free ones first, paid ones last."""
-    max_attempts: kinds.WholeNumber = Field(6, ge=1, le=50)
+    max_attempts: option_types.WholeNumber = Field(6, ge=1, le=50)
     """Attempts at one task over all models."""
 
 
@@ -169,17 +169,17 @@ class CostTrackingConfig(_Options):
 
     enabled: StrictBool = True
     """Enable cost tracking."""
-    budget_limit_usd: kinds.Usd = 100.0
+    budget_limit_usd: option_types.Usd = 100.0
     """Monthly budget limit in USD; no paid call goes beyond it."""
-    alert_threshold: kinds.Fraction = 0.8
+    alert_threshold: option_types.Fraction = 0.8
     """Alert when this share of the budget is spent (0.0-1.0)."""
     on_exhausted: Literal["free_only", "stop", "ask"] = "free_only"
     """When the budget is spent: go on with free models, stop, or ask a person in the Prefect UI."""
-    approval_timeout_s: kinds.WholeNumber = Field(86_400, ge=1, le=2_592_000)
+    approval_timeout_s: option_types.WholeNumber = Field(86_400, ge=1, le=2_592_000)
     """on_exhausted ask: seconds a run waits for a person before it fails."""
-    ledger_url: kinds.LedgerUrl | None = Field(None, repr=False)
+    ledger_url: option_types.LedgerUrl | None = Field(None, repr=False)
     """Where spending is recorded: sqlite:///path or postgresql://...; default: a file under TTA_HOME."""
-    timezone: kinds.ZoneName = "UTC"
+    timezone: option_types.ZoneName = "UTC"
     """Time zone in which reports show times; the budget's month is the UTC month."""
 
     _exact_limit: Decimal = PrivateAttr(default=Decimal(100))
@@ -191,7 +191,7 @@ class CostTrackingConfig(_Options):
     ) -> CostTrackingConfig:
         config = handler(data)
         written = data.get("budget_limit_usd") if isinstance(data, dict) else None
-        exact = kinds.usd_decimal(config.budget_limit_usd if written is None else written)
+        exact = option_types.usd_decimal(config.budget_limit_usd if written is None else written)
         if not isinstance(data, CostTrackingConfig):
             config._exact_limit = exact
         return config
@@ -217,7 +217,7 @@ class ValidationConfig(_Options):
     never: local checks only."""
     gate: Literal["balanced", "strict"] = "balanced"
     """strict holds the quality bound with proof; balanced saves more."""
-    agreement: kinds.WholeNumber = Field(2, ge=2, le=5)
+    agreement: option_types.WholeNumber = Field(2, ge=2, le=5)
     """How many free models must give the same answer for it to count as agreed."""
 
 
@@ -248,7 +248,7 @@ class OrchestrationConfig(_Options):
     """Enable orchestration; when false, tasks go straight to the orchestrator model."""
     prefer_free_models: StrictBool = True
     """Prefer free models when quality is sufficient."""
-    quality_threshold: kinds.Fraction = 0.85
+    quality_threshold: option_types.Fraction = 0.85
     """Minimum quality score (0-1) to use free models."""
     orchestrator: OrchestratorConfig = Field(default_factory=OrchestratorConfig)
     """The model that plans and validates."""
@@ -298,7 +298,9 @@ class OrchestrationConfig(_Options):
         if found is not None:
             return found.text
         name = (
-            "the variable (its name looks like a key)" if kinds.looks_like_a_key(api_key_env) else api_key_env
+            "the variable (its name looks like a key)"
+            if option_types.looks_like_a_key(api_key_env)
+            else api_key_env
         )
         logger.warning(
             "API key not found: %s is not set. Set it with: export %s=your-key, or add that line to .env",

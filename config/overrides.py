@@ -9,11 +9,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from tta_dev_primitives.config.dotenv import Variable, find_variable
-from tta_dev_primitives.config.faults import Fault, KeyPath, dotted
-from tta_dev_primitives.config.model_faults import model_faults
 from tta_dev_primitives.config.options import ConfigFile
-from tta_dev_primitives.config.scalars import OddScalarError, plain_number
+from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, dotted
+from tta_dev_primitives.config.reading.dotenv import Variable, find_variable
+from tta_dev_primitives.config.reading.option_faults import model_faults
+from tta_dev_primitives.config.reading.scalars import OddScalarError, plain_number
 
 __all__ = ["OVERRIDES", "Override", "apply_overrides", "read_overrides"]
 

@@ -9,8 +9,8 @@ import secrets
 from datetime import date
 from pathlib import Path
 
-from tta_dev_primitives.config.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.options import OrchestratorConfig
 
 __all__ = ["DEFAULT_PATH", "create_default_config", "guide_config", "todays_config", "write_new_file"]

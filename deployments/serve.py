@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import OrchestrationError
-from tta_dev_primitives.flows.api import use_server
+from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
 __all__ = ["main"]
 

@@ -6,13 +6,17 @@ The flows are loaded on first use: importing them brings Prefect, which takes se
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.bulk import orchestrate_bulk
+    from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk
     from tta_dev_primitives.flows.orchestrate_flow import orchestrate
-    from tta_dev_primitives.flows.report import spend_report
+    from tta_dev_primitives.flows.reporting.spend_report_flow import spend_report
 
 __all__ = ["orchestrate", "orchestrate_bulk", "spend_report"]
 
-_HOMES = {"orchestrate": "orchestrate_flow", "orchestrate_bulk": "bulk", "spend_report": "report"}
+_HOMES = {
+    "orchestrate": "orchestrate_flow",
+    "orchestrate_bulk": "bulk.bulk_flow",
+    "spend_report": "reporting.spend_report_flow",
+}
 
 
 def __getattr__(name: str) -> Any:

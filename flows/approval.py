@@ -25,14 +25,14 @@ from prefect.settings import PREFECT_UI_URL
 from prefect.states import Paused
 from pydantic import Field, WithJsonSchema, create_model
 
-from tta_dev_primitives.blocks.ledger.records import Question
+from tta_dev_primitives.blocks.ledger.types import Question
 from tta_dev_primitives.config.errors import BudgetExceededError
-from tta_dev_primitives.flows import events
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
-from tta_dev_primitives.flows.decision import Deliver
-from tta_dev_primitives.flows.runtime import Runtime
-from tta_dev_primitives.flows.spend_page import shown_usd
-from tta_dev_primitives.flows.work import Item
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.reporting.page import shown_usd
+from tta_dev_primitives.flows.tasks.item import Item
+from tta_dev_primitives.flows.validation.next_step import Deliver
 
 __all__ = ["BudgetApproval", "ask_person", "must_ask", "start_over"]
 

@@ -8,10 +8,10 @@ from decimal import Decimal
 from typing import Literal
 
 from tta_dev_primitives.config.errors import BudgetExceededError
-from tta_dev_primitives.flows import events
-from tta_dev_primitives.flows.history import shown_step
-from tta_dev_primitives.flows.result import BudgetView
-from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.prefect_support.task_history import shown_step
+from tta_dev_primitives.flows.tasks.result import BudgetView
 
 __all__ = ["BudgetState", "budget_state", "check_budget"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
-from tta_dev_primitives.flows.outcome import join_parts
-from tta_dev_primitives.flows.planning import (
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.planning.plan_model import (
     Subtask,
     default_plan,
     join_results,
@@ -13,9 +13,9 @@ from tta_dev_primitives.flows.planning import (
     subtask_prompt,
     waves,
 )
-from tta_dev_primitives.flows.result import BudgetView
-from tta_dev_primitives.flows.runtime import Runtime
-from tta_dev_primitives.flows.work import Item
+from tta_dev_primitives.flows.tasks.item import Item
+from tta_dev_primitives.flows.tasks.outcome import join_parts
+from tta_dev_primitives.flows.tasks.result import BudgetView
 
 __all__ = ["is_compound_item", "run_parts"]
 

@@ -26,15 +26,15 @@ from prefect.events.worker import EventsWorker
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from tta_dev_primitives.blocks.prefect_begun import may_begin
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import PrefectServerError
 from tta_dev_primitives.config.options import USE_CASES
-from tta_dev_primitives.flows.api import Coming
 from tta_dev_primitives.flows.begun_runs import begun_run
-from tta_dev_primitives.flows.later import api_client
-from tta_dev_primitives.flows.run_client import RunClient
-from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support.api_connection import Coming
+from tta_dev_primitives.flows.prefect_support.background_tasks import api_client
+from tta_dev_primitives.flows.prefect_support.run_client import RunClient
 
 __all__ = ["EarlyClient", "begin_early"]
 

@@ -17,19 +17,19 @@ from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
 from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.flows import events
-from tta_dev_primitives.flows.calls import CallFailedError, call_model
-from tta_dev_primitives.flows.checks import check_answer
-from tta_dev_primitives.flows.gate import Entry, PostponedError
-from tta_dev_primitives.flows.history import show_retry
-from tta_dev_primitives.flows.requests import answer_request
-from tta_dev_primitives.flows.result import Attempt
-from tta_dev_primitives.flows.retired import replace_gone, tell_failure
-from tta_dev_primitives.flows.run_logs import never_said
-from tta_dev_primitives.flows.runtime import Runtime
-from tta_dev_primitives.flows.together import together
-from tta_dev_primitives.flows.work import Item, Lane
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.admission import Entry, PostponedError
+from tta_dev_primitives.flows.calling.provider_calls import CallFailedError, call_model
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.prefect_support.log_filter import never_said
+from tta_dev_primitives.flows.prefect_support.task_history import show_retry
+from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
+from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.tasks.request import answer_request
+from tta_dev_primitives.flows.tasks.result import Attempt
+from tta_dev_primitives.flows.validation.local_checks import check_answer
 
 __all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
 

@@ -9,15 +9,15 @@ from prefect import flow, tags
 from prefect.runtime import flow_run as this_run
 from pydantic import Field
 
-from tta_dev_primitives.flows.artifacts import publish
+from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
-from tta_dev_primitives.flows.requests import UseCase, check_task
-from tta_dev_primitives.flows.result import OrchestrationResult
-from tta_dev_primitives.flows.runtime import Runtime, current_runtime
-from tta_dev_primitives.flows.served import served
-from tta_dev_primitives.flows.stages import run_items
-from tta_dev_primitives.flows.storage import RESULTS
-from tta_dev_primitives.flows.work import Item
+from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
+from tta_dev_primitives.flows.reporting.run_artifacts import publish
+from tta_dev_primitives.flows.tasks.item import Item
+from tta_dev_primitives.flows.tasks.request import UseCase, check_task
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 __all__ = ["orchestrate", "run_name"]
 

@@ -13,10 +13,10 @@ from prefect import task
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import ConfigError, ErrorClass, MissingKeyError, ProviderError
-from tta_dev_primitives.flows.calls import CallFailedError, call_model
-from tta_dev_primitives.flows.case import Candidate, Case
-from tta_dev_primitives.flows.classify import is_long
-from tta_dev_primitives.flows.planning import (
+from tta_dev_primitives.flows.calling.provider_calls import CallFailedError, call_model
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.planning.local_classifier import is_long
+from tta_dev_primitives.flows.planning.plan_model import (
     PLAN_SCHEMA_NAME,
     Plan,
     PlanError,
@@ -26,11 +26,11 @@ from tta_dev_primitives.flows.planning import (
     plan_schema,
     plan_system,
 )
-from tta_dev_primitives.flows.retired import note_stand_in, tell_failure, tell_retired
-from tta_dev_primitives.flows.routing import Route, configured_use_cases
-from tta_dev_primitives.flows.runtime import Runtime
-from tta_dev_primitives.flows.together import together
-from tta_dev_primitives.flows.work import Item, Lane
+from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases
+from tta_dev_primitives.flows.routing.retired_models import note_stand_in, tell_failure, tell_retired
+from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.validation.case import Candidate, Case
 
 __all__ = ["ask_planner", "known_use_case", "plan", "plan_items"]
 

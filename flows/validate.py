@@ -9,11 +9,16 @@ from prefect import task
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import ErrorClass
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.flows import events
-from tta_dev_primitives.flows.calls import CallFailedError, call_model
-from tta_dev_primitives.flows.case import Candidate, Verdict
-from tta_dev_primitives.flows.decision import (
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.admission import Entry, PostponedError
+from tta_dev_primitives.flows.calling.provider_calls import CallFailedError, call_model
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
+from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.validation.case import Candidate, Verdict
+from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
@@ -23,12 +28,7 @@ from tta_dev_primitives.flows.decision import (
     PaidVerdict,
     next_step,
 )
-from tta_dev_primitives.flows.gate import Entry, PostponedError
-from tta_dev_primitives.flows.judging import parse_verdict, verdict_request
-from tta_dev_primitives.flows.retired import replace_gone, tell_failure
-from tta_dev_primitives.flows.runtime import Runtime
-from tta_dev_primitives.flows.together import together
-from tta_dev_primitives.flows.work import Item, Lane
+from tta_dev_primitives.flows.validation.verdicts import parse_verdict, verdict_request
 
 __all__ = ["tell_drift", "validate", "validate_items"]
 

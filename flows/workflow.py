@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.flows.loop import wait_for
-from tta_dev_primitives.flows.result import OrchestrationResult
+from tta_dev_primitives.flows.calling.sync_loop import wait_for
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.api import Coming
-    from tta_dev_primitives.flows.runtime import Runtime
+    from tta_dev_primitives.flows.calling.runtime import Runtime
+    from tta_dev_primitives.flows.prefect_support.api_connection import Coming
 
 __all__ = ["MultiModelWorkflow"]
 
@@ -71,7 +71,7 @@ class MultiModelWorkflow:
 
     async def _run(self, task: str, use_case: str | None, system: str | None) -> OrchestrationResult:
         result = await self.execute(task, use_case, system)
-        from tta_dev_primitives.flows.later import api_client
+        from tta_dev_primitives.flows.prefect_support.background_tasks import api_client
 
         if result.flow_run_id is not None:
             # Whoever waits for the answer may look at its flow run next.
@@ -87,7 +87,7 @@ class MultiModelWorkflow:
         run from then on reads it as Completed. A Prefect server that hangs or has ended delays it by seconds only.
         The run's artifacts are written while the caller goes on, and when the event loop ends at the latest.
         """
-        from tta_dev_primitives.flows.requests import check_task
+        from tta_dev_primitives.flows.tasks.request import check_task
 
         check_task(task, use_case, system)
         runtime, coming = await self._begin()
@@ -95,7 +95,7 @@ class MultiModelWorkflow:
             from tta_dev_primitives.flows.early import begin_early
 
             runtime = await begin_early(coming, runtime)
-        from tta_dev_primitives.flows.resident import run_resident
+        from tta_dev_primitives.flows.prefect_support.resident_runs import run_resident
 
         return await run_resident(runtime, task, use_case, system, self._path)
 
@@ -122,12 +122,12 @@ class MultiModelWorkflow:
         Raises:
             ConfigError: An option is wrong, or `items` are no tasks.
         """
-        from tta_dev_primitives.flows.bulk_io import check_items
+        from tta_dev_primitives.flows.bulk.reader import check_items
 
         check_items(items)
         runtime = await self.ready()
-        from tta_dev_primitives.flows.bulk import run_bulk
-        from tta_dev_primitives.flows.runtime import active
+        from tta_dev_primitives.flows.bulk.bulk_flow import run_bulk
+        from tta_dev_primitives.flows.calling.runtime import active
 
         with active(runtime):
             return await run_bulk(items, concurrency=concurrency, on_result=on_result, **options)
@@ -145,22 +145,26 @@ class MultiModelWorkflow:
 
     async def _begin(self) -> tuple[Runtime, Coming | None]:
         """This process's runtime, and the Prefect API when it is not known to answer."""
-        from tta_dev_primitives.flows.api import address_server, answering, still_there
+        from tta_dev_primitives.flows.prefect_support.api_connection import (
+            address_server,
+            answering,
+            still_there,
+        )
 
         if still_there():
-            from tta_dev_primitives.flows.runtime import Runtime
+            from tta_dev_primitives.flows.calling.runtime import Runtime
 
             return await Runtime.of(self._config), None
         addressed = asyncio.get_running_loop().run_in_executor(None, address_server)
         with _not_collecting():
             # A process is being started: time to import what needs no Prefect, whose settings must be there first.
-            import tta_dev_primitives.blocks.client
-            import tta_dev_primitives.blocks.ledger.call  # noqa: F401
+            import tta_dev_primitives.blocks.ledger.guarded_call
+            import tta_dev_primitives.blocks.providers.client  # noqa: F401
 
             coming = answering(await addressed)
             # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
-            from tta_dev_primitives.flows.resident import run_resident  # noqa: F401
-            from tta_dev_primitives.flows.runtime import Runtime
+            from tta_dev_primitives.flows.calling.runtime import Runtime
+            from tta_dev_primitives.flows.prefect_support.resident_runs import run_resident  # noqa: F401
         return await Runtime.of(self._config), coming
 
 

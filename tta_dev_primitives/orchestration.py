@@ -10,7 +10,7 @@ from tta_dev_primitives.config.errors import (
     PrefectServerError,
     ProviderError,
 )
-from tta_dev_primitives.flows.result import Attempt, OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
 __all__ = [

@@ -6,10 +6,10 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore
-from tta_dev_primitives.blocks.ledger.database import Tx
-from tta_dev_primitives.blocks.ledger.holds import insert_alert
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
-from tta_dev_primitives.blocks.ledger.records import Alert
+from tta_dev_primitives.blocks.ledger.settle import insert_alert
+from tta_dev_primitives.blocks.ledger.types import Alert
 
 __all__ = ["Alerts"]
 

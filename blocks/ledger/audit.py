@@ -7,11 +7,11 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database import Tx
-from tta_dev_primitives.blocks.ledger.holds import write_event
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
-from tta_dev_primitives.blocks.ledger.records import (
+from tta_dev_primitives.blocks.ledger.settle import write_event
+from tta_dev_primitives.blocks.ledger.types import (
     JournalEntry,
     MonthBalance,
     OpenCall,

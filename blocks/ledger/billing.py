@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import lru_cache
 
-from tta_dev_primitives.blocks.ledger.bound import plausible_usd, token_ceiling
+from tta_dev_primitives.blocks.ledger.cost_bound import plausible_usd, token_ceiling
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
-from tta_dev_primitives.blocks.ledger.records import provider_key
+from tta_dev_primitives.blocks.ledger.types import provider_key
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.catalogue import load_catalogue, today_utc
 from tta_dev_primitives.config.errors import UnknownPriceError
-from tta_dev_primitives.config.prices import OWN_PRICE, list_price
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
+from tta_dev_primitives.config.models.prices import OWN_PRICE, list_price
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["Bill", "bill_of", "free_bill_of", "list_value_of", "other_model"]
 

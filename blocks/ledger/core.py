@@ -12,10 +12,10 @@ from typing import Any, Self
 
 from tta_dev_primitives.blocks.ledger import tables  # noqa: F401 - declares the tables
 from tta_dev_primitives.blocks.ledger.clocks import ProviderClocks
-from tta_dev_primitives.blocks.ledger.database import Database, Tx, database_for, default_ledger_url
-from tta_dev_primitives.blocks.ledger.holds import Answer, Terms, latest_month
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.months import month_of, zone
+from tta_dev_primitives.blocks.ledger.settle import Answer, Terms, latest_month
 from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
 __all__ = ["EXHAUSTED_BP", "LedgerCore", "answer_of", "closed_text", "pico_or_none"]

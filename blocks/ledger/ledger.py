@@ -13,22 +13,23 @@ import time
 from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.alerts import Alerts
-from tta_dev_primitives.blocks.ledger.answers import Answers
+from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
 from tta_dev_primitives.blocks.ledger.core import answer_of, closed_text, pico_or_none
-from tta_dev_primitives.blocks.ledger.database import Tx
-from tta_dev_primitives.blocks.ledger.endings import uninterrupted
-from tta_dev_primitives.blocks.ledger.holds import (
+from tta_dev_primitives.blocks.ledger.database.postgresql import PostgresDatabase
+from tta_dev_primitives.blocks.ledger.database.postgresql_statements import close_at_once, reserve_at_once
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
+from tta_dev_primitives.blocks.ledger.reserve import Granted, MonthMovedError, RefusedError, reserve_call
+from tta_dev_primitives.blocks.ledger.settle import (
     Closed,
     Closing,
     close_call,
     ending_name,
     lapsed_calls,
 )
-from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
-from tta_dev_primitives.blocks.ledger.one_statement import close_at_once, reserve_at_once
-from tta_dev_primitives.blocks.ledger.postgres import PostgresDatabase
-from tta_dev_primitives.blocks.ledger.records import (
+from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
+from tta_dev_primitives.blocks.ledger.types import (
     Alert,
     CallInfo,
     Glance,
@@ -37,7 +38,6 @@ from tta_dev_primitives.blocks.ledger.records import (
     Outcome,
     StoredAnswer,
 )
-from tta_dev_primitives.blocks.ledger.reserving import Granted, MonthMovedError, RefusedError, reserve_call
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
     LedgerBusyError,

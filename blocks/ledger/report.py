@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.records import MonthBalance, Quarantine, ReportRow
+from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
 
 __all__ = ["Line", "MonthReport", "month_report"]
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tta_dev_primitives.blocks.ledger.schema import register_schema
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
 __all__ = ["LEDGER_SCHEMA_VERSION"]
 

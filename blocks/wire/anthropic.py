@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from tta_dev_primitives.blocks.wire import faults
-from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
@@ -41,8 +41,8 @@ from tta_dev_primitives.blocks.wire.types import (
 )
 from tta_dev_primitives.blocks.wire.waiting import next_month, parse_instant
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["PATH", "VERSION", "build", "classify", "parse", "parse_models", "parse_stream"]
 
@@ -134,7 +134,9 @@ def parse(
     try:
         payload = decode_json(body)
     except Unreadable as error:
-        raise faults.error_of(target, faults.unreadable(str(error)), status=status, headers=low) from None
+        raise error_rules.error_of(
+            target, error_rules.unreadable(str(error)), status=status, headers=low
+        ) from None
     if at(payload, "type") == "error" or obj(at(payload, "error")):
         raise _failure(target, status, low, payload, now)
     return _reply(target, status, low, payload)
@@ -158,7 +160,9 @@ def parse_stream(
         try:
             event = decode_json(data)
         except Unreadable as error:
-            raise faults.error_of(target, faults.unreadable(str(error)), status=200, headers=low) from None
+            raise error_rules.error_of(
+                target, error_rules.unreadable(str(error)), status=200, headers=low
+            ) from None
         match at(event, "type"):
             case "error":
                 # What was generated until now is told by no event: the call is charged at its bound.
@@ -178,7 +182,7 @@ def parse_stream(
                 ended = True
     if not ended and not text_of(message.get("stop_reason")):
         cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the message did")
-        raise faults.error_of(target, cut, status=200, headers=low)
+        raise error_rules.error_of(target, cut, status=200, headers=low)
     whole = message | {"type": "message", "usage": usage, "content": [_closed(b) for b in blocks.values()]}
     return _reply(target, 200, low, whole)
 
@@ -207,8 +211,8 @@ def _closed(block: dict[str, Any]) -> dict[str, Any]:
 def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any) -> ChatReply:
     content = at(payload, "content")
     if at(payload, "type") != "message" or not (content is None or isinstance(content, list)):
-        fault = faults.unreadable("it is not a message object")
-        raise faults.error_of(target, fault, status=status, headers=headers)
+        fault = error_rules.unreadable("it is not a message object")
+        raise error_rules.error_of(target, fault, status=status, headers=headers)
     raw = text_of(at(payload, "stop_reason")) or None
     finish: Finish = _FINISH.get(raw or "", "unknown")
     text = "".join(text_of(at(b, "text")) for b in content or () if at(b, "type") == "text")
@@ -266,20 +270,22 @@ def _failure(
 ) -> ProviderError:
     fault = classify(status, headers, payload, now=now)
     if 200 <= status < 300:
-        fault = faults.after_start(fault, usage)
+        fault = error_rules.after_start(fault, usage)
     request_id = _request_id(headers, payload)
-    return faults.error_of(target, fault, status=status, headers=headers, usage=usage, request_id=request_id)
+    return error_rules.error_of(
+        target, fault, status=status, headers=headers, usage=usage, request_id=request_id
+    )
 
 
 def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
     """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
-    body = faults.read_error(payload)
+    body = error_rules.read_error(payload)
     if 200 <= status < 300:
         status = _STATUS_OF_TYPE.get(body.type, 500)
     fault = _special(status, headers, body, now)
     if fault is None:
-        fault = faults.by_status(status, body, headers=headers, now=now)
-    return faults.overridden(fault, headers)
+        fault = error_rules.by_status(status, body, headers=headers, now=now)
+    return error_rules.overridden(fault, headers)
 
 
 def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
@@ -298,7 +304,7 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
     if status == 429 and "retry-after" not in headers and "retry-after-ms" not in headers:
         wait, ramp = _bucket_wait(headers, now), detail == "ramp_limit_exceeded"
         if wait is not None or ramp:
-            limited = faults.limited(body, headers=headers, now=now, wait_s=wait, per_minute=ramp)
+            limited = error_rules.limited(body, headers=headers, now=now, wait_s=wait, per_minute=ramp)
             return replace(limited, code=detail or body.type)
     return None
 

@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
-from tta_dev_primitives.blocks.wire import faults
-from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
@@ -36,8 +36,8 @@ from tta_dev_primitives.blocks.wire.structured import instruction
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Finish, ModelInfo, WireRequest
 from tta_dev_primitives.blocks.wire.waiting import go_duration, next_midnight, try_again_in
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["build", "classify", "parse", "parse_models", "parse_stream"]
 
@@ -137,7 +137,9 @@ def parse(
     try:
         payload = decode_json(body)
     except Unreadable as error:
-        raise faults.error_of(target, faults.unreadable(str(error)), status=status, headers=low) from None
+        raise error_rules.error_of(
+            target, error_rules.unreadable(str(error)), status=status, headers=low
+        ) from None
     chunks = payload if isinstance(payload, list) else [payload]
     return _reply(target, status, low, chunks, now)
 
@@ -156,11 +158,13 @@ def parse_stream(
         # This format ends without a mark of its own; proxies add the one of OpenAI's.
         chunks = [decode_json(data) for _, data in read_events(text) if data.strip() != "[DONE]"]
     except Unreadable as error:
-        raise faults.error_of(target, faults.unreadable(str(error)), status=200, headers=low) from None
+        raise error_rules.error_of(
+            target, error_rules.unreadable(str(error)), status=200, headers=low
+        ) from None
     reply = _reply(target, 200, low, chunks, now)
     if reply.raw_finish is None:
         cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
-        raise faults.error_of(target, cut, status=200, headers=low)
+        raise error_rules.error_of(target, cut, status=200, headers=low)
     return reply
 
 
@@ -184,13 +188,13 @@ def _reply(
         reply_id = text_of(at(chunk, "responseId")) or reply_id
         told = told or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
     if not told:
-        fault = faults.unreadable("it holds neither a candidate nor a verdict on the prompt")
-        raise faults.error_of(target, fault, status=status, headers=headers)
+        fault = error_rules.unreadable("it holds neither a candidate nor a verdict on the prompt")
+        raise error_rules.error_of(target, fault, status=status, headers=headers)
     usage = _usage(meta)
     if raw == "PUP_LIMITED_DISABLED":
         ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.PRESUME
         fault = Fault(ErrorClass.AUTH, ledger, "the account is limited", raw, "provider")
-        raise faults.error_of(target, fault, status=status, headers=headers, usage=usage)
+        raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
     return ChatReply(
         text=text,
         finish="content_filter" if raw.startswith("prompt:") else _FINISH.get(raw, "unknown"),
@@ -236,13 +240,13 @@ def _failure(
 ) -> ProviderError:
     fault = classify(status, headers, payload, now=now)
     if 200 <= status < 300:
-        fault = faults.after_start(fault, usage)
-    return faults.error_of(target, fault, status=status, headers=headers, usage=usage)
+        fault = error_rules.after_start(fault, usage)
+    return error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
 
 
 def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
     """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
-    body = faults.read_error(payload)
+    body = error_rules.read_error(payload)
     name = flat(body.node.get("status"), limit=60)
     body = replace(body, code=name or body.code)
     if 200 <= status < 300:
@@ -256,7 +260,7 @@ def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: floa
         # A wrong key and a country or plan without access are 400 here: both put the whole provider out.
         code = "API_KEY_INVALID" if bad_key else name
         return Fault(ErrorClass.AUTH, LedgerAction.RELEASE, body.message, code, "provider")
-    return faults.by_status(status, body, headers=headers, now=now)
+    return error_rules.by_status(status, body, headers=headers, now=now)
 
 
 def _limited(
@@ -275,12 +279,12 @@ def _limited(
     spoken = try_again_in(body.message)
     if known or spoken is not None:
         # retryDelay is rounded down, the message carries the decimals; one second more is on the safe side.
-        return faults.limited(body, headers={}, now=now, wait_s=max([*known, spoken or 0.0]) + 1.0)
+        return error_rules.limited(body, headers={}, now=now, wait_s=max([*known, spoken or 0.0]) + 1.0)
     if _PER_MINUTE.search(ids):
-        return faults.limited(body, headers=headers, now=now, per_minute=True)
+        return error_rules.limited(body, headers=headers, now=now, per_minute=True)
     if not violations and "check quota" in body.message:
         return replace(quota, error_class=ErrorClass.OVERLOADED)
-    return faults.limited(body, headers=headers, now=now)
+    return error_rules.limited(body, headers=headers, now=now)
 
 
 def parse_models(payload: Any) -> tuple[ModelInfo, ...]:

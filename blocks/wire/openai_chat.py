@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.wire import faults
-from tta_dev_primitives.blocks.wire.faults import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
@@ -33,8 +33,8 @@ from tta_dev_primitives.blocks.wire.reading import (
 from tta_dev_primitives.blocks.wire.structured import all_required, instruction, strict_schema
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Finish, ModelInfo, WireRequest
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["OpenAIChat", "Profile", "parse_models"]
 
@@ -134,7 +134,9 @@ class OpenAIChat:
         try:
             payload = decode_json(body)
         except Unreadable as error:
-            raise faults.error_of(target, faults.unreadable(str(error)), status=status, headers=low) from None
+            raise error_rules.error_of(
+                target, error_rules.unreadable(str(error)), status=status, headers=low
+            ) from None
         return self._reply(target, status, low, payload, now)
 
     def parse_stream(
@@ -156,8 +158,8 @@ class OpenAIChat:
             try:
                 chunk = decode_json(data)
             except Unreadable as error:
-                fault = faults.unreadable(str(error))
-                raise faults.error_of(target, fault, status=200, headers=low) from None
+                fault = error_rules.unreadable(str(error))
+                raise error_rules.error_of(target, fault, status=200, headers=low) from None
             error_at = chunk if name == "error" or obj(chunk).get("error") else at(chunk, "x_groq")
             if name == "error" or obj(error_at).get("error"):
                 raise self._failure(target, 200, low, error_at, now, usage=self._usage_or_none(chunk))
@@ -173,7 +175,7 @@ class OpenAIChat:
                 finish = text_of(choice.get("finish_reason")) or finish
         if not done and finish is None:
             cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
-            raise faults.error_of(target, cut, status=200, headers=low)
+            raise error_rules.error_of(target, cut, status=200, headers=low)
         message = {"content": content, "refusal": refusal}
         return self._reply(
             target, 200, low, whole | {"choices": [{"message": message, "finish_reason": finish}]}, now
@@ -181,7 +183,7 @@ class OpenAIChat:
 
     def classify(self, status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
         """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
-        body = faults.read_error(payload)
+        body = error_rules.read_error(payload)
         started = 200 <= status < 300
         if started:
             inner = int(body.code) if body.code.isascii() and body.code.isdigit() else 0
@@ -190,8 +192,8 @@ class OpenAIChat:
         if fault is None and (started or status < 500):
             fault = _common(body)
         if fault is None:
-            fault = faults.by_status(status, body, headers=headers, now=now)
-        return faults.overridden(fault, headers)
+            fault = error_rules.by_status(status, body, headers=headers, now=now)
+        return error_rules.overridden(fault, headers)
 
     def _reply(
         self, target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float
@@ -208,8 +210,8 @@ class OpenAIChat:
             raise self._failure(target, status, headers, node, now, usage=usage)
         message = choice.get("message")
         if not isinstance(message, dict):
-            fault = faults.after_start(faults.unreadable("it holds no message"), usage)
-            raise faults.error_of(target, fault, status=status, headers=headers, usage=usage)
+            fault = error_rules.after_start(error_rules.unreadable("it holds no message"), usage)
+            raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
         text, refused = _content(message.get("content")), text_of(message.get("refusal"))
         finish: Finish = _FINISH.get(raw or "", "unknown")
         return ChatReply(
@@ -243,9 +245,9 @@ class OpenAIChat:
     ) -> ProviderError:
         fault = self.classify(status, headers, payload, now=now)
         if 200 <= status < 300:
-            fault = faults.after_start(fault, usage)
+            fault = error_rules.after_start(fault, usage)
         request_id = _request_id(headers, payload)
-        return faults.error_of(
+        return error_rules.error_of(
             target, fault, status=status, headers=headers, usage=usage, request_id=request_id
         )
 

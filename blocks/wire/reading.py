@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = [
     "Unreadable",

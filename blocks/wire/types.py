@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["ChatReply", "ChatRequest", "Finish", "Lifecycle", "Message", "ModelInfo", "WireRequest"]
 

@@ -8,8 +8,8 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.config.errors import UnknownPriceError
-from tta_dev_primitives.config.targets import Price
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Price
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["Call", "PriceOf", "Prices", "billed", "catalogue_price", "price_lookup"]
 
@@ -77,8 +77,8 @@ def price_lookup(prices: Prices) -> PriceOf:
 
 def catalogue_price(provider: str, model: str) -> Price | None:
     """The list price of today, from the catalogue; None when nobody knows it."""
-    from tta_dev_primitives.config.catalogue import load_catalogue, today_utc
-    from tta_dev_primitives.config.prices import list_price
+    from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
+    from tta_dev_primitives.config.models.prices import list_price
 
     try:
         return list_price(provider, model, catalogue=load_catalogue(), today=today_utc())

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = ["Answer", "Ask", "ErrorKind", "Failure", "Finish", "Refusal", "estimate_tokens", "prompt_kind"]
 

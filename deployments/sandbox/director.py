@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.deployments.sandbox.answers import answer_for, scripted_answer
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.quota import Quotas

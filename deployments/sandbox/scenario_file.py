@@ -9,8 +9,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.faults import Fault, KeyPath, config_error, near_miss
-from tta_dev_primitives.config.strict_yaml import Document, parse_yaml, read_yaml
+from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, config_error, near_miss
+from tta_dev_primitives.config.reading.strict_yaml import Document, parse_yaml, read_yaml
 from tta_dev_primitives.deployments.sandbox.scenario import (
     Clock,
     Defaults,

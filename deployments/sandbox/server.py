@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.deployments.sandbox import faults
 from tta_dev_primitives.deployments.sandbox.anthropic_face import AnthropicFace, check_version
 from tta_dev_primitives.deployments.sandbox.anthropic_requests import parse_count, parse_messages

@@ -13,8 +13,8 @@ from prefect import flow
 
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, read_module, unmentioned
-from tta_dev_primitives.flows.requests import UseCase
-from tta_dev_primitives.flows.storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.tasks.request import UseCase
 
 __all__ = ["document_module"]
 

@@ -13,14 +13,14 @@ from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from pydantic import BaseModel, ConfigDict, Field
 
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.flows.artifacts import attempt_rows
-from tta_dev_primitives.flows.planning import Plan
-from tta_dev_primitives.flows.requests import UseCase, check_task
-from tta_dev_primitives.flows.result import OrchestrationResult, Usd
-from tta_dev_primitives.flows.runtime import Runtime, current_runtime
-from tta_dev_primitives.flows.savings import Savings
-from tta_dev_primitives.flows.stages import run_items
-from tta_dev_primitives.flows.work import Item, LocalCheck
+from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.pipeline import run_items
+from tta_dev_primitives.flows.planning.plan_model import Plan
+from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows
+from tta_dev_primitives.flows.tasks.item import Item, LocalCheck
+from tta_dev_primitives.flows.tasks.request import UseCase, check_task
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
+from tta_dev_primitives.flows.tasks.savings import Savings
 
 __all__ = ["JobPart", "JobResult", "PartResult", "answer_parts", "finish", "instructions"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.jobs.sources import read_text
-from tta_dev_primitives.flows.requests import MAX_TASK_BYTES
+from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES
 
 __all__ = ["Module", "code_in", "read_module", "unmentioned"]
 

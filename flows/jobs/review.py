@@ -25,8 +25,8 @@ from tta_dev_primitives.flows.jobs.job import (
     instructions,
 )
 from tta_dev_primitives.flows.jobs.sources import read_text
-from tta_dev_primitives.flows.requests import UseCase
-from tta_dev_primitives.flows.storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.tasks.request import UseCase
 
 __all__ = ["review_diff"]
 

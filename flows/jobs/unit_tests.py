@@ -16,8 +16,8 @@ from pydantic import Field
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, code_in, read_module
 from tta_dev_primitives.flows.jobs.trial import trial
-from tta_dev_primitives.flows.requests import UseCase
-from tta_dev_primitives.flows.storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.tasks.request import UseCase
 
 __all__ = ["generate_tests"]
 

@@ -158,8 +158,8 @@ async def ours(url: str, items: int, concurrency: int, mark: Callable[[], None])
             )
     workflow = MultiModelWorkflow(folder / "config.yaml", use_env_overrides=False)
     runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk import orchestrate_bulk
-    from tta_dev_primitives.flows.runtime import active
+    from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk
+    from tta_dev_primitives.flows.calling.runtime import active
 
     with active(runtime):
         # Prefect imports a part of itself with its first flow run.
@@ -186,7 +186,7 @@ def run_here(name: str, url: str, items: int, concurrency: int, profile: str) ->
             case "httpx+aiohttp":
                 await bare(url, items, concurrency, mark, aiohttp_transport=True)
             case "naive prefect":
-                from tta_dev_primitives.flows.api import use_server
+                from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
                 use_server()
                 import prefect  # noqa: F401

@@ -149,7 +149,7 @@ async def naive_prefect(url: str) -> Made:
 
 async def naive_prefect_tuned(url: str) -> Made:
     """The same flows, on the server and with the client settings that `tta` uses."""
-    from tta_dev_primitives.flows.api import use_server
+    from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     use_server()
     return await naive_prefect(url)
@@ -242,7 +242,7 @@ async def ours(url: str) -> Made:
     }
     for one in made.values():
         await one.ready()
-    from tta_dev_primitives.flows.later import settled
+    from tta_dev_primitives.flows.prefect_support.background_tasks import settled
 
     def work_of(workload: str) -> Work:
         async def work(text: str) -> None:

@@ -34,7 +34,7 @@ def main() -> None:
     os.environ["TTA_SERVER_FOR_PID"] = str(os.getpid())
     os.environ["TTA_SERVER_PORT"] = "0"
 
-    from tta_dev_primitives.blocks.prefect_server import server_environment, start_server
+    from tta_dev_primitives.blocks.prefect_server.manager import server_environment, start_server
 
     # It ends with this process, after Prefect has handed in its last events.
     os.environ.update(server_environment(start_server(home=base, wait_s=100)))

@@ -39,9 +39,9 @@ from offline_replay import (  # noqa: E402
     shuffled,
 )
 
-from tta_dev_primitives.config.usage import Usage  # noqa: E402
-from tta_dev_primitives.flows.answers import agree  # noqa: E402
-from tta_dev_primitives.flows.doubts import doubted  # noqa: E402
+from tta_dev_primitives.config.models.usage import Usage  # noqa: E402
+from tta_dev_primitives.flows.answers.closed_answers import agree  # noqa: E402
+from tta_dev_primitives.flows.answers.hedging import doubted  # noqa: E402
 
 SCENARIOS = ROOT / "config" / "scenarios"
 BALANCED = Scenario.of(SCENARIOS / "balanced.yaml")

@@ -27,7 +27,7 @@ from bulk_process import BulkProcess
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.prefect_server import server_environment, start_server, stop_server
+from tta_dev_primitives.blocks.prefect_server.manager import server_environment, start_server, stop_server
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
 

@@ -157,7 +157,7 @@ def free_port() -> int:
 
 
 async def until_up(url: str, seconds: float = 120) -> None:
-    from tta_dev_primitives.blocks.prefect_endpoint import get_json
+    from tta_dev_primitives.blocks.prefect_server.endpoint import get_json
 
     end = time.monotonic() + seconds
     while True:
@@ -222,7 +222,7 @@ async def prove(
     from prefect.client.orchestration import get_client
 
     from tta_dev_primitives.blocks.ledger.ledger import Ledger
-    from tta_dev_primitives.blocks.results import result_lines
+    from tta_dev_primitives.blocks.ledger.task_records import result_lines
     from tta_dev_primitives.deployments.apply import deploy_all
     from tta_dev_primitives.deployments.automations import apply_automations
 

@@ -28,8 +28,8 @@ from rude_server import (
 )
 from wire_samples import ask, at_address, target
 
-from tta_dev_primitives.blocks.client import MAX_BODY, ProviderClient, shared_client
-from tta_dev_primitives.blocks.transport import HostRefused, guarded_session, host_refusal
+from tta_dev_primitives.blocks.providers.client import MAX_BODY, ProviderClient, shared_client
+from tta_dev_primitives.blocks.providers.transport import HostRefused, guarded_session, host_refusal
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import (
     ConfigError,
@@ -38,7 +38,7 @@ from tta_dev_primitives.config.errors import (
     MissingKeyError,
     ProviderError,
 )
-from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.models.targets import Target
 
 KEY = SecretStr("sk-ant-canary-0123456789-abcdefghijkl")
 GOOD = json.dumps(
@@ -485,7 +485,7 @@ def test_a_client_stays_on_its_loop() -> None:
 def test_the_client_imports_without_prefect() -> None:
     """Prefect costs two seconds; commands that only call a provider do not pay them."""
     check = (
-        "import sys; import tta_dev_primitives.blocks.client, tta_dev_primitives.blocks.keys; "
+        "import sys; import tta_dev_primitives.blocks.providers.client, tta_dev_primitives.blocks.credentials.keys; "
         "sys.exit('prefect' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", check], check=True)

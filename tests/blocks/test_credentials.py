@@ -16,10 +16,14 @@ from rude_server import answers, response, rude_server
 from wire_samples import PROVIDERS, at_address, target
 
 from tta_dev_primitives.blocks import registry
-from tta_dev_primitives.blocks.credentials import CREDENTIALS, AnthropicCredentials, ProviderCredentials
-from tta_dev_primitives.blocks.keys import block_name, forget_keys, load_key
+from tta_dev_primitives.blocks.credentials.keys import block_name, forget_keys, load_key
+from tta_dev_primitives.blocks.credentials.provider_credentials import (
+    CREDENTIALS,
+    AnthropicCredentials,
+    ProviderCredentials,
+)
+from tta_dev_primitives.blocks.credentials.sync import SyncedBlock, sync_blocks
 from tta_dev_primitives.blocks.redaction import forget_secrets, redact
-from tta_dev_primitives.blocks.sync import SyncedBlock, sync_blocks
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.options import OrchestrationConfig

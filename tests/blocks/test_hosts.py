@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_samples import PROVIDERS, at_address, target
 
-from tta_dev_primitives.blocks.hosts import address_refusal, base_of, host_of, is_private
+from tta_dev_primitives.blocks.providers.address_rules import address_refusal, base_of, host_of, is_private
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.config.errors import ConfigError
 

@@ -13,8 +13,8 @@ import pytest
 
 from tta_dev_primitives.blocks.prefect_begun import begun_key, may_begin
 from tta_dev_primitives.blocks.prefect_database import holds_limits, lacks_block
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
-from tta_dev_primitives.blocks.prefect_settings import ServerHome
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 
 
 def ask(info: ServerInfo, method: str, path: str, body: object = None) -> Any:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_doctor import check_server, own_addresses
-from tta_dev_primitives.blocks.prefect_endpoint import ConfiguredApi, configured_api, server_version
-from tta_dev_primitives.blocks.prefect_server import ensure_server, server_environment, server_status
-from tta_dev_primitives.blocks.prefect_settings import is_loopback
+from tta_dev_primitives.blocks.prefect_server.doctor import check_server, own_addresses
+from tta_dev_primitives.blocks.prefect_server.endpoint import ConfiguredApi, configured_api, server_version
+from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, server_environment, server_status
+from tta_dev_primitives.blocks.prefect_server.server_settings import is_loopback
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
 Answer = Callable[[str, str | None], tuple[int, object]]
@@ -277,7 +277,9 @@ def test_the_doctor_fails_on_a_local_server_that_others_reach_too(
 ) -> None:
     """`prefect server start --host 0.0.0.0` is used over loopback and answers everybody; a password locks it."""
     # Stands for an address of the network: a server that is bound to 127.0.0.1 does not answer there.
-    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_doctor.own_addresses", lambda: ["127.0.0.2"])
+    monkeypatch.setattr(
+        "tta_dev_primitives.blocks.prefect_server.doctor.own_addresses", lambda: ["127.0.0.2"]
+    )
     url = serve(lambda _, auth: (200, "3.9.0") if auth or not password else (401, {}), bound_to)
     monkeypatch.setenv("PREFECT_API_URL", url)
     if password:

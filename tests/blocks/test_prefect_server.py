@@ -18,9 +18,9 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_doctor import check_server
-from tta_dev_primitives.blocks.prefect_endpoint import ConfiguredApi, get_json
-from tta_dev_primitives.blocks.prefect_server import (
+from tta_dev_primitives.blocks.prefect_server.doctor import check_server
+from tta_dev_primitives.blocks.prefect_server.endpoint import ConfiguredApi, get_json
+from tta_dev_primitives.blocks.prefect_server.manager import (
     ServerInfo,
     ensure_server,
     server_environment,
@@ -29,7 +29,7 @@ from tta_dev_primitives.blocks.prefect_server import (
     stop_server,
     wait_until_ready,
 )
-from tta_dev_primitives.blocks.prefect_settings import ServerHome, temporary_environment
+from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, temporary_environment
 from tta_dev_primitives.config.errors import PrefectServerError
 
 
@@ -89,7 +89,7 @@ def test_a_running_server_is_used_by_the_next_command(prefect_server: ServerInfo
 
 def test_another_process_of_the_same_environment_uses_it_too(prefect_server: ServerInfo) -> None:
     """The variables that a run passes on name our server; a child does not take it for the user's own."""
-    code = "from tta_dev_primitives.blocks.prefect_server import *; print(ensure_server().pid)"
+    code = "from tta_dev_primitives.blocks.prefect_server.manager import *; print(ensure_server().pid)"
 
     told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
 
@@ -199,7 +199,7 @@ def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced
     state = ServerHome.find(home).state_file
     state.write_text(json.dumps({**json.loads(state.read_text()), "tta": "0.0.1"}))
     assert start_server(home=home).pid == second.pid, "somebody used it a moment ago"
-    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server._UNUSED_S", -1.0)
+    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server.manager._UNUSED_S", -1.0)
     third = start_server(home=home, wait=False)
 
     assert (third.started, third.pid == second.pid) == (True, False)

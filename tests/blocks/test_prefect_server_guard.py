@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_server_guard import Activity, Guard
+from tta_dev_primitives.blocks.prefect_server.asgi_guard import Activity, Guard
 
 RUN = "/api/flow_runs/9388c844-cb23-407a-9181-8ffd88879a60"
 
@@ -89,7 +89,7 @@ async def test_a_client_that_stops_within_its_request_delays_readers_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """What is not set within the patience of one reader holds the next one up no longer."""
-    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server_guard._PATIENCE_S", 0.05)
+    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server.asgi_guard._PATIENCE_S", 0.05)
     served = Served()
     stopped = served.ask("POST", f"{RUN}/set_state")
     await served.ask("GET", RUN)

@@ -12,8 +12,12 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from tta_dev_primitives.blocks.prefect_sqlite import queue_write_transactions
-from tta_dev_primitives.blocks.prefect_template import install_template, save_template, shipped_template
+from tta_dev_primitives.blocks.prefect_server.database_template import (
+    install_template,
+    save_template,
+    shipped_template,
+)
+from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
 
 
 def revision_of(database: Path) -> str:
@@ -78,7 +82,9 @@ def test_a_damaged_template_is_left_to_the_migrations(
     """A cut file costs the time of an ordinary first start, not the start."""
     cut = tmp_path / "cut.gz"
     cut.write_bytes(shipped_template().read_bytes()[:1000])
-    monkeypatch.setattr("tta_dev_primitives.blocks.prefect_template.shipped_template", lambda: cut)
+    monkeypatch.setattr(
+        "tta_dev_primitives.blocks.prefect_server.database_template.shipped_template", lambda: cut
+    )
 
     assert not install_template(tmp_path / "prefect.db", folder=tmp_path)
     assert not (tmp_path / "prefect.db").exists()

@@ -127,7 +127,7 @@ def test_the_filter_cleans_message_arguments_and_traceback() -> None:
     assert "ValueError: bad header [redacted]" in written
 
 
-@pytest.mark.parametrize("name", ["tta_dev_primitives.blocks.client", "prefect.flow_runs"])
+@pytest.mark.parametrize("name", ["tta_dev_primitives.blocks.providers.client", "prefect.flow_runs"])
 def test_from_the_first_key_on_our_logs_and_prefects_are_redacted(name: str) -> None:
     """Also in loggers and handlers that nobody has seen: a handler of another library, a child logger."""
     register_secret(KEY)

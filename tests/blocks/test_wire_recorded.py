@@ -18,7 +18,7 @@ from wire_samples import shared_data, target
 
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.config.errors import ErrorClass, ProviderError
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 
 FILES = {
     "anthropic": "anthropic",

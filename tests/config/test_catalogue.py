@@ -11,11 +11,11 @@ from decimal import Decimal
 import pytest
 
 from tta_dev_primitives.config import load_catalogue
-from tta_dev_primitives.config.catalogue import ModelEntry
 from tta_dev_primitives.config.errors import UnknownPriceError
+from tta_dev_primitives.config.models.catalogue import ModelEntry
+from tta_dev_primitives.config.models.prices import bundled_price, list_price
+from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.options import PriceConfig
-from tta_dev_primitives.config.prices import bundled_price, list_price
-from tta_dev_primitives.config.usage import Usage
 
 TODAY = date(2026, 11, 26)
 CATALOGUE = load_catalogue()

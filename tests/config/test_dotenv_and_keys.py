@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_dev_primitives.config import ConfigError, OrchestrationConfig
-from tta_dev_primitives.config.dotenv import Variable, find_variable, parse_dotenv, read_dotenv
 from tta_dev_primitives.config.errors import MissingKeyError
-from tta_dev_primitives.config.keys import find_api_key, read_api_key
+from tta_dev_primitives.config.reading.api_keys import find_api_key, read_api_key
+from tta_dev_primitives.config.reading.dotenv import Variable, find_variable, parse_dotenv, read_dotenv
 
 
 def write_env(text: str, mode: int = 0o600) -> None:

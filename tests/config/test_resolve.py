@@ -15,8 +15,8 @@ from tta_dev_primitives.config import (
     resolve_targets,
 )
 from tta_dev_primitives.config.errors import UnknownModelError
-from tta_dev_primitives.config.resolve import replacement_for
-from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.models.resolve import replacement_for
+from tta_dev_primitives.config.models.targets import Target
 
 TODAY = date(2026, 11, 23)
 

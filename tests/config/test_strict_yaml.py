@@ -13,9 +13,9 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_dev_primitives.config import strict_yaml
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.strict_yaml import Document, parse_yaml, read_yaml
+from tta_dev_primitives.config.reading import strict_yaml
+from tta_dev_primitives.config.reading.strict_yaml import Document, parse_yaml, read_yaml
 
 
 def parse(text: str) -> Document:

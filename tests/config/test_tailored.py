@@ -8,12 +8,12 @@ from datetime import date
 import pytest
 import yaml
 
-from tta_dev_primitives.config.catalogue import load_catalogue
 from tta_dev_primitives.config.check import check_config
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.init_file import key_variables, with_keys_only
+from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.options import ConfigFile
-from tta_dev_primitives.config.resolve import resolve_targets
-from tta_dev_primitives.config.tailored import key_variables, with_keys_only
 from tta_dev_primitives.config.template import in_todays_names, scenario_config, todays_config
 
 KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")

@@ -12,13 +12,13 @@ import pytest
 import yaml
 from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, executor, sandbox_config
 
-from tta_dev_primitives.blocks.client import ProviderClient
-from tta_dev_primitives.blocks.model_lists import ask_model_lists, listed_as
+from tta_dev_primitives.blocks.providers.client import ProviderClient
+from tta_dev_primitives.blocks.providers.model_lists import ask_model_lists, listed_as
 from tta_dev_primitives.blocks.wire.types import ModelInfo
 from tta_dev_primitives.commands.check import check
 from tta_dev_primitives.config import load_orchestration_config
-from tta_dev_primitives.config.catalogue import load_catalogue
-from tta_dev_primitives.config.resolve import defined_targets
+from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.resolve import defined_targets
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
 DEFAULTS = (CLAUDE, "claude-opus-4", GEMINI, LLAMA, "deepseek/deepseek-r1:free")

@@ -6,7 +6,7 @@ import json
 import pickle
 from decimal import Decimal
 
-from tta_dev_primitives.flows.result import Attempt, BudgetView
+from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView
 from tta_dev_primitives.orchestration import OrchestrationResult
 
 BUDGET = BudgetView(

@@ -21,8 +21,8 @@ from prefect.events import emit_event
 from prefect.exceptions import PrefectHTTPStatusError
 
 from tta_dev_primitives import cli
-from tta_dev_primitives.blocks.prefect_doctor import check_server
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.doctor import check_server
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.automations import apply_automations
 from tta_dev_primitives.deployments.definitions import deployments

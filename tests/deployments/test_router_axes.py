@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tta_dev_primitives.deployments.router_axes import agreement_curve
+from tta_dev_primitives.deployments.replay.router_axes import agreement_curve
 
 WEAK, STRONG = "routellm:mistralai/Mixtral-8x7B-Instruct-v0.1", "routellm:gpt-4-1106-preview"
 OTHERS = ("Mixtral-8x7B-Instruct-v0.1", "command-r", "Meta-Llama-3.1-8B-Instruct")

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sandbox_kit import MODELS, PROVIDERS, ask, text_of
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.targets import Price
+from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.deployments.sandbox import Sandbox, Scenario, load_scenario, parse_scenario
 from tta_dev_primitives.deployments.sandbox.answers import answer_for, solve
 from tta_dev_primitives.deployments.sandbox.chat import Ask

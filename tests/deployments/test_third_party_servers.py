@@ -15,15 +15,15 @@ from npm_servers import program, running
 from pydantic import SecretStr
 from sandbox_kit import shared
 
-from tta_dev_primitives.blocks.client import ProviderClient
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.blocks.wire.problems import reply_problem
+from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.structured import parse_json_answer
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.catalogue import load_catalogue
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
-from tta_dev_primitives.config.targets import Capabilities, Target
+from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.targets import Capabilities, Target
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 KEY = SecretStr("third-party-test-key")

@@ -15,7 +15,7 @@ import pytest
 from bulk_process import BulkProcess
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo, server_environment
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
 pytestmark = pytest.mark.proof

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo, server_environment
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
 
 
 @pytest.mark.timeout(300)

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, sandbox_config, workflow_of
 
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.replay import Replay
 from tta_dev_primitives.orchestration import OrchestrationResult

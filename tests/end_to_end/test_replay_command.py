@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 
 pytestmark = pytest.mark.proof
 REPLAY = Path(os.environ.get("TTA_SHARED", Path(__file__).parents[3] / "shared")) / "data" / "replay"

@@ -9,7 +9,7 @@ import pytest
 from sandbox_runs import KEY, KEY_VALUE
 from virtual_day import FOUR_KEYS, simulate
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 
 
 async def test_a_job_uses_up_its_free_quota_and_ends_when_it_said(

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from leaks import LogFile, Places, leaks, leaks_in_postgres
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 
 if TYPE_CHECKING:
     from drive import Bench
@@ -77,7 +77,7 @@ async def bench(keys: str, ledger_url: str, tmp_path: Path) -> AsyncIterator[Ben
     # Imported here: the flows bring Prefect along, which must not see the settings of whoever runs the tests.
     from drive import Bench, good_provider
 
-    from tta_dev_primitives.blocks.ledger.database import database_for
+    from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 
     async with good_provider() as good:
         yield Bench(ledger_url, tmp_path, keys, good.url)

@@ -14,7 +14,7 @@ from drive import PAID_KEY, Bench, drive, honest
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.home import tta_home
-from tta_dev_primitives.config.keys import read_api_key
+from tta_dev_primitives.config.reading.api_keys import read_api_key
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 _HEAD = "orchestration:\n"

@@ -19,8 +19,8 @@ from leaks import Places, leaks, leaks_in_postgres
 from matrix import ROWS, Fault
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
-from tta_dev_primitives.flows.loop import wait_for
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.flows.calling.sync_loop import wait_for
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationError, OrchestrationResult
 
 FAMILIES = [
@@ -146,7 +146,7 @@ def test_the_key_is_nowhere_but_in_its_block(
     from prefect.events.worker import EventsWorker
 
     from tta_dev_primitives.blocks import sync_blocks
-    from tta_dev_primitives.blocks.credentials import AnthropicCredentials
+    from tta_dev_primitives.blocks.credentials.provider_credentials import AnthropicCredentials
 
     workflow, _ = workflow_with(fault_of(12, "403"))
     workflow.run(f"{TASK} (canary)", use_case="moderate")

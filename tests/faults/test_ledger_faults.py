@@ -17,8 +17,8 @@ from drive import TEXTS, Bench, drive, good_provider, honest, ledger_rows
 from matrix import DATABASES, SITES
 from postgres_server import PostgresServer
 
-from tta_dev_primitives.blocks.ledger import postgres_pool, sqlite
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database import postgresql_pool, sqlite
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.config.errors import LedgerError
 
@@ -72,8 +72,8 @@ async def breakable(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """The 30 s of waiting for a database, in tenths of a second."""
     monkeypatch.setattr(sqlite, "_WAIT_S", 0.3)
-    monkeypatch.setattr(postgres_pool, "_RETRY_S", 0.3)
-    monkeypatch.setattr(postgres_pool, "_FIRST_CONNECT_S", 0.3)
+    monkeypatch.setattr(postgresql_pool, "_RETRY_S", 0.3)
+    monkeypatch.setattr(postgresql_pool, "_FIRST_CONNECT_S", 0.3)
 
 
 @pytest.mark.parametrize("database", DATABASES)

@@ -19,10 +19,10 @@ from drive import TEXTS, Bench, Outcome, drive, good_provider, honest, ledger_ro
 from matrix import SITES
 from test_money import other_call
 
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.config.errors import LedgerError
-from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.calling.runtime import Runtime
 
 DECEMBER = 1_796_500_000.0
 """2026-12-05 in UTC."""

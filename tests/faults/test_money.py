@@ -10,9 +10,9 @@ import pytest
 from drive import PAID, Bench, drive, honest, ledger_rows
 from matrix import SITES
 
-from tta_dev_primitives.blocks.ledger.call import guarded_send
+from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo
-from tta_dev_primitives.flows import caller as caller_module
+from tta_dev_primitives.flows.calling import caller as caller_module
 
 
 def other_call() -> CallInfo:

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database import database_for, default_ledger_url
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
-from tta_dev_primitives.blocks.prefect_server import start_server, stop_server
+from tta_dev_primitives.blocks.prefect_server.manager import start_server, stop_server
 from tta_dev_primitives.config.errors import LedgerConfigError
 
 ODD = "a b?c=d#e%20f;ä€"

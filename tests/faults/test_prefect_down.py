@@ -17,11 +17,11 @@ from prefect.events.worker import EventsWorker
 from test_flows import running
 
 from tta_dev_primitives.blocks.ledger.ledger import Alert, CallInfo, Ledger
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
-from tta_dev_primitives.blocks.prefect_settings import temporary_environment
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.server_settings import temporary_environment
 from tta_dev_primitives.flows.budget import send_alerts
-from tta_dev_primitives.flows.events import listening
-from tta_dev_primitives.flows.loop import wait_for
+from tta_dev_primitives.flows.calling.sync_loop import wait_for
+from tta_dev_primitives.flows.prefect_support.events import listening
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
 
 

@@ -19,7 +19,7 @@ from drive import TEXTS, Bench, Outcome, drive, ledger_rows, runtime_at
 from matrix import SITES
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.calling.runtime import Runtime
 
 CALLS = len(SITES) + 2  # a bulk lane sends three
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from benchmarks.soak_orchestrations import run
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 
 
 @pytest.mark.proof

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from sandbox_runs import KEY, KEY_VALUE, MakeWorkflow, sandbox_config, workflow_of
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
 

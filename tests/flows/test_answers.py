@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.flows.answers import FORMATS, agree, canonical, final_answer
+from tta_dev_primitives.flows.answers.closed_answers import FORMATS, agree, canonical, final_answer
 
 closed = st.sampled_from([f for f in FORMATS if f != "open"])
 snippets = st.sampled_from(

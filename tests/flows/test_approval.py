@@ -22,7 +22,7 @@ from prefect.client.schemas.responses import SetStateStatus
 from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.orchestration import BudgetExceededError, MultiModelWorkflow
 

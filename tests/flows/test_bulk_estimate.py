@@ -17,12 +17,12 @@ from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 from tta_dev_primitives.commands.bulk import duration
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.resolve import resolve_targets
+from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.bulk_estimate import Estimate, Facts, estimate
-from tta_dev_primitives.flows.bulk_io import Record
-from tta_dev_primitives.flows.bulk_progress import Progress, span_text
-from tta_dev_primitives.flows.risk import RiskState, Stratum
+from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts, estimate
+from tta_dev_primitives.flows.bulk.progress import Progress, span_text
+from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.validation.risk import RiskState, Stratum
 
 NOW = 1_795_435_200.0
 OPEN = "Summarize the history of tea."

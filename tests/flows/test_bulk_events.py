@@ -13,8 +13,8 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from sandbox_runs import GEMINI, MakeWorkflow
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows import events
-from tta_dev_primitives.flows.event_batch import current_batch, in_batches
+from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.prefect_support.event_batch import current_batch, in_batches
 
 SandboxOf = Callable[..., Sandbox]
 _TRIES = 300

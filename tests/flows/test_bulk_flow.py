@@ -17,8 +17,8 @@ from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.bulk_progress import Progress
-from tta_dev_primitives.flows.result import OrchestrationResult
+from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
 SandboxOf = Callable[..., Sandbox]
@@ -44,8 +44,8 @@ def read(path: Path) -> list[dict[str, Any]]:
 
 async def run(workflow: MultiModelWorkflow, **parameters: Any) -> Any:
     runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk import orchestrate_bulk
-    from tta_dev_primitives.flows.runtime import active
+    from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk
+    from tta_dev_primitives.flows.calling.runtime import active
 
     with active(runtime):
         return await orchestrate_bulk(**parameters)
@@ -253,9 +253,9 @@ async def test_a_job_goes_on_when_nobody_can_see_its_progress_any_more(
         raise BrokenPipeError
 
     runtime = await make_workflow(sandbox_of(), **CHECKS).ready()
-    from tta_dev_primitives.flows.bulk import run_file
-    from tta_dev_primitives.flows.bulk_run import JobOptions
-    from tta_dev_primitives.flows.runtime import active
+    from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+    from tta_dev_primitives.flows.bulk.runner import JobOptions
+    from tta_dev_primitives.flows.calling.runtime import active
 
     source, target = write(tmp_path / "in.jsonl", tasks(5)), tmp_path / "out.jsonl"
     with active(runtime):
@@ -272,9 +272,9 @@ async def test_a_job_sleeps_over_the_reset_and_completes(
     workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=8, rpm=100), **CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
     runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk import run_file
-    from tta_dev_primitives.flows.bulk_run import JobOptions
-    from tta_dev_primitives.flows.runtime import active
+    from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+    from tta_dev_primitives.flows.bulk.runner import JobOptions
+    from tta_dev_primitives.flows.calling.runtime import active
 
     began = now = datetime(2026, 11, 25, 18, tzinfo=UTC).timestamp()
 
@@ -358,8 +358,8 @@ async def test_a_deployed_job_puts_itself_back_on_the_schedule(
     from prefect.exceptions import Pause
     from prefect.flow_engine import run_flow_async
 
-    from tta_dev_primitives.flows.bulk import orchestrate_bulk
-    from tta_dev_primitives.flows.runtime import active
+    from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk
+    from tta_dev_primitives.flows.calling.runtime import active
 
     parameters = {
         "input_path": source,

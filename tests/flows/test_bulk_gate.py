@@ -14,18 +14,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.availability import Availability
-from tta_dev_primitives.blocks.key_ids import key_id
-from tta_dev_primitives.blocks.ledger.database import database_for
-from tta_dev_primitives.blocks.quota import Quota, Slot
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
+from tta_dev_primitives.blocks.quotas.availability import Availability
+from tta_dev_primitives.blocks.quotas.quota import Quota, Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, ProviderError
-from tta_dev_primitives.config.targets import Billing, Limits, Target
-from tta_dev_primitives.config.usage import Usage
-from tta_dev_primitives.flows.bulk_eta import quota_eta
-from tta_dev_primitives.flows.bulk_progress import ModelLine, Progress
-from tta_dev_primitives.flows.gate import BulkGate, Gate, PostponedError, on_the_wire
-from tta_dev_primitives.flows.purse import Purse
+from tta_dev_primitives.config.models.targets import Billing, Limits, Target
+from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
+from tta_dev_primitives.flows.bulk.time_left import quota_eta
+from tta_dev_primitives.flows.calling.admission import BulkGate, Gate, PostponedError, on_the_wire
+from tta_dev_primitives.flows.calling.job_budget import Purse
 
 MIDDAY = 1_795_435_200.0
 
@@ -215,7 +215,7 @@ async def test_a_model_that_its_provider_closed_is_waited_for_too(world: World) 
         reset_at=MIDDAY + 20,
     )
     assert gate.comes_back(only, error, 0)
-    from tta_dev_primitives.blocks.key_ids import key_id
+    from tta_dev_primitives.blocks.credentials.key_ids import key_id
 
     await world.availability.record_failure(only, key_id("a-key-of-no-provider"), error)
     assert await through(world, gate, only, may_spend=False) == "only"

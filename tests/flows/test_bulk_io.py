@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
-from tta_dev_primitives.flows.bulk_file import FileJob
-from tta_dev_primitives.flows.bulk_io import BrokenLine, Record, read_records, record_of
-from tta_dev_primitives.flows.bulk_output import JobBusyError, Output, OutputError
-from tta_dev_primitives.flows.result import BudgetView, OrchestrationResult
+from tta_dev_primitives.flows.bulk.file_job import FileJob
+from tta_dev_primitives.flows.bulk.output import JobBusyError, Output, OutputError
+from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, read_records, record_of
+from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
 
 def result(text: str = "answer") -> OrchestrationResult:
@@ -186,7 +186,7 @@ def test_a_second_process_is_refused_and_a_killed_one_frees_the_job(tmp_path: Pa
     """One process writes an output; its lock ends with it, however it ends."""
     target = tmp_path / "out.jsonl"
     code = (
-        "import sys, time; from pathlib import Path; from tta_dev_primitives.flows.bulk_output import Output\n"
+        "import sys, time; from pathlib import Path; from tta_dev_primitives.flows.bulk.output import Output\n"
         "o = Output(Path(sys.argv[1])); print('locked', flush=True); time.sleep(60)"
     )
     with subprocess.Popen(

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.flows import bulk_pump
-from tta_dev_primitives.flows.bulk_io import Record
-from tta_dev_primitives.flows.bulk_pump import Pump
-from tta_dev_primitives.flows.gate import BulkGate
+from tta_dev_primitives.flows.bulk import scheduler
+from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.bulk.scheduler import Pump
+from tta_dev_primitives.flows.calling.admission import BulkGate
 
 
 async def records(count: int) -> AsyncIterator[Record]:
@@ -31,7 +31,7 @@ async def test_an_alarm_makes_the_chunks_small_again(monkeypatch: pytest.MonkeyP
         for item in items:
             done(item)
 
-    monkeypatch.setattr(bulk_pump, "run_items", chunk_ends)
+    monkeypatch.setattr(scheduler, "run_items", chunk_ends)
     monkeypatch.setattr(Pump, "_item", lambda self, record: SimpleNamespace(id=record.id))
     monkeypatch.setattr(Pump, "_end", lambda self, record, item: None)
     pump = Pump(

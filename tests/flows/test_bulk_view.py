@@ -7,7 +7,7 @@ import io
 from rich.console import Console
 
 from tta_dev_primitives.commands._bulk_view import LiveView
-from tta_dev_primitives.flows.bulk_progress import ModelLine, Progress
+from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 
 def test_the_live_view_shows_bar_figures_and_models_on_lines_of_their_own() -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from replay_data import replay_folder
 
 from tta_dev_primitives.config.options import USE_CASES
-from tta_dev_primitives.flows.classify import answer_format, classify, is_compound, is_long
+from tta_dev_primitives.flows.planning.local_classifier import answer_format, classify, is_compound, is_long
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.flows.case import Answer, Candidate, Case, Policy, Verdict
-from tta_dev_primitives.flows.decision import (
+from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy, Verdict
+from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
@@ -23,7 +23,7 @@ from tta_dev_primitives.flows.decision import (
     label_of,
     next_step,
 )
-from tta_dev_primitives.flows.risk import Evidence, Label, Ruling
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, Ruling
 
 G = Candidate("gemini", "gemini", "free")
 L = Candidate("llama", "llama", "free")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tta_dev_primitives.flows.doubts import doubted
+from tta_dev_primitives.flows.answers.hedging import doubted
 
 
 @pytest.mark.parametrize(

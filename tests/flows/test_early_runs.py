@@ -18,9 +18,9 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.prefect_server import stop_server
+from tta_dev_primitives.blocks.prefect_server.manager import stop_server
 
 TASK = "Describe how a kettle works."
 _ANSWER = json.dumps({

@@ -15,15 +15,15 @@ from attacks import FALSE_VERDICTS, attacks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.flows.copied_verdict import is_copied
-from tta_dev_primitives.flows.frame import framed, has_marker, nonce_for, without_markers
-from tta_dev_primitives.flows.judging import (
+from tta_dev_primitives.flows.prompts import prompt
+from tta_dev_primitives.flows.validation.copied_verdict import is_copied
+from tta_dev_primitives.flows.validation.prompt_quoting import framed, has_marker, nonce_for, without_markers
+from tta_dev_primitives.flows.validation.verdicts import (
     VERDICT_SCHEMA,
     VERDICT_SCHEMA_NAME,
     parse_verdict,
     verdict_prompt,
 )
-from tta_dev_primitives.flows.prompts import prompt
 
 ATTACKS = dict(attacks())
 TASK = "What is six times seven?"

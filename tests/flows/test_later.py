@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from tta_dev_primitives.flows.later import later
+from tta_dev_primitives.flows.prefect_support.background_tasks import later
 
 
 def test_what_is_put_off_faster_than_it_is_done_waits_for_room_and_is_all_done_at_the_end() -> None:

@@ -12,10 +12,10 @@ import pytest
 from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives import cli
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.standings import ENOUGH, Outcome, Standings, learned, ranked
-from tta_dev_primitives.flows.standings_ledger import StandingsLedger
+from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
+from tta_dev_primitives.flows.routing.model_scores import ENOUGH, Outcome, Standings, learned, ranked
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 StartSandbox = Callable[..., Sandbox]

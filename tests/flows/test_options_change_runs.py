@@ -13,10 +13,11 @@ from prefect import task
 from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows import execute, resident
-from tta_dev_primitives.flows.runtime import Runtime
-from tta_dev_primitives.flows.storage import ResultFolder
-from tta_dev_primitives.flows.work import Lane
+from tta_dev_primitives.flows import execute
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support import resident_runs
+from tta_dev_primitives.flows.prefect_support.result_storage import ResultFolder
+from tta_dev_primitives.flows.tasks.item import Lane
 from tta_dev_primitives.orchestration import (
     AllModelsFailedError,
     BudgetExceededError,
@@ -229,7 +230,7 @@ def test_the_alert_threshold_raises_one_event_a_month(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """Crossing `alert_threshold` sends `tta.budget.alert` once, however many runs follow."""
-    from tta_dev_primitives.flows import events
+    from tta_dev_primitives.flows.prefect_support import events
 
     heard: list[str] = []
     workflow = make_workflow(
@@ -245,7 +246,7 @@ def test_a_limit_lowered_below_the_spending_says_that_the_month_is_spent(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """No call crosses such a line: the next run sends `tta.budget.exhausted`, once."""
-    from tta_dev_primitives.flows import events
+    from tta_dev_primitives.flows.prefect_support import events
 
     heard: list[str] = []
     sandbox = sandbox_of()
@@ -340,7 +341,7 @@ def test_edited_code_and_a_machine_without_results_pay_for_nothing_twice(
     monkeypatch.setattr(execute, "execute", renewed)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setattr(resident._orchestrate, "result_storage", ResultFolder(basepath=str(elsewhere)))
+    monkeypatch.setattr(resident_runs._orchestrate, "result_storage", ResultFolder(basepath=str(elsewhere)))
     again = workflow.run(OPEN, use_case="moderate")
     assert list(elsewhere.iterdir())
     assert (again.content, again.cost_usd, [a.reused for a in again.attempts]) == (first.content, 0, [True])

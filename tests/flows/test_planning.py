@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_dev_primitives.config.options import USE_CASES
-from tta_dev_primitives.flows.planning import (
+from tta_dev_primitives.flows.planning.plan_model import (
     Plan,
     PlanError,
     Subtask,

@@ -13,7 +13,7 @@ from sandbox_runs import MakeWorkflow
 from test_what_a_person_sees import task_runs
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.later import api_client, settled
+from tta_dev_primitives.flows.prefect_support.background_tasks import api_client, settled
 
 StartSandbox = Callable[..., Sandbox]
 

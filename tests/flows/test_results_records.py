@@ -9,9 +9,9 @@ from decimal import Decimal
 import pytest
 from sandbox_runs import GEMINI, MakeWorkflow
 
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.results import ResultLine, TaskRecord, record_results, result_lines
+from tta_dev_primitives.blocks.ledger.task_records import ResultLine, TaskRecord, record_results, result_lines
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.orchestration import AllModelsFailedError, MultiModelWorkflow
 

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 from sandbox_runs import CLAUDE, GEMINI, KEY_VALUE, LLAMA, ToSandbox, workflow_of
 
-from tta_dev_primitives.blocks.client import ProviderClient
-from tta_dev_primitives.blocks.prefect_server import ServerInfo
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows import caller, events
-from tta_dev_primitives.flows.loop import wait_for
+from tta_dev_primitives.flows.calling import caller
+from tta_dev_primitives.flows.calling.sync_loop import wait_for
+from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
 
 OPEN = "Describe how a kettle works."

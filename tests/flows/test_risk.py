@@ -11,10 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.flows.bounds import posterior, upper_bound
-from tta_dev_primitives.flows.certificate import Certificate
-from tta_dev_primitives.flows.drift import Watch, watch
-from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy, RiskState, Ruling, learn, rule
+from tta_dev_primitives.flows.validation.certificate import Certificate
+from tta_dev_primitives.flows.validation.drift import Watch, watch
+from tta_dev_primitives.flows.validation.risk import (
+    Evidence,
+    Label,
+    RiskPolicy,
+    RiskState,
+    Ruling,
+    learn,
+    rule,
+)
+from tta_dev_primitives.flows.validation.statistics import posterior, upper_bound
 
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), disagreed=False, strong=True)
 SPLIT = Evidence("moderate", "split2", 0, ("a", "b"), ("a", "b"), disagreed=True)

@@ -8,9 +8,9 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.config.targets import Price
-from tta_dev_primitives.flows.result import Attempt
-from tta_dev_primitives.flows.savings import Savings, baseline, total
+from tta_dev_primitives.config.models.targets import Price
+from tta_dev_primitives.flows.tasks.result import Attempt
+from tta_dev_primitives.flows.tasks.savings import Savings, baseline, total
 
 PRICE = Price(Decimal(3), Decimal(15))
 

@@ -13,7 +13,7 @@ import pytest
 from prefect import get_client
 from sandbox_runs import KEY, MakeWorkflow
 
-from tta_dev_primitives.blocks.prefect_server import ServerInfo, server_environment
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
 from tta_dev_primitives.deployments.sandbox import Sandbox
 
 _FORKS = """

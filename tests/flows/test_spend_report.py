@@ -17,13 +17,13 @@ from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
 
 from tta_dev_primitives import cli
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
-from tta_dev_primitives.blocks.results import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
-from tta_dev_primitives.flows.spend import Quality, SpendReport, gather, quality_of
-from tta_dev_primitives.flows.spend_chart import spend_chart
-from tta_dev_primitives.flows.spend_page import html_page, markdown_page, shown_usd
+from tta_dev_primitives.flows.reporting.chart import spend_chart
+from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, shown_usd
+from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
 
 MONTH = "2026-11"
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tta_dev_primitives.flows.together import together
+from tta_dev_primitives.flows.tasks.gather_all import together
 
 
 async def _takes(turns: int, ended: list[int]) -> int:

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database import Database, database_for
-from tta_dev_primitives.blocks.strata import Strata
-from tta_dev_primitives.flows.case import Policy
-from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
-from tta_dev_primitives.flows.trust import TrustLedger, scope_of
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
+from tta_dev_primitives.blocks.ledger.shared_document import Strata
+from tta_dev_primitives.flows.validation.case import Policy
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
+from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
 
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), strong=True)
 POLICY = RiskPolicy(0.15)

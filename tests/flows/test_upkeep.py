@@ -18,10 +18,10 @@ from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.events import listening
-from tta_dev_primitives.flows.report import spend_report
-from tta_dev_primitives.flows.runtime import Runtime, active
-from tta_dev_primitives.flows.upkeep import check_models, resumable, resume_crashed, sweep_ledger
+from tta_dev_primitives.flows.calling.runtime import Runtime, active
+from tta_dev_primitives.flows.maintenance import check_models, resumable, resume_crashed, sweep_ledger
+from tta_dev_primitives.flows.prefect_support.events import listening
+from tta_dev_primitives.flows.reporting.spend_report_flow import spend_report
 
 StartSandbox = Callable[..., Sandbox]
 

@@ -15,24 +15,24 @@ from typing import Any
 import fault_replies as f
 from matrix import Action, Fault
 
-from tta_dev_primitives.blocks.key_ids import key_id
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
-from tta_dev_primitives.config.usage import Usage
-from tta_dev_primitives.flows.decision import Deliver, GiveUp, PaidSolve
+from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.flows.calling.admission import BulkGate
+from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.execute import lane_attempt
-from tta_dev_primitives.flows.gate import BulkGate
 from tta_dev_primitives.flows.plan import plan_items
-from tta_dev_primitives.flows.planning import Plan
-from tta_dev_primitives.flows.purse import Purse
-from tta_dev_primitives.flows.result import Attempt
-from tta_dev_primitives.flows.risk import Evidence, Ruling
-from tta_dev_primitives.flows.runtime import Runtime
+from tta_dev_primitives.flows.planning.plan_model import Plan
+from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.tasks.result import Attempt
 from tta_dev_primitives.flows.validate import validate_items
-from tta_dev_primitives.flows.work import Item, Lane
+from tta_dev_primitives.flows.validation.next_step import Deliver, GiveUp, PaidSolve
+from tta_dev_primitives.flows.validation.risk import Evidence, Ruling
 
 PAID, FREE = f.MODEL, "fault-free"
 PAID_KEY, FREE_KEY = "FAULT_PAID_KEY", "FAULT_FREE_KEY"

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.prefect_server import (
+from tta_dev_primitives.blocks.prefect_server.manager import (
     ServerInfo,
     server_environment,
     start_server,
     stop_server,
 )
-from tta_dev_primitives.blocks.prefect_settings import temporary_environment
+from tta_dev_primitives.blocks.prefect_server.server_settings import temporary_environment
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.database import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import to_pico
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger import failpoints
-from tta_dev_primitives.blocks.ledger.call import content_key, guarded_send
+from tta_dev_primitives.blocks.ledger.guarded_call import content_key, guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
@@ -33,8 +33,8 @@ from tta_dev_primitives.config.errors import (
     LedgerBusyError,
     ProviderError,
 )
-from tta_dev_primitives.config.targets import Price, Target
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target
+from tta_dev_primitives.config.models.usage import Usage
 
 PAID = Target(
     "paid-model", "openai-compatible", "paid-model", "paid", "K", "x", Price(Decimal(3), Decimal(15))

@@ -16,14 +16,15 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+from tta_dev_primitives.config.models.targets import Price
+from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.orchestration_config import OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.targets import Price
-from tta_dev_primitives.config.usage import Usage
-from tta_dev_primitives.flows.answers import agree, final_answer
-from tta_dev_primitives.flows.case import Answer, Candidate, Case, Policy, Verdict
-from tta_dev_primitives.flows.checks import check_text
-from tta_dev_primitives.flows.classify import answer_format, is_long
-from tta_dev_primitives.flows.decision import (
+from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
+from tta_dev_primitives.flows.planning.local_classifier import answer_format, is_long
+from tta_dev_primitives.flows.routing.candidates import candidate_names
+from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy, Verdict
+from tta_dev_primitives.flows.validation.local_checks import check_text
+from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
@@ -35,8 +36,7 @@ from tta_dev_primitives.flows.decision import (
     label_of,
     next_step,
 )
-from tta_dev_primitives.flows.risk import RiskPolicy, RiskState, learn, rule
-from tta_dev_primitives.flows.routing import candidate_names
+from tta_dev_primitives.flows.validation.risk import RiskPolicy, RiskState, learn, rule
 
 __all__ = ["Recorded", "Scenario", "Tally", "load", "mix", "replay", "shuffled"]
 

@@ -11,7 +11,7 @@ from typing import Literal
 from zoneinfo import ZoneInfo
 
 from tta_dev_primitives.config.errors import ErrorClass, ProviderError
-from tta_dev_primitives.config.targets import Limits, Target
+from tta_dev_primitives.config.models.targets import Limits, Target
 
 Shape = Literal["fixed", "sliding", "bucket"]
 

@@ -8,9 +8,9 @@ import random
 import sys
 from collections import Counter
 
-from tta_dev_primitives.blocks.ledger.database import database_for
-from tta_dev_primitives.flows.risk import Evidence, Label, RiskPolicy
-from tta_dev_primitives.flows.trust import TrustLedger
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy
+from tta_dev_primitives.flows.validation.risk_store import TrustLedger
 
 POLICY = RiskPolicy(0.15)
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), strong=True)

@@ -26,16 +26,16 @@ from zoneinfo import ZoneInfo
 
 from sandbox_runs import KEY, workflow_of
 
-from tta_dev_primitives.blocks.client import ProviderClient
-from tta_dev_primitives.blocks.ledger.sqlite import SqliteDatabase
+from tta_dev_primitives.blocks.ledger.database.sqlite import SqliteDatabase
+from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
-from tta_dev_primitives.flows.bulk import BulkReport, run_file
-from tta_dev_primitives.flows.bulk_eta import quota_eta
-from tta_dev_primitives.flows.bulk_progress import Progress
-from tta_dev_primitives.flows.bulk_run import JobOptions
-from tta_dev_primitives.flows.gate import BulkGate
-from tta_dev_primitives.flows.purse import Purse
-from tta_dev_primitives.flows.runtime import Runtime, active
+from tta_dev_primitives.flows.bulk.bulk_flow import BulkReport, run_file
+from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.runner import JobOptions
+from tta_dev_primitives.flows.bulk.time_left import quota_eta
+from tta_dev_primitives.flows.calling.admission import BulkGate
+from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.runtime import Runtime, active
 
 __all__ = ["FOUR_KEYS", "Day", "FreeKey", "VirtualTime", "simulate"]
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.targets import Capabilities, Price, Target
+from tta_dev_primitives.config.models.targets import Capabilities, Price, Target
 
 NOW = 1_795_341_600.0
 """Sunday, 22 November 2026, 10:00 UTC: 02:00 in Los Angeles."""

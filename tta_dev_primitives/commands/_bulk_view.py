@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.bulk_progress import Progress
+    from tta_dev_primitives.flows.bulk.progress import Progress
 
 __all__ = ["LineView", "LiveView", "View", "view_for"]
 

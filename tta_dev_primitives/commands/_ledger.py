@@ -6,7 +6,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
-from tta_dev_primitives.blocks.ledger.database import default_ledger_url
+from tta_dev_primitives.blocks.ledger.database.protocol import default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError

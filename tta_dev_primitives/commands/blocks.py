@@ -26,12 +26,12 @@ def sync(
         json: Print one JSON document.
     """
     from tta_dev_primitives.config import load_orchestration_config
-    from tta_dev_primitives.flows.api import use_server
+    from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()
     loaded = load_orchestration_config(config)
     use_server()
-    from tta_dev_primitives.blocks.sync import sync_blocks
+    from tta_dev_primitives.blocks.credentials.sync import sync_blocks
 
     done = sync_blocks(loaded)
     if json:

@@ -17,7 +17,7 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.bulk_report import BulkReport
+    from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
 __all__ = ["bulk", "duration"]
 
@@ -94,9 +94,9 @@ async def _run(parameters: dict[str, Any], config: Path | None, view: View, *, w
 
     workflow = MultiModelWorkflow(config)
     runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk import run_file
-    from tta_dev_primitives.flows.bulk_run import JobOptions
-    from tta_dev_primitives.flows.runtime import active
+    from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+    from tta_dev_primitives.flows.bulk.runner import JobOptions
+    from tta_dev_primitives.flows.calling.runtime import active
 
     local = JobOptions(catch_signals=True, observer=view.update)
     if wait:
@@ -106,7 +106,7 @@ async def _run(parameters: dict[str, Any], config: Path | None, view: View, *, w
 
 
 def _look_at_files(tasks: Path, out: Path) -> None:
-    from tta_dev_primitives.flows.bulk_io import input_size
+    from tta_dev_primitives.flows.bulk.reader import input_size
 
     if input_size(tasks) == 0:
         raise ConfigError(

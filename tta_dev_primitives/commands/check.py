@@ -12,10 +12,10 @@ from rich.text import Text
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.check import CheckLine, check_config
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
-from tta_dev_primitives.config.targets import Target
+from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue, today_utc
+from tta_dev_primitives.config.models.targets import Target
 
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -80,8 +80,8 @@ def _addresses(
     config: OrchestrationConfig, catalogue: Catalogue, *, already: Container[str]
 ) -> Iterator[CheckLine]:
     """Addresses that a run would refuse, and keys that go elsewhere than to the provider they were made for."""
-    from tta_dev_primitives.blocks.hosts import base_of, host_of
-    from tta_dev_primitives.config.resolve import defined_targets
+    from tta_dev_primitives.blocks.providers.address_rules import base_of, host_of
+    from tta_dev_primitives.config.models.resolve import defined_targets
 
     for target in defined_targets(config, catalogue).values():
         if target.base_url is None or target.name in already:
@@ -102,7 +102,7 @@ def _addresses(
 
 
 def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
-    from tta_dev_primitives.blocks.ledger.database import default_ledger_url
+    from tta_dev_primitives.blocks.ledger.database.protocol import default_ledger_url
     from tta_dev_primitives.blocks.ledger.ledger import Ledger
 
     try:
@@ -132,7 +132,7 @@ async def _read(ledger: Ledger) -> tuple[list[str], str, list[str]]:
 
 
 def _server() -> Iterator[CheckLine]:
-    from tta_dev_primitives.blocks.prefect_doctor import check_server
+    from tta_dev_primitives.blocks.prefect_server.doctor import check_server
 
     for level, message, mend in check_server():
         yield CheckLine(level, "prefect", message, mend)
@@ -143,9 +143,9 @@ _LEVELS: dict[str, Literal["ok", "warn", "fail"]] = {"served": "ok", "retires": 
 
 async def _live(config: OrchestrationConfig, catalogue: Catalogue) -> list[CheckLine]:
     """Ask each provider for its model list; one line a configured model."""
-    from tta_dev_primitives.blocks.client import ProviderClient
-    from tta_dev_primitives.blocks.model_lists import ask_model_lists
-    from tta_dev_primitives.config.resolve import defined_targets
+    from tta_dev_primitives.blocks.providers.client import ProviderClient
+    from tta_dev_primitives.blocks.providers.model_lists import ask_model_lists
+    from tta_dev_primitives.config.models.resolve import defined_targets
 
     targets = list(defined_targets(config, catalogue).values())
     async with ProviderClient() as client:

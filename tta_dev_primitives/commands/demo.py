@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from tta_dev_primitives.deployments.sandbox import Sandbox
     from tta_dev_primitives.deployments.sandbox.demo import DemoTask
-    from tta_dev_primitives.flows.result import OrchestrationResult
+    from tta_dev_primitives.flows.tasks.result import OrchestrationResult
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
 __all__ = ["demo"]
@@ -94,7 +94,7 @@ def _fresh_home() -> Path:
 async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done], str]:
     """Run every demo task, one after the other, with its events shown as they happen."""
     from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS
-    from tta_dev_primitives.flows.api import address_server
+    from tta_dev_primitives.flows.prefect_support.api_connection import address_server
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
     os.environ[_KEY] = "sandbox-needs-no-key"
@@ -144,7 +144,7 @@ def _exact_dumper() -> type[yaml.SafeDumper]:
 
 
 async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, number: int) -> _Done:
-    from tta_dev_primitives.flows import events
+    from tta_dev_primitives.flows.prefect_support import events
 
     out.print(Text(f"\n{number}. {task.use_case}", "bold"), f" {task.task}")
     out.print(f"   shows: {task.shows}", style="dim")

@@ -42,7 +42,7 @@ def deploy(
         json: Print one JSON document.
     """
     from tta_dev_primitives.config import load_orchestration_config
-    from tta_dev_primitives.flows.api import use_server
+    from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()
     if (bulk_input is None) != (bulk_output is None):

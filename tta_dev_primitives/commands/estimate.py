@@ -12,23 +12,23 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.blocks.availability import Availability
-from tta_dev_primitives.blocks.key_ids import key_id
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.quota import Quota
+from tta_dev_primitives.blocks.quotas.availability import Availability
+from tta_dev_primitives.blocks.quotas.quota import Quota
 from tta_dev_primitives.commands._ledger import limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
-from tta_dev_primitives.config.keys import find_api_key
-from tta_dev_primitives.config.resolve import resolve_targets
-from tta_dev_primitives.config.targets import Target
-from tta_dev_primitives.flows.bulk_estimate import Estimate, Facts
-from tta_dev_primitives.flows.bulk_estimate import estimate as add_up
-from tta_dev_primitives.flows.bulk_io import BrokenLine, Record, input_size, read_records
-from tta_dev_primitives.flows.bulk_progress import span_text
-from tta_dev_primitives.flows.case import Policy
-from tta_dev_primitives.flows.trust import TrustLedger, scope_of
+from tta_dev_primitives.config.models.resolve import resolve_targets
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.reading.api_keys import find_api_key
+from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts
+from tta_dev_primitives.flows.bulk.estimate import estimate as add_up
+from tta_dev_primitives.flows.bulk.progress import span_text
+from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
+from tta_dev_primitives.flows.validation.case import Policy
+from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
 
 __all__ = ["estimate"]
 

@@ -52,7 +52,7 @@ def init(
         env_example: Where to write the list of variables for the keys.
         json: Print one JSON document; asks nothing.
     """
-    from tta_dev_primitives.config.tailored import key_variables, with_keys_only
+    from tta_dev_primitives.config.init_file import key_variables, with_keys_only
     from tta_dev_primitives.config.template import write_new_file
 
     out = console(stderr=True)
@@ -121,7 +121,7 @@ def _ask_scenario(out: Console) -> Scenario | None:
 
 def _is_set(variable: str) -> bool:
     from tta_dev_primitives.config.errors import ConfigError
-    from tta_dev_primitives.config.keys import find_api_key
+    from tta_dev_primitives.config.reading.api_keys import find_api_key
 
     try:
         return find_api_key(variable) is not None

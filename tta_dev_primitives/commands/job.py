@@ -13,7 +13,7 @@ from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import write_new_file
 from tta_dev_primitives.flows.jobs import sources
-from tta_dev_primitives.flows.requests import UseCase
+from tta_dev_primitives.flows.tasks.request import UseCase
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.jobs import JobResult
@@ -158,8 +158,8 @@ def _run(
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; remove it or name another file. Nothing was asked or paid.")
     source = load_orchestration_config(config).source
-    from tta_dev_primitives.flows.api import use_server
-    from tta_dev_primitives.flows.loop import wait_for
+    from tta_dev_primitives.flows.calling.sync_loop import wait_for
+    from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     use_server()
     job = wait_for(start(None if source is None else str(source)))

@@ -9,10 +9,10 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from tta_dev_primitives.commands._output import console, print_json, table
-from tta_dev_primitives.config.catalogue import Catalogue, ModelEntry, load_catalogue, today_utc
 from tta_dev_primitives.config.errors import ConfigError, UnknownPriceError
-from tta_dev_primitives.config.prices import list_price
-from tta_dev_primitives.config.targets import Price
+from tta_dev_primitives.config.models.catalogue import Catalogue, ModelEntry, load_catalogue, today_utc
+from tta_dev_primitives.config.models.prices import list_price
+from tta_dev_primitives.config.models.targets import Price
 
 __all__ = ["models"]
 

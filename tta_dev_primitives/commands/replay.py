@@ -17,7 +17,7 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.deployments.replay_run import Outcome
+    from tta_dev_primitives.deployments.replay.run import Outcome
 
 __all__ = ["replay"]
 
@@ -48,7 +48,7 @@ def replay(
     """
     quiet_logs(logging.ERROR)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    from tta_dev_primitives.deployments.router_axes import PUBLISHED, agreement_curve, oracle_curve
+    from tta_dev_primitives.deployments.replay.router_axes import PUBLISHED, agreement_curve, oracle_curve
     from tta_dev_primitives.deployments.sandbox.replay import read_records
 
     _check_options(limit, concurrency, chart)
@@ -63,7 +63,7 @@ def replay(
     published = PUBLISHED.get(str(records[0].get("dataset"))) if ours is not None else None
     if chart is not None:
         from tta_dev_primitives.config.template import write_new_file
-        from tta_dev_primitives.deployments.replay_chart import chart as draw
+        from tta_dev_primitives.deployments.replay.chart import chart as draw
 
         chart.unlink(missing_ok=True)
         write_new_file(chart, draw(outcomes, ours, oracle, published))
@@ -114,7 +114,7 @@ def _configurations(paths: Sequence[Path] | None) -> list[tuple[str, str]]:
 async def _all(
     records: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, str]], seed: int, concurrency: int
 ) -> list[Outcome]:
-    from tta_dev_primitives.deployments.replay_run import replay_scenario
+    from tta_dev_primitives.deployments.replay.run import replay_scenario
 
     done: list[Outcome] = []
     with tempfile.TemporaryDirectory(prefix="tta-replay-") as root:

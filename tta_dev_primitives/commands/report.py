@@ -17,8 +17,8 @@ from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_le
 from tta_dev_primitives.commands._output import console, print_json, table
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.spend import SpendReport, gather
-from tta_dev_primitives.flows.spend_page import html_page, shown_usd
+from tta_dev_primitives.flows.reporting.page import html_page, shown_usd
+from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
 
 __all__ = ["report"]
 

@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.result import OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 __all__ = ["attempts_table", "run"]
 

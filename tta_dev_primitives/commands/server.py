@@ -20,7 +20,7 @@ def start(*, json: Json = False) -> int:
     Args:
         json: Print one JSON document.
     """
-    from tta_dev_primitives.blocks.prefect_server import ensure_server
+    from tta_dev_primitives.blocks.prefect_server.manager import ensure_server
 
     info = ensure_server()
     if json:
@@ -36,7 +36,7 @@ def stop(*, json: Json = False) -> int:
     Args:
         json: Print one JSON document.
     """
-    from tta_dev_primitives.blocks.prefect_server import stop_server
+    from tta_dev_primitives.blocks.prefect_server.manager import stop_server
 
     was = stop_server()
     if json:
@@ -52,7 +52,7 @@ def status(*, json: Json = False) -> int:
     Args:
         json: Print one JSON document.
     """
-    from tta_dev_primitives.blocks.prefect_server import server_status
+    from tta_dev_primitives.blocks.prefect_server.manager import server_status
 
     now = server_status()
     if json:

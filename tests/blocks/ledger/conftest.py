@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ledger_tools import Clock
 
-from tta_dev_primitives.blocks.ledger.database import Database, database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 
 

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger import schema, sqlite
-from tta_dev_primitives.blocks.ledger.database import Database, Tx, database_for, default_ledger_url
-from tta_dev_primitives.blocks.ledger.files import file_system_of, refuse_mounts
+from tta_dev_primitives.blocks.ledger.database import schema, sqlite
+from tta_dev_primitives.blocks.ledger.database.files import file_system_of, refuse_mounts
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 
@@ -65,7 +65,7 @@ async def test_an_unreachable_server_is_named_without_its_password(
     url: str, message: str, new_call: NewCall, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Host, port and what to do; never the password."""
-    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.postgres_pool._FIRST_CONNECT_S", 0.1)
+    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.database.postgresql_pool._FIRST_CONNECT_S", 0.1)
     with pytest.raises(LedgerError) as error:
         raise LedgerError(await refusal(url, new_call()))
     assert re.search(message, str(error.value))
@@ -115,7 +115,7 @@ def test_a_network_file_system_is_refused(tmp_path: Path, monkeypatch: pytest.Mo
     """SQLite's locks do not hold there: the message points to a local disk or PostgreSQL."""
     refuse_mounts(tmp_path)
     monkeypatch.setattr(
-        "tta_dev_primitives.blocks.ledger.files.file_system_of", lambda path, mounts: ("/", "nfs4")
+        "tta_dev_primitives.blocks.ledger.database.files.file_system_of", lambda path, mounts: ("/", "nfs4")
     )
     with pytest.raises(LedgerError, match=r"network file system \(nfs4\).*postgresql://"):
         refuse_mounts(tmp_path)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from ledger_tools import ended, lines, start
 
-from tta_dev_primitives.blocks.ledger.database import Database, Tx, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.config.errors import BudgetExceededError

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database import Database, Tx, database_for, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, register_schema
 from tta_dev_primitives.config.errors import LedgerError
 
 register_schema(
@@ -125,7 +125,7 @@ def test_a_forked_child_and_a_forgotten_close_do_no_harm(ledger_url: str) -> Non
     script = f"""
 import asyncio, os, sys
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 assert not any(name == "prefect" for name in sys.modules)
 ledger = Ledger.open({ledger_url!r})
 async def reserve(n):

@@ -12,9 +12,14 @@ from typing import Any
 import pytest
 
 from tta_dev_primitives.blocks.ledger.billing import other_model
-from tta_dev_primitives.blocks.ledger.bound import bound_usd
-from tta_dev_primitives.blocks.ledger.call import GuardedReply, content_key, guarded_send, stored_reply
-from tta_dev_primitives.blocks.ledger.database import database_for
+from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
+from tta_dev_primitives.blocks.ledger.guarded_call import (
+    GuardedReply,
+    content_key,
+    guarded_send,
+    stored_reply,
+)
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import (
@@ -27,8 +32,8 @@ from tta_dev_primitives.config.errors import (
     QuarantinedError,
     UnknownPriceError,
 )
-from tta_dev_primitives.config.targets import Price, Target
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target
+from tta_dev_primitives.config.models.usage import Usage
 
 PRICE = Price(Decimal(3), Decimal(15))
 PAID = Target("paid", "anthropic", "paid-1", "paid", "KEY", "x", PRICE, context_tokens=200_000)
@@ -227,7 +232,7 @@ async def test_a_wait_for_the_wire_is_no_part_of_the_call(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that had to wait longer than its deadline before it could be sent has all of its deadline then."""
-    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.call._GRACE_S", 0.0)
+    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.guarded_call._GRACE_S", 0.0)
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
@@ -261,7 +266,7 @@ async def test_cancelled_while_it_waits_for_the_wire_a_call_costs_nothing(ledger
 
 async def test_a_body_that_never_ends_is_cut_off(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
     """The deadline of the whole call holds where the client's own fails."""
-    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.call._GRACE_S", 0.0)
+    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.guarded_call._GRACE_S", 0.0)
 
     async def send() -> ChatReply:
         await asyncio.Event().wait()

@@ -9,9 +9,9 @@ from decimal import Decimal
 import pytest
 from ledger_tools import Clock
 
-from tta_dev_primitives.blocks.ledger.database import Database, Tx
-from tta_dev_primitives.blocks.ledger.endings import uninterrupted
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
     LedgerBusyError,

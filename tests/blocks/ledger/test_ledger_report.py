@@ -16,7 +16,7 @@ from pydantic import SecretStr, ValidationError
 from tta_dev_primitives.blocks.ledger.block import SpendLedger
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.usage import Usage
 
 NewCall = Callable[..., CallInfo]
 

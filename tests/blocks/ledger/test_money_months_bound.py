@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.blocks.ledger.bound import bound_usd, input_token_bound, plausible_usd
+from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd, input_token_bound, plausible_usd
 from tta_dev_primitives.blocks.ledger.money import MAX_PICO, from_pico, pico_ceiling, pico_floor, to_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month, month_of
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import LedgerError
-from tta_dev_primitives.config.targets import Price, Target
+from tta_dev_primitives.config.models.targets import Price, Target
 
 
 @given(st.integers(0, MAX_PICO))

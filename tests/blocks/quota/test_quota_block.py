@@ -8,9 +8,9 @@ import pytest
 from provider_model import target_of
 from pydantic import ValidationError
 
-from tta_dev_primitives.blocks.quota import Slot
-from tta_dev_primitives.blocks.quota_block import Quota
-from tta_dev_primitives.config.targets import Limits
+from tta_dev_primitives.blocks.quotas.block import Quota
+from tta_dev_primitives.blocks.quotas.quota import Slot
+from tta_dev_primitives.config.models.targets import Limits
 
 
 async def test_the_block_gives_a_working_scheduler_and_memory(tmp_path: Path) -> None:

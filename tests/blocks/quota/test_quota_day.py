@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from provider_model import ProviderModel, VirtualClock, Wire, target_of
 
-from tta_dev_primitives.blocks.ledger.database import Database, database_for
-from tta_dev_primitives.blocks.quota import Done, Quota, Slot, Wait
-from tta_dev_primitives.blocks.quota_plan import time_needed
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
+from tta_dev_primitives.blocks.quotas.plan import time_needed
+from tta_dev_primitives.blocks.quotas.quota import Done, Quota, Slot, Wait
 from tta_dev_primitives.config.errors import ProviderError
-from tta_dev_primitives.config.targets import Limits
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Limits
+from tta_dev_primitives.config.models.usage import Usage
 
 TASKS = 5000
 CONCURRENCY = 50

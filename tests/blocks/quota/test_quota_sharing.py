@@ -13,20 +13,20 @@ from typing import Any
 import pytest
 from provider_model import VirtualClock, target_of
 
-from tta_dev_primitives.blocks.ledger.database import Database, Work, database_for
-from tta_dev_primitives.blocks.quota import Done, Quota, Slot, Wait, scope_of
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work, database_for
+from tta_dev_primitives.blocks.quotas.quota import Done, Quota, Slot, Wait, scope_of
 from tta_dev_primitives.config.errors import ErrorClass, ProviderError
-from tta_dev_primitives.config.targets import Limits
-from tta_dev_primitives.config.usage import Usage
+from tta_dev_primitives.config.models.targets import Limits
+from tta_dev_primitives.config.models.usage import Usage
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 UNLIMITED = target_of("local", "openai-compatible", Limits())
 
 RACER = """
 import asyncio, json, sys
-from tta_dev_primitives.blocks.ledger.database import database_for
-from tta_dev_primitives.blocks.quota import Quota, Slot
-from tta_dev_primitives.config.targets import Limits, Target
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for
+from tta_dev_primitives.blocks.quotas.quota import Quota, Slot
+from tta_dev_primitives.config.models.targets import Limits, Target
 assert "prefect" not in sys.modules
 target = Target("m", "groq", "m", "free", "K", "any", None, limits=Limits(rpd=150, rpm=120))
 async def main():

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from provider_model import Minute
 
-from tta_dev_primitives.blocks.quota_windows import Observation, Windows, day_bounds
-from tta_dev_primitives.config.targets import Limits
+from tta_dev_primitives.blocks.quotas.windows import Observation, Windows, day_bounds
+from tta_dev_primitives.config.models.targets import Limits
 
 PACIFIC = "America/Los_Angeles"
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()

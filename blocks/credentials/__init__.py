@@ -1,0 +1,1 @@
+"""Provider keys as Prefect blocks, and where keys are found."""

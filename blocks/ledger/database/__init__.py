@@ -1,0 +1,1 @@
+"""The database of the ledger: SQLite or PostgreSQL behind one protocol."""

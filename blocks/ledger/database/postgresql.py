@@ -1,0 +1,118 @@
+"""The ledger's database in PostgreSQL, shared by several machines.
+
+One thread a process runs a private event loop with the connection pool, so that the ledger works the same
+from every event loop and thread of the caller, and a cancelled caller never cuts a commit in two.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+import weakref
+from typing import Any, TypeVar, cast
+from urllib.parse import urlsplit
+
+from typing_extensions import override
+
+from tta_dev_primitives.blocks.ledger.database.postgresql_pool import Server
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
+from tta_dev_primitives.blocks.ledger.database.schema import Dialect
+from tta_dev_primitives.config.errors import LedgerConfigError
+
+__all__ = ["PostgresDatabase"]
+
+T = TypeVar("T")
+
+
+class PostgresDatabase(Database):
+    """A ledger in a PostgreSQL database. See the module's page."""
+
+    dialect: Dialect = "postgresql"
+
+    def __init__(self, dsn: str) -> None:
+        try:
+            parts = urlsplit(dsn)
+            port = parts.port or 5432
+        except ValueError:
+            raise LedgerConfigError(
+                "Ledger URL: host or port cannot be read; write postgresql://user:password@host:5432/name"
+            ) from None
+        self.place = f"postgresql://{parts.hostname or 'localhost'}:{port}{parts.path}"
+        self._dsn = dsn
+        self._forget()
+        _all.add(self)
+
+    def _forget(self) -> None:
+        self._lock = threading.Lock()
+        self._server: Server | None = None
+
+    @override
+    async def transact(
+        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
+    ) -> T:
+        return cast(T, await self._submit(lambda server: server.transact(work, idempotent, label)))
+
+    @override
+    async def read(self, work: Work[T]) -> T:
+        return cast(T, await self._submit(lambda server: server.read(work)))
+
+    async def statement(self, sql: str, *args: Any, label: str) -> list[dict[str, Any]]:
+        """Run one statement (with `$1`, `$2` ...) as a transaction of its own; it must be safe to repeat."""
+        rows = await self._submit(lambda server: server.statement(sql, args, label))
+        return cast("list[dict[str, Any]]", rows)
+
+    @override
+    async def now(self) -> float:
+        """The server's clock, seconds since 1970."""
+        server = self._started()
+        return server.now() if server.clock_is_fresh() else cast(float, await self._submit(Server.read_now))
+
+    def _started(self) -> Server:
+        with self._lock:
+            if self._server is None:
+                self._server = Server(self._dsn, self.place)
+            return self._server
+
+    async def _submit(self, call: Any) -> Any:
+        server = self._started()
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
+        server.start(call(server), loop, answer)
+        return await answer
+
+    @override
+    async def aclose(self) -> None:
+        with self._lock:
+            server, self._server = self._server, None
+        if server is not None:
+            await asyncio.to_thread(server.stop, 5.0)
+
+    def close_at_exit(self) -> None:
+        """Close the connections; waits two seconds at most."""
+        if self._server is not None:
+            self._server.stop(2.0)
+
+    def after_fork(self) -> None:
+        """In a forked child: leave the parent's connections alone and start afresh."""
+        _leaked.append(self._server)
+        self._forget()
+
+
+_all: weakref.WeakSet[PostgresDatabase] = weakref.WeakSet()
+_leaked: list[Any] = []
+
+
+def _close_all() -> None:
+    for database in list(_all):
+        database.close_at_exit()
+
+
+def _all_after_fork() -> None:
+    for database in list(_all):
+        database.after_fork()
+
+
+atexit.register(_close_all)
+os.register_at_fork(after_in_child=_all_after_fork)

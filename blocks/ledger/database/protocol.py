@@ -1,0 +1,173 @@
+"""The database under the ledger, quotas and risk tables: SQLite by default, PostgreSQL by URL, one small API.
+
+    db = database_for(default_ledger_url())
+
+    async def work(tx: Tx) -> int:
+        await tx.execute("UPDATE t SET n = n + ? WHERE id = ?", 1, "a")
+        rows = await tx.fetch("SELECT n FROM t WHERE id = ?", "a")
+        return rows[0]["n"]
+
+    n = await db.transact(work)
+
+A work function awaits nothing but its `Tx`, has no side effect of its own (it may run again after a
+rollback) and returns plain values. It runs on the database's own thread, not on the caller's loop.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from tta_dev_primitives.blocks.ledger.database.schema import Dialect, register_schema
+from tta_dev_primitives.config.errors import LedgerConfigError
+from tta_dev_primitives.config.home import tta_home
+from tta_dev_primitives.config.reading.dotenv import find_variable
+
+__all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema"]
+
+T = TypeVar("T")
+
+
+class Tx(Protocol):
+    """One open transaction. SQL is written for both databases, with `?` for each argument."""
+
+    async def execute(self, sql: str, *args: Any) -> int:
+        """Run a statement; returns the number of rows it inserted, updated or deleted."""
+        ...
+
+    async def fetch(self, sql: str, *args: Any) -> list[dict[str, Any]]:
+        """Run a query (or `... RETURNING`); returns its rows as dictionaries."""
+        ...
+
+    def now(self) -> float:
+        """The database's clock: seconds since 1970 (SQLite: this host's; PostgreSQL: the server's)."""
+        ...
+
+
+Work = Callable[[Tx], Awaitable[T]]
+
+
+class Database(ABC):
+    """One ledger database, usable from any event loop and thread, and after a fork."""
+
+    dialect: Dialect
+    place: str
+    """Where it is, for messages; without a password."""
+
+    @abstractmethod
+    async def transact(
+        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
+    ) -> T:
+        """Run `work` in one durable transaction and return its result once that is on disk.
+
+        An exception of `work` rolls back its own statements and reaches the caller unchanged. A cancelled
+        caller may still see its work committed.
+
+        Args:
+            work: See the module's page.
+            idempotent: `work` may run again after it was committed (a COMMIT whose reply was lost is then
+                repeated instead of reported).
+            label: Names the operation at the crash points of tests.
+            ending: It must come to its end: a cancelled caller waits for it, and is cancelled then. SQLite sees to
+                that itself; on PostgreSQL, where an ending may be a statement of its own, `endings.uninterrupted`.
+
+        Raises:
+            LedgerError: The database cannot be used, or was busy for 30 seconds; the message says which.
+        """
+
+    @abstractmethod
+    async def read(self, work: Work[T]) -> T:
+        """Run `work`, which only reads, on one consistent snapshot. Raises as `transact` does."""
+
+    async def now(self) -> float:
+        """The database's clock, as `Tx.now`, outside of a transaction."""
+        return time.time()
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Close files, threads and connections of this process; the next use opens them again."""
+
+
+def default_ledger_url(configured: str | None = None) -> str:
+    """Where the ledger is: `TTA_LEDGER_URL` (environment, then `.env`), else `configured`, else in `TTA_HOME`.
+
+    Args:
+        configured: `cost_tracking.ledger_url` of the configuration.
+    """
+    found = find_variable("TTA_LEDGER_URL")
+    if found is not None:
+        return found.text.strip()
+    return configured or f"sqlite:///{tta_home() / 'ledger.db'}"
+
+
+_OPTIONS = re.compile(r"\.(db|sqlite3?)\?\w+=[^/]*$", re.IGNORECASE)
+_open: dict[tuple[int, str], Database] = {}
+_open_lock = threading.Lock()
+
+
+def database_for(url: str) -> Database:
+    """The database at `url`: one object for each database and process, opened at its first use.
+
+    Args:
+        url: `sqlite:///relative.db`, `sqlite:////absolute.db` or `postgresql://user:password@host/name`.
+
+    Raises:
+        LedgerConfigError: The URL is not one of these.
+    """
+    from tta_dev_primitives.blocks.ledger.database.postgresql import PostgresDatabase
+    from tta_dev_primitives.blocks.ledger.database.sqlite import SqliteDatabase
+
+    scheme, separator, rest = url.partition("://")
+    if not separator:
+        raise LedgerConfigError(_unknown_url(scheme))
+    make: Callable[[], Database]
+    if scheme == "sqlite":
+        path = _sqlite_path(rest)
+        identity, make = str(path), lambda: SqliteDatabase(path)
+    elif scheme in ("postgresql", "postgres", "postgresql+asyncpg"):
+        dsn = f"postgresql://{rest}"
+        identity, make = dsn, lambda: PostgresDatabase(dsn)
+    else:
+        raise LedgerConfigError(_unknown_url(scheme))
+    with _open_lock:
+        key = (os.getpid(), identity)
+        if key not in _open:
+            _open[key] = make()
+        return _open[key]
+
+
+def _sqlite_path(rest: str) -> Path:
+    """The file of `sqlite://<rest>`, taken as written: `?`, `#` and `%` are parts of a name like any other."""
+    name = rest
+    if not name.startswith("/") or len(name) < 2 or ":memory:" in name or "\0" in name:
+        raise LedgerConfigError(
+            "Ledger URL: a SQLite ledger needs a file: sqlite:///relative.db or sqlite:////absolute.db"
+        )
+    if _OPTIONS.search(name):
+        raise LedgerConfigError(
+            "Ledger URL: a SQLite ledger takes no options; write sqlite:////absolute.db without `?name=value`"
+        )
+    return Path(name[1:]).expanduser().absolute().resolve()
+
+
+def _unknown_url(scheme: str) -> str:
+    # Only the scheme is shown: the rest may hold a password.
+    shown = scheme if scheme.replace("+", "").isalnum() and len(scheme) < 24 else "?"
+    return (
+        f"Ledger URL: '{shown}' is not a database this program knows; TTA_LEDGER_URL and "
+        f"cost_tracking.ledger_url take sqlite:///path or postgresql://user:password@host/name"
+    )
+
+
+def _after_fork() -> None:
+    global _open_lock
+    _open_lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)

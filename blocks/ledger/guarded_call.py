@@ -1,0 +1,371 @@
+"""The one way to a provider: look up the stored answer, reserve, send, settle.
+
+A paid call cannot be made without a hold: the hold is taken here, right before `client_send`, and ends here,
+whatever happens in between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, fields, replace
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.blocks.ledger.billing import Bill, bill_of, free_bill_of, list_value_of, other_model
+from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
+from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.money import MAX_USD
+from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
+from tta_dev_primitives.blocks.ledger.types import provider_key
+from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
+from tta_dev_primitives.config.errors import ConfigError, ErrorClass, LedgerAction, LedgerError, ProviderError
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.usage import Usage
+
+__all__ = ["GuardedReply", "content_key", "guarded_send", "missing_answers", "stored_reply"]
+
+_log = logging.getLogger("tta_dev_primitives.ledger")
+_KEY_VERSION = "tta-1"
+_GRACE_S = 5.0
+"""Seconds that the client's own deadline gets before this one cuts the call off."""
+
+
+@dataclass(frozen=True, slots=True)
+class GuardedReply:
+    """A reply and what it cost."""
+
+    reply: ChatReply
+    cost_usd: Decimal
+    """USD charged to the month for it: 0 when free or reused."""
+    list_value_usd: Decimal | None
+    """USD the observed tokens cost at list price; None when that is not known."""
+    call_id: str
+    reused: bool = False
+    """It came from the answer store: nothing was sent, nothing was paid."""
+    flag: str | None = None
+    """What is odd about its bill: `usage_missing`, `bound_broken`, `disputed`, `unsettled` ..."""
+    warning: str | None = None
+    """A sentence about the flag, for the result's warnings."""
+
+
+def content_key(target: Target, request: ChatRequest) -> str:
+    """The key of a request's answer: equal when provider, address, model and every field are equal."""
+    parts = {
+        "version": _KEY_VERSION,
+        "provider": target.provider,
+        "base_url": target.base_url,
+        "api_model": target.api_model,
+        "messages": [[message.role, message.content] for message in request.messages],
+        "system": request.system,
+        "max_output_tokens": request.max_output_tokens,
+        "temperature": request.temperature,
+        "stop": list(request.stop),
+        "json_schema": request.json_schema,
+        "schema_name": request.schema_name,
+        "thinking": request.thinking,
+    }
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return dict(value)
+    raise TypeError(f"json_schema: {type(value).__name__} is not JSON")
+
+
+async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = None) -> GuardedReply | None:
+    """The reply kept under a content key, at no cost; None when there is none.
+
+    Raises:
+        QuarantinedError: There is none, and `target` is closed after a wrong bill.
+        LedgerError: The ledger cannot be used.
+    """
+    keys = () if target is None else (target.key, provider_key(target))
+    stored, closed = await ledger.lookup(step_key, *keys)
+    if stored is None and closed is not None:
+        raise closed
+    return None if stored is None else _decode(stored.body, stored.call_id)
+
+
+async def missing_answers(ledger: Ledger, step_keys: Sequence[str], targets: Sequence[Target]) -> list[str]:
+    """Those of `step_keys` without a stored answer; none of them when one of `targets` is closed.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+    """
+    closable = sorted({key for target in targets for key in (target.key, provider_key(target))})
+    return await ledger.missing(step_keys, closable)
+
+
+async def guarded_send(
+    *,
+    ledger: Ledger,
+    client_send: Callable[[], Awaitable[ChatReply]],
+    target: Target,
+    request: ChatRequest,
+    call: CallInfo,
+    limit: Decimal | None,
+    step_key: str,
+    wait_busy_s: float = 30.0,
+    free_without_ledger: bool = False,
+    looked_up: bool = False,
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+) -> GuardedReply:
+    """Make one attempt at a provider, with its money accounted for.
+
+    Args:
+        ledger: Where money and answers are kept.
+        client_send: Sends the request; called once at most, after the money is set aside.
+        target: The model.
+        request: What `client_send` sends; its bound is what is reserved.
+        call: The attempt, with an id of its own.
+        limit: The month's limit in USD now; None: no limit, spending is only recorded.
+        step_key: The content key of the request.
+        wait_busy_s: How long to wait while only calls in flight stand in the way.
+        free_without_ledger: Let a free model go on when the ledger cannot be used.
+        looked_up: The caller has just found that there is no stored answer and that the target is open.
+        turn: Held while the request is open; the wait for it is no part of the call's deadline.
+
+    Raises:
+        BudgetExceededError: The month does not allow this call; nothing was sent.
+        LedgerError: The ledger cannot be used, is busy, closed this model, or has a wrong clock; nothing was sent.
+        UnknownPriceError: The model is paid and has no price; nothing was sent.
+        ProviderError: The attempt failed; its money is released, presumed or settled.
+    """
+    bound = bound_usd(target, request) if target.billing == "paid" else Decimal(0)
+    if call.step_key != step_key:
+        call = replace(call, step_key=step_key)
+    attempt = _Attempt(ledger, target, request, call, step_key, turn)
+    try:
+        stored, closed = None, None
+        if not looked_up:
+            stored, closed = await ledger.lookup(step_key, call.model_key, call.provider_key)
+    except LedgerError as error:
+        if target.billing == "paid" or not free_without_ledger:
+            raise
+        _log.warning("%s This call of a free model goes on without it.", error)
+    else:
+        if stored is not None:
+            return _decode(stored.body, stored.call_id)
+        if closed is not None:
+            raise closed
+    if target.billing == "free":
+        return await attempt.free(client_send)
+    await ledger.check_clock()
+    hold = await ledger.reserve(
+        attempt.call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s
+    )
+    return await attempt.paid(client_send, hold)
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    ledger: Ledger
+    target: Target
+    request: ChatRequest
+    call: CallInfo
+    step_key: str
+    turn: Callable[[], AbstractAsyncContextManager[None]]
+
+    async def paid(self, client_send: Callable[[], Awaitable[ChatReply]], hold: Hold) -> GuardedReply:
+        sending = False
+
+        async def send() -> ChatReply:
+            nonlocal sending
+            sending = True
+            return await client_send()
+
+        try:
+            failpoint("call.before_send")
+            reply = await self._send(send)
+            failpoint("call.after_send")
+        except ProviderError as error:
+            await self._finish(self._failed(hold, error))
+            raise
+        except ConfigError as error:
+            # A key or option that is missing: raised before anything is sent.
+            await self._finish(self.ledger.release(hold, str(error), outcome="config"))
+            raise
+        except GeneratorExit:
+            # A coroutine that is thrown away may not wait; the sweep charges the bound after the lease.
+            raise
+        except BaseException as error:
+            if not sending:
+                await self._finish(self.ledger.release(hold, "cancelled before sending"))
+                raise
+            await self._finish(
+                self.ledger.presume(hold, f"{type(error).__name__} while the call was in flight")
+            )
+            raise
+        return await self._settled(hold, reply)
+
+    async def _settled(self, hold: Hold, reply: ChatReply) -> GuardedReply:
+        other = other_model(self.target, reply.model_returned)
+        bill = bill_of(self.target, self.request, reply.usage, hold.bound, answered=other)
+        cost = hold.bound if bill.charge is None else bill.charge
+        flag = bill.flag or _model_differs(self.target, reply)
+        value = list_value_of(self.target, self.request, reply.usage)
+        guarded = GuardedReply(reply, cost, value, hold.id, flag=flag, warning=bill.note)
+        if bill.close_key is not None:
+            _log.error("%s; no further call goes to %s until `tta ledger resolve`", bill.note, bill.close_key)
+        failure = await self._finish(self._charge(hold, bill, guarded))
+        if failure is None:
+            return guarded
+        unsettled = f"its cost could not be written and is charged at the bound later: {failure}"
+        return replace(guarded, cost_usd=hold.bound, flag="unsettled", warning=unsettled)
+
+    async def _charge(self, hold: Hold, bill: Bill, guarded: GuardedReply) -> None:
+        outcome, answer = self._outcome(guarded, bill), self._kept(guarded)
+        if bill.charge is None:
+            await self.ledger.presume(hold, "", outcome=outcome, answer=answer, close_key=bill.close_key)
+        else:
+            await self.ledger.settle(
+                hold, bill.charge, outcome=outcome, answer=answer, close_key=bill.close_key
+            )
+
+    async def _failed(self, hold: Hold, error: ProviderError) -> None:
+        usage = error.usage if isinstance(error.usage, Usage) else None
+        outcome = _failure(error, usage)
+        error.add(charged_usd=Decimal(0) if error.ledger_action is LedgerAction.RELEASE else hold.bound)
+        if error.ledger_action is LedgerAction.RELEASE:
+            await self.ledger.release(hold, str(error), outcome=error.error_class.value, details=outcome)
+            return
+        if error.ledger_action is LedgerAction.SETTLE and usage is not None:
+            bill = bill_of(self.target, self.request, usage, hold.bound)
+            if bill.charge is not None:
+                outcome = replace(outcome, flag=bill.flag)
+                error.add(charged_usd=bill.charge)
+                await self.ledger.settle(hold, bill.charge, outcome=outcome, close_key=bill.close_key)
+                return
+        await self.ledger.presume(hold, "", outcome=outcome)
+
+    async def free(self, client_send: Callable[[], Awaitable[ChatReply]]) -> GuardedReply:
+        try:
+            reply = await self._send(client_send)
+        except ProviderError as error:
+            await self._finish(self.ledger.record_free(self.call, _failure(error, None)))
+            raise
+        bill = free_bill_of(self.target, self.request, reply.usage)
+        billed = bill.charge or Decimal(0)
+        if billed:
+            _log.error("%s; no further call goes to %s until `tta ledger resolve`", bill.note, bill.close_key)
+        flag = bill.flag or _model_differs(self.target, reply)
+        value = list_value_of(self.target, self.request, reply.usage)
+        guarded = GuardedReply(reply, billed, value, self.call.id, flag=flag, warning=bill.note)
+        outcome = self._outcome(guarded, bill)
+        failure = await self._finish(
+            self.ledger.record_free(self.call, outcome, billed=billed, answer=self._kept(guarded))
+        )
+        if failure is None:
+            return guarded
+        return replace(guarded, flag="unrecorded", warning=f"this free call was not recorded: {failure}")
+
+    async def _send(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
+        """Send under a deadline that no slow body can outlive; the hold's lease ends a minute later."""
+        async with self.turn():
+            return await self._in_time(client_send)
+
+    async def _in_time(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self.call.deadline_s + _GRACE_S):
+                reply = await client_send()
+        except TimeoutError as error:
+            raise ProviderError(
+                f"{self.target.name}: no whole reply within {self.call.deadline_s:.0f} s; "
+                f"it may have been billed",
+                provider=self.target.provider,
+                model=self.target.name,
+                error_class=ErrorClass.TIMEOUT,
+                ledger_action=LedgerAction.PRESUME,
+            ) from error
+        took_s = time.monotonic() - began
+        self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
+        return reply
+
+    async def _finish(self, entry: Coroutine[Any, Any, Any]) -> LedgerError | None:
+        """Write the end of a call even under cancellation; a ledger that is down is left to the sweep."""
+        try:
+            await (entry if self.ledger.database.dialect == "sqlite" else uninterrupted(entry))
+        except LedgerError as error:
+            _log.error(
+                "%s Call %s stays held and is charged at its bound after its lease.", error, self.call.id
+            )
+            return error
+        return None
+
+    def _outcome(self, guarded: GuardedReply, bill: Bill) -> Outcome:
+        reply = guarded.reply
+        problem = reply_problem(reply)
+        untrusted = bill.flag in ("disputed", "usage_invalid")
+        return Outcome(
+            outcome="ok" if problem is None else problem.value,
+            usage=None if untrusted else reply.usage,
+            request_id=reply.request_id,
+            list_value=guarded.list_value_usd,
+            flag=guarded.flag,
+            note=bill.note,
+            raw_usage=repr(reply.usage) if untrusted else None,
+        )
+
+    def _kept(self, guarded: GuardedReply) -> tuple[str, bytes] | None:
+        """Whole answers are stored; a cut one only when it was paid for, since asking again costs again."""
+        problem = reply_problem(guarded.reply)
+        cut = problem is ErrorClass.TRUNCATED and self.target.billing == "paid" and guarded.reply.text.strip()
+        return (self.step_key, _encode(guarded)) if problem is None or cut else None
+
+
+def _failure(error: ProviderError, usage: Usage | None) -> Outcome:
+    return Outcome(
+        outcome=error.error_class.value,
+        usage=usage,
+        status=error.status,
+        request_id=error.request_id,
+        note=str(error),
+    )
+
+
+def _model_differs(target: Target, reply: ChatReply) -> str | None:
+    return None if other_model(target, reply.model_returned) is None else "model_differs"
+
+
+_USAGE = tuple(f.name for f in fields(Usage) if f.name != "reported_cost_usd")
+
+
+def _encode(guarded: GuardedReply) -> bytes:
+    reply = guarded.reply
+    cost = reply.usage.reported_cost_usd
+    document = {
+        "text": reply.text,
+        "finish": reply.finish,
+        "raw_finish": reply.raw_finish,
+        "model_returned": reply.model_returned,
+        "request_id": reply.request_id,
+        "usage": {name: getattr(reply.usage, name) for name in _USAGE},
+        "reported_cost_usd": None if cost is None else str(cost),
+        "list_value_usd": None if guarded.list_value_usd is None else str(guarded.list_value_usd),
+    }
+    return json.dumps(document, separators=(",", ":")).encode()
+
+
+def _decode(body: bytes, call_id: str) -> GuardedReply:
+    document = json.loads(body)
+    cost, value = document["reported_cost_usd"], document["list_value_usd"]
+    reply = ChatReply(
+        text=document["text"],
+        finish=document["finish"],
+        usage=Usage(**document["usage"], reported_cost_usd=None if cost is None else Decimal(cost)),
+        raw_finish=document["raw_finish"],
+        model_returned=document["model_returned"],
+        request_id=document["request_id"],
+    )
+    return GuardedReply(reply, Decimal(0), None if value is None else Decimal(value), call_id, reused=True)

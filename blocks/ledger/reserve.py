@@ -1,0 +1,151 @@
+"""The statements behind reserve, and why one is refused. Amounts here are integer pico-USD."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.ledger.settle import ATTEMPT, INSERT_CALL, Terms, latest_month, write_event
+from tta_dev_primitives.blocks.ledger.types import CallInfo
+from tta_dev_primitives.config.errors import LedgerError
+
+__all__ = ["Granted", "MonthMovedError", "RefusedError", "reserve_call"]
+
+
+@dataclass(frozen=True, slots=True)
+class Granted:
+    """A hold that stands."""
+
+    month: str
+    bound: int
+    lease_until: float
+
+
+class RefusedError(Exception):
+    """No money was set aside; rolls the reservation back."""
+
+    def __init__(
+        self, reason: Literal["exhausted", "too_big", "busy", "quarantined"], month: str, row: dict[str, int]
+    ) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.month = month
+        self.spent, self.held, self.approved = row["spent"], row["held"], row["approved"]
+        self.key, self.note = "", ""
+
+
+class MonthMovedError(Exception):
+    """A later month was begun by another clock: months never go back."""
+
+    def __init__(self, month: str) -> None:
+        super().__init__(month)
+        self.month = month
+
+
+_RESERVE_CALL = (
+    f"{INSERT_CALL}) VALUES (?, ?, ?, 'held', 'paid', ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, ?, ?, ?) "
+    "ON CONFLICT (id) DO NOTHING"
+)
+_HOLD_MONEY = (
+    "UPDATE ledger_month SET held = held + ? "
+    "WHERE scope = ? AND month = ? AND spent + held + ? <= ? + approved "
+    "AND NOT EXISTS (SELECT 1 FROM ledger_month later WHERE later.scope = ? AND later.month > ?) "
+    "AND NOT EXISTS (SELECT 1 FROM ledger_quarantine closed WHERE closed.scope = ? AND closed.key IN (?, ?) "
+    "AND closed.resolved_at IS NULL)"
+)
+
+
+async def reserve_call(
+    tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str, at: float
+) -> Granted:
+    """Set `bound` aside for `call`; the same id, bound and state again is granted again.
+
+    Raises:
+        RefusedError: No room under `limit`, or the model is closed.
+        MonthMovedError: `month` is over; reserve again in the month it names.
+        LedgerError: The id was used for something else.
+    """
+    failpoint("reserve.begun")
+    lease = at + call.deadline_s + 60
+    inserted = await tx.execute(
+        _RESERVE_CALL,
+        *(call.id, terms.scope, month, bound, limit, call.provider, call.model, call.model_key, call.role),
+        *(
+            call.use_case,
+            call.step_key,
+            call.flow_run_id,
+            call.task_run_id,
+            call.step_key,
+            terms.owner,
+            at,
+            lease,
+        ),
+    )
+    if not inserted:
+        return await _granted_before(tx, terms, call, bound)
+    failpoint("reserve.after_call")
+    await write_event(tx, terms.scope, month, call.id, "reserve", (0, bound, 0), None, None, at)
+    failpoint("reserve.after_event")
+    if not await _hold_money(tx, terms, call, bound, limit, month):
+        await _explain_refusal(tx, terms, call, bound, limit, month)
+        if not await _hold_money(tx, terms, call, bound, limit, month):
+            await _explain_refusal(tx, terms, call, bound, limit, month)
+            raise RefusedError("busy", month, await _month_row(tx, terms.scope, month))
+    failpoint("reserve.after_month")
+    return Granted(month, bound, lease)
+
+
+async def _hold_money(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> bool:
+    keys = (call.model_key, call.provider_key)
+    scope = terms.scope
+    return bool(await tx.execute(_HOLD_MONEY, bound, scope, month, bound, limit, scope, month, scope, *keys))
+
+
+async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> Granted:
+    rows = await tx.fetch(
+        "SELECT scope, month, state, bound, lease_until FROM ledger_call WHERE id = ?", call.id
+    )
+    row = rows[0]
+    if (row["scope"], row["state"], row["bound"]) != (terms.scope, "held", bound):
+        raise LedgerError(
+            f"Ledger: call {call.id} was already used ({row['state']}); every attempt takes a new id"
+        )
+    return Granted(row["month"], bound, row["lease_until"])
+
+
+async def _explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> None:
+    """Raise why no money was held; return when the month's row was only missing, and is there now."""
+    later = await latest_month(tx, terms.scope)
+    if later is not None and later > month:
+        raise MonthMovedError(later)
+    if await tx.execute(
+        "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, 0) "
+        "ON CONFLICT (scope, month) DO NOTHING",
+        *(terms.scope, month),
+    ):
+        return
+    row = await _month_row(tx, terms.scope, month)
+    closed = await tx.fetch(
+        "SELECT key, reason FROM ledger_quarantine WHERE scope = ? AND key IN (?, ?) AND resolved_at IS NULL",
+        *(terms.scope, call.model_key, call.provider_key),
+    )
+    if closed:
+        refused = RefusedError("quarantined", month, row)
+        refused.key, refused.note = closed[0]["key"], closed[0]["reason"]
+        raise refused
+    ceiling = limit + row["approved"]
+    if bound > ceiling and row["spent"] < ceiling:
+        raise RefusedError("too_big", month, row)
+    if row["spent"] + bound > ceiling:
+        raise RefusedError("exhausted", month, row)
+    if row["spent"] + row["held"] + bound > ceiling:
+        raise RefusedError("busy", month, row)
+
+
+async def _month_row(tx: Tx, scope: str, month: str) -> dict[str, int]:
+    rows = await tx.fetch(
+        "SELECT spent, held, approved FROM ledger_month WHERE scope = ? AND month = ?", scope, month
+    )
+    return rows[0] if rows else {"spent": 0, "held": 0, "approved": 0}

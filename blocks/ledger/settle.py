@@ -1,0 +1,308 @@
+"""The statements behind settle, release, presume and sweep; `reserving` has those of reserve. Integer pico-USD.
+
+Each function runs inside one transaction. The month's row is touched last, so that the lock everybody waits
+for lives one statement and a commit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
+from tta_dev_primitives.config.errors import LedgerError
+
+__all__ = [
+    "ATTEMPT",
+    "INSERT_CALL",
+    "Answer",
+    "Closed",
+    "Closing",
+    "Terms",
+    "close_call",
+    "closing_values",
+    "ending_name",
+    "free_call",
+    "insert_alert",
+    "lapsed_calls",
+    "latest_month",
+    "store_answer",
+    "write_event",
+]
+
+Closing = Literal["settled", "released", "presumed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What stays the same for all calls of one `Ledger`."""
+
+    scope: str
+    owner: str
+    thresholds_bp: tuple[int, ...]
+    alerted: set[tuple[str, int]] = field(default_factory=set)
+    """Alert lines known to be in the outbox: they need not be written again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A reply's body to keep under its content key."""
+
+    step_key: str
+    body: bytes
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """The state a call is in after an attempt to close it, and the alert line it crossed."""
+
+    state: str
+    month: str
+    charged: int
+    changed: bool
+    alerts: tuple[tuple[str, int], ...] = ()
+
+
+INSERT_CALL = (
+    "INSERT INTO ledger_call (id, scope, month, state, billing, bound, charged, limit_seen, provider, model, "
+    "model_key, role, use_case, step_key, flow_run_id, task_run_id, attempt, owner, created_at, lease_until"
+)
+ATTEMPT = "(SELECT count(*) + 1 FROM ledger_call WHERE step_key = ?)"
+_FREE_CALL = (
+    f"{INSERT_CALL}, closed_at, outcome, status, request_id, input_tokens, output_tokens, list_value, "
+    "baseline, usage_json, flag, note) "
+    f"VALUES (?, ?, ?, 'settled', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, "
+    "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+)
+_EVENT = (
+    "INSERT INTO ledger_event (scope, month, call_id, what, d_spent, d_held, d_approved, who, note, at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_CLOSE_FIELDS = (
+    "closed_at = ?, outcome = ?, status = ?, request_id = ?, input_tokens = ?, output_tokens = ?, "
+    "list_value = ?, baseline = ?, usage_json = ?, flag = ?, note = ?"
+)
+
+
+async def write_event(
+    tx: Tx,
+    scope: str,
+    month: str,
+    call_id: str | None,
+    what: str,
+    amounts: tuple[int, int, int],
+    who: str | None,
+    note: str | None,
+    at: float,
+) -> None:
+    """Append to the journal; `amounts` are the changes of spent, held and approved."""
+    await tx.execute(_EVENT, scope, month, call_id, what, *amounts, who, note, at)
+
+
+async def latest_month(tx: Tx, scope: str) -> str | None:
+    """The latest month this scope ever wrote: no clock takes the ledger back before it."""
+    rows = await tx.fetch("SELECT max(month) AS month FROM ledger_month WHERE scope = ?", scope)
+    month: str | None = rows[0]["month"]
+    return month
+
+
+def ending_name(closing: Closing) -> str:
+    """What the journal and the tests call a way to end."""
+    return {"settled": "settle", "released": "release", "presumed": "presume"}[closing]
+
+
+def closing_values(
+    at: float, outcome: Outcome, list_value: int | None, baseline: int | None
+) -> tuple[Any, ...]:
+    """What a closed call's row keeps, in the order of its columns."""
+    tokens_in, tokens_out = outcome.tokens()
+    return (
+        *(
+            at,
+            outcome.outcome,
+            outcome.status,
+            outcome.request_id,
+            tokens_in,
+            tokens_out,
+            list_value,
+            baseline,
+        ),
+        *(outcome.usage_text(), outcome.flag, outcome.note_text()),
+    )
+
+
+async def close_call(
+    tx: Tx,
+    terms: Terms,
+    call_id: str,
+    closing: Closing,
+    charge: int | None,
+    outcome: Outcome,
+    *,
+    at: float,
+    amounts: tuple[int | None, int | None] = (None, None),
+    answer: Answer | None = None,
+    close_key: str | None = None,
+) -> Closed:
+    """End a call. Only a held call ends; a presumed or released one may still be settled with the true cost.
+
+    Args:
+        tx: The transaction.
+        terms: Scope and alert lines.
+        call_id: The call.
+        closing: How it ends.
+        charge: Cost in pico-USD; None charges the bound.
+        outcome: What its row keeps.
+        at: Now.
+        amounts: List value and baseline in pico-USD.
+        answer: The answer to keep in the same transaction.
+        close_key: A model or provider to close for paid calls in the same transaction.
+    """
+    name = ending_name(closing)
+    failpoint(f"{name}.begun")
+    values = closing_values(at, outcome, *amounts)
+    if answer is not None:
+        await store_answer(tx, terms.scope, call_id, answer, at)
+    rows = await tx.fetch(
+        f"UPDATE ledger_call SET state = ?, charged = coalesce(?, bound), {_CLOSE_FIELDS} "  # noqa: S608 - fixed
+        "WHERE id = ? AND scope = ? AND state = 'held' RETURNING month, bound, charged, limit_seen",
+        *(closing, charge, *values, call_id, terms.scope),
+    )
+    if rows:
+        row, d_held, d_spent = rows[0], -rows[0]["bound"], rows[0]["charged"]
+    else:
+        found = await tx.fetch(
+            "SELECT state, month, bound, charged, limit_seen FROM ledger_call WHERE id = ? AND scope = ?",
+            *(call_id, terms.scope),
+        )
+        if not found and closing == "released":
+            return Closed("unknown", "", 0, False)
+        if not found:
+            raise LedgerError(f"Ledger: call {call_id} was never reserved in scope '{terms.scope}'")
+        row = found[0]
+        if closing != "settled" or row["state"] == "settled" or charge is None:
+            return Closed(row["state"], row["month"], row["charged"], False)
+        name, d_held, d_spent = "true_up", 0, charge - row["charged"]
+        if not await tx.execute(
+            f"UPDATE ledger_call SET state = 'settled', charged = ?, {_CLOSE_FIELDS} "  # noqa: S608 - fixed
+            "WHERE id = ? AND state = ? AND charged = ?",
+            *(charge, *values, call_id, row["state"], row["charged"]),
+        ):
+            # Another process closed it between the two statements: look again.
+            return await close_call(
+                tx, terms, call_id, closing, charge, outcome, at=at, amounts=amounts, close_key=close_key
+            )
+        row["charged"] = charge
+    failpoint(f"{_point(name)}.after_call")
+    await write_event(
+        tx, terms.scope, row["month"], call_id, name, (d_spent, d_held, 0), None, outcome.note_text(), at
+    )
+    if close_key is not None:
+        await close_key_for(tx, terms.scope, close_key, call_id, outcome, at)
+    failpoint(f"{_point(name)}.after_event")
+    alerts = await _move_money(tx, terms, row["month"], d_spent, d_held, row["limit_seen"])
+    failpoint(f"{_point(name)}.after_month")
+    return Closed(closing, row["month"], row["charged"], True, alerts)
+
+
+def _point(name: str) -> str:
+    return "settle" if name == "true_up" else name
+
+
+async def _move_money(
+    tx: Tx, terms: Terms, month: str, d_spent: int, d_held: int, limit: int | None
+) -> tuple[tuple[str, int], ...]:
+    """Change the month's row; returns the alert lines that its spending has reached."""
+    rows = await tx.fetch(
+        "UPDATE ledger_month SET spent = spent + ?, held = held + ? WHERE scope = ? AND month = ? "
+        "RETURNING spent, approved",
+        *(d_spent, d_held, terms.scope, month),
+    )
+    if limit is None or d_spent <= 0:
+        return ()
+    ceiling = limit + rows[0]["approved"]
+    spent = rows[0]["spent"]
+    reached = [
+        bp
+        for bp in terms.thresholds_bp
+        if ceiling > 0 and spent * 10_000 >= bp * ceiling and (month, bp) not in terms.alerted
+    ]
+    for bp in reached:
+        await insert_alert(tx, terms.scope, month, bp, spent, ceiling)
+    return tuple((month, bp) for bp in reached)
+
+
+async def insert_alert(tx: Tx, scope: str, month: str, bp: int, spent: int, ceiling: int) -> None:
+    """Put an alert into the outbox, once a month and line for ever."""
+    await tx.execute(
+        "INSERT INTO ledger_alert (scope, month, threshold_bp, state, spent, limit_seen, claimed_until) "
+        "VALUES (?, ?, ?, 'due', ?, ?, 0) ON CONFLICT (scope, month, threshold_bp) DO NOTHING",
+        *(scope, month, bp, spent, ceiling),
+    )
+
+
+async def free_call(
+    tx: Tx,
+    terms: Terms,
+    call: CallInfo,
+    outcome: Outcome,
+    *,
+    list_value: int | None,
+    month: str,
+    at: float,
+    answer: Answer | None = None,
+    charge: int = 0,
+) -> None:
+    """Record a call that costs nothing, the month's row left alone; or one that was billed all the same."""
+    failpoint("record.begun")
+    if answer is not None:
+        await store_answer(tx, terms.scope, call.id, answer, at)
+    if not await tx.execute(
+        _FREE_CALL,
+        *(call.id, terms.scope, month, "paid" if charge else "free", charge),
+        *(call.provider, call.model, call.model_key, call.role, call.use_case),
+        *(call.step_key, call.flow_run_id, call.task_run_id, call.step_key, terms.owner, at, at),
+        *closing_values(at, outcome, list_value, None),
+    ):
+        return
+    if charge:
+        await write_event(
+            tx, terms.scope, month, call.id, "billed", (charge, 0, 0), None, outcome.note_text(), at
+        )
+        await close_key_for(tx, terms.scope, call.model_key, call.id, outcome, at)
+        await tx.execute(
+            "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, ?, 0, 0) "
+            "ON CONFLICT (scope, month) DO UPDATE SET spent = ledger_month.spent + excluded.spent",
+            *(terms.scope, month, charge),
+        )
+
+
+async def close_key_for(tx: Tx, scope: str, key: str, call_id: str, outcome: Outcome, at: float) -> None:
+    """Close a model or provider until a person resolves it."""
+    await tx.execute(
+        "INSERT INTO ledger_quarantine (scope, key, reason, call_id, at) VALUES (?, ?, ?, ?, ?) "
+        "ON CONFLICT (scope, key, call_id) DO NOTHING",
+        *(scope, key, outcome.note_text() or outcome.flag or "", call_id, at),
+    )
+
+
+async def store_answer(tx: Tx, scope: str, call_id: str, answer: Answer, at: float) -> None:
+    """Keep an answer; the first one under a key stays."""
+    await tx.execute(
+        "INSERT INTO ledger_answer (scope, step_key, call_id, body, sha256, created_at) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope, step_key) DO NOTHING",
+        *(scope, answer.step_key, call_id, answer.body, answer.sha256, at),
+    )
+
+
+async def lapsed_calls(tx: Tx, scope: str, at: float, most: int) -> list[str]:
+    """Ids of calls that are still held after their lease."""
+    rows = await tx.fetch(
+        "SELECT id FROM ledger_call WHERE scope = ? AND state = 'held' AND lease_until < ? "
+        "ORDER BY lease_until, id LIMIT ?",
+        *(scope, at, most),
+    )
+    return [row["id"] for row in rows]

@@ -1,0 +1,144 @@
+"""One record for each ended task, beside the ledger: what it cost and what the paid model alone would have cost.
+
+The ledger knows calls; savings and acceptance are facts of whole tasks. A task that ends twice in one flow run (a
+retried run) stays one record; a task whose every answer came from the store is kept, but saves nothing again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, register_schema
+from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling
+from tta_dev_primitives.blocks.ledger.months import checked_month
+
+__all__ = ["ResultLine", "TaskRecord", "record_results", "result_lines"]
+
+register_schema(
+    "results",
+    1,
+    [
+        """CREATE TABLE task_result (
+            scope TEXT NOT NULL, flow_run_id TEXT NOT NULL, item_id TEXT NOT NULL, month TEXT NOT NULL,
+            use_case TEXT NOT NULL, model TEXT NOT NULL, evidence TEXT NOT NULL, outcome TEXT NOT NULL,
+            accepted INTEGER NOT NULL, quality REAL, reused INTEGER NOT NULL,
+            cost INTEGER NOT NULL, baseline INTEGER NOT NULL, created_at REAL NOT NULL,
+            PRIMARY KEY (scope, flow_run_id, item_id)) STRICT""",
+        "CREATE INDEX task_result_month ON task_result (scope, month)",
+    ],
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskRecord:
+    """One ended task. Amounts in USD."""
+
+    flow_run_id: str
+    item_id: str
+    use_case: str
+    cost: Decimal
+    baseline: Decimal = Decimal(0)
+    model: str = ""
+    """Whose answer was delivered; empty for a failed task."""
+    evidence: str = "none"
+    outcome: str = "ok"
+    """`ok`, or the class name of the error that ended it."""
+    accepted: bool = False
+    quality: float | None = None
+    reused: bool = False
+    """Every call was answered from the store: nothing was sent."""
+
+
+@dataclass(frozen=True, slots=True)
+class ResultLine:
+    """The tasks of a month that agree in use case, model, evidence, outcome and acceptance, summed."""
+
+    use_case: str
+    model: str
+    evidence: str
+    outcome: str
+    accepted: bool
+    reused: bool
+    tasks: int
+    cost: Decimal
+    baseline: Decimal
+    quality: float | None
+    """Mean quality score of those that have one."""
+
+
+async def record_results(ledger: LedgerCore, month: str, records: Sequence[TaskRecord]) -> None:
+    """Keep the records of one batch in one transaction; safe to repeat for a batch that was not yet kept.
+
+    Args:
+        ledger: Whose scope and database they go to.
+        month: The ledger's month in which they ended.
+        records: The ended tasks.
+
+    Raises:
+        LedgerError: The database cannot be used.
+    """
+    rows = [
+        (
+            *(ledger.scope, one.flow_run_id, one.item_id, checked_month(month), one.use_case, one.model),
+            *(one.evidence, one.outcome, int(one.accepted), one.quality, int(one.reused)),
+            *(pico_ceiling(one.cost, what="cost"), pico_ceiling(one.baseline, what="baseline")),
+        )
+        for one in records
+    ]
+
+    async def work(tx: Tx) -> None:
+        at = tx.now()
+        for row in rows:
+            await tx.execute(
+                "INSERT INTO task_result (scope, flow_run_id, item_id, month, use_case, model, evidence, "
+                "outcome, accepted, quality, reused, cost, baseline, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+                "ON CONFLICT (scope, flow_run_id, item_id) DO UPDATE SET model = excluded.model, "
+                "evidence = excluded.evidence, outcome = excluded.outcome, accepted = excluded.accepted, "
+                "quality = excluded.quality, baseline = excluded.baseline, "
+                # What the first end of the task cost was paid all the same.
+                "cost = task_result.cost + excluded.cost, "
+                "reused = CASE WHEN task_result.reused = 1 AND excluded.reused = 1 THEN 1 ELSE 0 END",
+                *(*row, at),
+            )
+
+    if rows:
+        await ledger.database.transact(work, label="results")
+
+
+async def result_lines(ledger: LedgerCore, month: str) -> list[ResultLine]:
+    """The tasks that ended in a month, summed into lines.
+
+    Raises:
+        LedgerError: The database cannot be used.
+    """
+
+    async def work(tx: Tx) -> list[ResultLine]:
+        rows = await tx.fetch(
+            "SELECT use_case, model, evidence, outcome, accepted, reused, count(*) AS tasks, "
+            "CAST(sum(cost) AS BIGINT) AS cost, CAST(sum(baseline) AS BIGINT) AS baseline, "
+            "avg(quality) AS quality FROM task_result WHERE scope = ? AND month = ? "
+            "GROUP BY use_case, model, evidence, outcome, accepted, reused "
+            "ORDER BY use_case, model, evidence, outcome, accepted, reused",
+            *(ledger.scope, checked_month(month)),
+        )
+        return [
+            ResultLine(
+                use_case=row["use_case"],
+                model=row["model"],
+                evidence=row["evidence"],
+                outcome=row["outcome"],
+                accepted=bool(row["accepted"]),
+                reused=bool(row["reused"]),
+                tasks=int(row["tasks"]),
+                cost=from_pico(int(row["cost"])),
+                baseline=from_pico(int(row["baseline"])),
+                quality=None if row["quality"] is None else float(row["quality"]),
+            )
+            for row in rows
+        ]
+
+    return await ledger.database.read(work)

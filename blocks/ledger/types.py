@@ -1,0 +1,292 @@
+"""What the ledger takes and gives: calls, holds, balances, alerts, stored answers, journal entries."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import threading
+import uuid
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import Any, Literal, Self
+
+from tta_dev_primitives.config.models.targets import Billing, Target
+from tta_dev_primitives.config.models.usage import Usage
+
+__all__ = [
+    "Alert",
+    "CallInfo",
+    "Glance",
+    "Hold",
+    "JournalEntry",
+    "MonthBalance",
+    "OpenCall",
+    "Outcome",
+    "Quarantine",
+    "ReportRow",
+    "StoredAnswer",
+    "provider_key",
+]
+
+_MOST_TOKENS = 10**15
+_QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")
+
+
+class _Randomness:
+    """Random bytes from the system, fetched many at a time: asking for sixteen costs as much as for thousands."""
+
+    def __init__(self) -> None:
+        self._left = b""
+        self._lock = threading.Lock()
+
+    def take(self, count: int) -> bytes:
+        with self._lock:
+            if len(self._left) < count:
+                self._left = os.urandom(256 * count)
+            taken, self._left = self._left[:count], self._left[count:]
+        return taken
+
+    def forget(self) -> None:
+        """In a forked child: its parent will hand out what is left here."""
+        self.__init__()  # type: ignore[misc]
+
+
+_randomness = _Randomness()
+os.register_at_fork(after_in_child=_randomness.forget)
+
+
+def _new_id() -> str:
+    """A version 4 UUID."""
+    raw = bytearray(_randomness.take(16))
+    raw[6], raw[8] = (raw[6] & 0x0F) | 0x40, (raw[8] & 0x3F) | 0x80
+    digits = raw.hex()
+    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def provider_key(target: Target) -> str:
+    """Identity of a provider account behind a target: provider and address."""
+    return f"{target.provider}|{target.base_url or ''}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallInfo:
+    """Who calls what, and for whom: one provider attempt. Every attempt has an id of its own."""
+
+    provider: str
+    model: str
+    role: str
+    """`plan`, `execute` or `validate`."""
+    use_case: str | None = None
+    billing: Billing = "paid"
+    model_key: str = ""
+    provider_key: str = ""
+    step_key: str | None = None
+    flow_run_id: str | None = None
+    task_run_id: str | None = None
+    deadline_s: float = 120.0
+    """Seconds after which the call is cut off; the hold's lease lasts 60 s longer."""
+    id: str = field(default_factory=_new_id)
+
+    @classmethod
+    def of(
+        cls,
+        target: Target,
+        *,
+        role: str,
+        use_case: str | None = None,
+        step_key: str | None = None,
+        flow_run_id: str | None = None,
+        task_run_id: str | None = None,
+    ) -> Self:
+        """A new attempt at `target`."""
+        return cls(
+            provider=target.provider,
+            model=target.name,
+            role=role,
+            use_case=use_case,
+            billing=target.billing,
+            model_key=target.key,
+            provider_key=provider_key(target),
+            step_key=step_key,
+            flow_run_id=flow_run_id,
+            task_run_id=task_run_id,
+            deadline_s=target.timeout_s,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """Money set aside for one call; it ends settled, released or presumed, once."""
+
+    id: str
+    month: str
+    bound: Decimal
+    lease_until: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How a call ended, as its row keeps it."""
+
+    outcome: str = "ok"
+    """`ok`, or the error class."""
+    usage: Usage | None = None
+    status: int | None = None
+    request_id: str | None = None
+    list_value: Decimal | None = None
+    """What the tokens would have cost at list price (for free models: what was saved)."""
+    baseline: Decimal | None = None
+    """What the orchestrator model alone would have cost."""
+    flag: str | None = None
+    note: str | None = None
+    """Why, for people; cut to 500 characters, query strings dropped."""
+    raw_usage: str | None = None
+    """The provider's own figures, when they cannot be trusted."""
+
+    def usage_text(self) -> str | None:
+        """The usage as JSON, for the row."""
+        if self.raw_usage is not None:
+            return self.raw_usage[:2000]
+        if self.usage is None:
+            return None
+        usage = self.usage
+        figures: dict[str, Any] = {
+            "input": usage.input_tokens,
+            "cache_read": usage.cache_read_tokens,
+            "cache_write": usage.cache_write_tokens,
+            "cache_write_1h": usage.cache_write_1h_tokens,
+            "output": usage.output_tokens,
+            "thinking": usage.thinking_tokens,
+        }
+        if usage.reported_cost_usd is not None:
+            figures["reported_cost_usd"] = str(usage.reported_cost_usd)
+        return json.dumps(figures)[:2000]
+
+    def tokens(self) -> tuple[int | None, int | None]:
+        """Input and output tokens within what a column holds; None when unknown."""
+        if self.usage is None or self.usage.flag is not None:
+            return None, None
+        return min(self.usage.total_input, _MOST_TOKENS), min(self.usage.output_tokens, _MOST_TOKENS)
+
+    def note_text(self) -> str | None:
+        """The note as the row keeps it."""
+        return None if self.note is None else _QUERY.sub(r"\1?...", self.note)[:500]
+
+
+@dataclass(frozen=True, slots=True)
+class MonthBalance:
+    """A month's money in USD. `spent` includes `presumed`; the limit of the month is raised by `approved`."""
+
+    month: str
+    spent: Decimal
+    held: Decimal
+    presumed: Decimal
+    approved: Decimal
+
+
+@dataclass(frozen=True, slots=True)
+class Glance:
+    """The month's money, and whether the ledger waits for somebody to tidy up."""
+
+    balance: MonthBalance
+    lapsed: bool
+    """Calls are still held after their lease: `sweep` charges them."""
+    alerts_due: bool
+    """`claim_alerts` would take some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alert:
+    """A budget line was crossed. `event_id` is the same wherever and whenever the alert is sent."""
+
+    scope: str
+    month: str
+    threshold_bp: int
+    """The line in hundredths of a percent: 8000 is 80 %."""
+    spent: Decimal
+    limit: Decimal
+
+    @property
+    def event_id(self) -> uuid.UUID:
+        """The id that lets receivers drop a repeated alert."""
+        return uuid.uuid5(
+            uuid.NAMESPACE_URL, f"tta-budget-alert|{self.scope}|{self.month}|{self.threshold_bp}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class StoredAnswer:
+    """An answer that was paid for, kept under its content key."""
+
+    step_key: str
+    call_id: str
+    body: bytes
+
+
+Question = Literal["ask", "unanswered"]
+"""What the journal keeps of a question to a person, besides the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class JournalEntry:
+    """One line of the append-only journal; amounts in USD, signed."""
+
+    seq: int
+    month: str
+    call_id: str | None
+    what: str
+    spent: Decimal
+    held: Decimal
+    approved: Decimal
+    who: str | None
+    note: str | None
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class OpenCall:
+    """A call whose cost is not known for certain: held in flight, or presumed; with what finds it on a bill."""
+
+    id: str
+    state: Literal["held", "presumed"]
+    at: float
+    """When it was reserved, seconds since 1970."""
+    provider: str
+    model: str
+    role: str
+    amount: Decimal
+    """USD set aside, or charged at the bound."""
+    request_id: str | None
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Quarantine:
+    """A model or provider that is closed for paid calls, and why."""
+
+    key: str
+    reason: str
+    call_id: str
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class ReportRow:
+    """Calls of one month that agree in all the text fields, summed."""
+
+    provider: str
+    model: str
+    role: str
+    use_case: str | None
+    billing: Billing
+    state: Literal["held", "settled", "released", "presumed"]
+    outcome: str
+    calls: int
+    input_tokens: int
+    output_tokens: int
+    charged: Decimal
+    held: Decimal
+    list_value: Decimal
+    """USD at list price; for free calls this was saved."""
+    baseline: Decimal

@@ -1,0 +1,200 @@
+"""Which Prefect API the user configured, and whether it answers. Does not import prefect."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import json
+import os
+import ssl
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
+from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
+
+__all__ = ["ConfiguredApi", "configured_api", "get_json", "server_version", "shown"]
+
+OLDEST = (3, 8)
+"""Oldest Prefect server that is supported: that of the pinned client."""
+
+
+@dataclass(frozen=True, slots=True)
+class ConfiguredApi:
+    """A Prefect API that the user chose, and where it was written."""
+
+    url: str
+    source: str
+    auth: str | None = None
+    """`user:password` of a self-hosted API."""
+    key: str | None = None
+    """API key of Prefect Cloud."""
+
+    def __repr__(self) -> str:
+        return f"ConfiguredApi(url={self.url!r}, source={self.source!r})"
+
+
+def configured_api(
+    environ: Mapping[str, str] | None = None, *, folder: Path | None = None
+) -> ConfiguredApi | None:
+    """The API address that Prefect itself would use, in Prefect's order; None when nothing sets one.
+
+    Environment, then `.env`, `prefect.toml` and `pyproject.toml` of the working folder, then the active
+    profile. An address that `apply_environment` set for the embedded server does not count.
+    """
+    env = os.environ if environ is None else environ
+    for source, values in _sources(env, folder or Path.cwd()):
+        url = values.get("PREFECT_API_URL")
+        if url and url != env.get(EMBEDDED_MARK):
+            auth = env.get("PREFECT_API_AUTH_STRING") or values.get("PREFECT_API_AUTH_STRING")
+            key = env.get("PREFECT_API_KEY") or values.get("PREFECT_API_KEY")
+            return ConfiguredApi(url=url.rstrip("/"), source=source, auth=auth or None, key=key or None)
+    return None
+
+
+def _sources(env: Mapping[str, str], folder: Path) -> list[tuple[str, Mapping[str, str]]]:
+    home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
+    profiles = Path(env.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
+    return [
+        ("the environment", env),
+        (".env", _dotenv(folder / ".env")),
+        ("prefect.toml", _api_table(_toml(folder / "prefect.toml"))),
+        ("pyproject.toml", _api_table(_toml(folder / "pyproject.toml").get("tool", {}).get("prefect", {}))),
+        (str(profiles), _active_profile(_toml(profiles), env.get("PREFECT_PROFILE"))),
+    ]
+
+
+def _dotenv(path: Path) -> dict[str, str]:
+    """Only Prefect's own lines; the configuration reads the rest of the file."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return {}
+    found = {}
+    for line in lines:
+        name, sign, value = line.strip().removeprefix("export ").partition("=")
+        if sign and name.strip().startswith("PREFECT_API_"):
+            found[name.strip()] = value.strip().strip("'\"")
+    return found
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise PrefectConfigError(f"{path}: Prefect settings cannot be read: {error}") from None
+
+
+def _api_table(tables: Mapping[str, Any]) -> dict[str, str]:
+    api = tables.get("api", {})
+    names = {"url": "PREFECT_API_URL", "auth_string": "PREFECT_API_AUTH_STRING", "key": "PREFECT_API_KEY"}
+    return {env: str(api[name]) for name, env in names.items() if name in api}
+
+
+def _active_profile(profiles: Mapping[str, Any], chosen: str | None) -> dict[str, str]:
+    name = chosen or profiles.get("active")
+    values = profiles.get("profiles", {}).get(name, {})
+    return {k: str(v) for k, v in values.items() if k.startswith("PREFECT_API_")}
+
+
+def get_json(url: str, *, timeout_s: float, api: ConfiguredApi | None = None) -> tuple[int, Any]:
+    """GET `url`: status and decoded JSON (None when the body is none).
+
+    The standard library, because httpx takes 100 ms to import and `tta --help` may come here.
+
+    Raises:
+        OSError: Nothing listens, or no whole answer came in time.
+    """
+    parts = urlsplit(url)
+    host, port = parts.hostname or "", parts.port
+    connection: http.client.HTTPConnection
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
+    else:
+        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
+    try:
+        connection.request("GET", parts.path, headers=_headers(api))
+        answer = connection.getresponse()
+        body = answer.read(1_000_000)
+    except http.client.HTTPException as error:
+        raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
+    finally:
+        connection.close()
+    try:
+        return answer.status, json.loads(body)
+    except ValueError:
+        return answer.status, None
+
+
+def _headers(api: ConfiguredApi | None) -> dict[str, str]:
+    if api is not None and api.key:
+        return {"Authorization": f"Bearer {api.key}"}
+    if api is not None and api.auth:
+        return {"Authorization": "Basic " + base64.b64encode(api.auth.encode()).decode()}
+    return {}
+
+
+def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
+    """The version of a configured server; None for Prefect Cloud, which does not tell.
+
+    Raises:
+        PrefectConfigError: Address or access are wrong; the message has address, reason and mend.
+        PrefectServerError: It does not answer, or is too old.
+    """
+    where = f"Prefect API {shown(api.url)} (PREFECT_API_URL in {api.source})"
+    host = _host_of(api.url)
+    if host is None:
+        raise PrefectConfigError(f"{where}: not an http(s) address; write e.g. http://127.0.0.1:4200/api.")
+    try:
+        status, body = get_json(f"{api.url}/admin/version", timeout_s=timeout_s, api=api)
+    except OSError as error:
+        raise PrefectServerError(
+            f"{where} does not answer: {error}. "
+            "Start it, mend the address, or unset it to use the embedded server."
+        ) from None
+    if status in {401, 403}:
+        raise PrefectConfigError(
+            f"{where} refuses us ({status}); set PREFECT_API_AUTH_STRING or PREFECT_API_KEY."
+        )
+    if host.endswith(".prefect.cloud"):
+        return None
+    if status != 200 or not isinstance(body, str):
+        raise PrefectConfigError(f"{where} is not a Prefect API (status {status}); the address ends in /api.")
+    if _numbers(body) < OLDEST:
+        raise PrefectServerError(
+            f"{where} runs Prefect {body}; this package needs {OLDEST[0]}.{OLDEST[1]} or newer "
+            f"(installed here: {version('prefect')}). Upgrade that server."
+        )
+    return body
+
+
+def _host_of(url: str) -> str | None:
+    """The host of an http(s) address with a possible port; None for anything else."""
+    try:
+        parts = urlsplit(url)
+        host, _ = parts.hostname, parts.port
+        (host or "").encode("idna")
+    except ValueError:
+        return None
+    written = parts.scheme in {"http", "https"} and not any(sign.isspace() for sign in url)
+    return host if host and written else None
+
+
+def _numbers(text: str) -> tuple[int, int]:
+    major, _, rest = text.partition(".")
+    minor = rest.partition(".")[0]
+    return (int(major) if major.isdigit() else 0, int(minor) if minor.isdigit() else 0)
+
+
+def shown(url: str) -> str:
+    """The address without user and password, however it is written."""
+    scheme, sign, rest = url.rpartition("://")
+    return f"{scheme}{sign}{rest.rpartition('@')[2]}"

@@ -1,0 +1,374 @@
+"""The one way to a provider: a request out, a reply or a `ProviderError` back, within a total deadline.
+
+The client knows nothing of budgets or retries. What it promises is that every failure says whether the
+request may have reached the provider (`error.sent`, `error.ledger_action`), and that no key is ever in a
+message, address or log.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import ssl
+import time
+import zlib
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Self
+from weakref import WeakKeyDictionary
+
+import aiohttp
+import httpx
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.providers.address_rules import Base, Reach, base_of
+from tta_dev_primitives.blocks.providers.telemetry import chat_span
+from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guarded_session, host_refusal
+from tta_dev_primitives.blocks.redaction import redact, register_secret
+from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.wire.error_rules import Fault
+from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
+from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo
+from tta_dev_primitives.config.errors import (
+    ConfigError,
+    ErrorClass,
+    LedgerAction,
+    MissingKeyError,
+    ProviderError,
+)
+from tta_dev_primitives.config.models.targets import Target
+
+__all__ = ["MAX_BODY", "ProviderClient", "shared_client"]
+
+MAX_BODY = 8 * 1024 * 1024
+"""Decoded bytes of a reply; 200 kB of gzip can unpack to hundreds of megabytes."""
+_MAX_ERROR_BODY = 64 * 1024
+_CONNECT_S = 10.0
+_LARGE = 1024 * 1024
+_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
+
+
+class _TooLarge(Exception):
+    """The body passed its cap."""
+
+
+@dataclass(slots=True)
+class _Answer:
+    """What came back so far; it outlives an error within the body, since a status already tells much."""
+
+    status: int | None = None
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytearray = field(default_factory=bytearray)
+
+
+class ProviderClient:
+    """Sends chat calls to any configured provider over one connection pool.
+
+    A client belongs to the event loop it is first used in; close it there (`async with`, or `aclose`).
+
+    Args:
+        transport: Replaces the socket side, for tests. Host rules on the text still hold.
+        verify: A TLS context instead of the bundled certificate authorities.
+    """
+
+    def __init__(
+        self, *, transport: httpx.AsyncBaseTransport | None = None, verify: ssl.SSLContext | None = None
+    ) -> None:
+        self._transport = transport
+        self._verify = verify
+        self._pools: dict[Reach, aiohttp.ClientSession] = {}
+        self._foreign: httpx.AsyncClient | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    async def send(
+        self,
+        target: Target,
+        request: ChatRequest,
+        *,
+        key: SecretStr,
+        deadline_s: float | None = None,
+        on_sent: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> ChatReply:
+        """Make one attempt; no retry. The reply may still be cut or empty: see `wire.problems.reply_problem`.
+
+        Args:
+            target: The model to call.
+            request: What to ask.
+            key: The API key; it travels in one header.
+            deadline_s: Total seconds, connection to last byte. Default: `target.timeout_s`.
+            on_sent: Called once, when bytes may start to leave; until then a cancelled call cost nothing.
+            clock: Epoch seconds, to turn a provider's wait into a moment.
+
+        Raises:
+            ProviderError: The attempt failed; `ledger_action` says what becomes of the hold.
+            ConfigError: Address or key break a rule; nothing was sent.
+        """
+        form = wire_format(target.provider)
+        wire = form.build(target, request)
+        body = json.dumps(wire.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+        base = base_of(target)
+        with chat_span(target, base, request) as span:
+            answer = await self._exchange(
+                target,
+                form,
+                base,
+                "POST",
+                wire.path,
+                # A lone surrogate in a prompt cannot be sent as UTF-8; "?" stands for it.
+                body=body.encode("utf-8", "replace"),
+                headers=wire.headers,
+                key=key,
+                deadline_s=target.timeout_s if deadline_s is None else deadline_s,
+                on_sent=on_sent,
+            )
+            assert answer.status is not None
+            reply = form.parse(target, answer.status, answer.headers, bytes(answer.body), now=clock())
+            span.reply(reply)
+            return reply
+
+    async def list_models(
+        self, target: Target, *, key: SecretStr, deadline_s: float = 30.0
+    ) -> tuple[ModelInfo, ...]:
+        """Ask the provider of `target` which models it serves, with their lifecycle where it tells.
+
+        Raises:
+            ProviderError: As `send`.
+            ConfigError: As `send`.
+        """
+        form = wire_format(target.provider)
+        answer = await self._exchange(
+            target, form, base_of(target), "GET", form.models_path, key=key, deadline_s=deadline_s
+        )
+        assert answer.status is not None
+        if answer.status != 200:
+            # Raises: no reply outside 2xx parses.
+            form.parse(target, answer.status, answer.headers, bytes(answer.body))
+        try:
+            return form.parse_models(decode_json(bytes(answer.body)))
+        except Unreadable as error:
+            fault = error_rules.unreadable(str(error))
+            raise error_rules.error_of(target, fault, status=answer.status, headers=answer.headers) from None
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        pools, self._pools = list(self._pools.values()), {}
+        for pool in pools:
+            await pool.close()
+        if self._foreign is not None:
+            await self._foreign.aclose()
+            self._foreign = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.aclose()
+
+    def _pool(self, reach: Reach) -> aiohttp.ClientSession | httpx.AsyncClient:
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop and (self._pools or self._foreign):
+            raise RuntimeError("This ProviderClient belongs to another event loop; make one for each loop.")
+        self._loop = loop
+        if self._transport is not None:
+            if self._foreign is None:
+                self._foreign = httpx.AsyncClient(
+                    transport=self._transport, trust_env=False, follow_redirects=False
+                )
+            return self._foreign
+        if reach not in self._pools:
+            self._pools[reach] = guarded_session(reach, self._verify)
+        return self._pools[reach]
+
+    async def _exchange(
+        self,
+        target: Target,
+        form: WireFormat,
+        base: Base,
+        method: str,
+        path: str,
+        *,
+        key: SecretStr,
+        deadline_s: float,
+        body: bytes = b"",
+        headers: Mapping[str, str] | None = None,
+        on_sent: Callable[[], None] | None = None,
+    ) -> _Answer:
+        sent_headers = {
+            "accept": "application/json",
+            "accept-encoding": "identity",
+            "user-agent": "tta-dev-primitives",
+            **({"content-type": "application/json", "content-length": str(len(body))} if body else {}),
+            **form.headers,
+            **(headers or {}),
+            **form.key_headers(_usable_key(target, key)),
+        }
+        pool = self._pool(base.reach)
+        sending, answer = Sending(on_sent), _Answer()
+        token = SENDING.set(sending)
+        if self._transport is not None and on_sent is not None:
+            # A foreign transport does not tell when it connects: from here on bytes may leave.
+            on_sent()
+            sending.on_sent = None
+        failure: ProviderError | ConfigError | None = None
+        try:
+            async with asyncio.timeout(deadline_s):
+                await _roundtrip(pool, method, base.join(path), body, sent_headers, deadline_s, answer)
+        except (
+            TimeoutError,
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            aiohttp.ClientError,
+            OSError,
+            _TooLarge,
+        ) as error:
+            # The status of an error reply decides, also when its body broke off.
+            if answer.status is None or 200 <= answer.status < 300:
+                told = self._transport is None or isinstance(error, _NOT_SENT)
+                sent = sending.sent or answer.status is not None or not told
+                failure = _failed(target, error, answer, sent=sent, deadline_s=deadline_s)
+        finally:
+            SENDING.reset(token)
+        if failure is not None:
+            # Raised out here: inside, the original would hang on as its context, with the request and its
+            # key.
+            raise failure
+        return answer
+
+
+def _usable_key(target: Target, key: SecretStr) -> str:
+    """Return the key for the header; HTTP libraries print a whole header that they cannot send."""
+    value = key.get_secret_value()
+    if not value:
+        if target.provider == "openai-compatible":
+            # Local servers take any key, but some want the header to be there.
+            return "x"
+        raise MissingKeyError(
+            f"Model '{target.name}': no API key. Set {target.api_key_env}.", variables=(target.api_key_env,)
+        )
+    if not value.isascii() or not value.isprintable() or " " in value:
+        raise ConfigError(
+            f"The key in {target.api_key_env} holds a space, line break or special character. Copy it again."
+        )
+    register_secret(value)
+    return value
+
+
+async def _roundtrip(
+    pool: aiohttp.ClientSession | httpx.AsyncClient,
+    method: str,
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    deadline_s: float,
+    answer: _Answer,
+) -> None:
+    """Send and read into `answer`. Python's total deadline around this beats a server that drips bytes."""
+    connect = min(_CONNECT_S, deadline_s)
+    # aiohttp warns about large bodies in one piece, since writing one can hold up the loop.
+    content = (_pieces(body) if len(body) >= _LARGE else body) if body else None
+    if isinstance(pool, httpx.AsyncClient):
+        timeout = httpx.Timeout(deadline_s, connect=connect)
+        async with pool.stream(method, url, content=content, headers=headers, timeout=timeout) as reply:
+            assert isinstance(reply.stream, httpx.AsyncByteStream)
+            await _read(reply.status_code, lower_headers(reply.headers), reply.stream, answer)
+        return
+    # Reading ends with the caller's deadline; a timer of its own for each piece would only cost.
+    limits = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=None)
+    async with pool.request(
+        method, url, data=content, headers=headers, timeout=limits, allow_redirects=False
+    ) as response:
+        await _read(response.status, lower_headers(response.headers), response.content.iter_any(), answer)
+
+
+async def _read(status: int, headers: dict[str, str], stream: AsyncIterable[bytes], answer: _Answer) -> None:
+    answer.status, answer.headers = status, headers
+    cap = MAX_BODY if 200 <= status < 300 else _MAX_ERROR_BODY
+    async for piece in _decoded(headers.get("content-encoding", ""), stream, cap):
+        answer.body += piece
+
+
+async def _pieces(body: bytes) -> AsyncIterator[bytes]:
+    for start in range(0, len(body), 256 * 1024):
+        yield body[start : start + 256 * 1024]
+
+
+async def _decoded(encoding: str, stream: AsyncIterable[bytes], cap: int) -> AsyncIterator[bytes]:
+    """Yield at most `cap` bytes of body, also in memory: a bomb is stopped inside the decoder."""
+    encoding = encoding.strip().lower()
+    inflate = None
+    if encoding in ("gzip", "x-gzip", "deflate"):
+        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    elif encoding not in ("", "identity"):
+        raise httpx.DecodingError(f"the reply is compressed as {encoding[:20]}, which was not asked for")
+    left = cap
+    async for raw in stream:
+        try:
+            piece = raw if inflate is None else inflate.decompress(raw, left + 1)
+        except zlib.error:
+            raise httpx.DecodingError("the reply is not the gzip it says it is") from None
+        left -= len(piece)
+        if left < 0:
+            yield piece[: left + len(piece)]
+            raise _TooLarge
+        yield piece
+
+
+def _failed(
+    target: Target, error: BaseException, answer: _Answer, *, sent: bool, deadline_s: float
+) -> ProviderError | ConfigError:
+    """Translate a failure of the socket; the original is dropped, since it holds the request and its headers."""
+    refusal = host_refusal(error)
+    if refusal is not None:
+        return ConfigError(f"Model '{target.name}': base_url: {refusal}")
+    # httpx-aiohttp reports a refused connection as a ConnectTimeout; the cause below it knows better.
+    cause = error.__cause__ if isinstance(error.__cause__, (aiohttp.ClientError, OSError)) else error
+    slow = isinstance(cause, (TimeoutError, httpx.TimeoutException))
+    said = flat(redact(str(cause)), limit=160) or type(cause).__name__
+    pre = LedgerAction.PRESUME
+    if isinstance(error, _TooLarge):
+        fault = Fault(ErrorClass.MALFORMED, pre, f"the reply is larger than {MAX_BODY} bytes")
+    elif isinstance(error, httpx.DecodingError):
+        fault = Fault(ErrorClass.MALFORMED, pre, said)
+    elif not sent:
+        what = f"no connection within {min(_CONNECT_S, deadline_s):g} s" if slow else f"no connection: {said}"
+        fault = Fault(ErrorClass.CONNECT, LedgerAction.RELEASE, f"{what}. Nothing was sent")
+    elif slow:
+        fault = Fault(
+            ErrorClass.TIMEOUT, pre, f"no whole reply within {deadline_s:g} s; it may have been billed"
+        )
+    else:
+        fault = Fault(ErrorClass.TRANSPORT, pre, f"the connection broke ({said}); it may have been billed")
+    return error_rules.error_of(target, fault, status=answer.status, headers=answer.headers, sent=sent)
+
+
+@dataclass(slots=True)
+class _Shared:
+    client: ProviderClient
+    users: int = 0
+
+
+_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
+
+
+@asynccontextmanager
+async def shared_client() -> AsyncIterator[ProviderClient]:
+    """Share one client, and so its connections, among all users on the running event loop.
+
+    The last one to leave closes it.
+    """
+    loop = asyncio.get_running_loop()
+    entry = _shared.setdefault(loop, _Shared(ProviderClient()))
+    entry.users += 1
+    try:
+        yield entry.client
+    finally:
+        entry.users -= 1
+        if entry.users == 0:
+            _shared.pop(loop, None)
+            await entry.client.aclose()

@@ -1,0 +1,1 @@
+"""Free quotas and availability of models, shared by all processes."""

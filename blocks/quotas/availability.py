@@ -1,0 +1,323 @@
+"""Which models and keys are out, until when and why: kept in the ledger's database, shared by all processes.
+
+What is out, and until when, by class of error:
+
+- rate_limit: the model, for the provider's wait; without one 5 s, doubled each time, at most 5 minutes.
+- quota_exhausted: the model, the key, or the key's free models (`error.scope`), until `reset_at`; else for
+  the wait; else until the end of the day that the error speaks of.
+- quota_exhausted for lack of money (402, a month's spend limit): the key, for an hour and at most a day.
+  Money may be added at any time, and asking again costs nothing.
+- model_gone: the model, 24 hours; 10 minutes on a server of your own, where a model may be pulled any moment.
+- auth: the key, for this run (15 minutes in a process that serves many runs); never written down.
+- overloaded with a wait too long to sit out: the model, for that wait.
+
+Other errors leave no memory, but a model that failed 20 times in a row is out for 30 s, doubled up to 10
+minutes, in this process: a bulk job must not wait for a dead server a thousand times.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
+from tta_dev_primitives.blocks.quotas.learning import closed_by, period_of
+from tta_dev_primitives.config.errors import ErrorClass, ProviderError
+from tta_dev_primitives.config.models.targets import Target
+
+__all__ = ["Availability", "Blocked"]
+
+register_schema(
+    "availability",
+    1,
+    [
+        "CREATE TABLE IF NOT EXISTS model_unavailable (scope TEXT PRIMARY KEY, until REAL NOT NULL, "
+        "since REAL NOT NULL, reason TEXT NOT NULL, error_class TEXT NOT NULL, "
+        "strikes INTEGER NOT NULL) STRICT"
+    ],
+)
+
+GONE_S = 86_400.0
+PULLED_S = 600.0
+_MENDABLE = frozenset({"privacy_restricted", "constraint_filtered"})
+"""OpenRouter: not served under the account's data policy, or not with what one request asked for."""
+AUTH_S = 900.0
+NO_MONEY_S = 3600.0
+SPEND_LIMIT_S = 86_400.0
+_FIRST_REST_S, _LONGEST_REST_S = 5.0, 300.0
+_DEAD_AFTER, _DEAD_S, _LONGEST_DEAD_S = 20, 30.0, 600.0
+_LONGEST_WAIT_S = 31 * 86_400.0
+_FRESH_S = 300.0
+_OUT_FOR_A_RUN = frozenset({ErrorClass.AUTH, ErrorClass.MODEL_GONE, ErrorClass.QUOTA})
+_STEADY = frozenset(
+    {
+        ErrorClass.CONNECT,
+        ErrorClass.TIMEOUT,
+        ErrorClass.TRANSPORT,
+        ErrorClass.TRANSIENT,
+        ErrorClass.OVERLOADED,
+        ErrorClass.MALFORMED,
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why a model cannot be tried now."""
+
+    until: float
+    """Epoch seconds."""
+    reason: str
+    """One line for people, without keys."""
+    error_class: ErrorClass
+
+
+@dataclass(frozen=True, slots=True)
+class _Verdict:
+    scope: str
+    until: float
+    what: str
+
+
+class Availability:
+    """The memory of one process: the lasting part in the database, the rest in this object.
+
+    Args:
+        database: The ledger's database.
+        clock: Epoch seconds.
+    """
+
+    def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
+        self._db = database
+        self._clock = clock
+        self._this_run: dict[str, Blocked] = {}
+        self._in_a_row: dict[str, int] = {}
+        self._told: dict[str, tuple[float, Blocked]] = {}
+        # Scopes with a row that a success would make wrong; most successes then cost no database work.
+        self._doubtful: set[str] = set()
+
+    async def blocked(self, targets: Sequence[tuple[Target, str]]) -> dict[str, Blocked]:
+        """Return `Target.key` -> why it is out, for those of `targets` that are; one query.
+
+        Args:
+            targets: Each with the id of its key (`key_ids.key_id`). A model listed with several keys is out
+                when all of them are, until the first comes back.
+
+        Raises:
+            LedgerError: The database cannot be used.
+        """
+        now = self._clock()
+        scopes = [(target.key, _scopes(target, key_id)) for target, key_id in targets]
+        every = sorted({scope for _, names in scopes for scope in names})
+        rows = await self._db.read(lambda tx: _read(tx, every, now)) if every else {}
+        self._doubtful.update(rows)
+        by_key: dict[str, list[Blocked | None]] = {}
+        for key, names in scopes:
+            found = [rows[n] for n in names if n in rows]
+            found += [b for n in names if (b := self._this_run.get(n)) is not None and b.until > now]
+            by_key.setdefault(key, []).append(max(found, key=lambda b: b.until, default=None))
+        out: dict[str, Blocked] = {}
+        for key, verdicts in by_key.items():
+            blocks = [b for b in verdicts if b is not None]
+            if len(blocks) == len(verdicts):
+                out[key] = min(blocks, key=lambda b: b.until)
+        return out
+
+    def known(self, target: Target, key_id: str) -> Blocked | None:
+        """Why a model was found out in the last minutes by this very object; asks no database.
+
+        A run chooses its models once: this tells its later calls what its earlier ones have learned.
+        """
+        now = self._clock()
+        told = [self._told[name] for name in _scopes(target, key_id) if name in self._told]
+        return next((block for fresh, block in told if now < min(fresh, block.until)), None)
+
+    def hear(self, target: Target, key_id: str, error: ProviderError) -> None:
+        """Let `known` tell at once that a model is gone or a key refused, before anything is written down."""
+        now = self._clock()
+        if error.error_class is ErrorClass.AUTH:
+            scope, until, what = _key_scope(target, key_id), now + AUTH_S, _refused(target)
+        elif error.error_class is ErrorClass.MODEL_GONE:
+            scope, until, what = _model_scope(target, key_id), now + _gone_s(target, error), _gone(target)
+        else:
+            return
+        self._told[scope] = (now + _FRESH_S, Blocked(until, what, error.error_class))
+
+    async def record_failure(self, target: Target, key_id: str, error: ProviderError) -> Blocked | None:
+        """Remember what a failed attempt says about the model or the key; None when it says nothing lasting.
+
+        Raises:
+            LedgerError: The database cannot be used.
+        """
+        now = self._clock()
+        if getattr(error, "own_quota", False):
+            return (
+                None  # our own scheduler said no, for this priority; it remembers why better than this does
+            )
+        if error.error_class is ErrorClass.AUTH:
+            key_scope = _key_scope(target, key_id)
+            self._this_run[key_scope] = Blocked(now + AUTH_S, _refused(target), error.error_class)
+            self._told[key_scope] = (now + _FRESH_S, self._this_run[key_scope])
+            return self._this_run[key_scope]
+        verdict = _judge(target, key_id, error, now)
+        if verdict is None:
+            return self._count_failure(target, key_id, error, now)
+
+        async def work(tx: Tx) -> Blocked:
+            return await _write(tx, verdict, error.error_class, now)
+
+        blocked = await self._db.transact(work, idempotent=True, label="availability.failure")
+        self._doubtful.add(verdict.scope)
+        if error.error_class in _OUT_FOR_A_RUN:
+            self._told[verdict.scope] = (now + _FRESH_S, blocked)
+        return blocked
+
+    async def record_success(self, target: Target, key_id: str, *, sent_at: float | None = None) -> None:
+        """A model answered: forget that it failed before. Writes only when there is something to forget.
+
+        Args:
+            target: The model.
+            key_id: Its key's id.
+            sent_at: Epoch seconds at which the request left. What went wrong later stays: calls that were on
+                their way when a quota ended do answer. Unknown: the target's timeout ago.
+        """
+        before = sent_at if sent_at is not None else self._clock() - target.timeout_s
+        names = _scopes(target, key_id)
+        for name in names:
+            self._in_a_row.pop(name, None)
+            self._this_run.pop(name, None)
+            self._told.pop(name, None)
+        stale = [name for name in names if name in self._doubtful]
+        if stale:
+            await self._db.transact(
+                lambda tx: _forget(tx, stale, before), idempotent=True, label="availability.success"
+            )
+            self._doubtful.difference_update(stale)
+
+    async def clear(self) -> int:
+        """Forget everything, here and in the database; returns how many rows went.
+
+        Raises:
+            LedgerError: The database cannot be used.
+        """
+        self._this_run.clear()
+        self._in_a_row.clear()
+        self._told.clear()
+        self._doubtful.clear()
+
+        async def work(tx: Tx) -> int:
+            return await tx.execute("DELETE FROM model_unavailable")
+
+        return await self._db.transact(work, idempotent=True, label="availability.clear")
+
+    def _count_failure(self, target: Target, key_id: str, error: ProviderError, now: float) -> Blocked | None:
+        if error.error_class not in _STEADY:
+            return None
+        scope = _model_scope(target, key_id)
+        count = self._in_a_row[scope] = self._in_a_row.get(scope, 0) + 1
+        if count < _DEAD_AFTER:
+            return None
+        rest = min(_DEAD_S * 2 ** min(count - _DEAD_AFTER, 10), _LONGEST_DEAD_S)
+        reason = f"{target.name}: failed {count} times in a row, last {error.error_class}"
+        self._this_run[scope] = Blocked(now + rest, reason, error.error_class)
+        return self._this_run[scope]
+
+
+def _key_scope(target: Target, key_id: str) -> str:
+    return f"{target.provider}|{target.base_url or ''}|{key_id}|*"
+
+
+def _model_scope(target: Target, key_id: str) -> str:
+    return f"{target.provider}|{target.base_url or ''}|{key_id}|{target.api_model}"
+
+
+def _free_scope(target: Target, key_id: str) -> str:
+    return f"{target.provider}|{target.base_url or ''}|{key_id}|*free"
+
+
+def _refused(target: Target) -> str:
+    return f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
+
+
+def _gone_s(target: Target, error: ProviderError) -> float:
+    """How long a model that is gone is not asked: a day, or less where the user can bring it back at once."""
+    mendable = target.provider == "openai-compatible" or error.code in _MENDABLE
+    return PULLED_S if mendable else GONE_S
+
+
+def _gone(target: Target) -> str:
+    return f"{target.provider} no longer serves {target.api_model}"
+
+
+def _scopes(target: Target, key_id: str) -> list[str]:
+    names = [_key_scope(target, key_id), _model_scope(target, key_id)]
+    return [*names, _free_scope(target, key_id)] if target.billing == "free" else names
+
+
+def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Verdict | None:
+    """Decide what is out and until when; `until` 0 leaves it to the strikes. Pure."""
+    model = _model_scope(target, key_id)
+    wide = {"provider": _key_scope(target, key_id), "provider_free": _free_scope(target, key_id)}
+    scope = wide.get(error.scope, model)
+    match error.error_class:
+        case ErrorClass.MODEL_GONE:
+            return _Verdict(model, now + _gone_s(target, error), _gone(target))
+        case ErrorClass.QUOTA if error.status == 402 or period_of(error) == "month":
+            longest = NO_MONEY_S if error.status == 402 else SPEND_LIMIT_S
+            back = error.reset_at if error.reset_at is not None and error.reset_at > now else math.inf
+            what = f"credit or spend limit of the key at {target.provider} is used up"
+            return _Verdict(_key_scope(target, key_id), min(back, now + longest), what)
+        case ErrorClass.QUOTA | ErrorClass.RATE_LIMIT:
+            closed = closed_by(error, target.limits, now)
+            what = f"quota of {target.name} at {target.provider} is used up"
+            if error.error_class is ErrorClass.RATE_LIMIT:
+                what = f"{target.provider} asks {target.name} to wait"
+            return _Verdict(scope, closed[1] if closed else 0.0, what)
+        case ErrorClass.OVERLOADED if (
+            error.reset_at is not None and now < error.reset_at < now + _LONGEST_WAIT_S
+        ):
+            return _Verdict(model, error.reset_at, f"{target.name} is overloaded")
+        case _:
+            return None
+
+
+async def _write(tx: Tx, verdict: _Verdict, error_class: ErrorClass, now: float) -> Blocked:
+    rows = await tx.fetch("SELECT until, strikes FROM model_unavailable WHERE scope = ?", verdict.scope)
+    again = bool(rows) and now - rows[0]["until"] < _LONGEST_REST_S
+    strikes = int(rows[0]["strikes"]) + 1 if again else 1
+    until = verdict.until or now + min(_FIRST_REST_S * 2 ** min(strikes - 1, 10), _LONGEST_REST_S)
+    reason = f"{verdict.what}: out until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+    await tx.execute(
+        "INSERT INTO model_unavailable (scope, until, since, reason, error_class, strikes) "
+        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET until = excluded.until, "
+        "since = excluded.since, reason = excluded.reason, error_class = excluded.error_class, "
+        "strikes = excluded.strikes WHERE excluded.until >= model_unavailable.until "
+        "OR model_unavailable.until <= excluded.since",
+        verdict.scope,
+        until,
+        now,
+        reason,
+        error_class.value,
+        strikes,
+    )
+    await tx.execute("DELETE FROM model_unavailable WHERE until < ?", now - GONE_S)
+    return Blocked(until, reason, error_class)
+
+
+async def _read(tx: Tx, scopes: Sequence[str], now: float) -> Mapping[str, Blocked]:
+    marks = ", ".join("?" for _ in scopes)
+    rows = await tx.fetch(
+        f"SELECT scope, until, reason, error_class FROM model_unavailable "  # noqa: S608
+        f"WHERE until > ? AND scope IN ({marks})",
+        now,
+        *scopes,
+    )
+    return {r["scope"]: Blocked(r["until"], r["reason"], ErrorClass(r["error_class"])) for r in rows}
+
+
+async def _forget(tx: Tx, scopes: Sequence[str], before: float) -> None:
+    for scope in scopes:
+        await tx.execute("DELETE FROM model_unavailable WHERE scope = ? AND since < ?", scope, before)

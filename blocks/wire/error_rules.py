@@ -1,0 +1,254 @@
+"""What an error reply means: the decision table as data, shared by every wire format.
+
+A format reads its own codes first and falls back to `by_status`. A `Fault` says which class the error is,
+what becomes of the hold, how long to wait and how far it reaches (this model, or the whole provider).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.blocks.wire.reading import at, flat, obj, rate_headers, seq, settled, text_of
+from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S, NONSENSE, header_wait, try_again_in
+from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.usage import Usage
+
+__all__ = [
+    "CONTEXT_WORDS",
+    "ErrorBody",
+    "Fault",
+    "after_start",
+    "by_status",
+    "error_of",
+    "limited",
+    "overridden",
+    "read_error",
+    "unreadable",
+]
+
+_REL, _PRE = LedgerAction.RELEASE, LedgerAction.PRESUME
+_BY_STATUS: Mapping[int, tuple[ErrorClass, LedgerAction]] = {
+    400: (ErrorClass.INVALID_REQUEST, _REL),
+    401: (ErrorClass.AUTH, _REL),
+    402: (ErrorClass.QUOTA, _REL),
+    403: (ErrorClass.AUTH, _REL),
+    404: (ErrorClass.MODEL_GONE, _REL),
+    408: (ErrorClass.TRANSIENT, _PRE),
+    409: (ErrorClass.TRANSIENT, _PRE),
+    410: (ErrorClass.MODEL_GONE, _REL),
+    413: (ErrorClass.CONTEXT, _REL),
+    425: (ErrorClass.TRANSIENT, _PRE),
+    429: (ErrorClass.RATE_LIMIT, _REL),
+    498: (ErrorClass.OVERLOADED, _REL),
+    499: (ErrorClass.TRANSIENT, _PRE),
+    503: (ErrorClass.OVERLOADED, _REL),
+    529: (ErrorClass.OVERLOADED, _REL),
+}
+_PROVIDER_WIDE = frozenset({401, 402, 403})
+_ID_HEADERS = ("request-id", "x-request-id", "x-generation-id")
+_PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.OVERLOADED})
+
+CONTEXT_WORDS = re.compile(
+    r"context.{0,12}(length|window|limit|size)|prompt is too long|input.{0,40}too long|too many tokens"
+    r"|token count.{0,40}exceeds|maximum.{0,20}tokens.{0,20}allowed|reduce the length",
+    re.IGNORECASE,
+)
+_LONG_LIMIT = re.compile(
+    r"quota|per[ _-]?(day|month)|daily|monthly|billing|insufficient|credit|spend|usage limit|\b[RT]PD\b",
+    re.IGNORECASE,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBody:
+    """The parts of an error reply, whatever shape they came in; absent parts are empty."""
+
+    message: str = ""
+    type: str = ""
+    code: str = ""
+    node: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """The verdict on one error reply."""
+
+    error_class: ErrorClass
+    ledger: LedgerAction
+    message: str
+    code: str = ""
+    scope: str = "model"
+    wait_s: float | None = None
+    reset_at: float | None = None
+    retryable: bool | None = None
+
+
+def read_error(payload: Any) -> ErrorBody:
+    """Find the error in any shape: `{"error": {...} or "text"}`, `{"detail": ...}`, `[{...}]`, flat."""
+    root = payload[0] if isinstance(payload, list) and payload else payload
+    inner = at(root, "error")
+    if isinstance(inner, str):
+        return ErrorBody(message=text_of(inner))
+    node = obj(inner) or obj(root)
+    detail = node.get("detail")
+    first = obj(seq(detail)[0]) if seq(detail) else {}
+    message = text_of(node.get("message")) or text_of(detail) or text_of(first.get("msg"))
+    return ErrorBody(
+        message=message,
+        type=flat(node.get("type"), limit=80),
+        code=_code(node.get("code")),
+        node=node,
+    )
+
+
+def _code(value: Any) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value) if abs(value) < 10**9 else ""
+    return flat(value, limit=80)
+
+
+def by_status(status: int, body: ErrorBody, *, headers: Mapping[str, str], now: float) -> Fault:
+    """Judge by the HTTP status alone; the formats call this when their own codes say nothing."""
+    if 300 <= status < 400:
+        text = "answered with a redirect; redirects are never followed, correct base_url"
+        return Fault(ErrorClass.REDIRECT, _REL, text)
+    if status == 429:
+        return limited(body, headers=headers, now=now)
+    fallback = (ErrorClass.TRANSIENT, _PRE) if status >= 500 else (ErrorClass.INVALID_REQUEST, _REL)
+    error_class, ledger = _BY_STATUS.get(status, fallback)
+    if status in (400, 413, 422) and CONTEXT_WORDS.search(body.message[:4000]):
+        error_class = ErrorClass.CONTEXT
+    fault = Fault(
+        error_class,
+        ledger,
+        body.message,
+        code=body.code or body.type,
+        scope="provider" if status in _PROVIDER_WIDE else "model",
+    )
+    wait = header_wait(headers, now)
+    if status == 402 and wait is not None and wait <= MAX_WAIT_S:
+        # OpenRouter refuses with 402 and Retry-After while other calls in flight hold the credit.
+        return replace(
+            fault, error_class=ErrorClass.RATE_LIMIT, scope="model", wait_s=wait, reset_at=now + wait
+        )
+    if error_class in _PASSING and wait is not None:
+        return _waiting(fault, wait, now)
+    return fault
+
+
+def limited(
+    body: ErrorBody,
+    *,
+    headers: Mapping[str, str],
+    now: float,
+    wait_s: float | None = None,
+    per_minute: bool = False,
+) -> Fault:
+    """Judge a 429: a short wait is a rate limit, a long or absurd one an exhausted quota.
+
+    Without any wait, words like "quota" or "per day" in the body make it a quota, unless the provider said
+    `per_minute`; otherwise back off and retry.
+    """
+    wait = header_wait(headers, now) if wait_s is None else wait_s
+    if wait is None:
+        wait = try_again_in(body.message)
+    fault = Fault(ErrorClass.RATE_LIMIT, _REL, body.message, code=body.code or body.type)
+    if wait is None:
+        long = not per_minute and _LONG_LIMIT.search(f"{body.code} {body.type} {body.message[:4000]}")
+        return replace(fault, error_class=ErrorClass.QUOTA) if long else fault
+    if wait > MAX_WAIT_S:
+        reset_at = None if wait == NONSENSE else now + wait
+        return replace(fault, error_class=ErrorClass.QUOTA, reset_at=reset_at)
+    return replace(fault, wait_s=wait, reset_at=now + wait)
+
+
+def _waiting(fault: Fault, wait: float, now: float) -> Fault:
+    """A passing fault with a wait: honour a short one; a long one means that this model is out until then."""
+    if wait <= MAX_WAIT_S:
+        return replace(fault, wait_s=wait)
+    return replace(fault, retryable=False, reset_at=None if wait == NONSENSE else now + wait)
+
+
+def overridden(fault: Fault, headers: Mapping[str, str]) -> Fault:
+    """Apply `x-should-retry` (Anthropic, OpenAI, Groq), which overrides what the status would say."""
+    said = headers.get("x-should-retry", "").strip().lower()
+    if said == "false":
+        return replace(fault, retryable=False)
+    if said == "true":
+        again = fault.error_class is ErrorClass.INVALID_REQUEST
+        return replace(
+            fault, retryable=True, error_class=ErrorClass.TRANSIENT if again else fault.error_class
+        )
+    return fault
+
+
+def after_start(fault: Fault, usage: Usage | None) -> Fault:
+    """An error inside a 200: generation had begun, so the money may be gone, whatever the class."""
+    return replace(fault, ledger=LedgerAction.SETTLE if settled(usage) else _PRE)
+
+
+def unreadable(reason: str) -> Fault:
+    """A 200 that cannot be read: the model ran, the answer is lost."""
+    return Fault(ErrorClass.MALFORMED, _PRE, f"reply cannot be read: {reason}")
+
+
+def error_of(
+    target: Target,
+    fault: Fault,
+    *,
+    status: int | None,
+    headers: Mapping[str, str],
+    usage: Usage | None = None,
+    request_id: str | None = None,
+    sent: bool = True,
+) -> ProviderError:
+    """Build the one exception of this layer from a verdict. `headers` are in lower case."""
+    where = f"{target.provider} model {target.api_model}"
+    code = f" {fault.code}" if fault.code and fault.code != str(status) else ""
+    head = f"{where}: {fault.error_class}" + (f" (HTTP {status}{code})" if status is not None else "")
+    said = flat(redact(fault.message[:2000]), limit=300)
+    hint = _hint(target, fault)
+    # Providers end their sentences or not: ours follows after one full stop.
+    said = said.rstrip(".") if hint else said
+    return ProviderError(
+        redact(head + (f": {said}" if said else "") + (f". {hint}" if hint else ""))[:500],
+        provider=target.provider,
+        model=target.name,
+        error_class=fault.error_class,
+        status=status,
+        retry_after_s=fault.wait_s,
+        request_id=request_id or _header_id(headers),
+        ledger_action=fault.ledger,
+        usage=usage,
+        scope=fault.scope,
+        wait_s=fault.wait_s,
+        reset_at=fault.reset_at,
+        retryable=fault.retryable,
+        code=fault.code or None,
+        sent=sent,
+        rate_headers=rate_headers(headers),
+    )
+
+
+def _header_id(headers: Mapping[str, str]) -> str | None:
+    """The id that a provider's support asks for; it comes before a body that breaks off or cannot be read."""
+    found = next((headers[name] for name in _ID_HEADERS if headers.get(name)), None)
+    return flat(found, limit=120) or None
+
+
+def _hint(target: Target, fault: Fault) -> str:
+    match fault.error_class:
+        case ErrorClass.AUTH:
+            return f"Check the key in {target.api_key_env or 'api_key_env'} or its block, and what it may do"
+        case ErrorClass.MODEL_GONE:
+            base = f" and base_url {target.base_url}" if target.base_url else ""
+            return f"Check the model '{target.name}'{base}, or name another one"
+        case ErrorClass.REDIRECT:
+            return f"base_url is {target.base_url}" if target.base_url else ""
+        case _:
+            return ""

@@ -1,0 +1,92 @@
+"""A configuration file cut to the keys that somebody has: the text is edited, so that its comments stay. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+
+import yaml
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.models.resolve import resolve_targets
+from tta_dev_primitives.config.options import ConfigFile, OrchestrationConfig
+from tta_dev_primitives.config.template import todays_config
+
+__all__ = ["key_variables", "with_keys_only"]
+
+_ALL_WORK = """\
+  executors:
+    - model: {model}
+      provider: {provider}
+      api_key_env: {variable}
+      use_cases: [simple, moderate, complex, expert, speed-critical, reasoning]
+"""
+_NOBODY_JUDGES = """
+  # Without {variable} nobody plans or judges: answers rest on the local checks alone.
+  # Take these two lines out once you have that key.
+  planning: never
+  validation: {{mode: never}}
+"""
+
+
+def key_variables(text: str) -> tuple[str, ...]:
+    """The variables that the configuration of this text reads keys from, in its order."""
+    return tuple(dict.fromkeys(t.api_key_env for t in resolve_targets(_parsed(text)).values()))
+
+
+def with_keys_only(text: str, have: Collection[str]) -> str:
+    """The text without the executors and fallback models whose keys are missing.
+
+    The orchestrator stays; without its key the text says that it is never asked, so that the file can be used.
+
+    Args:
+        text: A configuration as `config.template` writes it: block lists, one executor a block.
+        have: Variables of the keys that are there.
+
+    Raises:
+        ConfigError: No model would be left.
+    """
+    config = _parsed(text)
+    out = {name for name, target in resolve_targets(config).items() if target.api_key_env not in have}
+    cut = text
+    for executor in config.executors:
+        if executor.api_key_env not in have:
+            cut = _without_executor(cut, executor.model)
+    if not any(executor.api_key_env in have for executor in config.executors):
+        cut = _with_other_executor(cut, have)
+    for name in out:
+        cut = re.sub(rf"(?m)^ +- {re.escape(name)}(?= *(?:#.*)?$).*\n", "", cut)
+    cut = _with_some_fallback(cut)
+    orchestrator = resolve_targets(config)[config.orchestrator.model]
+    if orchestrator.api_key_env not in have:
+        cut = cut.rstrip("\n") + "\n" + _NOBODY_JUDGES.format(variable=orchestrator.api_key_env)
+    return cut
+
+
+def _without_executor(text: str, model: str) -> str:
+    return re.sub(rf"(?m)^    - model: {re.escape(model)}(?= *(?:#.*)?$).*\n(?:      .*\n)*\n?", "", text)
+
+
+def _with_other_executor(text: str, have: Collection[str]) -> str:
+    """No executor is left: the first of the full example whose key is there takes all work, else the orchestrator."""
+    if not have:
+        raise ConfigError("no key, no models: name at least one provider whose key you have.")
+    block = "  executors: []\n"
+    for other in _parsed(todays_config()).executors:
+        if other.api_key_env in have:
+            block = _ALL_WORK.format(model=other.model, provider=other.provider, variable=other.api_key_env)
+            break
+    return re.sub(r"(?m)^  executors:.*\n\n?", block + "\n", text)
+
+
+def _with_some_fallback(text: str) -> str:
+    """An emptied fallback list falls back on the first executor, else on the orchestrator."""
+    if re.search(r"(?m)^    models:\s*\n +- ", text):
+        return text
+    config = _parsed(re.sub(r"(?m)^    models:\s*$", "    models: []", text))
+    last = config.executors[0].model if config.executors else config.orchestrator.model
+    return re.sub(r"(?m)^    models:[^\S\n]*$", f"    models: [{last}]", text)
+
+
+def _parsed(text: str) -> OrchestrationConfig:
+    return ConfigFile.model_validate(yaml.safe_load(text)).orchestration

@@ -1,0 +1,122 @@
+"""List prices: the file's own, else the catalogue's, else genai-prices' bundled tables. Never a guess."""
+
+from __future__ import annotations
+
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.config.errors import UnknownPriceError
+from tta_dev_primitives.config.models.catalogue import Catalogue
+from tta_dev_primitives.config.models.targets import Price
+from tta_dev_primitives.config.options import PriceConfig
+
+__all__ = ["OWN_PRICE", "bundled_price", "list_price"]
+
+_GENAI_PROVIDERS = {
+    "anthropic": "anthropic",
+    "google-ai-studio": "google",
+    "groq": "groq",
+    "openrouter": "openrouter",
+}
+OWN_PRICE = "configuration"
+"""`Price.source` of a price that the user gave."""
+_FREE_SUFFIX = ":free"
+_ZERO = Decimal(0)
+
+
+def list_price(
+    provider: str, api_model: str, *, catalogue: Catalogue, today: date, own: PriceConfig | None = None
+) -> Price:
+    """The list price of a model on a day.
+
+    A `:free` model of OpenRouter gets the list price of its paid variant (what a free answer saves), or 0
+    where there is no paid variant to compare with.
+
+    Args:
+        provider: One of the configuration's provider names.
+        api_model: The id that the provider takes.
+        catalogue: The model catalogue.
+        today: The day on which the price must hold.
+        own: The `price:` of the configuration, which stands above all.
+
+    Raises:
+        UnknownPriceError: Nobody knows the price.
+    """
+    if own is not None:
+        return _own_price(own)
+    free_variant = provider == "openrouter" and api_model.endswith(_FREE_SUFFIX)
+    sought = api_model.removesuffix(_FREE_SUFFIX) if free_variant else api_model
+    entry = catalogue.find(sought, provider)
+    price = (entry and entry.price_on(today)) or bundled_price(
+        provider, entry.name if entry else sought, today
+    )
+    if price is not None:
+        return price
+    if free_variant:
+        return Price(_ZERO, _ZERO, source="free variant without a paid one")
+    raise UnknownPriceError(
+        f"The price of {api_model} at {provider} is not known. Give it in the configuration: "
+        "price: {input_usd_per_mtok: ..., output_usd_per_mtok: ...}"
+    )
+
+
+def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
+    """The price in the tables that genai-prices ships, exact; None if they have none for text."""
+    genai_provider = _GENAI_PROVIDERS.get(provider)
+    if genai_provider is None:
+        return None
+    from genai_prices.data_snapshot import get_snapshot  # 0.2 s: only when no other source knows
+
+    try:
+        _, model = get_snapshot().find_provider_model(api_model, None, genai_provider, None)
+    except LookupError:
+        return None
+    prices = model.get_prices(datetime.combine(today, time(12), tzinfo=UTC))
+    if prices.input_mtok is None or prices.output_mtok is None:
+        return None
+    tiers = [tier for value in _amounts(prices) for tier in getattr(value, "tiers", ())]
+    long_above = min((tier.start for tier in tiers), default=None)
+    return Price(
+        input_usd_per_mtok=_base(prices.input_mtok),
+        output_usd_per_mtok=_base(prices.output_mtok),
+        cache_read_usd_per_mtok=_optional_base(prices.cache_read_mtok),
+        cache_write_usd_per_mtok=_optional_base(prices.cache_write_mtok),
+        cache_write_1h_usd_per_mtok=_optional_base(prices.cache_write_1h_mtok),
+        long_context_above=long_above,
+        long_input_usd_per_mtok=_dearest(prices.input_mtok) if tiers else None,
+        long_output_usd_per_mtok=_dearest(prices.output_mtok) if tiers else None,
+        long_cache_read_usd_per_mtok=_dearest(prices.cache_read_mtok) if tiers else None,
+        long_cache_write_usd_per_mtok=_dearest(prices.cache_write_mtok) if tiers else None,
+        long_cache_write_1h_usd_per_mtok=_dearest(prices.cache_write_1h_mtok) if tiers else None,
+        source=f"genai-prices ({model.id})",
+    )
+
+
+def _own_price(own: PriceConfig) -> Price:
+    return Price(
+        input_usd_per_mtok=own.input_usd_per_mtok,
+        output_usd_per_mtok=own.output_usd_per_mtok,
+        cache_read_usd_per_mtok=own.cache_read_usd_per_mtok,
+        cache_write_usd_per_mtok=own.cache_write_usd_per_mtok,
+        source=OWN_PRICE,
+    )
+
+
+def _amounts(prices: Any) -> tuple[Any, ...]:
+    return prices.input_mtok, prices.output_mtok, prices.cache_read_mtok
+
+
+def _base(value: Any) -> Decimal:
+    return Decimal(getattr(value, "base", value))
+
+
+def _optional_base(value: Any) -> Decimal | None:
+    return None if value is None else _base(value)
+
+
+def _dearest(value: Any) -> Decimal | None:
+    """The highest of all tiers: with more tiers than one, a price that is right or too high."""
+    if value is None:
+        return None
+    return max([_base(value), *(Decimal(tier.price) for tier in getattr(value, "tiers", ()))])

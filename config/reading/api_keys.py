@@ -1,0 +1,93 @@
+"""API keys as they may be sent: found, cleaned, never shown. Messages name the variable, not the value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+from pydantic import SecretStr
+
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
+from tta_dev_primitives.config.reading.dotenv import find_variable
+
+__all__ = ["check_key_text", "find_api_key", "is_placeholder", "read_api_key"]
+
+_PLACEHOLDER = re.compile(
+    r"your[-_ ].*|.*[-_ ]your[-_ ].*|<.*>|\[.*\]|\{.*\}|\$.*|x{3,}|\*{3,}|.*\.\.\.|(sk|gsk)[-_]x+"
+    r"|(change|replace)[-_ ]?me|(insert|put|add|paste|enter)[-_ ].*|todo|tbd|none|null|placeholder"
+    r"|(my[-_ ])?api[-_ ]?key",
+    re.IGNORECASE | re.DOTALL,
+)
+_MAX_LENGTH = 4096
+
+
+def read_api_key(variable: str, environ: Mapping[str, str] | None = None) -> SecretStr:
+    """The API key in the environment variable `variable`, else in `.env`.
+
+    Args:
+        variable: The name of the variable.
+        environ: Stands in for the process environment.
+
+    Raises:
+        MissingKeyError: The variable is missing, empty, or holds a placeholder such as `your-google-key`.
+        ConfigError: The value cannot be a key: a line break, quote, blank or non-ASCII character.
+    """
+    key = find_api_key(variable, environ)
+    if key is None:
+        raise MissingKeyError(
+            f"API key not found: {variable} is not set. Set it with: export {variable}=your-key, "
+            "or add that line to .env",
+            variables=[variable],
+        )
+    return key
+
+
+def find_api_key(variable: str, environ: Mapping[str, str] | None = None) -> SecretStr | None:
+    """As `read_api_key`, but None when the variable is missing or empty (servers that need no key).
+
+    Raises:
+        MissingKeyError: It holds a placeholder.
+        ConfigError: The value cannot be a key.
+    """
+    found = find_variable(variable, environ)
+    return None if found is None else check_key_text(found.text, variable)
+
+
+def check_key_text(text: str, variable: str) -> SecretStr:
+    """`text` as a key, less one trailing line break.
+
+    Raises:
+        MissingKeyError: It is a placeholder.
+        ConfigError: It cannot be sent as a header.
+    """
+    key = text.removesuffix("\n").removesuffix("\r")
+    if is_placeholder(key):
+        raise MissingKeyError(
+            f"API key not found: {variable} still holds a placeholder. Put your own key there.",
+            variables=[variable],
+        )
+    fault = _fault_of(key)
+    if fault:
+        raise ConfigError(f"{variable}: {fault}. Set it again with the bare key.")
+    return SecretStr(key)
+
+
+def is_placeholder(text: str) -> bool:
+    """Whether `text` is what examples put where a key belongs."""
+    return bool(_PLACEHOLDER.fullmatch(text.strip().strip("\"'")))
+
+
+def _fault_of(key: str) -> str | None:
+    if len(key) > _MAX_LENGTH:
+        return f"the key is longer than {_MAX_LENGTH} characters"
+    if "\n" in key or "\r" in key:
+        return "the key contains a line break"
+    if "\0" in key:
+        return "the key contains a NUL character"
+    if not key.isascii():
+        return "the key contains a character that is not ASCII"
+    if any(quote in key for quote in "\"'`"):
+        return "the key contains a quote"
+    if not all("!" <= character <= "~" for character in key):
+        return "the key contains a blank or control character"
+    return None

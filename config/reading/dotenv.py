@@ -1,0 +1,163 @@
+"""Variables from the environment and from a `.env` file in the working directory; real variables win.
+
+The reader is small on purpose: `KEY=value`, `export KEY=value`, single or double quotes, comments. No `$NAME`
+is replaced and nothing is written to the environment. A `.env` that others may change is refused, one that
+others may read is warned of (docs/decisions says why).
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import stat
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.reading.files import MAX_BYTES, read_regular_file
+
+__all__ = ["Variable", "find_variable", "parse_dotenv", "read_dotenv"]
+
+logger = logging.getLogger(__name__)
+
+_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.ASCII | re.DOTALL)
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+_ALLOW = "TTA_ALLOW_OPEN_ENV"
+
+_Signature = tuple[int, int, int, int, int]
+_cache: dict[str, tuple[_Signature, Mapping[str, str]]] = {}
+_cache_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Variable:
+    """A variable that is set and not empty. Its text never shows in a repr."""
+
+    name: str
+    text: str
+    origin: str
+    """`environment` or `.env`."""
+
+
+def find_variable(name: str, environ: Mapping[str, str] | None = None) -> Variable | None:
+    """The variable `name` from the environment, else from `.env`; an empty one counts as absent.
+
+    Args:
+        name: The variable to look up.
+        environ: Stands in for the process environment; `.env` is read all the same.
+
+    Raises:
+        ConfigError: `.env` may be changed by others.
+    """
+    text = (os.environ if environ is None else environ).get(name, "")
+    if text.strip():
+        return Variable(name, text, "environment")
+    text = read_dotenv().get(name, "")
+    return Variable(name, text, ".env") if text.strip() else None
+
+
+def read_dotenv(folder: Path | None = None) -> Mapping[str, str]:
+    """The variables of `.env` in `folder` (the working directory); empty if there is none.
+
+    Raises:
+        ConfigError: Others may change the file, or it is absurdly large.
+    """
+    path = (folder or Path()) / ".env"
+    try:
+        found = os.stat(path)
+    except OSError:
+        return {}
+    signature = (found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size, found.st_mode)
+    cache_key = os.path.abspath(path)
+    with _cache_lock:
+        cached = _cache.get(cache_key)
+        if cached is not None and cached[0] == signature:
+            return cached[1]
+        values = _read(path, found)
+        _cache[cache_key] = (signature, values)
+        return values
+
+
+def _read(path: Path, found: os.stat_result) -> Mapping[str, str]:
+    if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISDIR(found.st_mode):  # a folder named .env is somebody's virtual environment
+            logger.warning("%s is not a regular file: not read", path)
+        return {}
+    _look_at_permissions(path, found)
+    if not os.access(path, os.R_OK):
+        logger.warning("%s cannot be read (permission denied): its variables are not used", path)
+        return {}
+    if found.st_size > MAX_BYTES:
+        raise ConfigError(f"{path} has {found.st_size:,} bytes; at most {MAX_BYTES:,} (256 KiB) are read.")
+    values, skipped = parse_dotenv(read_regular_file(path, what="File").data)
+    if skipped:
+        lines = ", ".join(map(str, skipped[:10])) + (" ..." if len(skipped) > 10 else "")
+        logger.warning("%s: not KEY=value, skipped: line %s", path, lines)
+    return values
+
+
+def _look_at_permissions(path: Path, found: os.stat_result) -> None:
+    if os.name != "posix" or os.environ.get(_ALLOW, "").strip().lower() in ("1", "true", "yes", "on"):
+        return
+    mode = stat.S_IMODE(found.st_mode)
+    own_group = _is_private_group(found)
+    if mode & 0o002 or (mode & 0o020 and not own_group):
+        raise ConfigError(
+            f"{path} may be changed by other users, so its keys are not used. Mend it with: chmod 600 {path} "
+            f"(or set {_ALLOW}=1)"
+        )
+    if mode & 0o004 or (mode & 0o040 and not own_group):
+        logger.warning(
+            "%s can be read by other users. Mend it with: chmod 600 %s (or set %s=1)", path, path, _ALLOW
+        )
+
+
+def _is_private_group(found: os.stat_result) -> bool:
+    """Whether the file's group is its owner's own (the default on Ubuntu and Fedora, with umask 002)."""
+    import grp
+    import pwd
+
+    try:
+        group = grp.getgrgid(found.st_gid)
+        owner = pwd.getpwuid(found.st_uid)
+    except KeyError:
+        return False
+    return group.gr_name == owner.pw_name and not set(group.gr_mem) - {owner.pw_name}
+
+
+def parse_dotenv(data: bytes) -> tuple[dict[str, str], list[int]]:
+    """The variables in `data`, and the numbers of the lines that could not be read."""
+    values: dict[str, str] = {}
+    skipped: list[int] = []
+    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        try:
+            line = raw.decode("utf-8").strip()
+        except UnicodeDecodeError:
+            skipped.append(number)
+            continue
+        if not line or line.startswith("#"):
+            continue
+        match = _LINE.fullmatch(line)
+        value = _value(match[2]) if match else None
+        if match is None or value is None or "\0" in value:
+            skipped.append(number)
+        else:
+            values[match[1]] = value
+    return values, skipped
+
+
+def _value(text: str) -> str | None:
+    if text.startswith('"'):
+        quoted = re.fullmatch(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?', text)
+        return re.sub(r"\\(.)", _unescape, quoted[1]) if quoted else None
+    if text.startswith("'"):
+        quoted = re.fullmatch(r"'([^']*)'\s*(?:#.*)?", text)
+        return quoted[1] if quoted else None
+    return re.split(r"(?:^|\s)#", text, maxsplit=1)[0].strip()
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return _ESCAPES.get(match[1], match[0])

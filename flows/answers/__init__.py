@@ -1,0 +1,1 @@
+"""Answers as values: closed answers, numbers, strict JSON."""

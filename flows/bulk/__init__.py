@@ -1,0 +1,1 @@
+"""Files of tasks as one flow run."""

@@ -1,0 +1,114 @@
+"""What a person sees of a job in the Prefect UI: one progress artifact, and a table for every hundred tasks.
+
+A Prefect API that is slow or down costs the picture, never the job: writing happens beside the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable
+from uuid import UUID
+
+from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
+
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config.errors import OrchestrationError
+from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
+
+__all__ = ["JobArtifacts"]
+
+_LOG = logging.getLogger("tta_dev_primitives.bulk")
+_EVERY_S = 2.0
+_ROWS = 100
+_MOST_WRITING = 4
+
+
+class JobArtifacts:
+    """The artifacts of one run of a job.
+
+    Args:
+        progress: What the progress artifact shows.
+        per_chunk: Write a table for each hundred tasks; else one for each thousand (`detail: item` has task runs).
+    """
+
+    def __init__(self, progress: Progress, *, per_chunk: bool = True) -> None:
+        self._progress = progress
+        self._most = _ROWS if per_chunk else 10 * _ROWS
+        self._rows: list[dict[str, str | int | float]] = []
+        self._id: UUID | None = None
+        self._last = 0.0
+        self._tables = 0
+        self._writing: set[asyncio.Task[None]] = set()
+
+    async def open(self) -> None:
+        """Write the first picture."""
+
+        async def first() -> None:
+            made = await acreate_progress_artifact(
+                self._progress.percent, key="tta-bulk-progress", description=self._progress.line()
+            )
+            self._id = made
+
+        await _quietly(first())
+
+    def add(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
+        """Add a task's row."""
+        self._rows.append(
+            {
+                "line": record.number,
+                "id": record.id,
+                "model": result.model or "-",
+                "outcome": "failed" if error else ("accepted" if result.accepted else "not accepted"),
+                "evidence": result.evidence,
+                "calls": len(result.attempts),
+                "cost USD": f"{result.cost_usd:f}",
+                "reason": redact(str(error))[:200] if error else "",
+            }
+        )
+        if len(self._rows) >= self._most:
+            self._write_table()
+
+    async def tick(self) -> None:
+        """Bring the progress artifact up to date, every two seconds at most."""
+        if self._id is None or time.monotonic() - self._last < _EVERY_S:
+            return
+        self._last = time.monotonic()
+        await _quietly(aupdate_progress_artifact(self._id, self._progress.percent, self._progress.line()))
+
+    async def close(self, why: OrchestrationError | None) -> None:
+        """Write what is left, and wait for it."""
+        if self._rows:
+            self._write_table()
+        if self._writing:
+            await asyncio.wait(self._writing, timeout=30)
+        if self._id is not None:
+            line = self._progress.line() + (f" · stopped: {redact(str(why))}" if why is not None else "")
+            await _quietly(aupdate_progress_artifact(self._id, self._progress.percent, line))
+
+    def _write_table(self) -> None:
+        rows, self._rows = self._rows, []
+        if len(self._writing) >= _MOST_WRITING:
+            # The API is slower than the job: one table holds more tasks.
+            self._rows = rows
+            self._most += _ROWS
+            if len(rows) < 50 * _ROWS:
+                return
+            self._rows = []
+        self._tables += 1
+        text = f"Tasks {rows[0]['id']} to {rows[-1]['id']}, in the order of their ends"
+        task = asyncio.create_task(
+            _quietly(acreate_table_artifact(key="tta-bulk-chunk", table=rows, description=redact(text)))
+        )
+        self._writing.add(task)
+        task.add_done_callback(self._writing.discard)
+
+
+async def _quietly(write: Awaitable[object]) -> None:
+    try:
+        await write
+    except Exception as error:  # a picture: the work it shows is in the output and the ledger
+        _LOG.warning("an artifact was not written: %s", redact(str(error)))

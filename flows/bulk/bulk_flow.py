@@ -1,0 +1,346 @@
+"""The flow `orchestrate_bulk`: a file of tasks as one flow run, in chunks; and the same for tasks in memory."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
+from contextlib import suppress
+from contextvars import ContextVar
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal, cast
+
+from prefect import flow
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import State
+from prefect.context import FlowRunContext
+from prefect.exceptions import Pause
+from prefect.runtime import flow_run as this_run
+from prefect.states import AwaitingRetry
+from pydantic import Field
+
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.bulk.file_job import FileJob
+from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
+from tta_dev_primitives.flows.bulk.job_report import BulkReport, report_of
+from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of
+from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
+from tta_dev_primitives.flows.bulk.scheduler import failed_result
+from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
+
+__all__ = ["BulkReport", "orchestrate_bulk", "run_bulk", "run_file"]
+
+_LOG = logging.getLogger("tta_dev_primitives.bulk")
+_HERE: ContextVar[JobOptions | None] = ContextVar("tta_bulk_options", default=None)
+"""What only a caller in this process can give: an observer, signals, how long it may wait."""
+
+
+def _run_name() -> str:
+    return f"bulk {Path(str(this_run.parameters.get('input_path', ''))).name}"[:60]
+
+
+@served
+@flow(name="orchestrate-bulk", flow_run_name=_run_name, persist_result=True, result_serializer="json")
+async def orchestrate_bulk(
+    input_path: str,
+    output_path: str,
+    concurrency: Annotated[int, Field(ge=1, le=1000)] = 50,
+    chunk_size: Annotated[
+        int | None,
+        Field(ge=1, le=1000),
+    ] = None,
+    max_cost: Annotated[Decimal | None, Field(ge=0)] = None,
+    until: datetime | None = None,
+    patience_s: Annotated[
+        float | None,
+        Field(
+            ge=0,
+        ),
+    ] = 3600.0,
+    ordered: bool = False,
+    detail: Literal["chunk", "item"] = "chunk",
+    force: bool = False,
+    config_path: str | None = None,
+) -> BulkReport:
+    """Run a file of tasks; a run that was stopped or killed goes on where it was, and pays for nothing twice.
+
+    When free quota is hours away, a deployed run puts itself back on the schedule for the moment it returns.
+
+    Args:
+        input_path: Tasks: JSONL or CSV with id, task, and optional use_case and system.
+        output_path: Results, JSONL; running again does only what is missing.
+        concurrency: Provider calls open at once.
+        chunk_size: Tasks a task run; empty: up to 100, twice the concurrency.
+        max_cost: The most the whole job may cost, USD, over all its runs.
+        until: Start nothing new after this moment; without a zone: UTC.
+        patience_s: Seconds the job may wait for free quota before it may spend; 0: spend at once; empty: never
+            spend for want of quota.
+        ordered: Put the results into the order of the input at the end.
+        detail: Task runs for each chunk, or for each item.
+        force: Go on although configuration or tasks changed since the last run.
+        config_path: Configuration file; empty searches the usual places.
+
+    Raises:
+        ConfigError: Input, output or an option is wrong, or configuration or tasks changed (see `force`).
+        JobBusyError: Another process runs this job.
+        LedgerError: The ledger cannot be used.
+        OutputError: The output cannot be written; what was answered is kept.
+    """
+    here = _HERE.get()
+    options = JobOptions(
+        concurrency=concurrency,
+        chunk_size=chunk_size,
+        max_cost=max_cost,
+        until=until if until is None or until.tzinfo else until.replace(tzinfo=UTC),
+        patience_s=math.inf if patience_s is None else patience_s,
+        detail=detail,
+        **({} if here is None else _local(here)),
+    )
+    options.check()
+    runtime = current_runtime() or await Runtime.load(config_path)
+    report = await _file_job(
+        runtime, Path(input_path), Path(output_path), options, ordered=ordered, force=force
+    )
+    if report.resume_at is not None and here is None:
+        await _sleep_until(report.resume_at)
+    return report
+
+
+def _local(here: JobOptions) -> dict[str, Any]:
+    return {
+        "in_process_s": here.in_process_s,
+        "catch_signals": here.catch_signals,
+        "observer": here.observer,
+        "clock": here.clock,
+        "sleep": here.sleep,
+    }
+
+
+async def run_file(local: JobOptions, **parameters: Any) -> BulkReport:
+    """Run `orchestrate_bulk` from this process with an observer, signals and a waiting time of its own."""
+    token = _HERE.set(local)
+    try:
+        return cast(BulkReport, await orchestrate_bulk(**parameters))
+    finally:
+        _HERE.reset(token)
+
+
+async def _file_job(
+    runtime: Runtime, source: Path, target: Path, options: JobOptions, *, ordered: bool, force: bool
+) -> BulkReport:
+    with await asyncio.to_thread(FileJob.open, runtime.config, source, target, force=force) as job:
+        run = JobRun(
+            runtime,
+            options,
+            job.write,
+            job.progress,
+            earlier_runs=tuple(job.file.flow_run_ids),
+            waited_s=job.file.waited_s,
+        )
+        # Before anything is paid: what this run costs counts for the job whatever happens to the process.
+        job.add_run(runtime.flow_run_id())
+        await run.open()
+        try:
+            if not job.file.planned:
+                job.set_plan(await run.plan(job.sample))
+            await run.run(_each(job.todo()), job.file.plan)
+        finally:
+            with suppress(OrchestrationError):
+                job.close_run(run.gate.waited_s)
+            await asyncio.to_thread(job.finish, ordered=ordered and run.gate.closed is None)
+        if run.problem is not None:
+            raise run.problem
+        return report_of(run, job)
+
+
+async def _each(records: Iterable[Record]) -> AsyncIterator[Record]:
+    for record in records:
+        yield record
+
+
+async def _sleep_until(moment: datetime) -> None:
+    """Put a deployed flow run back on the schedule; it starts again from the top, and the output says what is done."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is None or run.deployment_id is None:
+        return
+    state: State[Any] = AwaitingRetry(scheduled_time=moment, message="waits for free quota")
+    async with get_client() as client:
+        result = await client.set_flow_run_state(run.id, state, force=True)
+    _LOG.info("free quota is back at %s: this run goes on then", moment.isoformat())
+    raise Pause(state=result.state)
+
+
+async def run_bulk(
+    items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+    *,
+    concurrency: int = 50,
+    on_result: Callable[[OrchestrationResult], None] | None = None,
+    **options: Any,
+) -> list[OrchestrationResult]:
+    """Run tasks that are in memory as one flow run.
+
+    Args:
+        items: Mappings with `id`, `task` and optional `use_case` and `system`; also an async iterable.
+        concurrency: Provider calls open at once.
+        on_result: Called with each result as it comes.
+        options: `max_cost` (USD), `until` (datetime), `patience_s`, `chunk_size`, `detail` of `orchestrate_bulk`.
+
+    Returns:
+        One result for each item in the order given; none for none. A failed one has `accepted=False`, no
+        content, and its error as the first of its warnings.
+
+    Raises:
+        ConfigError: An option is wrong, or `items` are no tasks (a text, a path, one task).
+        LedgerError: The ledger cannot be used; the results so far were given to `on_result`.
+    """
+    check_items(items)
+    job = _MemoryJob(items, on_result, _memory_options(concurrency, options))
+    if isinstance(items, Sequence) and not items:
+        return []
+    token = _JOB.set(job)
+    try:
+        await _bulk_in_memory(concurrency=concurrency)
+    finally:
+        _JOB.reset(token)
+    return job.results()
+
+
+def _memory_options(concurrency: int, given: Mapping[str, Any]) -> JobOptions:
+    known = {"max_cost", "until", "patience_s", "chunk_size", "detail"}
+    unknown = set(given) - known
+    if unknown:
+        raise ConfigError(
+            f"execute_bulk: unknown option {sorted(unknown)[0]!r}. Known: {', '.join(sorted(known))}."
+        )
+    values = dict(given)
+    if values.get("max_cost") is not None:
+        values["max_cost"] = Decimal(str(values["max_cost"]))
+    if "patience_s" in values and values["patience_s"] is None:
+        values["patience_s"] = math.inf
+    options = JobOptions(concurrency=concurrency, in_process_s=math.inf, **values)
+    options.check()
+    return options
+
+
+class _MemoryJob:
+    """Tasks and results of a job in memory."""
+
+    def __init__(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        on_result: Callable[[OrchestrationResult], None] | None,
+        options: JobOptions,
+    ) -> None:
+        self.options = options
+        self._items = items
+        self._on_result = on_result
+        self._results: dict[int, OrchestrationResult] = {}
+        self._ids: set[str] = set()
+        self._places: list[BrokenLine | Record] = []
+
+    @property
+    def size(self) -> int | None:
+        """How many items there are; None when only the end of an iterator will tell."""
+        return len(self._items) if isinstance(self._items, Sized) else None
+
+    async def records(self, run: JobRun) -> AsyncIterator[Record]:
+        """Every item that can be run; the others get their result at once."""
+        async for entry in _iterate(self._items):
+            found = record_of(entry, len(self._places) + 1)
+            if isinstance(found, Record) and found.id in self._ids:
+                why = f"the id {found.id!r} was given before"
+                found = BrokenLine(found.number, why, found.id, found.use_case)
+            self._places.append(found)
+            if isinstance(found, BrokenLine):
+                if run.progress.total is not None:
+                    run.progress.total -= 1
+                error = ConfigError(f"item {found.number}: {found.reason}")
+                self._keep(found.number, self._failed(run, found, error))
+                continue
+            self._ids.add(found.id)
+            yield found
+
+    def ended(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
+        """Keep one result."""
+        self._keep(record.number, result)
+
+    def close(self, run: JobRun, why: OrchestrationError | None) -> None:
+        """Give the items that were not done a result that says so."""
+        for place in self._places:
+            if place.number not in self._results:
+                self._keep(place.number, self._failed(run, place, why or OrchestrationError("not run")))
+
+    def _failed(
+        self, run: JobRun, place: BrokenLine | Record, error: OrchestrationError
+    ) -> OrchestrationResult:
+        use_case = place.use_case
+        if use_case is None and isinstance(place, Record):
+            use_case = plan_of(run.runtime, None, place).use_case
+        return failed_result(place.id or "", error, run.runtime, budget=run.budget, use_case=use_case or "")
+
+    def results(self) -> list[OrchestrationResult]:
+        """All results in the order of the items."""
+        return [self._results[place.number] for place in self._places]
+
+    def _keep(self, number: int, result: OrchestrationResult) -> None:
+        self._results[number] = result
+        if self._on_result is not None:
+            self._on_result(result)
+
+
+_JOB: ContextVar[_MemoryJob] = ContextVar("tta_bulk_job")
+
+
+@flow(name="orchestrate-bulk", flow_run_name="bulk", persist_result=False)
+async def _bulk_in_memory(concurrency: int) -> BulkReport:
+    """The flow run of a job in memory; its tasks are not parameters, which are limited to half a megabyte."""
+    job = _JOB.get()
+    runtime = current_runtime() or await Runtime.load(None)
+    run = JobRun(runtime, job.options, job.ended)
+    run.progress.total = job.size
+    await run.open()
+    records = job.records(run)
+    first = [record async for record in _head(records, SAMPLE)]
+    try:
+        plan = await run.plan(first)
+        await run.run(_chain(first, records), plan)
+        if run.gate.closed is not None:
+            async for _ in records:
+                run.progress.postponed += 1
+    finally:
+        job.close(run, run.problem or run.gate.closed)
+    if run.problem is not None:
+        raise run.problem
+    return report_of(run, None)
+
+
+async def _head(records: AsyncIterator[Record], count: int) -> AsyncIterator[Record]:
+    for _ in range(count):
+        try:
+            yield await anext(records)
+        except StopAsyncIteration:
+            return
+
+
+async def _chain(first: Iterable[Record], rest: AsyncIterator[Record]) -> AsyncIterator[Record]:
+    for record in first:
+        yield record
+    async for record in rest:
+        yield record
+
+
+async def _iterate(
+    items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+) -> AsyncIterator[Mapping[str, Any]]:
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item

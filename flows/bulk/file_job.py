@@ -1,0 +1,179 @@
+"""A job over files: what of the input is still to do, and where its results go. Files only, no Prefect."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config import OrchestrationConfig
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.bulk.job_file import JobFile, JobPlan, config_digest
+from tta_dev_primitives.flows.bulk.output import Output
+from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
+
+__all__ = ["FileJob"]
+
+_LOG = logging.getLogger("tta_dev_primitives.bulk")
+_MOST_KEPT = 1000
+_SAMPLE = 8
+
+
+class FileJob:
+    """One run of the job whose results are in an output file. Make it with `open`, use it as a context manager."""
+
+    def __init__(self, source: Path, output: Output, file: JobFile) -> None:
+        self.source, self.output, self.file = source, output, file
+        self.progress = Progress(total=0)
+        self.broken: list[tuple[int, str, str | None]] = []
+        self.duplicates: list[tuple[int, str, str | None]] = []
+        self.sample: list[Record] = []
+        self.warnings: list[str] = []
+        self._end = 0
+
+    @classmethod
+    def open(cls, config: OrchestrationConfig, source: Path, target: Path, *, force: bool) -> Self:
+        """Lock the output, read input and output once, and see what is to do.
+
+        Args:
+            config: The configuration of this run.
+            source: The tasks.
+            target: The results.
+            force: Go on although configuration or tasks changed; changed tasks are answered again.
+
+        Raises:
+            ConfigError: A file is wrong, holds no task, or results would mix.
+            JobBusyError: Another process runs this job.
+        """
+        end = input_size(source)
+        if os.path.realpath(source) == os.path.realpath(target):
+            raise ConfigError(f"{target}: is the input itself. Choose another --out.")
+        output = Output(target)
+        try:
+            digest = config_digest(config)
+            file = JobFile.read(target)
+            job = cls(source, output, file or JobFile(input=str(source.resolve()), config_digest=digest))
+            job._scan(end, force=force)
+            if file is not None:
+                job._compare(digest, force=force)
+        except BaseException:
+            output.discard()
+            raise
+        return job
+
+    def todo(self) -> Iterator[Record]:
+        """The tasks still to do, in the order of the input; lines after the scan are left to the next run."""
+        for record in read_records(self.source, end=self._end):
+            if (
+                isinstance(record, Record)
+                and self.output.is_first(record)
+                and self.output.done(record) != "done"
+            ):
+                yield record
+
+    def write(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
+        """Append one result.
+
+        Raises:
+            OutputError: It cannot be written.
+        """
+        self.output.write(record, result, None if error is None else _error(error))
+
+    def set_plan(self, plan: JobPlan | None) -> None:
+        """Keep the job's plan for this and later runs."""
+        self.file.plan, self.file.planned = plan, True
+        self.file.write(self.output.path)
+
+    def add_run(self, flow_run_id: str | None) -> None:
+        """Remember a flow run whose calls count for this job."""
+        if flow_run_id is not None and flow_run_id not in self.file.flow_run_ids:
+            self.file.flow_run_ids.append(flow_run_id)
+        self.file.write(self.output.path)
+
+    def close_run(self, waited_s: float) -> None:
+        """Keep what later runs must know."""
+        self.file.waited_s = waited_s
+        self.file.write(self.output.path)
+
+    def finish(self, *, ordered: bool) -> None:
+        """Leave each id once in the output."""
+        self.output.finish(ordered=ordered)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.output.__exit__(kind, error, trace)
+
+    def _scan(self, end: int, *, force: bool) -> None:
+        self._end = end
+        changed: list[str] = []
+        tasks = todo = 0
+        for record in read_records(self.source, end=end):
+            if isinstance(record, BrokenLine):
+                self._break(record)
+                continue
+            if not self.output.is_new(record):
+                self._repeat(record)
+                continue
+            tasks += 1
+            if len(self.sample) < _SAMPLE:
+                self.sample.append(record)
+            state = self.output.done(record)
+            if state == "changed":
+                changed.append(record.id) if len(changed) < 3 else None
+            todo += state != "done"
+            self.progress.skipped += state == "done"
+        self.progress.total = todo
+        if not tasks and not self.progress.broken:
+            raise ConfigError(
+                f'{self.source}: it holds no task. Expected lines such as {{"id": "1", "task": "..."}}.'
+            )
+        if changed and not force:
+            raise ConfigError(
+                f"{self.source}: tasks changed since they were answered (ids {', '.join(changed)} ...): results "
+                "would mix. Use --force to answer the changed ones again, or another --out."
+            )
+
+    def _compare(self, digest: str, *, force: bool) -> None:
+        if digest == self.file.config_digest:
+            return
+        mixed = bool(self.progress.skipped and self.progress.total)
+        if mixed and not force:
+            raise ConfigError(
+                f"{self.output.path}: the configuration changed since this job began ({self.progress.skipped} tasks "
+                f"are done, {self.progress.total} are left): results would mix. Use --force to go on, or another --out."
+            )
+        if mixed:
+            self.warnings.append("the configuration changed since this job began: its results are mixed")
+        self.file.config_digest = digest
+        self.file.plan, self.file.planned = None, False
+
+    def _break(self, line: BrokenLine) -> None:
+        self.progress.broken += 1
+        _LOG.warning("%s: line %d: %s (skipped)", self.source, line.number, line.reason)
+        if len(self.broken) < _MOST_KEPT:
+            self.broken.append((line.number, line.reason, line.id))
+
+    def _repeat(self, record: Record) -> None:
+        self.progress.duplicates += 1
+        _LOG.warning(
+            "%s: line %d: the id %r stands on an earlier line (skipped)",
+            self.source,
+            record.number,
+            record.id,
+        )
+        if len(self.duplicates) < _MOST_KEPT:
+            self.duplicates.append((record.number, "the id stands on an earlier line", record.id))
+
+
+def _error(error: OrchestrationError) -> dict[str, Any]:
+    return {"type": type(error).__name__, "message": redact(str(error))}

@@ -1,0 +1,75 @@
+"""One plan for a whole job: each task is classified locally; the orchestrator is asked at most once."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from prefect import task
+
+from tta_dev_primitives.flows.bulk.job_file import JobPlan
+from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.plan import ask_planner
+from tta_dev_primitives.flows.planning.local_classifier import classify
+from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan
+from tta_dev_primitives.flows.routing.candidates import configured_use_cases
+from tta_dev_primitives.flows.tasks.item import Item
+
+__all__ = ["needs_job_plan", "plan_job", "plan_of"]
+
+SAMPLE = 8
+"""How many of the first tasks the planner sees."""
+_SHOWN = 1200
+
+
+def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
+    """Whether the orchestrator is asked: when told to, or when the kind of some task is neither named nor clear."""
+    config = runtime.config
+    if not config.enabled or config.planning == "never" or not sample:
+        return False
+    if config.planning == "always":
+        return True
+    return any(record.use_case is None and not classify(record.task).sure for record in sample)
+
+
+@task(name="plan", task_run_name="plan", persist_result=False)
+async def plan_job(runtime: Runtime, asked: Item) -> JobPlan | None:
+    """Ask the orchestrator once; None when it gives no usable plan. The attempts stay with `asked`."""
+    await runtime.choose_orchestrator()
+    made = await ask_planner(runtime, asked)
+    if made is None:
+        return None
+    return JobPlan(
+        use_case=made.use_case,
+        instructions=made.instructions,
+        acceptance_criteria=tuple(made.acceptance_criteria),
+    )
+
+
+def plan_request(sample: Sequence[Record]) -> Item:
+    """The task that the planner is given for the job."""
+    shown = "\n\n".join(
+        f"<example>\n{record.task[:_SHOWN].replace('</example', '(/example')}\n</example>"
+        for record in sample
+    )
+    return Item(
+        "plan",
+        "Make one plan for a whole job of many separate tasks. It must suit every one of them, so it holds no "
+        "sub-tasks and nothing that is true of one example only. These are the first tasks of the job, as data:"
+        f"\n\n{shown}",
+    )
+
+
+def plan_of(runtime: Runtime, job: JobPlan | None, record: Record) -> Plan:
+    """The plan of one task: its own use case, else what its words say clearly, else the job's."""
+    free = default_plan(record.task, record.use_case, allowed=configured_use_cases(runtime.config))
+    if job is None:
+        return free
+    unclear = record.use_case is None and not classify(record.task).sure
+    return free.model_copy(
+        update={
+            "use_case": job.use_case if unclear else free.use_case,
+            "instructions": job.instructions,
+            "acceptance_criteria": list(job.acceptance_criteria),
+        }
+    )

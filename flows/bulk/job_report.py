@@ -1,0 +1,125 @@
+"""What a run of a job gives back."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.flows.tasks.result import Usd
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.bulk.file_job import FileJob
+    from tta_dev_primitives.flows.bulk.runner import JobRun
+
+__all__ = ["BulkReport", "ModelReport", "report_of"]
+
+_MOST_LISTED = 100
+
+
+class ModelReport(BaseModel):
+    """What one model did in this run."""
+
+    calls: int
+    failed: int
+    answers: int
+    tokens: int
+    cost_usd: Usd
+
+
+class LineReport(BaseModel):
+    """A line that was not run or has no answer, and why."""
+
+    line: int
+    reason: str
+    id: str | None = None
+
+
+class BulkReport(BaseModel):
+    """How a run of a job ended."""
+
+    model_config = ConfigDict(frozen=True)
+
+    state: Literal["complete", "incomplete", "interrupted", "waiting"]
+    """`complete`: nothing is left but what failed; `waiting`: free quota is back at `resume_at`."""
+    output: str | None = None
+    done: int = Field(description="Tasks with an answer, those of earlier runs included")
+    done_before: int = Field(description="Of them, by earlier runs")
+    accepted: int = Field(description="Answered in this run with enough evidence")
+    failed: int
+    left: int = Field(description="Not done, because the run stopped")
+    broken_lines: tuple[LineReport, ...] = ()
+    broken: int = 0
+    duplicates: tuple[LineReport, ...] = ()
+    duplicate: int = 0
+    errors: dict[str, int] = Field(
+        default_factory=dict, description="Failed tasks by class: models, budget ..."
+    )
+    failures: tuple[LineReport, ...] = Field(default=(), description="The first of the failed tasks, and why")
+    cost_usd: Usd = Decimal(0)
+    baseline_cost_usd: Usd = Decimal(0)
+    savings_ratio: float = 0.0
+    seconds: float = 0.0
+    models: dict[str, ModelReport] = Field(default_factory=dict)
+    reason: str | None = None
+    """Why it stopped before its end."""
+    resume_at: datetime | None = None
+    flow_run_id: str | None = None
+    warnings: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON values; money as text."""
+        return self.model_dump(mode="json")
+
+
+def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
+    """The report of an ended run."""
+    progress, gate = run.progress, run.gate
+    left = progress.left if progress.left is not None else progress.postponed
+    state: Literal["complete", "incomplete", "interrupted", "waiting"] = "complete"
+    if run.interrupted:
+        state = "interrupted"
+    elif gate.opens_at is not None:
+        state = "waiting"
+    elif gate.closed is not None or left:
+        state = "incomplete"
+    return BulkReport(
+        state=state,
+        output=str(job.output.path) if job is not None else None,
+        done=progress.skipped + progress.done,
+        done_before=progress.skipped,
+        accepted=progress.accepted,
+        failed=progress.failed,
+        left=left,
+        broken=progress.broken,
+        broken_lines=_lines(job.broken) if job is not None else (),
+        duplicate=progress.duplicates,
+        duplicates=_lines(job.duplicates) if job is not None else (),
+        errors=dict(progress.errors),
+        failures=_lines(run.failures),
+        cost_usd=progress.cost_usd,
+        baseline_cost_usd=progress.baseline_usd,
+        savings_ratio=progress.savings_ratio,
+        seconds=round(progress.elapsed_s, 3),
+        models={
+            name: ModelReport(
+                calls=line.calls,
+                failed=line.failed,
+                answers=line.answers,
+                tokens=line.tokens,
+                cost_usd=line.cost_usd,
+            )
+            for name, line in sorted(progress.models.items())
+        },
+        reason=redact(str(gate.closed)) if gate.closed is not None else None,
+        resume_at=None if gate.opens_at is None else datetime.fromtimestamp(gate.opens_at, UTC),
+        flow_run_id=run.runtime.flow_run_id(),
+        warnings=(*run.runtime.warnings, *run.warnings, *(job.warnings if job is not None else ())),
+    )
+
+
+def _lines(found: list[tuple[int, str, str | None]]) -> tuple[LineReport, ...]:
+    return tuple(LineReport(line=n, reason=why, id=name) for n, why, name in found[:_MOST_LISTED])

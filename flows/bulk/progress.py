@@ -1,0 +1,157 @@
+"""How far a job is: counts, rate, money, time left, by model. Pure but for the clock that is handed in."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult
+
+__all__ = ["ModelLine", "Progress"]
+
+_WINDOW = 200
+
+
+@dataclass(slots=True)
+class ModelLine:
+    """What one model did for the job."""
+
+    calls: int = 0
+    failed: int = 0
+    answers: int = 0
+    tokens: int = 0
+    cost_usd: Decimal = Decimal(0)
+
+
+@dataclass(slots=True)
+class Progress:
+    """The counts of one run of a job."""
+
+    total: int | None = None
+    """Tasks that this run has to do; None when the source does not say."""
+    skipped: int = 0
+    """Done by an earlier run."""
+    done: int = 0
+    accepted: int = 0
+    failed: int = 0
+    postponed: int = 0
+    broken: int = 0
+    duplicates: int = 0
+    paid_items: int = 0
+    """Tasks that needed a paid call."""
+    cost_usd: Decimal = Decimal(0)
+    baseline_usd: Decimal = Decimal(0)
+    models: dict[str, ModelLine] = field(default_factory=dict)
+    errors: Counter[str] = field(default_factory=Counter)
+    """Failed tasks by the class of their error."""
+    waiting_until: float | None = None
+    """Epoch seconds until which the job waits for free quota now."""
+    quota_eta_s: float | None = None
+    """Seconds that the quotas need for the rest, when they bind."""
+    under_way: Callable[[], int] = int
+    """How many calls are open: what they need of a quota is taken already."""
+    clock: Callable[[], float] = time.time
+    _started: float = 0.0
+    _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
+
+    def start(self) -> None:
+        """The run begins now."""
+        self._started = self.clock()
+
+    def add(self, result: OrchestrationResult, error_class: str | None) -> None:
+        """Count one ended task."""
+        self._ends.append(self.clock())
+        if error_class is None:
+            self.done += 1
+            self.accepted += result.accepted
+            self.model(result.model).answers += 1
+        else:
+            self.failed += 1
+            self.errors[error_class] += 1
+        self.cost_usd += result.cost_usd
+        self.baseline_usd += result.baseline_cost_usd
+        paid = False
+        for attempt in result.attempts:
+            line = self.model(attempt.model)
+            line.calls += not attempt.reused
+            line.failed += attempt.outcome != "ok"
+            line.tokens += 0 if attempt.reused else attempt.input_tokens + attempt.output_tokens
+            line.cost_usd += attempt.cost_usd
+            paid = paid or (attempt.billing == "paid" and attempt.outcome == "ok")
+        self.paid_items += paid
+
+    def model(self, name: str) -> ModelLine:
+        """The line of one model."""
+        return self.models.setdefault(name, ModelLine())
+
+    @property
+    def ended(self) -> int:
+        """Tasks that have ended in this run, well or not."""
+        return self.done + self.failed
+
+    @property
+    def left(self) -> int | None:
+        """Tasks still to do."""
+        return None if self.total is None else max(0, self.total - self.ended)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since the start."""
+        return max(0.0, self.clock() - self._started)
+
+    @property
+    def rate(self) -> float:
+        """Tasks a second, over the last ones."""
+        span = self.clock() - (self._ends[0] if len(self._ends) == _WINDOW else self._started)
+        return len(self._ends) / span if span > 0 else 0.0
+
+    @property
+    def eta_s(self) -> float | None:
+        """Seconds until the job is done: by its pace, or by the quotas when they need longer; None when unknown."""
+        if self.left is None or not self._ends:
+            return None
+        if self.quota_eta_s is not None:
+            return self.quota_eta_s
+        return self.left / self.rate if self.rate else math.inf
+
+    @property
+    def savings_ratio(self) -> float:
+        """1 - cost / baseline of what this run did."""
+        return float(1 - self.cost_usd / self.baseline_usd) if self.baseline_usd else 0.0
+
+    @property
+    def percent(self) -> float:
+        """Share of the whole job that has ended, 0..100."""
+        whole = self.skipped + (self.total if self.total is not None else self.ended)
+        return 100.0 * (self.skipped + self.ended) / whole if whole else 0.0
+
+    def line(self) -> str:
+        """One plain line for logs and the progress artifact."""
+        whole = "?" if self.total is None else str(self.skipped + self.total)
+        parts = [
+            f"{self.skipped + self.done}/{whole} done",
+            f"{self.failed} failed",
+            f"{self.rate:.1f}/s",
+            f"cost ${self.cost_usd:.4f}",
+            f"saved {self.savings_ratio:.0%}",
+        ]
+        if self.eta_s is not None and self.left:
+            parts.append(f"{span_text(self.eta_s)} left")
+        if self.waiting_until is not None:
+            parts.append(f"waiting {span_text(max(0.0, self.waiting_until - self.clock()))} for free quota")
+        return " · ".join(parts)
+
+
+def span_text(seconds: float) -> str:
+    """A duration for people."""
+    if not math.isfinite(seconds):
+        return "no end"
+    whole = int(seconds + 0.5)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
+    return (
+        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+    )

@@ -1,0 +1,228 @@
+"""Reading the tasks of a job from JSONL or CSV, one at a time: the file may be larger than memory, and still growing.
+
+A line that cannot be used becomes a `BrokenLine` with its number and reason; the lines after it are read all the same.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import stat
+from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any, cast
+
+from typing_extensions import override
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.options import USE_CASES
+from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, check_task
+
+__all__ = [
+    "BrokenLine",
+    "Record",
+    "check_items",
+    "digest_of",
+    "input_size",
+    "read_records",
+    "record_of",
+]
+
+_MOST_LINE = 4 * MAX_TASK_BYTES
+_MOST_ID = 512
+_FIELDS = ("id", "task", "use_case", "system")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One task of a job."""
+
+    number: int
+    """Its line in the input, from 1; its place among the items when there is no file."""
+    id: str
+    task: str
+    use_case: str | None = None
+    system: str | None = None
+
+    @property
+    def digest(self) -> str:
+        """What an answer depends on: changes when text, use case or system text change."""
+        return digest_of(self.task, self.use_case, self.system)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokenLine:
+    """A line that is not run, and why."""
+
+    number: int
+    reason: str
+    id: str | None = None
+    """Its id, when that could be read."""
+    use_case: str | None = None
+    """The use case that it names, when that is one."""
+
+
+def check_items(items: object) -> None:
+    """Refuse what is clearly no collection of tasks, before anything is started.
+
+    Raises:
+        ConfigError: It is a text, a path, one task alone, or holds something else than mappings.
+    """
+    expected = 'a list of tasks such as [{"id": "1", "task": "Summarize ..."}]'
+    if isinstance(items, (str, bytes, os.PathLike)):
+        missing = "" if os.path.exists(items) else " (and there is no such file)"
+        raise ConfigError(
+            f"execute_bulk: expected {expected}, got {items!r:.80}{missing}. "
+            "A file of tasks is run with `tta bulk FILE --out OUT`, or the flow orchestrate_bulk."
+        )
+    if isinstance(items, Mapping):
+        raise ConfigError(f"execute_bulk: expected {expected}, got one mapping. Put it into a list.")
+    if not isinstance(items, (Iterable, AsyncIterable)):
+        raise ConfigError(f"execute_bulk: expected {expected}, got {type(items).__name__}.")
+    if not isinstance(items, Sequence):
+        return  # a stream: each of its items is looked at when it comes
+    for number, item in enumerate(items, start=1):
+        if not isinstance(item, Mapping):
+            raise ConfigError(
+                f"execute_bulk: item {number} is {type(item).__name__}, not a task. Expected {expected}."
+            )
+
+
+def digest_of(task: str, use_case: str | None, system: str | None) -> str:
+    """16 hex digits for a task's text and options."""
+    text = json.dumps([task, use_case, system], separators=(",", ":"))
+    return blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def record_of(entry: object, number: int) -> Record | BrokenLine:
+    """Check one task: a mapping with `id` and `task`, and optional `use_case` and `system`."""
+    if not isinstance(entry, Mapping):
+        return BrokenLine(number, f'expected an object with "id" and "task", got {type(entry).__name__}')
+    found = cast(Mapping[str, Any], entry)
+    name = found.get("id")
+    if isinstance(name, bool) or not isinstance(name, (str, int)) or not str(name).strip():
+        return BrokenLine(number, 'no "id": give each task a text or a whole number of its own')
+    identity = str(name)
+    if len(identity) > _MOST_ID:
+        return BrokenLine(number, f'"id" is longer than {_MOST_ID} characters')
+    use_case, system = found.get("use_case") or None, found.get("system") or None
+    try:
+        identity.encode()
+        check_task(found.get("task"), use_case, system)
+    except (ConfigError, UnicodeEncodeError, TypeError) as error:
+        return BrokenLine(number, str(error), identity, use_case if use_case in USE_CASES else None)
+    return Record(number, identity, found["task"], use_case, system)
+
+
+def input_size(path: Path) -> int:
+    """Bytes of the input as it is now.
+
+    Raises:
+        ConfigError: It is missing, no regular file, not readable, or neither .jsonl nor .csv.
+    """
+    try:
+        found = os.stat(path)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}. Give the file of tasks, JSONL or CSV.") from None
+    if not stat.S_ISREG(found.st_mode):
+        raise ConfigError(
+            f"{path}: not a regular file. Save the tasks to a file first: a job can be run again."
+        )
+    if not os.access(path, os.R_OK):
+        raise ConfigError(f"{path}: permission denied.")
+    return found.st_size
+
+
+def read_records(path: Path, *, end: int | None = None) -> Iterator[Record | BrokenLine]:
+    """Every task of the file in order, holding one line at a time.
+
+    Args:
+        path: A `.csv` or `.tsv` with a header row, else JSONL.
+        end: Read only this many bytes (a file that grows).
+
+    Raises:
+        ConfigError: The CSV header lacks `id` or `task`.
+    """
+    with open(path, "rb", buffering=0) as raw:
+        source: io.BufferedReader[Any] = io.BufferedReader(
+            _UpTo(raw, end if end is not None else os.fstat(raw.fileno()).st_size)
+        )
+        if path.suffix.lower() in (".csv", ".tsv"):
+            yield from _csv(path, source)
+        else:
+            yield from _jsonl(source)
+
+
+class _UpTo(io.RawIOBase):
+    """The first `end` bytes of a file."""
+
+    def __init__(self, raw: io.FileIO, end: int) -> None:
+        self._raw, self._left = raw, end
+
+    @override
+    def readable(self) -> bool:
+        return True
+
+    @override
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: self._left]
+        count = self._raw.readinto(view) or 0
+        self._left -= count
+        return count
+
+
+def _jsonl(source: io.BufferedReader[Any]) -> Iterator[Record | BrokenLine]:
+    number = 0
+    while line := source.readline(_MOST_LINE):
+        number += 1
+        if not line.endswith(b"\n") and len(line) >= _MOST_LINE:
+            while line and not line.endswith(b"\n"):
+                line = source.readline(_MOST_LINE)
+            yield BrokenLine(number, f"longer than {_MOST_LINE:,} bytes")
+            continue
+        text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
+        if text:
+            yield _json_line(text, number)
+
+
+def _json_line(text: bytes, number: int) -> Record | BrokenLine:
+    try:
+        entry = json.loads(text.decode("utf-8"))
+    except UnicodeDecodeError as error:
+        return BrokenLine(number, f"not UTF-8 text (byte {error.start} of the line)")
+    except json.JSONDecodeError as error:
+        return BrokenLine(number, f"not JSON: {error.msg} (column {error.colno})")
+    except (ValueError, RecursionError):
+        return BrokenLine(number, "not JSON that can be read (too deep, or a number too long)")
+    return record_of(entry, number)
+
+
+def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[Record | BrokenLine]:
+    csv.field_size_limit(_MOST_LINE)
+    text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
+    rows = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
+    header = [name.strip() for name in next(rows, [])]
+    missing = [name for name in ("id", "task") if name not in header]
+    if header and missing:
+        raise ConfigError(
+            f"{path}: line 1: the header lacks {' and '.join(missing)}. It must name the columns "
+            f"{', '.join(_FIELDS)} (the last two are optional)."
+        )
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            yield BrokenLine(rows.line_num, f"not CSV: {error}")
+            continue
+        if not any(row):
+            continue
+        if len(row) != len(header):
+            yield BrokenLine(rows.line_num, f"{len(row)} columns where the header has {len(header)}")
+            continue
+        yield record_of(dict(zip(header, row, strict=True)), rows.line_num)

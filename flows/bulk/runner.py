@@ -1,0 +1,280 @@
+"""One run of a job inside a flow run: plan once, pump the tasks through, show how far it is, stop in good order."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import math
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from decimal import Decimal
+from typing import Any, Literal
+
+from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
+from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.budget import budget_state
+from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
+from tta_dev_primitives.flows.bulk.job_file import JobPlan
+from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
+from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.bulk.scheduler import Ended, Pump, error_class
+from tta_dev_primitives.flows.bulk.time_left import quota_eta
+from tta_dev_primitives.flows.calling.admission import BulkGate
+from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support.event_batch import in_batches
+from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
+from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
+
+__all__ = ["JobOptions", "JobRun", "Observer"]
+
+_LOG = logging.getLogger("tta_dev_primitives.bulk")
+
+Observer = Callable[[Progress], None]
+_TICK_S = 0.5
+_GRACE_S = 20.0
+"""After a first Ctrl-C calls under way may end for this long; then they are cut off and settled."""
+
+
+_MOST_FAILURES = 20
+_EXPERIENCED = 100
+"""Tasks that the risk ledger must have seen before a job starts with whole chunks."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """How a job is run."""
+
+    concurrency: int = 50
+    chunk_size: int | None = None
+    max_cost: Decimal | None = None
+    until: datetime | None = None
+    patience_s: float = 3600.0
+    in_process_s: float = IN_PROCESS_S
+    detail: Literal["chunk", "item"] = "chunk"
+    catch_signals: bool = False
+    """Stop in good order on Ctrl-C and SIGTERM; for a process of our own, not under Prefect's runner."""
+    observer: Observer | None = None
+    """Told at the start, and twice a second, how far the job is."""
+    clock: Callable[[], float] = time.time
+    """Epoch seconds, for quotas, deadline and waits; a simulation hands in its own."""
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+
+    def check(self) -> None:
+        """Refuse options that make no sense.
+
+        Raises:
+            ConfigError: One of them is out of range.
+        """
+        for name, number in (("concurrency", self.concurrency), ("chunk_size", self.chunk_size)):
+            if name == "chunk_size" and number is None:
+                continue
+            if type(number) is not int or not 1 <= number <= 1000:
+                raise ConfigError(f"{name}: {number!r} is not a whole number between 1 and 1000.")
+        if self.max_cost is not None and not (self.max_cost.is_finite() and self.max_cost >= 0):
+            raise ConfigError(f"max_cost: {self.max_cost} is not an amount of USD.")
+        if not self.patience_s >= 0:
+            raise ConfigError(f"patience_s: {self.patience_s} is not 0 or more seconds.")
+
+    @property
+    def size(self) -> int:
+        """Tasks a chunk. A slow job has small ones: a chunk's results come together."""
+        if self.detail == "item":
+            return 1
+        return self.chunk_size or max(min(100, 2 * self.concurrency), self.concurrency)
+
+    @property
+    def chunks(self) -> int:
+        """Chunks under way: enough that the open calls never wait for a chunk's last answer."""
+        return max(3, math.ceil(3 * self.concurrency / self.size))
+
+
+@dataclass(slots=True)
+class JobRun:
+    """One run of a job.
+
+    Args:
+        runtime: The process's runtime.
+        options: How.
+        ended: Told of each ended task.
+        progress: The counts; `total` and `skipped` are set by the caller.
+        earlier_runs: Flow runs of this job before this one, for its ceiling.
+        waited_s: Patience that they used up.
+    """
+
+    runtime: Runtime
+    options: JobOptions
+    ended: Ended
+    progress: Progress = field(default_factory=Progress)
+    earlier_runs: Sequence[str] = ()
+    waited_s: float = 0.0
+    warnings: list[str] = field(default_factory=list)
+    interrupted: bool = False
+    watched: bool = True
+    gate: BulkGate = field(init=False)
+    budget: BudgetView = field(init=False)
+    """The month's budget when the run began."""
+    problem: OrchestrationError | None = None
+    failures: list[tuple[int, str, str | None]] = field(default_factory=list)
+    """Line, reason and id of the first tasks that failed."""
+
+    def __post_init__(self) -> None:
+        until = self.options.until
+        self.gate = BulkGate(
+            self.options.concurrency,
+            patience_s=self.options.patience_s,
+            waited_s=self.waited_s,
+            until=math.inf if until is None else until.timestamp(),
+            in_process_s=self.options.in_process_s,
+            clock=self.options.clock,
+            sleep=self.options.sleep,
+        )
+        self.progress.clock = self.options.clock
+        self.progress.under_way = lambda: self.gate.under_way
+
+    async def open(self) -> None:
+        """Read what the job has cost so far, and make its runtime."""
+        spent = await cost_of_runs(self.runtime.ledger, self.earlier_runs)
+        self.runtime = (await self.runtime.for_run()).for_job(
+            self.gate, Purse(self.options.max_cost, spent), clock=self.options.clock, sleep=self.options.sleep
+        )
+        self.budget = (await budget_state(self.runtime)).view()
+        self.progress.start()
+
+    async def plan(self, sample: Sequence[Record]) -> JobPlan | None:
+        """The job's plan; asks the orchestrator at most once."""
+        if not needs_job_plan(self.runtime, sample[:SAMPLE]):
+            return None
+        asked = plan_request(sample[:SAMPLE])
+        made = await plan_job(self.runtime, asked)
+        self.warnings += asked.warnings
+        for attempt in asked.attempts:
+            line = self.progress.model(attempt.model)
+            line.calls += not attempt.reused
+            line.cost_usd += attempt.cost_usd
+            self.progress.cost_usd += attempt.cost_usd
+        return made
+
+    async def _learns(self) -> bool:
+        """Whether this configuration has too little experience to trust any evidence yet."""
+        policy = self.runtime.policy
+        if policy.mode != "adaptive" or not any(t.billing == "free" for t in self.runtime.targets.values()):
+            return False
+        return (await self.runtime.trust.state()).items < _EXPERIENCED
+
+    async def run(self, records: AsyncIterator[Record], plan: JobPlan | None) -> None:
+        """Run the records to their end, or as far as deadline, quota, budget and signals allow."""
+        artifacts = JobArtifacts(self.progress, per_chunk=self.options.size > 1)
+        pump = Pump(
+            self.runtime,
+            self.gate,
+            lambda record: plan_of(self.runtime, plan, record),
+            ended=lambda record, result, error: self._end(artifacts, record, result, error),
+            postponed=self._postpone,
+            chunk_size=self.options.size,
+            chunks=self.options.chunks,
+            budget=self.budget,
+            learns=await self._learns(),
+        )
+        await artifacts.open()
+        self._tell()
+        watch = asyncio.create_task(self._watch(artifacts))
+        try:
+            async with in_batches():
+                with _fewer_collections(), self._signals(asyncio.current_task()):
+                    await pump.run(records)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if not self.interrupted or task is None:
+                raise
+            task.uncancel()
+        finally:
+            self.problem = pump.problem
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            self._tell()
+            await together((artifacts.close(self.gate.closed), write_budget_panel(self.runtime)))
+
+    def _end(
+        self,
+        artifacts: JobArtifacts,
+        record: Record,
+        result: OrchestrationResult,
+        error: OrchestrationError | None,
+    ) -> None:
+        self.ended(record, result, error)
+        self.progress.add(result, None if error is None else error_class(error))
+        if error is not None and len(self.failures) < _MOST_FAILURES:
+            self.failures.append((record.number, redact(str(error)), record.id))
+        artifacts.add(record, result, error)
+
+    def _postpone(self, record: Record) -> None:
+        self.progress.postponed += 1
+
+    async def _watch(self, artifacts: JobArtifacts) -> None:
+        """Keep the views up to date while the job runs."""
+        while True:
+            await asyncio.sleep(_TICK_S)
+            # A view that fails must not end the job: what is wrong with ledger or keys, the work itself will say.
+            with suppress(OrchestrationError):
+                self.progress.quota_eta_s = await quota_eta(self.runtime, self.progress, self.options.clock())
+            self._tell()
+            await artifacts.tick()
+
+    def _tell(self) -> None:
+        self.progress.waiting_until = self.gate.waiting_until
+        if self.options.observer is None or not self.watched:
+            return
+        try:
+            self.options.observer(self.progress)
+        except OSError as gone:
+            # Whoever read the progress has closed the terminal or the pipe: the job goes on unseen.
+            self.watched = False
+            _LOG.warning("progress is no longer shown: %s", gone)
+
+    @contextmanager
+    def _signals(self, main: asyncio.Task[Any] | None) -> Iterator[None]:
+        """First signal: start nothing new, let calls end. Second, or after a while: cut them off and settle."""
+        if not self.options.catch_signals or main is None:
+            yield
+            return
+        loop = asyncio.get_running_loop()
+
+        def stop() -> None:
+            if self.interrupted:
+                main.cancel()
+                return
+            self.interrupted = True
+            self.gate.close("interrupted")
+            loop.call_later(_GRACE_S, main.cancel)
+
+        before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
+        for sig in before:
+            loop.add_signal_handler(sig, stop)
+        try:
+            yield
+        finally:
+            for sig, handler in before.items():
+                loop.remove_signal_handler(sig)
+                signal.signal(sig, handler)
+
+
+@contextmanager
+def _fewer_collections() -> Iterator[None]:
+    """Look for cyclic garbage less often: a job makes little of it, and the looking is a sixth of its CPU."""
+    before = gc.get_threshold()
+    gc.set_threshold(50_000, 20, 50)
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)

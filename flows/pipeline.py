@@ -1,0 +1,217 @@
+"""The way of a batch of tasks: plan, then execute and validate in turn, with a budget check between them.
+
+The interactive flow sends one item this way, the bulk flow a chunk; there is no second implementation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from prefect import tags
+
+from tta_dev_primitives.config.errors import AllModelsFailedError, BudgetExceededError, OrchestrationError
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.approval import ask_person, must_ask, start_over
+from tta_dev_primitives.flows.budget import BudgetState, budget_state, check_budget
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.compound import is_compound_item, run_parts
+from tta_dev_primitives.flows.execute import run_lane
+from tta_dev_primitives.flows.plan import plan, plan_items
+from tta_dev_primitives.flows.routing.model_scores import Outcome, outcomes_of
+from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.tasks.outcome import make_result
+from tta_dev_primitives.flows.tasks.records import keep_records
+from tta_dev_primitives.flows.tasks.result import BudgetView
+from tta_dev_primitives.flows.validate import tell_drift, validate
+from tta_dev_primitives.flows.validation.next_step import Answers, Deliver, PaidSolve, label_of, next_step
+
+__all__ = ["Done", "run_items"]
+
+Done = Callable[[Item], None]
+
+
+async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | None = None) -> BudgetState:
+    """Take every item from its text to a result or an error (`item.result`, `item.error`).
+
+    Args:
+        runtime: Clients, ledger, quotas and keys of this process.
+        items: The tasks.
+        done: Told of each item as soon as it has ended, before the others have.
+
+    Returns:
+        The month's budget as the last check saw it.
+
+    Raises:
+        BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
+        LedgerError: The ledger cannot be used.
+    """
+    await plan(runtime, Lane([(item, ()) for item in items]))
+    budget = await check_budget(runtime, "execute")
+    told = done or _nobody
+    unplanned = [item for item in items if item.error is not None]
+    await keep_records(runtime, unplanned, budget.month)
+    for item in unplanned:
+        item.budget = budget.view()
+        told(item)
+    compound = [item for item in items if item.error is None and is_compound_item(item)]
+    simple = [item for item in items if item.error is None and not is_compound_item(item)]
+    with tags(*sorted({f"use_case:{item.use_case}" for item in items if item.use_case})):
+        return await _finish_planned(runtime, simple, compound, budget, told)
+
+
+async def _finish_planned(
+    runtime: Runtime, simple: Sequence[Item], compound: Sequence[Item], budget: BudgetState, told: Done
+) -> BudgetState:
+    if simple:
+        budget = await _answer(runtime, simple, budget, told)
+    if compound:
+        await together(run_parts(runtime, item, _run_parts) for item in compound)
+        budget = await budget_state(runtime)
+        await keep_records(runtime, compound, budget.month)
+        for item in compound:
+            item.budget = budget.view()
+            told(item)
+    return budget
+
+
+def _nobody(item: Item) -> None:
+    """Nobody wants to be told."""
+
+
+async def _run_parts(runtime: Runtime, parts: Sequence[Item]) -> BudgetView:
+    await plan(runtime, Lane([(part, ()) for part in parts]))
+    return (await _answer(runtime, parts, await check_budget(runtime, "execute"), None)).view()
+
+
+async def _answer(
+    runtime: Runtime, items: Sequence[Item], budget: BudgetState, done: Done | None
+) -> BudgetState:
+    """Execute and validate planned items until each has a result or an error.
+
+    Args:
+        done: Told of each whole task; None for the parts of one.
+    """
+    waiting: list[Item] = []
+    pending = [item for item in items if item.error is None]
+    _hold_back_paid(pending, budget)
+    for item in pending:
+        item.step = next_step(item.open_case)
+    while pending:
+        await _bring_answers(runtime, pending)
+        budget = await check_budget(runtime, "validate")
+        _hold_back_paid(pending, budget)
+        await validate(runtime, Lane([(item, ()) for item in pending if item.error is None]))
+        ended = [i for i in pending if i.error is not None or not isinstance(i.step, Answers | PaidSolve)]
+        pending = [i for i in pending if i.error is None and isinstance(i.step, Answers | PaidSolve)]
+        asking = [item for item in ended if must_ask(runtime, item)]
+        waiting += asking
+        budget = await _end(runtime, [i for i in ended if i not in asking], budget, done)
+    return await _ask(runtime, waiting, budget, done) if waiting else budget
+
+
+async def _ask(
+    runtime: Runtime, items: Sequence[Item], budget: BudgetState, done: Done | None
+) -> BudgetState:
+    """Put the want of money before a person, and begin again with what was approved."""
+    try:
+        await ask_person(runtime, items, budget)
+    except BudgetExceededError as refused:
+        for item in items:
+            item.error = refused
+        return await _end(runtime, items, budget, done)
+    for item in items:
+        start_over(runtime, item)
+    await plan_items(runtime, list(items))
+    return await _answer(runtime, items, await check_budget(runtime, "execute"), done)
+
+
+async def _end(
+    runtime: Runtime, items: Sequence[Item], budget: BudgetState, done: Done | None
+) -> BudgetState:
+    """Make the results of ended items, teach the risk ledger what they showed, record them, and tell of each."""
+    if not items:
+        return budget
+    budget = await budget_state(runtime)
+    view = budget.view()
+    for item in items:
+        _finish(runtime, item, view)
+    writes = [_teach(runtime, items)]
+    if done is not None:
+        writes.append(keep_records(runtime, items, budget.month))
+    # Side by side they share one commit.
+    await together(writes)
+    if done is not None:
+        for item in items:
+            done(item)
+    return budget
+
+
+def _hold_back_paid(items: Sequence[Item], budget: BudgetState) -> None:
+    """With the month spent, what follows is free models only; the result says so."""
+    for item in items if budget.exhausted else ():
+        item.refusal = item.refusal or budget.refusal()
+        item.case = item.open_case.without_paid()
+
+
+async def _bring_answers(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Run the execute lanes that the items' steps ask for: one task run a slot, the slots at the same time."""
+    lanes: dict[tuple[int, str], list[tuple[Item, Sequence[Target]]]] = {}
+    for item in items:
+        for slot, walk in enumerate(_walks(item)):
+            lanes.setdefault((slot, walk[0].name), []).append((item, walk))
+    await together(run_lane(runtime, Lane(walks)) for walks in lanes.values())
+
+
+def _walks(item: Item) -> list[list[Target]]:
+    match item.step:
+        case Answers(slots):
+            return [[item.targets[name] for name in slot] for slot in slots]
+        case PaidSolve(models, _):
+            return [[item.targets[name] for name in models]]
+        case _:
+            return []
+
+
+async def _teach(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Tell the risk ledger, and learned routing, what the ended items have taught: one transaction each."""
+    ended = [
+        (item.case, item.step)
+        for item in items
+        if item.case is not None and item.step is not None and item.error is None
+    ]
+    labels = [label for case, step in ended if (label := label_of(case, step)) is not None]
+    for stratum in await runtime.learn(labels):
+        tell_drift(stratum, "audits fail more often than before")
+    if runtime.config.routing == "learned":
+        await runtime.standings.learn([o for item in items if item.error is None for o in _outcomes(item)])
+
+
+def _outcomes(item: Item) -> list[Outcome]:
+    """What the orchestrator said of this item's answers, with what each call took."""
+    if item.case is None or item.step is None:
+        return []
+    latencies = {
+        a.model: a.latency_s
+        for a in item.attempts
+        if a.role == "execute" and a.outcome == "ok" and not a.reused
+    }
+    return outcomes_of(item.case, item.step, latencies)
+
+
+def _finish(runtime: Runtime, item: Item, budget: BudgetView) -> None:
+    item.budget = budget
+    if item.error is not None:
+        return
+    if isinstance(item.step, Deliver):
+        item.result = make_result(runtime, item, item.step, budget)
+    else:
+        item.error = _why_none(item)
+
+
+def _why_none(item: Item) -> OrchestrationError:
+    """No answer: the budget when it refused a model, else every model's reason."""
+    if item.refusal is not None:
+        return item.refusal
+    passed = [f"{p.model}: passed over: {p.reason}" for p in item.route.passed_over]
+    return AllModelsFailedError.of(item.attempts, [*item.reasons, *passed])

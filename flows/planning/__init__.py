@@ -1,0 +1,1 @@
+"""Plans: the local classifier and the plan model."""

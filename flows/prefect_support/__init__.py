@@ -1,0 +1,1 @@
+"""What the flows need of Prefect besides its decorators."""

@@ -1,0 +1,93 @@
+"""Point this process at a Prefect API: the configured one, or the embedded server. Does not import Prefect."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from concurrent.futures import Future
+from typing import NamedTuple
+
+from tta_dev_primitives.blocks.prefect_server import manager
+from tta_dev_primitives.blocks.prefect_server.manager import (
+    ServerInfo,
+    ensure_server,
+    is_serving,
+    server_environment,
+    start_server,
+)
+from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
+
+__all__ = ["Coming", "address_server", "answering", "still_there", "use_server", "wait_until_ready"]
+
+_BELIEVED_S = 10.0
+"""How long an API of the user's that has answered is taken to be there: asking opens a connection."""
+_lock = threading.Lock()
+_ours: list[ServerInfo] = []
+_answered: list[tuple[float, str | None, ServerInfo]] = []
+"""The API that answered last, when, and what PREFECT_API_URL was then."""
+
+
+def still_there() -> bool:
+    """Whether runs can go on with the API that answered last; it is not asked."""
+    if not _answered:
+        return False
+    at, address, info = _answered[0]
+    if os.environ.get("PREFECT_API_URL") != address:
+        return False
+    return is_serving(info) if info.embedded else time.monotonic() - at < _BELIEVED_S
+
+
+def wait_until_ready(info: ServerInfo) -> ServerInfo:
+    """Wait until a server that is coming up answers.
+
+    Raises:
+        PrefectServerError: It ended, or did not answer in time; the message holds what its log says.
+    """
+    ready = manager.wait_until_ready(info)
+    _answered[:] = [(time.monotonic(), os.environ.get("PREFECT_API_URL"), ready)]
+    return ready
+
+
+def address_server() -> ServerInfo:
+    """Make runs of this process go to a Prefect API, started when there is none; it may still be coming up.
+
+    Raises:
+        PrefectServerError: The configured API cannot be used, or the embedded one cannot be started.
+    """
+    with _lock:
+        last = _ours[-1] if _ours else None
+        # The address that we set ourselves is no configuration of the user's: that server may have ended since.
+        own = last is not None and last.embedded and os.environ.get("PREFECT_API_URL") == last.url
+        info = start_server(wait=False) if own else ensure_server(wait=False)
+        if last is None or last.url != info.url:
+            apply_environment(server_environment(info))
+        _ours[:] = [info]
+        return info
+
+
+class Coming(NamedTuple):
+    """A Prefect API that may still be coming up."""
+
+    info: ServerInfo
+    answers: Future[ServerInfo]
+    """Comes true when it answers; fails with PrefectServerError when its server does not start."""
+
+
+def answering(info: ServerInfo) -> Coming:
+    """Let a thread wait for the API, so that the caller can import prefect meanwhile, or begin without it."""
+    answers: Future[ServerInfo] = Future()
+
+    def wait() -> None:
+        try:
+            answers.set_result(wait_until_ready(info))
+        except Exception as problem:
+            answers.set_exception(problem)
+
+    threading.Thread(target=wait, name="tta-server-wait", daemon=True).start()
+    return Coming(info, answers)
+
+
+def use_server() -> ServerInfo:
+    """As `address_server`, and wait until the API answers."""
+    return wait_until_ready(address_server())

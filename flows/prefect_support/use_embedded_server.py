@@ -1,0 +1,56 @@
+"""Our flows, called directly: they go to the server that everything else uses, not to one of Prefect's own."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Coroutine
+from typing import Any, ParamSpec, TypeVar
+
+from prefect import Flow
+from prefect.context import FlowRunContext
+from prefect.settings import PREFECT_API_URL
+
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
+from tta_dev_primitives.flows.prefect_support.api_connection import still_there, use_server
+
+__all__ = ["served"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        return self._run(super().__call__, args, options)
+
+    @staticmethod
+    async def _run(call: Any, args: Any, options: Any) -> Any:
+        if _needs_server():
+            await asyncio.to_thread(use_server)
+        return await call(*args, **options)
+
+
+def served(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Coroutine[Any, Any, R]]:
+    """Make an async flow that is called without a Prefect API start, or join, the embedded server.
+
+    Prefect itself would start a temporary server for the call: half a minute when it succeeds, and nothing of the
+    run stays. Workers, deployments and subflows are as before, and a configured API is used as it is.
+
+    Args:
+        flow: The flow, as Prefect's own decorator made it.
+
+    Returns:
+        The same flow.
+    """
+    # Stacked on Prefect's decorator: deployments read the flow's name from that one's source.
+    flow.__class__ = _ServedFlow
+    return flow
+
+
+def _needs_server() -> bool:
+    if FlowRunContext.get() is not None:
+        return False
+    address = PREFECT_API_URL.value()
+    embedded = address is None or address == os.environ.get(EMBEDDED_MARK)
+    return embedded and not still_there()

@@ -1,0 +1,1 @@
+"""What people see: spend report, run artifacts."""

@@ -1,0 +1,173 @@
+"""What a person sees of a run in the Prefect UI: the result, its attempts, and the month's spending."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import Awaitable, Sequence
+from decimal import Decimal
+from functools import partial
+from textwrap import fill
+from uuid import UUID
+
+from prefect.client.schemas.actions import ArtifactCreate
+from prefect.context import FlowRunContext
+
+from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.flows.budget import BudgetState, budget_state
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support.background_tasks import api_client, later
+from tta_dev_primitives.flows.tasks.item import Item
+from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
+
+__all__ = ["attempt_rows", "budget_markdown", "publish", "result_markdown", "write_budget_panel"]
+
+_LOG = logging.getLogger("tta_dev_primitives.artifacts")
+_SHOWN_CHARS = 4_000
+_BAR = 30
+_LINE = 84
+
+
+async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off: bool = False) -> None:
+    """Write the artifacts of one run; a Prefect API that is down costs the picture, never the result.
+
+    Args:
+        runtime: Of the run.
+        item: Its ended task.
+        budget: The month as the run left it.
+        put_off: Let the caller go on first: a process that stays up writes them behind the answer.
+    """
+    result = item.result
+    text = result_markdown(result) if result is not None else _failure_markdown(item)
+    requests = [
+        _request(runtime, "markdown", "tta-result", redact(text), "Answer and evidence"),
+        _request(
+            runtime,
+            "table",
+            "tta-attempts",
+            json.dumps(attempt_rows(item.attempts)),
+            "Every call to a provider",
+        ),
+        _request(
+            runtime, "markdown", f"tta-spend-{budget.month}", budget_markdown(budget), "The month's budget"
+        ),
+    ]
+    write = partial(_write, requests, _missing_tag(item))
+    if put_off:
+        await later(write)
+        return
+    try:
+        await write()
+    except Exception as problem:
+        _LOG.warning("an artifact was not written: %s", redact(str(problem)))
+
+
+async def write_budget_panel(runtime: Runtime) -> None:
+    """Write the month's budget as it stands now; a Prefect API or ledger that is down costs the picture only."""
+    try:
+        budget = await budget_state(runtime)
+        text = budget_markdown(budget)
+        panel = _request(runtime, "markdown", f"tta-spend-{budget.month}", text, "The month's budget")
+        await _write([panel], None)
+    except Exception as problem:
+        _LOG.warning("the budget panel was not written: %s", redact(str(problem)))
+
+
+def _request(runtime: Runtime, kind: str, key: str, data: str, description: str) -> ArtifactCreate:
+    run_id = runtime.flow_run_id()
+    return ArtifactCreate(
+        type=kind,
+        key=key,
+        data=data,
+        description=description,
+        flow_run_id=None if run_id is None else UUID(run_id),
+    )
+
+
+def _missing_tag(item: Item) -> tuple[UUID, set[str]] | None:
+    """The flow run and its tags with the use case, when it was found out only during the run."""
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    tag = f"use_case:{item.use_case}"
+    if run is None or not item.use_case or tag in run.tags:
+        return None
+    return run.id, {*run.tags, tag}
+
+
+async def _write(requests: Sequence[ArtifactCreate], tagged: tuple[UUID, set[str]] | None) -> None:
+    client = await api_client()
+    for run_id in {request.flow_run_id for request in requests}:
+        if run_id is not None:
+            # How a run ended is told first.
+            await client.ended(run_id)
+    work: list[Awaitable[object]] = [client.create_artifact(artifact=request) for request in requests]
+    if tagged is not None:
+        work.append(client.update_flow_run(tagged[0], tags=tagged[1]))
+    await asyncio.gather(*work)
+
+
+def attempt_rows(attempts: Sequence[Attempt]) -> list[dict[str, str | int | float]]:
+    """The attempts table: one row a call, money as text."""
+    return [
+        {
+            "role": a.role,
+            "model": a.model,
+            "provider": a.provider,
+            "outcome": a.outcome + (" (stored)" if a.reused else ""),
+            "input tokens": a.input_tokens,
+            "output tokens": a.output_tokens,
+            "cost USD": f"{a.cost_usd:f}",
+            "seconds": a.latency_s,
+            "reason": redact(a.reason or ""),
+        }
+        for a in sorted(attempts, key=lambda a: a.started_at)
+    ]
+
+
+def result_markdown(result: OrchestrationResult) -> str:
+    """The result artifact: verdict, money, warnings, and the answer in a fence that it cannot break out of."""
+    score = "" if result.quality_score is None else f", quality {result.quality_score:.2f}"
+    lines = [
+        f"## {'Accepted' if result.accepted else 'Not accepted'} ({result.evidence}{score})",
+        "",
+        "| | |",
+        "|--|--|",
+        f"| model | `{result.model}` via {result.provider} |",
+        f"| use case | {result.use_case} |",
+        f"| cost | ${result.cost_usd:f} |",
+        f"| paid model alone | ${result.baseline_cost_usd:f} |",
+        f"| saved | {result.savings_ratio:.1%} |",
+        "",
+        *[f"> {warning}\n" for warning in result.warnings],
+        *_fenced(result.content),
+    ]
+    return "\n".join(lines)
+
+
+def _failure_markdown(item: Item) -> str:
+    reason = str(item.error) if item.error is not None else "unknown"
+    return "\n".join(["## No answer", "", *_fenced(reason)])
+
+
+def _fenced(text: str) -> list[str]:
+    shown = text[:_SHOWN_CHARS] + ("\n…" if len(text) > _SHOWN_CHARS else "")
+    # The UI does not wrap what stands in a fence.
+    shown = "\n".join(line if len(line) <= _LINE else fill(line, _LINE) for line in shown.splitlines())
+    fence = "```"
+    while fence in shown:
+        fence += "`"
+    return [fence, shown, fence]
+
+
+def budget_markdown(budget: BudgetState) -> str:
+    """The month's budget with a bar; the same text whoever writes it."""
+    if budget.limit is None:
+        return f"## {budget.month}\n\nSpent **${budget.spent:f}**, held ${budget.held:f}. No limit is set."
+    share = budget.spent / budget.limit if budget.limit else Decimal(1)
+    filled = min(_BAR, int(share * _BAR))
+    return (
+        f"## {budget.month}\n\n`{'█' * filled}{'░' * (_BAR - filled)}` {share:.1%}\n\n"
+        f"| spent | held | left | limit |\n|--:|--:|--:|--:|\n"
+        f"| ${budget.spent:f} | ${budget.held:f} | ${budget.left:f} | ${budget.limit:f} |\n"
+    )

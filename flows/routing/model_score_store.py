@@ -1,0 +1,49 @@
+"""What learned routing knows, shared by all runs of one configuration: read once a run, added to when tasks end."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+from tta_dev_primitives.blocks.ledger.database.protocol import Database
+from tta_dev_primitives.blocks.ledger.shared_document import Strata
+from tta_dev_primitives.flows.prompts import versions
+from tta_dev_primitives.flows.routing.model_scores import Outcome, Standings, learned
+
+__all__ = ["StandingsLedger"]
+
+
+class StandingsLedger:
+    """The standings of one scope, in the document store beside the spend ledger; safe under concurrent runs.
+
+    Args:
+        database: The ledger's database.
+        orchestrator_key: Whose word counts: what one model endorses says nothing of what another would.
+        threshold: From which score a verdict endorses.
+    """
+
+    def __init__(self, database: Database, orchestrator_key: str, threshold: float) -> None:
+        parts = ("routing/1", orchestrator_key, versions(), f"{threshold:.6f}")
+        self._strata = Strata(database)
+        self._scope = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
+
+    async def learn(self, outcomes: Sequence[Outcome]) -> None:
+        """Record what ended tasks showed, in one transaction.
+
+        Raises:
+            LedgerError: The ledger cannot be used.
+        """
+
+        def work(text: str | None) -> tuple[str, None]:
+            return learned(Standings.from_json(text), outcomes).to_json(), None
+
+        if outcomes:
+            await self._strata.change(self._scope, work)
+
+    async def state(self) -> Standings:
+        """Everything that is known now.
+
+        Raises:
+            LedgerError: The ledger cannot be used.
+        """
+        return Standings.from_json(await self._strata.read(self._scope))

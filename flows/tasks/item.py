@@ -1,0 +1,156 @@
+"""One task on its way through plan, execute and validate: what is known of it so far.
+
+Plain classes on purpose: Prefect walks dataclasses and models among task parameters, which costs time for every
+item of a chunk, and the attempts of one task run must share what they learn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from decimal import Decimal
+
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
+from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.planning.plan_model import Plan
+from tta_dev_primitives.flows.routing.candidates import Route
+from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
+from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
+from tta_dev_primitives.flows.validation.next_step import Step
+
+__all__ = ["Item", "Lane", "LocalCheck"]
+
+LocalCheck = Callable[[str], Awaitable[Sequence[str]]]
+"""A job's own check of an answer: one short word or line for each failure, empty when it may go on."""
+
+
+class Item:
+    """One task and everything a run has learned about it."""
+
+    __slots__ = (
+        "attempts",
+        "budget",
+        "calls_left",
+        "case",
+        "check",
+        "error",
+        "id",
+        "plan",
+        "reasons",
+        "refusal",
+        "replies",
+        "requests",
+        "result",
+        "route",
+        "step",
+        "system",
+        "targets",
+        "task",
+        "use_case",
+        "warnings",
+    )
+
+    def __init__(
+        self,
+        id: str,
+        task: str,
+        *,
+        use_case: str | None = None,
+        system: str | None = None,
+        calls_left: int = 6,
+        plan: Plan | None = None,
+        check: LocalCheck | None = None,
+    ) -> None:
+        self.id = id
+        self.task = task
+        self.system = system
+        self.use_case = use_case or ""
+        self.calls_left = calls_left
+        self.plan = plan
+        self.check = check
+        self.route = Route(())
+        self.targets: Mapping[str, Target] = {}
+        self.case: Case | None = None
+        self.step: Step | None = None
+        self.replies: list[ChatReply] = []
+        self.requests: dict[tuple[object, ...], ChatRequest] = {}
+        """Requests that were made for this task: each is looked up, weighed and sent, and is one object all the way."""
+        self.attempts: list[Attempt] = []
+        self.reasons: list[str] = []
+        self.warnings: list[str] = []
+        self.budget: BudgetView | None = None
+        """The month's budget when this task ended."""
+        self.refusal: BudgetExceededError | None = None
+        self.error: OrchestrationError | None = None
+        self.result: OrchestrationResult | None = None
+
+    @property
+    def open_case(self) -> Case:
+        """The case of a planned item."""
+        if self.case is None:
+            raise RuntimeError(f"item {self.id} was not planned")
+        return self.case
+
+    @property
+    def cost_usd(self) -> Decimal:
+        """What this task has cost so far, USD."""
+        return sum((a.cost_usd for a in self.attempts), Decimal(0))
+
+    def answered(self, target: Target, reply: ChatReply, failures: Sequence[str], final: str | None) -> None:
+        """Keep one answer with what its local checks found."""
+        self.replies.append(reply)
+        self.case = self.open_case.with_answer(
+            Answer(Candidate.of(target), reply.text, tuple(failures), final)
+        )
+
+    def failed(self, target: Target, error_class: ErrorClass, reason: str) -> None:
+        """Keep that a model brought nothing, and why."""
+        self.reasons.append(f"{target.name}: {reason}")
+        self.case = self.open_case.without([target.name])
+
+    def replaced(self, gone: Target, by: Target) -> Target | None:
+        """Let `by` take the place of `gone` from here on.
+
+        Returns:
+            The model to ask at once; None when it was a model of this task already, whose own turn comes or was.
+        """
+        twin = next((t for t in self.targets.values() if t.key == by.key), None)
+        serving = twin or by
+        self.targets = {**self.targets, serving.name: serving}
+        self.case = self.open_case.with_stand_in(gone.name, Candidate.of(serving))
+        return None if twin is not None else serving
+
+    def note(self, text: str) -> None:
+        """Add a warning once."""
+        if text not in self.warnings:
+            self.warnings.append(text)
+
+
+class Lane:
+    """One walk over models for a batch of items: attempt n asks the n-th model of each item that still fails."""
+
+    __slots__ = ("open", "size", "walks")
+
+    def __init__(self, walks: Sequence[tuple[Item, Sequence[Target]]]) -> None:
+        self.walks: dict[str, list[Target]] = {item.id: list(targets) for item, targets in walks}
+        self.open: list[Item] = [item for item, _ in walks]
+        self.size = len(self.open)
+
+    @property
+    def length(self) -> int:
+        """How many attempts the lane can need at most."""
+        return max((len(targets) for targets in self.walks.values()), default=0)
+
+    @property
+    def first_model(self) -> str:
+        """The model of the first attempt, for the task run's name."""
+        return next((targets[0].name for targets in self.walks.values() if targets), "none")
+
+    def take_named(self, item: Item, target: Target) -> None:
+        """Take one model off the item's walk: usually the next, in bulk the first that has quota."""
+        self.walks[item.id].remove(target)
+
+    def following(self, item: Item) -> Target | None:
+        """The model that the item would be sent to next."""
+        walk = self.walks[item.id]
+        return walk[0] if walk else None

@@ -1,0 +1,48 @@
+"""What each ended task leaves for the reports: one record, kept for a whole batch in one transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import uuid4
+
+from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.flows.calling.admission import PostponedError
+from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.tasks.item import Item
+
+__all__ = ["keep_records"]
+
+
+async def keep_records(runtime: Runtime, items: Sequence[Item], month: str) -> None:
+    """Record ended items; those that a job put off are none.
+
+    Raises:
+        LedgerError: The ledger's database cannot be used.
+    """
+    run_id = runtime.flow_run_id() or str(uuid4())
+    ended = [item for item in items if not isinstance(item.error, PostponedError)]
+    await record_results(runtime.ledger, month, [_record(item, run_id) for item in ended])
+
+
+def _record(item: Item, run_id: str) -> TaskRecord:
+    result = item.result
+    if result is None:
+        return TaskRecord(
+            flow_run_id=run_id,
+            item_id=item.id,
+            use_case=item.use_case,
+            cost=item.cost_usd,
+            outcome=type(item.error).__name__ if item.error is not None else "unknown",
+        )
+    return TaskRecord(
+        flow_run_id=run_id,
+        item_id=item.id,
+        use_case=result.use_case,
+        cost=result.cost_usd,
+        baseline=result.baseline_cost_usd,
+        model=result.model,
+        evidence=result.evidence,
+        accepted=result.accepted,
+        quality=result.quality_score,
+        reused=all(attempt.reused for attempt in result.attempts if attempt.outcome == "ok"),
+    )

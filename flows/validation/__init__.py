@@ -1,0 +1,1 @@
+"""Evidence about answers, the next step of a task, and the risk budget."""

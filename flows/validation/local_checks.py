@@ -1,0 +1,157 @@
+"""Local checks of an answer: free, deterministic, and enough to refuse what nobody should be shown. Pure.
+
+    check_text("", answer_format="open")                                   -> ("empty",)
+    check_text("I'm sorry, but I can't help with that.", answer_format="open") -> ("refusal",)
+
+Each failure is a word: empty, truncated, filtered, refusal, echo, leaked_frame, wrong_format, too_long. One failure is
+enough: the answer is not delivered and the next candidate is asked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat, final_answer
+from tta_dev_primitives.flows.answers.strict_json import parses
+from tta_dev_primitives.flows.planning.plan_model import Plan
+from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
+
+__all__ = ["HasTask", "check_answer", "check_text"]
+
+MOST_CHARACTERS = 400_000
+
+
+class HasTask(Protocol):
+    """What a check must know of the work: the task's text and its plan."""
+
+    @property
+    def task(self) -> str:
+        """The task as the user wrote it."""
+
+    @property
+    def plan(self) -> Plan | None:
+        """Its plan, if it has one already."""
+
+
+def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
+    """What is wrong with one reply to one task, and its canonical closed answer if it has one."""
+    fmt: AnswerFormat = item.plan.answer_format if item.plan is not None else "open"
+    failures = check_text(reply.text, answer_format=fmt, finish=reply.finish, task=item.task)
+    return failures, final_answer(reply.text, fmt)
+
+
+def check_text(
+    text: str,
+    *,
+    answer_format: AnswerFormat,
+    finish: str = "stop",
+    task: str = "",
+    schema: Mapping[str, Any] | None = None,
+    most: int = MOST_CHARACTERS,
+) -> tuple[str, ...]:
+    """What is wrong with an answer, in a fixed order; empty when it may be delivered.
+
+    Args:
+        finish: How the model ended, in the wire types' words.
+        schema: A JSON object's schema of which the required keys and their JSON types are checked.
+        most: Longest answer in characters.
+    """
+    shown = plain(text).strip()
+    if not shown:
+        return ("truncated",) if finish == "length" else ("empty",)
+    failures = []
+    if finish == "length":
+        failures.append("truncated")
+    if finish == "content_filter":
+        failures.append("filtered")
+    if _refuses(shown):
+        failures.append("refusal")
+    if _echoes(shown, task):
+        failures.append("echo")
+    if has_marker(text):
+        failures.append("leaked_frame")
+    if len(text) > most:
+        failures.append("too_long")
+    if _wrong_format(text, answer_format, schema):
+        failures.append("wrong_format")
+    return tuple(failures)
+
+
+_REFUSAL = re.compile(
+    r"\W*(?:(?:i['’]?m|i am) (?:really |very |so )?sorry,?|sorry,|apologies,|unfortunately,|as an ai[\w ]*,)?"
+    r"\s*(?:but\s+)?(?:i|we)(?:['’]?m| am)? (?:can(?:no|['’])t|can not|unable to|won['’]t|will not|not able to|"
+    r"must decline|have to decline)\s+(?:to\s+)?(?:\w+\s+){0,2}?"
+    r"(?:help|assist|answer|comply|fulfil|fulfill|do that|do this|provide|create|generate|write|discuss|continue|"
+    r"engage|support|participate|share|complete|process)",
+    re.I,
+)
+_LONG_FOR_A_REFUSAL = 600
+
+
+def _refuses(text: str) -> bool:
+    """A refusal opens with saying so and has little after it; a long text that says sorry first is an answer."""
+    return len(text) <= _LONG_FOR_A_REFUSAL and _REFUSAL.match(text) is not None
+
+
+def _echoes(text: str, task: str) -> bool:
+    """The answer is the task again, or begins with the whole of a long one and adds next to nothing."""
+    asked = " ".join(task.split()).casefold()
+    said = " ".join(text.split()).casefold()
+    if len(asked) < 20:
+        return False
+    return said == asked or (len(asked) > 80 and said.startswith(asked) and len(said) < len(asked) * 1.1)
+
+
+def _wrong_format(text: str, fmt: AnswerFormat, schema: Mapping[str, Any] | None) -> bool:
+    if fmt == "json" or schema is not None:
+        value = parses(text)
+        return value is None or (schema is not None and not _fits(value[0], schema))
+    # A short or literal answer that can't be read is a matter for the judge; a number or a letter must be there.
+    return fmt in ("number", "choice", "boolean") and _nothing_like(text, fmt)
+
+
+def _nothing_like(text: str, fmt: AnswerFormat) -> bool:
+    if final_answer(text, fmt) is not None:
+        return False
+    if fmt == "number":
+        return not any(c.isdigit() for c in text)
+    return not re.search(
+        r"\b[A-J]\b" if fmt == "choice" else r"\b(?:yes|no|true|false|correct)\b", text, re.I
+    )
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "string": (str,),
+    "number": (int, float),
+    "integer": (int,),
+    "boolean": (bool,),
+    "array": (list,),
+    "object": (dict,),
+    "null": (type(None),),
+}
+
+
+def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
+    """Required keys and plain types, through objects and lists: what all providers' schema subsets share."""
+    wanted = schema.get("type")
+    if isinstance(wanted, str):
+        if isinstance(value, bool) and wanted in ("number", "integer"):
+            return False
+        if not isinstance(value, _TYPES.get(wanted, (object,))):
+            return False
+    if "enum" in schema and json.dumps(value) not in [json.dumps(v) for v in schema["enum"]]:
+        return False
+    if isinstance(value, dict):
+        known = schema.get("properties", {})
+        if any(key not in value for key in schema.get("required", ())):
+            return False
+        if schema.get("additionalProperties") is False and set(value) - set(known):
+            return False
+        return all(_fits(item, known[key]) for key, item in value.items() if key in known)
+    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
+        return all(_fits(item, schema["items"]) for item in value)
+    return True

@@ -1,0 +1,384 @@
+"""What to do next with one task: a pure state machine that the flow and the offline replay both drive.
+
+    while True:
+        step = next_step(case)
+        match step:
+            case Answers(slots):      # one execute lane a slot, at the same time; each walks its models in order
+                case = case.with_answer(Answer(Candidate.of(target), text, failures, final))  # each that came
+                case = case.without(models_that_brought_none)
+            case FreeJudge(answer, models) | PaidVerdict(answer, models, reason):
+                case = case.with_verdict(Verdict(answer, by, score_or_None))  # or .without(models) that failed
+            case Consult(evidence):   # the risk ledger, one transaction; `coin` is uniform in [0, 1)
+                ruling, state = rule(state, evidence, risk_policy, coin)      # flows.risk, in flows.trust's store
+                case = case.with_ruling(ruling)
+            case PaidSolve(models, reason):
+                case = case.with_answer(...)          # or .without(models), or .without_paid() on the budget
+            case Deliver() | GiveUp():
+                label = label_of(case, step)          # tell the risk ledger what this item taught, if anything
+                break
+
+`Answers` asks for nothing paid unless no free candidate is left or the file's order puts a paid model first.
+A paid refusal by the budget is `case.without_paid()`: the machine then ends with the best free answer.
+The loop is finite: every step either adds an answer, a verdict or a ruling, or takes a model away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from tta_dev_primitives.flows.answers.closed_answers import agree
+from tta_dev_primitives.flows.answers.hedging import doubted
+from tta_dev_primitives.flows.validation.case import Candidate, Case, Policy
+from tta_dev_primitives.flows.validation.risk import Evidence, Label
+
+__all__ = [
+    "Answers",
+    "Consult",
+    "Deliver",
+    "FreeJudge",
+    "GiveUp",
+    "PaidSolve",
+    "PaidVerdict",
+    "Step",
+    "endorsement",
+    "initial_answers",
+    "label_of",
+    "next_step",
+]
+
+EvidenceName = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
+Reason = Literal["escalate", "audit", "always", "rejected", "no_free_answer"]
+
+_VERDICT_WORTH = 0.5
+"""Above this failure estimate a verdict would mostly be followed by a solution: that is asked for at once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """Gather answers: one per slot, the slots at the same time; a slot walks its models until one answers."""
+
+    slots: tuple[tuple[str, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeJudge:
+    """Ask the first of `models` that can for a terse verdict on `answers[answer]`."""
+
+    answer: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Consult:
+    """Ask the risk ledger whether this evidence may be delivered un-judged."""
+
+    evidence: Evidence
+
+
+@dataclass(frozen=True, slots=True)
+class PaidVerdict:
+    """Ask the orchestrator for a terse verdict on `answers[answer]`."""
+
+    answer: int
+    models: tuple[str, ...]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class PaidSolve:
+    """Ask the orchestrator for its own answer to the task."""
+
+    models: tuple[str, ...]
+    reason: Reason
+
+
+@dataclass(frozen=True, slots=True)
+class Deliver:
+    """Hand out `answers[index]`."""
+
+    index: int
+    accepted: bool
+    evidence: EvidenceName
+    quality_score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GiveUp:
+    """No answer may be handed out; `index` is the least bad one for whoever debugs, if any came."""
+
+    index: int | None
+    reason: str
+
+
+Step = Answers | FreeJudge | Consult | PaidVerdict | PaidSolve | Deliver | GiveUp
+
+
+def initial_answers(answer_format: str, policy: Policy, candidates: Sequence[Candidate]) -> int:
+    """How many answers to gather at the start: more than one only where free answers can be compared."""
+    families = {c.family for c in candidates if c.billing == "free"}
+    if policy.mode != "adaptive" or answer_format == "open" or len(families) < 2:
+        return 1
+    if not policy.prefer_free and candidates[0].billing == "paid":
+        return 1
+    return min(policy.first_answers, len(families))
+
+
+def next_step(case: Case) -> Step:
+    """The one next thing to do for this task. Deterministic; see the module's page for how to drive it."""
+    own = _own_answer(case)
+    if own is not None:
+        return _with_own_answer(case, own)
+    if not case.usable:
+        return _first(case)
+    if case.policy.mode == "never":
+        return Deliver(case.usable[0], True, "checks")
+    if case.policy.mode == "always":
+        return _judge_each(case)
+    # A closed task none of whose answers can be read is judged like an open one.
+    if case.closed and any(case.answers[i].final is not None for i in case.usable):
+        return _compare(case)
+    return _judge_open(case)
+
+
+def label_of(case: Case, end: Step) -> Label | None:
+    """What the end of this task tells the risk ledger about its stratum, None when nothing was asked of it.
+
+    A label's `endorsed` is None when the orchestrator could not be asked or its answer cannot be compared.
+    """
+    ruling = case.ruling
+    if not isinstance(end, Deliver) or (ruling is not None and ruling.action == "deliver"):
+        return None
+    if ruling is None:
+        # The orchestrator answered or judged without a ruling: an endorsed delivery, which earns budget.
+        return (
+            Label(None, True) if end.accepted and end.evidence in ("paid", "judge") and _paid(case) else None
+        )
+    return Label(ruling, endorsement(case, ruling.evidence.answer), end.accepted)
+
+
+def endorsement(case: Case, asked: int) -> bool | None:
+    """The orchestrator's word on one answer: its verdict, or whether its own answer says the same; None: unknown."""
+    own, verdict = _own_answer(case), case.verdict_of(asked, paid=True)
+    if verdict is not None:
+        return verdict.score is not None and verdict.score >= case.policy.threshold
+    if own is not None and case.answers[asked].final is not None and case.answers[own].final is not None:
+        return agree(case.answers[asked].final, case.answers[own].final)
+    return None
+
+
+def _paid(case: Case) -> bool:
+    return _own_answer(case) is not None or any(v.by.model == case.orchestrator.model for v in case.verdicts)
+
+
+def _own_answer(case: Case) -> int | None:
+    """The orchestrator's own usable answer."""
+    for i in case.usable:
+        if case.answers[i].by.model == case.orchestrator.model:
+            return i
+    return None
+
+
+def _first(case: Case) -> Step:
+    """No usable answer yet: ask free models, or whoever the route names; the orchestrator last."""
+    count = initial_answers(case.answer_format, case.policy, case.candidates) if not case.answers else 1
+    if count > 1 and len(case.free_left) > 1:
+        return Answers(_slots(case.free_left, count))
+    if case.left:
+        return Answers((tuple(c.model for c in case.left),))
+    if case.can_solve:
+        return PaidSolve((case.orchestrator.model,), "no_free_answer")
+    return GiveUp(0 if case.answers else None, "no candidate brought an answer that passes the local checks")
+
+
+def _slots(free: Sequence[Candidate], count: int) -> tuple[tuple[str, ...], ...]:
+    """Disjoint walks, each starting with another family; the rest stand behind the first walk."""
+    heads: dict[str, Candidate] = {}
+    for candidate in free:
+        if len(heads) < count:
+            heads.setdefault(candidate.family, candidate)
+    first = {c.model for c in heads.values()}
+    walks = [[c.model] for c in heads.values()]
+    walks[0] += [c.model for c in free if c.model not in first]
+    return tuple(tuple(walk) for walk in walks)
+
+
+def _largest_agreement(case: Case, *, of: Sequence[int]) -> tuple[int, ...]:
+    """The answers that all say the same, of the most families; the earliest when several are as large."""
+    best: tuple[int, ...] = ()
+    for i in of:
+        group = [i]
+        for j in of:
+            if j != i and all(agree(case.answers[j].final, case.answers[k].final) for k in group):
+                group.append(j)
+        if _families(case, group) > _families(case, best):
+            best = tuple(group)
+    return best
+
+
+def _families(case: Case, group: Sequence[int]) -> int:
+    return len({case.answers[i].by.family for i in group if case.answers[i].final is not None})
+
+
+def _proposed(case: Case) -> int | None:
+    """The answer that would be delivered without the orchestrator's own."""
+    others = [i for i in case.usable if case.answers[i].by.model != case.orchestrator.model]
+    if not others:
+        return None
+    if case.closed and any(case.answers[i].final is not None for i in others):
+        readable = [i for i in others if case.answers[i].final is not None]
+        return min(_largest_agreement(case, of=readable))
+    return max(others, key=lambda i: (_score(case, i), -i))
+
+
+def _score(case: Case, answer: int) -> float:
+    """How a judge saw it: the paid verdict, else the free one, else unknown (just below accepted)."""
+    verdict = case.verdict_of(answer, paid=True) or case.verdict_of(answer, paid=False)
+    if verdict is None:
+        return case.policy.threshold - 1e-9
+    return -1.0 if verdict.score is None else verdict.score
+
+
+def _compare(case: Case) -> Step:
+    """Closed tasks: free agreement first, then the risk ledger, then the orchestrator's own solution."""
+    readable = [i for i in case.usable if case.answers[i].final is not None]
+    group = _largest_agreement(case, of=readable)
+    agreed = _families(case, group) >= case.policy.agreement
+    if not agreed and case.free_left and len(case.usable) < case.policy.most_answers:
+        return Answers((tuple(c.model for c in case.free_left),))
+    best = min(group)
+    if case.ruling is None:
+        return Consult(_closed_evidence(case, readable, group, agreed=agreed))
+    if case.ruling.action == "deliver":
+        return _trusted(case, best, agreed=agreed)
+    if case.can_solve:
+        return PaidSolve((case.orchestrator.model,), case.ruling.action)
+    if case.ruling.action == "audit":
+        return _trusted(case, best, agreed=agreed)
+    return Deliver(best, False, "agreement" if agreed else "none", case.ruling.quality)
+
+
+def _trusted(case: Case, index: int, *, agreed: bool) -> Deliver:
+    quality = case.ruling.quality if case.ruling is not None else None
+    return Deliver(index, True, "agreement" if agreed else "checks", quality)
+
+
+def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], *, agreed: bool) -> Evidence:
+    families, asked = _families(case, group), len(readable)
+    signal = f"agree{families}of{asked}" if agreed else f"split{asked}"
+    if asked == 1:
+        signal = _alone("single", case, min(group))
+    # Of the first two, one that cannot be read counts as another opinion: a model that gets worse often loses its form.
+    first = case.usable[:2]
+    disagreed = len(first) == 2 and not agree(*(case.answers[i].final for i in first))
+    return Evidence(
+        use_case=case.use_case,
+        signal=signal,
+        answer=min(group),
+        models=_identities(case, readable),
+        pair=_identities(case, first) if len(first) == 2 else (),
+        disagreed=disagreed,
+        strong=agreed,
+        auditable=case.can_solve,
+    )
+
+
+def _alone(signal: str, case: Case, answer: int) -> str:
+    """Where nothing but the answer speaks for itself, its own doubts and the task's length tell easy from hard."""
+    shown = case.answers[answer]
+    if case.closed and doubted(shown.text, shown.final):
+        return f"{signal}-doubted"
+    return f"{signal}-{'long' if case.long else 'short'}"
+
+
+def _identities(case: Case, answers: Sequence[int]) -> tuple[str, ...]:
+    return tuple(sorted(case.answers[i].by.key or case.answers[i].by.model for i in answers))
+
+
+def _judge_open(case: Case) -> Step:
+    """Open tasks: a free judge of another family, the risk ledger, a paid verdict, a paid solution."""
+    best = _proposed(case)
+    assert best is not None
+    threshold = case.policy.threshold
+    free = case.verdict_of(best, paid=False)
+    if case.verdict_of(best, paid=True) is None:
+        if free is None and case.judges_for(best):
+            return FreeJudge(best, tuple(c.model for c in case.judges_for(best)))
+        if free is not None and _score(case, best) < threshold:
+            return _after_rejection(case, best)
+    if case.ruling is None:
+        return Consult(
+            Evidence(
+                use_case=case.use_case,
+                signal="judged" if free is not None else _alone("unjudged", case, best),
+                answer=best,
+                models=tuple(
+                    sorted([*_identities(case, [best]), *([free.by.key or free.by.model] if free else [])])
+                ),
+                strong=free is not None,
+                auditable=case.orchestrator_left,
+            )
+        )
+    evidence: EvidenceName = "judge" if free is not None else "checks"
+    quality = free.score if free is not None else case.ruling.quality
+    if case.ruling.action == "deliver":
+        return Deliver(best, True, evidence, quality)
+    return _paid_opinion(case, best, evidence, quality)
+
+
+def _after_rejection(case: Case, best: int) -> Step:
+    """The best answer so far was judged too low: another free model, then the orchestrator, then say so."""
+    if case.free_left and len(case.usable) < case.policy.most_answers:
+        return Answers((tuple(c.model for c in case.free_left),))
+    if case.can_solve:
+        return PaidSolve((case.orchestrator.model,), "rejected")
+    return Deliver(best, False, "judge", max(_score(case, best), 0.0))
+
+
+def _paid_opinion(case: Case, best: int, evidence: EvidenceName, quality: float | None) -> Step:
+    """The ledger asked for the orchestrator: a verdict, or a solution where a verdict would rarely do."""
+    ruling = case.ruling
+    assert ruling is not None
+    audit = ruling.action == "audit"
+    verdict = case.verdict_of(best, paid=True)
+    if verdict is not None:
+        return _after_paid_verdict(case, best, "audit" if audit else "judge")
+    if not case.orchestrator_left:
+        trusted = audit and ruling.evidence.answer == best
+        return Deliver(best, trusted, evidence if trusted else "none", quality)
+    if not audit and ruling.estimate > _VERDICT_WORTH and case.can_solve:
+        return PaidSolve((case.orchestrator.model,), "escalate")
+    return PaidVerdict(best, (case.orchestrator.model,), "audit" if audit else "escalate")
+
+
+def _after_paid_verdict(case: Case, best: int, evidence: EvidenceName) -> Step:
+    score = _score(case, best)
+    if score >= case.policy.threshold:
+        return Deliver(best, True, evidence, score)
+    if case.can_solve:
+        return PaidSolve((case.orchestrator.model,), "rejected")
+    return _after_rejection(case, best)
+
+
+def _judge_each(case: Case) -> Step:
+    """`validation.mode: always`: a paid verdict on every answer, through the candidates that are left."""
+    unjudged = [i for i in case.usable if case.verdict_of(i, paid=True) is None]
+    judged = [i for i in case.usable if case.verdict_of(i, paid=True) is not None]
+    best = max(judged, key=lambda i: (_score(case, i), -i)) if judged else case.usable[0]
+    if judged and _score(case, best) >= case.policy.threshold:
+        return Deliver(best, True, "judge", _score(case, best))
+    if unjudged and case.orchestrator_left:
+        return PaidVerdict(unjudged[0], (case.orchestrator.model,), "always")
+    if unjudged:
+        return Deliver(unjudged[0], False, "checks")
+    return _after_rejection(case, best)
+
+
+def _with_own_answer(case: Case, own: int) -> Deliver:
+    """The orchestrator has answered: its word goes, and a free answer that says the same may stand for it."""
+    best = _proposed(case)
+    if case.ruling is not None and case.ruling.action == "audit":
+        same = best is not None and agree(case.answers[best].final, case.answers[own].final)
+        return Deliver(best if same and best is not None else own, True, "audit", 1.0)
+    return Deliver(own, True, "paid", 1.0)

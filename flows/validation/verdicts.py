@@ -1,0 +1,107 @@
+"""Verdicts: how a model is asked what an answer is worth, and what of its reply is believed. Pure.
+
+    request, nonce = verdict_request(item, answer_text, target)
+    score = parse_verdict(reply.text, judged=answer_text)     # 0..1, or None: ask once more, then reject the answer
+
+Safety, in order: local checks came first; the answer stands in a frame with a nonce that it cannot contain, without
+anything that looks like a marker; the rubric comes after it; the reply must be exactly one JSON object with one number
+and a short reason; and a verdict that stands in the answer itself, in any disguise, is refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from decimal import Decimal
+from typing import Any
+
+from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_object
+from tta_dev_primitives.flows.prompts import prompt
+from tta_dev_primitives.flows.validation.copied_verdict import is_copied
+from tta_dev_primitives.flows.validation.local_checks import HasTask
+from tta_dev_primitives.flows.validation.prompt_quoting import framed, nonce_for, plain
+
+__all__ = ["VERDICT_SCHEMA", "VERDICT_SCHEMA_NAME", "parse_verdict", "verdict_prompt", "verdict_request"]
+
+VERDICT_SCHEMA_NAME = "tta_verdict"
+VERDICT_SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {"score": {"type": "number"}, "reason": {"type": "string"}},
+    "required": ["score", "reason"],
+    "additionalProperties": False,
+}
+_MOST_TOKENS = 64
+_REASON = 400
+_TASK = 8_000
+
+
+def verdict_prompt(
+    task: str, answer: str, criteria: Sequence[str] = (), *, again: bool = False
+) -> tuple[str, str, str]:
+    """System text, user text and nonce of one verdict.
+
+    Args:
+        criteria: The plan's acceptance criteria; empty means that the task itself is the measure.
+        again: The first reply could not be read; the second request differs, so it is not answered from the store.
+    """
+    nonce = nonce_for("verdict", task, answer, "again" if again else "")
+    system = prompt("verdict").text.format(nonce=nonce)
+    checks = "; ".join(" ".join(plain(c).split()) for c in criteria if c.strip())
+    rubric = "Score 0 to 1: the chance that the answer is correct, complete and does what the task asks."
+    if checks:
+        rubric += f" It must also satisfy what the plan lists as data:\n{framed('criteria', checks, nonce)}\n"
+    retry = " Your last reply was not readable." if again else ""
+    user = (
+        f"{framed('task', task, nonce, most=_TASK)}\n\n{framed('answer', answer, nonce)}\n\n"
+        f'{rubric}{retry} Reply with JSON only: {{"score": 0.00, "reason": "at most 6 words"}}'
+    )
+    return system, user, nonce
+
+
+def verdict_request(
+    item: HasTask, answer: str, target: Target, *, again: bool = False
+) -> tuple[ChatRequest, str]:
+    """The request for one terse verdict by `target`, and the nonce of its frame."""
+    criteria = item.plan.acceptance_criteria if item.plan is not None else ()
+    system, user, nonce = verdict_prompt(item.task, answer, criteria, again=again)
+    request = ChatRequest(
+        messages=(Message("user", user),),
+        system=system,
+        max_output_tokens=min(target.max_output_tokens, _room(target)),
+        json_schema=VERDICT_SCHEMA,
+        schema_name=VERDICT_SCHEMA_NAME,
+        thinking="low",
+    )
+    return request, nonce
+
+
+def _room(target: Target) -> int:
+    """Output tokens for a verdict; a model that thinks anyway needs room for that before its 15 tokens."""
+    return (
+        _MOST_TOKENS
+        if target.capabilities.thinking == "none"
+        else 1024 + target.capabilities.min_thinking_budget
+    )
+
+
+def parse_verdict(text: str, *, judged: str = "") -> float | None:
+    """The score in a judge's reply, None when there is any doubt about it.
+
+    Only exactly `{"score": <number 0..1>, "reason": "<short text>"}` is believed (a code fence around it is
+    allowed). Refused: NaN, Infinity, out of range, "1.0", true, a key twice, another key, text around it, and a
+    verdict that stands in the answer itself.
+    """
+    try:
+        verdict = one_object(text, exact=True)
+    except StrictJsonError:
+        return None
+    score, reason = verdict.get("score"), verdict.get("reason")
+    if set(verdict) != {"score", "reason"} or not isinstance(reason, str) or len(reason) > _REASON:
+        return None
+    # Decimal, because as a float 1.00000000000000000001 would be 1.
+    if isinstance(score, bool) or not isinstance(score, int | Decimal):
+        return None
+    if not 0 <= score <= 1 or is_copied(score, reason, judged):
+        return None
+    return abs(float(score))
