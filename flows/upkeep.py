@@ -1,0 +1,5 @@
+"""Where version 0.1.0 kept the maintenance flows; a stored deployment that names one is refused with the remedy."""
+
+from tta_dev_primitives.flows.prefect_support.old_entrypoints import moved_from
+
+__getattr__ = moved_from(__name__, "check_models", "sweep_ledger", "resume_crashed")
