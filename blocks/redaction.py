@@ -12,7 +12,7 @@ import re
 import threading
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote, quote_plus
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
@@ -46,8 +46,12 @@ _PATTERNS = re.compile(
 
 def register_secret(secret: SecretStr | str) -> None:
     """Remember a key for the rest of the process: `redact` finds it in any of its forms, and logs are guarded."""
+    _remember(secret.get_secret_value() if isinstance(secret, SecretStr) else secret)
+    guard_logs()
+
+
+def _remember(value: str) -> None:
     global _exact
-    value = secret.get_secret_value() if isinstance(secret, SecretStr) else secret
     value = value.strip()
     if len(value) < _SHORTEST:
         return
@@ -55,7 +59,6 @@ def register_secret(secret: SecretStr | str) -> None:
         if value not in _secrets:
             _secrets.add(value)
             _exact = _compile()
-    guard_logs()
 
 
 def forget_secrets() -> None:
@@ -70,17 +73,25 @@ def _compile() -> re.Pattern[str]:
     forms: set[str] = set()
     for value in _secrets:
         forms.add(value)
-        for coded in (quote(value), quote(value, safe=""), quote_plus(value)):
+        for coded in _quoted(value):
             forms |= {coded, _ESCAPE.sub(lambda found: found[0].lower(), coded)}
         # Base64 depends on where the key starts within the encoded text: three alignments.
         for offset in range(3):
-            encoded = base64.b64encode(b"\0" * offset + value.encode()).decode().rstrip("=")
+            encoded = (
+                base64.b64encode(b"\0" * offset + value.encode("utf-8", "surrogatepass")).decode().rstrip("=")
+            )
             inner = encoded[(0, 2, 3)[offset] : len(encoded) - 1]
             forms |= {inner, inner.replace("+", "-").replace("/", "_")}
         if len(value) >= 2 * _EDGE:
             forms |= {value[:_EDGE], value[-_EDGE:]}
     longest_first = sorted((f for f in forms if len(f) >= _SHORTEST), key=len, reverse=True)
     return re.compile("|".join(map(re.escape, longest_first)))
+
+
+def _quoted(value: str) -> tuple[str, str, str]:
+    # Never an error: it would carry the key along.
+    whole = quote(value, safe="", errors="surrogatepass")
+    return quote(value, errors="surrogatepass"), whole, whole.replace("%20", "+")
 
 
 def _mask(found: re.Match[str]) -> str:

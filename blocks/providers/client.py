@@ -11,6 +11,7 @@ import asyncio
 import json
 import ssl
 import time
+import traceback
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -199,14 +200,14 @@ class ProviderClient:
         headers: Mapping[str, str] | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> _Answer:
-        sent_headers = {
+        _require_usable(target, key)
+        plain_headers = {
             "accept": "application/json",
             "accept-encoding": "identity",
             "user-agent": "tta-dev-primitives",
             **({"content-type": "application/json", "content-length": str(len(body))} if body else {}),
             **form.headers,
             **(headers or {}),
-            **form.key_headers(_usable_key(target, key)),
         }
         pool = self._pool(base.reach)
         sending, answer = Sending(on_sent), _Answer()
@@ -218,7 +219,9 @@ class ProviderClient:
         failure: ProviderError | ConfigError | None = None
         try:
             async with asyncio.timeout(deadline_s):
-                await _roundtrip(pool, method, base.join(path), body, sent_headers, deadline_s, answer)
+                await _roundtrip(
+                    pool, method, base.join(path), body, plain_headers, form, key, deadline_s, answer
+                )
         except (
             TimeoutError,
             httpx.HTTPError,
@@ -232,6 +235,10 @@ class ProviderClient:
                 told = self._transport is None or isinstance(error, _NOT_SENT)
                 sent = sending.sent or answer.status is not None or not told
                 failure = _failed(target, error, answer, sent=sent, deadline_s=deadline_s)
+        except BaseException as error:
+            # An interrupt, or a fault of a library: it goes on without the frames that hold the headers.
+            _forget_frames(error)
+            raise
         finally:
             SENDING.reset(token)
         if failure is not None:
@@ -241,22 +248,41 @@ class ProviderClient:
         return answer
 
 
-def _usable_key(target: Target, key: SecretStr) -> str:
-    """Return the key for the header; HTTP libraries print a whole header that they cannot send."""
-    value = key.get_secret_value()
-    if not value:
+def _require_usable(target: Target, key: SecretStr) -> None:
+    """Refuse a key that no header can carry: HTTP libraries print a whole header that they cannot send."""
+    register_secret(key)
+    if not key:
+        # Local servers take any key.
         if target.provider == "openai-compatible":
-            # Local servers take any key, but some want the header to be there.
-            return "x"
+            return
         raise MissingKeyError(
             f"Model '{target.name}': no API key. Set {target.api_key_env}.", variables=(target.api_key_env,)
         )
-    if not value.isascii() or not value.isprintable() or " " in value:
+    if not _is_header_text(key):
         raise ConfigError(
             f"The key in {target.api_key_env} holds a space, line break or special character. Copy it again."
         )
-    register_secret(value)
-    return value
+
+
+def _is_header_text(key: SecretStr) -> bool:
+    value = key.get_secret_value()
+    return value.isascii() and value.isprintable() and " " not in value
+
+
+def _forget_frames(error: BaseException) -> None:
+    """Drop the frames of `error` and of what caused it; the text of where it came from stays as a note.
+
+    The HTTP library's frames hold the header with the key, and a traceback may be printed with its local variables.
+    """
+    seen: BaseException | None = error
+    known: set[int] = set()
+    while seen is not None and id(seen) not in known:
+        known.add(id(seen))
+        if isinstance(seen, Exception):
+            where = traceback.extract_tb(seen.__traceback__)
+            seen.add_note("raised at " + " > ".join(f"{f.filename}:{f.lineno}" for f in where[-3:]))
+        seen.__traceback__ = None
+        seen = seen.__cause__ or seen.__context__
 
 
 async def _roundtrip(
@@ -265,23 +291,35 @@ async def _roundtrip(
     url: str,
     body: bytes,
     headers: Mapping[str, str],
+    form: WireFormat,
+    key: SecretStr,
     deadline_s: float,
     answer: _Answer,
 ) -> None:
-    """Send and read into `answer`. Python's total deadline around this beats a server that drips bytes."""
+    """Send and read into `answer`. Python's total deadline around this beats a server that drips bytes.
+
+    The header with the key is an argument of the library's call and no variable here.
+    """
     connect = min(_CONNECT_S, deadline_s)
     # aiohttp warns about large bodies in one piece, since writing one can hold up the loop.
     content = (_pieces(body) if len(body) >= _LARGE else body) if body else None
     if isinstance(pool, httpx.AsyncClient):
         timeout = httpx.Timeout(deadline_s, connect=connect)
-        async with pool.stream(method, url, content=content, headers=headers, timeout=timeout) as reply:
+        async with pool.stream(
+            method, url, content=content, headers={**headers, **form.key_headers(key)}, timeout=timeout
+        ) as reply:
             assert isinstance(reply.stream, httpx.AsyncByteStream)
             await _read(reply.status_code, lower_headers(reply.headers), reply.stream, answer)
         return
     # Reading ends with the caller's deadline; a timer of its own for each piece would only cost.
     limits = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=None)
     async with pool.request(
-        method, url, data=content, headers=headers, timeout=limits, allow_redirects=False
+        method,
+        url,
+        data=content,
+        headers={**headers, **form.key_headers(key)},
+        timeout=limits,
+        allow_redirects=False,
     ) as response:
         await _read(response.status, lower_headers(response.headers), response.content.iter_any(), answer)
 

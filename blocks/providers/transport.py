@@ -83,7 +83,11 @@ class _Connector(aiohttp.TCPConnector):
         connection = await super().connect(req, traces, timeout)
         sending = SENDING.get()
         if sending is not None:
-            sending.mark()
+            try:
+                sending.mark()
+            except BaseException:
+                connection.close()
+                raise
         return connection
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from pydantic import SecretStr
+
 from tta_dev_primitives.blocks.wire import anthropic, gemini, openai_chat
 from tta_dev_primitives.blocks.wire.groq import GROQ
 from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
@@ -62,9 +64,9 @@ class WireFormat:
     headers: Mapping[str, str] = field(default_factory=dict)
     """Sent with every request, the model list included."""
 
-    def key_headers(self, key: str) -> dict[str, str]:
-        """The one header that carries the key."""
-        return {self.key_header: f"{self.key_prefix}{key}"}
+    def key_headers(self, key: SecretStr) -> dict[str, str]:
+        """The one header that carries the key; a server that needs none gets an `x`."""
+        return {self.key_header: f"{self.key_prefix}{key.get_secret_value() or 'x'}"}
 
 
 def _chat(provider: str, base_url: str | None, chat: OpenAIChat, models_path: str) -> WireFormat:

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
-__all__ = ["check_key_text", "find_api_key", "is_placeholder", "read_api_key"]
+__all__ = ["check_key", "find_api_key", "is_placeholder", "read_api_key"]
 
 _PLACEHOLDER = re.compile(
     r"your[-_ ].*|.*[-_ ]your[-_ ].*|<.*>|\[.*\]|\{.*\}|\$.*|x{3,}|\*{3,}|.*\.\.\.|(sk|gsk)[-_]x+"
@@ -50,26 +50,27 @@ def find_api_key(variable: str, environ: Mapping[str, str] | None = None) -> Sec
         ConfigError: The value cannot be a key.
     """
     found = find_variable(variable, environ)
-    return None if found is None else check_key_text(found.text, variable)
+    return None if found is None else check_key(found.secret, variable)
 
 
-def check_key_text(text: str, variable: str) -> SecretStr:
-    """`text` as a key, less one trailing line break.
+def check_key(secret: SecretStr, variable: str) -> SecretStr:
+    """`secret` as a key, less one trailing line break.
 
     Raises:
         MissingKeyError: It is a placeholder.
         ConfigError: It cannot be sent as a header.
     """
-    key = text.removesuffix("\n").removesuffix("\r")
-    if is_placeholder(key):
+    # Only frames that cannot raise hold the text: a traceback with local variables shows no key.
+    key = SecretStr(secret.get_secret_value().removesuffix("\n").removesuffix("\r"))
+    if is_placeholder(key.get_secret_value()):
         raise MissingKeyError(
             f"API key not found: {variable} still holds a placeholder. Put your own key there.",
             variables=[variable],
         )
-    fault = _fault_of(key)
+    fault = _fault_of(key.get_secret_value())
     if fault:
         raise ConfigError(f"{variable}: {fault}. Set it again with the bare key.")
-    return SecretStr(key)
+    return key
 
 
 def is_placeholder(text: str) -> bool:

@@ -16,6 +16,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.reading.files import MAX_BYTES, read_regular_file
 
@@ -28,7 +30,7 @@ _ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
 _ALLOW = "TTA_ALLOW_OPEN_ENV"
 
 _Signature = tuple[int, int, int, int, int]
-_cache: dict[str, tuple[_Signature, Mapping[str, str]]] = {}
+_cache: dict[str, tuple[_Signature, Mapping[str, SecretStr]]] = {}
 _cache_lock = threading.Lock()
 
 
@@ -37,9 +39,15 @@ class Variable:
     """A variable that is set and not empty. Its text never shows in a repr."""
 
     name: str
-    text: str
+    secret: SecretStr
+    """Its text. Every variable is masked, since the reader does not know which ones are keys."""
     origin: str
     """`environment` or `.env`."""
+
+    @property
+    def text(self) -> str:
+        """The text in clear; for settings, never for keys."""
+        return self.secret.get_secret_value()
 
 
 def find_variable(name: str, environ: Mapping[str, str] | None = None) -> Variable | None:
@@ -52,14 +60,21 @@ def find_variable(name: str, environ: Mapping[str, str] | None = None) -> Variab
     Raises:
         ConfigError: `.env` may be changed by others.
     """
-    text = (os.environ if environ is None else environ).get(name, "")
-    if text.strip():
-        return Variable(name, text, "environment")
-    text = read_dotenv().get(name, "")
-    return Variable(name, text, ".env") if text.strip() else None
+    secret = SecretStr((os.environ if environ is None else environ).get(name, ""))
+    if not _is_empty(secret):
+        return Variable(name, secret, "environment")
+    secret = read_dotenv().get(name, _NOTHING)
+    return None if _is_empty(secret) else Variable(name, secret, ".env")
 
 
-def read_dotenv(folder: Path | None = None) -> Mapping[str, str]:
+_NOTHING = SecretStr("")
+
+
+def _is_empty(secret: SecretStr) -> bool:
+    return not secret.get_secret_value().strip()
+
+
+def read_dotenv(folder: Path | None = None) -> Mapping[str, SecretStr]:
     """The variables of `.env` in `folder` (the working directory); empty if there is none.
 
     Raises:
@@ -81,7 +96,7 @@ def read_dotenv(folder: Path | None = None) -> Mapping[str, str]:
         return values
 
 
-def _read(path: Path, found: os.stat_result) -> Mapping[str, str]:
+def _read(path: Path, found: os.stat_result) -> Mapping[str, SecretStr]:
     if not stat.S_ISREG(found.st_mode):
         if not stat.S_ISDIR(found.st_mode):  # a folder named .env is somebody's virtual environment
             logger.warning("%s is not a regular file: not read", path)
@@ -128,9 +143,9 @@ def _is_private_group(found: os.stat_result) -> bool:
     return group.gr_name == owner.pw_name and not set(group.gr_mem) - {owner.pw_name}
 
 
-def parse_dotenv(data: bytes) -> tuple[dict[str, str], list[int]]:
-    """The variables in `data`, and the numbers of the lines that could not be read."""
-    values: dict[str, str] = {}
+def parse_dotenv(data: bytes) -> tuple[dict[str, SecretStr], list[int]]:
+    """The variables in `data`, and the numbers of the lines that could not be read. Cannot raise."""
+    values: dict[str, SecretStr] = {}
     skipped: list[int] = []
     for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
         try:
@@ -145,7 +160,7 @@ def parse_dotenv(data: bytes) -> tuple[dict[str, str], list[int]]:
         if match is None or value is None or "\0" in value:
             skipped.append(number)
         else:
-            values[match[1]] = value
+            values[match[1]] = SecretStr(value)
     return values, skipped
 
 

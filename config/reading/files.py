@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
@@ -20,7 +20,7 @@ MAX_BYTES = 256 * 1024
 class FileContent:
     """The bytes of a file and what the file system says of it."""
 
-    data: bytes
+    data: bytes = field(repr=False)
     stat: os.stat_result
 
 
@@ -56,6 +56,7 @@ def read_regular_file(path: Path, *, what: str = "Configuration file") -> FileCo
         raise ConfigError(f"{what} {path} cannot be read: {error.strerror or error}") from None
     if len(data) > MAX_BYTES:
         size = max(found.st_size, len(data))
+        del data  # a traceback with local variables must not show what is in the file
         raise ConfigError(f"{what} {path} has {size:,} bytes; at most {MAX_BYTES:,} (256 KiB) are read.")
     return FileContent(data, found)
 

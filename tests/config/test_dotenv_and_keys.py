@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
 from tta_dev_primitives.config import ConfigError, OrchestrationConfig
 from tta_dev_primitives.config.errors import MissingKeyError
@@ -44,27 +45,27 @@ def write_env(text: str, mode: int = 0o600) -> None:
 )
 def test_the_usual_forms_are_read(line: str, value: str) -> None:
     """With and without export, quotes, comments and blanks; the last one wins; nothing is expanded."""
-    assert parse_dotenv(line.encode()) == ({"K": value}, [])
+    assert parse_dotenv(line.encode()) == ({"K": SecretStr(value)}, [])
 
 
 def test_lines_of_another_shape_are_skipped_and_counted() -> None:
     """Other tools keep other things in .env: such lines do no harm and are told by number."""
     data = b"# fine\n\nnonsense\n1K=v\nK='open\nK=\xff\nL=v"
-    assert parse_dotenv(data) == ({"L": "v"}, [3, 4, 5, 6])
+    assert parse_dotenv(data) == ({"L": SecretStr("v")}, [3, 4, 5, 6])
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_break_the_reader(data: bytes) -> None:
     """Whatever .env holds, the reader answers."""
     values, skipped = parse_dotenv(data)
-    assert all(isinstance(value, str) for value in values.values())
+    assert all(isinstance(value, SecretStr) for value in values.values())
     assert skipped == sorted(set(skipped))
 
 
 def test_skipped_lines_are_warned_of_without_their_content(caplog: pytest.LogCaptureFixture) -> None:
     """The content may be a key."""
     write_env("gsk_secret\nK=v")
-    assert read_dotenv() == {"K": "v"}
+    assert read_dotenv() == {"K": SecretStr("v")}
     assert "skipped: line 1" in caplog.text
     assert "gsk_secret" not in caplog.text
 
@@ -83,7 +84,7 @@ def test_changes_of_the_file_are_seen() -> None:
 def test_a_file_that_others_may_read_is_warned_of(mode: int, caplog: pytest.LogCaptureFixture) -> None:
     """Its keys are used all the same; the warning has the mend and comes once."""
     write_env("K=v", mode)
-    assert [read_dotenv()["K"], read_dotenv()["K"]] == ["v", "v"]
+    assert [read_dotenv()["K"], read_dotenv()["K"]] == [SecretStr("v")] * 2
     assert caplog.text.count("chmod 600 .env") == 1
 
 
@@ -93,7 +94,7 @@ def test_a_file_that_others_may_change_is_refused(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(ConfigError, match=r"chmod 600 \.env"):
         find_variable("K", {})
     monkeypatch.setenv("TTA_ALLOW_OPEN_ENV", "1")
-    assert read_dotenv() == {"K": "v"}
+    assert read_dotenv() == {"K": SecretStr("v")}
 
 
 def test_what_is_not_a_file_is_passed_over(caplog: pytest.LogCaptureFixture) -> None:
@@ -117,7 +118,7 @@ def test_a_huge_file_is_refused() -> None:
 
 def test_a_variable_never_shows_its_text() -> None:
     """Not in a repr."""
-    assert "hush" not in repr(Variable("K", "hush", ".env"))
+    assert "hush" not in repr(Variable("K", SecretStr("hush"), ".env"))
 
 
 def test_get_api_key_returns_the_value_or_warns(

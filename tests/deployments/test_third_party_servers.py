@@ -189,7 +189,7 @@ def test_aimocks_streams_add_up_to_the_same_answer(aimock: str, provider: str) -
         url = url.replace(":generateContent", ":streamGenerateContent?alt=sse")
     else:
         body["stream"] = True
-    headers = {**form.headers, **wire.headers, **form.key_headers(KEY.get_secret_value())}
+    headers = {**form.headers, **wire.headers, **form.key_headers(KEY)}
     response = httpx.post(url, json=body, headers=headers)
     assert response.headers["content-type"].startswith("text/event-stream")
     reply = form.parse_stream(model, response.text, headers=response.headers)

@@ -1,0 +1,192 @@
+"""No traceback shows a key, also one that prints local variables, wherever the failure comes from."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+from pydantic import SecretStr
+from rich.traceback import Traceback
+from rude_server import answers, breaks_after, closed_port, response, rude_server
+from wire_samples import ask, at_address, target
+
+from tta_dev_primitives.blocks.credentials.keys import forget_keys, load_key
+from tta_dev_primitives.blocks.credentials.provider_credentials import AnthropicCredentials
+from tta_dev_primitives.blocks.providers.client import ProviderClient
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, ProviderError
+from tta_dev_primitives.config.reading.api_keys import read_api_key
+
+CANARY = "sk-ant-canary-9f8e7d6c5b4a-zyxwv"
+TESTS = str(Path(__file__).parents[1])
+
+
+def locals_of(error: BaseException) -> Iterator[str]:
+    """Every local variable of every frame outside these tests, of the error and of what caused it."""
+    found = Traceback.extract(
+        type(error), error, error.__traceback__, show_locals=True, locals_max_length=None, locals_max_string=None
+    )  # fmt: skip
+    for stack in found.stacks:
+        yield stack.exc_value
+        yield from getattr(stack, "notes", ())
+        for frame in stack.frames:
+            if not frame.filename.startswith(TESTS):
+                for name, value in (frame.locals or {}).items():
+                    yield f"{frame.filename}:{frame.lineno}: {name} = {value}"
+
+
+def assert_clean(error: BaseException) -> None:
+    shown = [line for line in locals_of(error) if "canary" in line]
+    assert not shown, shown
+
+
+def test_the_check_finds_a_key() -> None:
+    """A frame that holds a key in clear is noticed: the JSON reader of the standard library here."""
+    import json
+
+    with pytest.raises(ValueError, match="Expecting") as caught:
+        json.loads(f"{{{CANARY}")
+    with pytest.raises(AssertionError):
+        assert_clean(caught.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["{} {}", "{}\nX: 1", "{}é", '"{}"', "your-{}", "<{}>", "{}\t", "{}" * 200, "{}\udcff"]
+)
+@pytest.mark.parametrize("place", ["environment", ".env"])
+def test_a_key_that_is_refused(
+    text: str, place: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Found in the environment or in `.env`, and not fit for a header."""
+    monkeypatch.chdir(tmp_path)
+    value = text.replace("{}", CANARY)
+    if place == "environment":
+        monkeypatch.setenv("CANARY_KEY", value)
+    else:
+        quoted = value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+        (tmp_path / ".env").write_bytes(f'CANARY_KEY="{quoted}"\n'.encode("utf-8", "surrogatepass"))
+        (tmp_path / ".env").chmod(0o600)
+    with pytest.raises((ConfigError, MissingKeyError)) as caught:
+        read_api_key("CANARY_KEY")
+    assert_clean(caught.value)
+
+
+@pytest.fixture
+async def client() -> AsyncIterator[ProviderClient]:
+    async with ProviderClient() as opened:
+        yield opened
+
+
+async def failure_of(client: ProviderClient, url: str, key: str = CANARY, **more: Any) -> BaseException:
+    options: dict[str, Any] = {"deadline_s": 5.0, **more}
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
+        await client.send(at_address(target("anthropic"), url), ask(), key=SecretStr(key), **options)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        answers(response(b"{}")),
+        answers(response(b"<html>")),
+        answers(response(b"{}", status="401 Unauthorized")),
+        answers(response(b"", status="302 Found", headers={"location": "http://127.0.0.1:1/"})),
+        answers(b"\x00\xff no http\r\n\r\n"),
+        breaks_after(response(b"{}" * 50)[:60]),
+    ],
+)
+async def test_a_reply_that_fails(behaviour: Any, client: ProviderClient) -> None:
+    """Status, redirect, nonsense, a connection that breaks."""
+    async with rude_server(behaviour) as server:
+        error = await failure_of(client, server.url)
+    assert isinstance(error, ProviderError)
+    assert_clean(error)
+
+
+async def test_a_request_that_never_leaves(client: ProviderClient) -> None:
+    """A closed port, a name that leads nowhere, a key that no header carries."""
+    for url, key in (
+        (f"http://127.0.0.1:{closed_port()}", CANARY),
+        ("http://does-not-exist.invalid", CANARY),
+        (f"http://127.0.0.1:{closed_port()}", f"{CANARY} {CANARY}"),
+        (f"http://127.0.0.1:{closed_port()}", f"{CANARY}\udcff"),
+    ):
+        assert_clean(await failure_of(client, url, key))
+
+
+class Unforeseen(Exception):
+    """A fault of a library that the client does not know."""
+
+
+@pytest.mark.parametrize("kind", [Unforeseen, KeyboardInterrupt, asyncio.CancelledError, ValueError])
+async def test_an_unforeseen_fault_below_the_client(
+    kind: type[BaseException], client: ProviderClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Raised where the HTTP library holds the header: its frames are gone, where it came from is a note."""
+    async with rude_server(answers(response(b"{}"))) as server:
+
+        async def breaks(self: aiohttp.ClientResponse, connection: Any) -> None:
+            raise kind("deep below")
+
+        monkeypatch.setattr(aiohttp.ClientResponse, "start", breaks)
+        error = await failure_of(client, server.url)
+    assert type(error) is kind
+    assert_clean(error)
+    if issubclass(kind, Exception):
+        assert any("aiohttp" in note or "test_key_in" in note for note in error.__notes__)
+
+
+@pytest.mark.parametrize("kind", [Unforeseen, httpx.ReadError, KeyboardInterrupt])
+async def test_a_fault_below_another_transport(kind: type[BaseException]) -> None:
+    """The same through httpx."""
+
+    def breaks(request: httpx.Request) -> httpx.Response:
+        raise kind("deep below")
+
+    async with ProviderClient(transport=httpx.MockTransport(breaks)) as client:
+        assert_clean(await failure_of(client, "http://127.0.0.1:9"))
+
+
+async def test_a_fault_of_the_caller_while_it_is_sent(client: ProviderClient) -> None:
+    """The hold cannot be marked as sent: the error passes through the HTTP library's frames."""
+
+    def on_sent() -> None:
+        raise Unforeseen("the ledger is gone")
+
+    async with rude_server(answers(response(b"{}"))) as server:
+        assert_clean(await failure_of(client, server.url, on_sent=on_sent))
+
+
+async def test_a_deadline(client: ProviderClient) -> None:
+    """The cancelled call underneath is not part of what is raised."""
+
+    async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+
+    async with rude_server(silent) as server:
+        assert_clean(await failure_of(client, server.url, deadline_s=0.2))
+
+
+async def test_a_saved_block_for_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The key of a block whose address was changed by hand."""
+    monkeypatch.setattr("tta_dev_primitives.blocks.credentials.keys.lacks_block", lambda *_: False)
+    monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
+    block = AnthropicCredentials(api_key=SecretStr(CANARY), base_url="https://elsewhere.example")
+
+    async def saved(*_: Any, **__: Any) -> AnthropicCredentials:
+        return block
+
+    monkeypatch.setattr(AnthropicCredentials, "aload", saved)
+    forget_keys()
+    from prefect.settings import PREFECT_API_URL, temporary_settings
+
+    with (
+        temporary_settings({PREFECT_API_URL: "http://127.0.0.1:9/api"}),
+        pytest.raises(ConfigError, match="bound to elsewhere") as caught,
+    ):
+        await load_key(target("anthropic"))
+    assert_clean(caught.value)
