@@ -1,0 +1,174 @@
+"""Typed answers: a type or a JSON Schema in, validated data out. Pure.
+
+    wanted = OutputType.of(Invoice)             # anything that pydantic.TypeAdapter takes, or a JSON Schema dict
+    answer = wanted.read('{"total": 12.5}')     # InvalidAnswerError: path and reason
+    answer.value                                # an Invoice
+    answer.data                                 # plain JSON
+    answer.content                              # its canonical JSON text
+
+Strict rules: the whole reply, or its one code fence, is the JSON value. A key that stands twice, NaN, Infinity,
+a trailing comma, a number as text or an unlisted enum value is refused. A number may stand for a float without a point.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from jsonschema import FormatChecker
+from jsonschema.exceptions import SchemaError, ValidationError, best_match
+from jsonschema.protocols import Validator
+from jsonschema.validators import Draft202012Validator, validator_for
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
+from pydantic_core import ValidationError as PydanticValidationError
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.answers.json_schema import check_schema, has_object_root
+from tta_dev_primitives.flows.answers.strict_json import parses
+
+__all__ = ["InvalidAnswerError", "OutputType", "TypedAnswer"]
+
+_WRAPPED = "answer"
+"""Providers want an object at the root: another value travels under this key."""
+_SHOWN = 160
+
+_FORMATS = FormatChecker()
+
+
+@_FORMATS.checks("date-time", raises=ValueError)
+def _is_moment(value: object) -> bool:
+    return not isinstance(value, str) or ("T" in value.upper() and datetime.fromisoformat(value) is not None)
+
+
+class InvalidAnswerError(ValueError):
+    """The answer is not data of the type that was asked for.
+
+    Attributes:
+        path: Where, as `items[0].price`; empty for the whole answer.
+        reason: What was expected and what stood there, in one line. It quotes model text: data, never an order.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        self.path, self.reason = path, " ".join(reason.split())[:_SHOWN]
+        super().__init__(f"{path or 'the answer'}: {self.reason}")
+
+
+@dataclass(frozen=True, slots=True)
+class TypedAnswer:
+    """A valid answer: the value of the caller's type, the same as plain JSON, and its JSON text."""
+
+    value: Any
+    data: Any
+    content: str
+
+
+@dataclass(frozen=True)
+class OutputType:
+    """What a caller wants as the answer. Make it with `of`."""
+
+    schema: Mapping[str, Any]
+    """The JSON Schema of the data, checked."""
+    adapter: TypeAdapter[Any] | None = field(default=None, compare=False)
+    """Reads the value of a Python type; None: the caller gave a JSON Schema."""
+
+    @classmethod
+    def of(cls, wanted: Any, *, name: str = "output_type") -> OutputType:
+        """The output type of a Python type (whatever `pydantic.TypeAdapter` takes) or of a JSON Schema dict.
+
+        Raises:
+            ConfigError: It is neither, or its schema cannot be used; the message names the place below `name`.
+        """
+        if isinstance(wanted, OutputType):
+            return wanted
+        if isinstance(wanted, Mapping):
+            schema = check_schema(wanted, name=name)
+            kind = validator_for(schema, default=Draft202012Validator)
+            try:
+                kind.check_schema(schema)
+            except SchemaError as error:
+                place = _path(error.absolute_path) or "the root"
+                raise ConfigError(f"{name}: not a JSON Schema at {place}: {error.message[:_SHOWN]}") from None
+            return cls(schema)
+        try:
+            adapter: TypeAdapter[Any] = TypeAdapter(wanted)
+            schema = adapter.json_schema()
+        except (PydanticUserError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
+            said = str(error).splitlines()[0][:_SHOWN]
+            raise ConfigError(
+                f"{name}: {wanted!r} cannot be an answer: {said}. "
+                "Give a pydantic model, dataclass, TypedDict, Literal, list[...] or a JSON Schema dict."
+            ) from None
+        return cls(check_schema(schema, name=name), adapter)
+
+    @cached_property
+    def request_schema(self) -> Mapping[str, Any]:
+        """The schema that is sent: always an object at the root."""
+        if has_object_root(self.schema):
+            return self.schema
+        inner = {key: part for key, part in self.schema.items() if key != "$defs"}
+        wrapped: dict[str, Any] = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED]}
+        return wrapped | ({"$defs": self.schema["$defs"]} if "$defs" in self.schema else {})
+
+    @cached_property
+    def digest(self) -> str:
+        """The schema as one line, for content keys."""
+        return json.dumps(self.schema, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+    def read(self, text: str) -> TypedAnswer:
+        """The data that a reply consists of.
+
+        Raises:
+            InvalidAnswerError: No JSON, or not data of this type.
+        """
+        found = parses(text)
+        if found is None:
+            raise InvalidAnswerError("", "expected one JSON value and nothing else")
+        value = found[0]
+        if self.request_schema is not self.schema and isinstance(value, dict) and set(value) == {_WRAPPED}:
+            value = value[_WRAPPED]
+        return self.check(value)
+
+    def check(self, value: Any) -> TypedAnswer:
+        """The typed answer of a JSON value.
+
+        Raises:
+            InvalidAnswerError: It is not data of this type.
+        """
+        if self.adapter is None:
+            self._check_schema(value)
+            return TypedAnswer(value, value, _text(value))
+        try:
+            typed = self.adapter.validate_json(json.dumps(value), strict=True)
+        except PydanticValidationError as error:
+            first = error.errors(include_url=False, include_context=False)[0]
+            got = f", got {first['input']!r:.60}" if first["type"] != "missing" else ""
+            raise InvalidAnswerError(_path(first["loc"]), first["msg"] + got) from None
+        data = self.adapter.dump_python(typed, mode="json")
+        return TypedAnswer(typed, data, _text(data))
+
+    def _check_schema(self, value: Any) -> None:
+        error: ValidationError | None = best_match(self._validator.iter_errors(value))
+        if error is not None:
+            raise InvalidAnswerError(_path(error.absolute_path), error.message)
+
+    @cached_property
+    def _validator(self) -> Validator:
+        kind = validator_for(self.schema, default=Draft202012Validator)
+        made: Validator = kind(self.schema, format_checker=_FORMATS)
+        return made
+
+
+def _text(data: Any) -> str:
+    return json.dumps(data, ensure_ascii=False)
+
+
+def _path(parts: Any) -> str:
+    path = ""
+    for part in parts:
+        path += f"[{part}]" if isinstance(part, int) else f".{part}" if path else str(part)
+    return path

@@ -1,0 +1,224 @@
+"""Typed answers: which types and schemas are taken, which replies are data of the type, which fields agree."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel
+from typing_extensions import TypedDict
+
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.answers.fields import (
+    cut_schema,
+    field_status,
+    forms_of,
+    merged,
+    value_at,
+    voted,
+)
+from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
+
+
+class Address(BaseModel):
+    city: str
+    zip: str
+
+
+class Invoice(BaseModel):
+    number: str
+    issued: datetime.date
+    total: Decimal
+    currency: Literal["EUR", "USD"]
+    address: Address
+    note: str | None = None
+
+
+class Movie(TypedDict):
+    title: str
+    year: int
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+GOOD = {
+    "number": "A-7",
+    "issued": "2026-11-02",
+    "total": 12.5,
+    "currency": "EUR",
+    "address": {"city": "Bonn", "zip": "53111"},
+}
+
+
+def test_a_models_reply_becomes_the_callers_type() -> None:
+    """`value` is an instance of the type, `data` plain JSON, `content` its text."""
+    answer = OutputType.of(Invoice).read(json.dumps(GOOD))
+    assert answer.value == Invoice.model_validate(GOOD)
+    assert answer.data["issued"] == "2026-11-02"
+    assert json.loads(answer.content) == answer.data
+
+
+@pytest.mark.parametrize(
+    ("wanted", "text", "value"),
+    [
+        (Movie, '{"title": "Alien", "year": 1979}', {"title": "Alien", "year": 1979}),
+        (Point, '```json\n{"x": 1, "y": 2}\n```', Point(1, 2)),
+        (Literal["yes", "no"], '{"answer": "yes"}', "yes"),
+        (Literal["yes", "no"], '"yes"', "yes"),
+        (list[int], '{"answer": [1, 2]}', [1, 2]),
+        ({"type": "object", "properties": {"a": {"type": "integer"}}}, '{"a": 1}', {"a": 1}),
+    ],
+)
+def test_whatever_pydantic_takes_can_be_asked_for(wanted: Any, text: str, value: Any) -> None:
+    """Models, dataclasses, TypedDicts, literals, lists and schema dicts; providers get an object at the root."""
+    kind = OutputType.of(wanted)
+    assert kind.read(text).value == value
+    assert kind.request_schema.get("type") == "object" or "$ref" in kind.request_schema
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"total": "twelve"}, "total: "),
+        ({"currency": "Euro"}, "currency: Input should be 'EUR' or 'USD'"),
+        ({"issued": "02.11.2026"}, "issued: Input should be a valid date"),
+        ({"address": {"city": "Bonn"}}, "address.zip: Field required"),
+        ({"number": 7}, "number: Input should be a valid string, got 7"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_its_path(change: dict[str, Any], said: str) -> None:
+    """The first fault is named by path, with what was expected and what stood there."""
+    with pytest.raises(InvalidAnswerError) as caught:
+        OutputType.of(Invoice).read(json.dumps(GOOD | change))
+    assert str(caught.value).startswith(said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1,}',
+        '{"a": NaN}',
+        '{"a": 1, "a": 2}',
+        'The answer: {"a": 1}',
+        "",
+        "[" * 50,
+        '{"a": "1"}',
+        '{"a": 1',
+    ],
+)
+def test_what_is_not_plainly_the_data_is_refused(text: str) -> None:
+    """Trailing commas, NaN, a key twice, prose, numbers as text: nothing is repaired in silence."""
+    with pytest.raises(InvalidAnswerError):
+        OutputType.of({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}).read(
+            text
+        )
+
+
+@pytest.mark.parametrize(
+    ("schema", "said"),
+    [
+        ({"type": "objekt"}, "not a JSON Schema at type"),
+        ({"$ref": "https://example.org/s.json"}, "at # leaves the schema"),
+        ({"properties": {"a": {"$ref": "#/$defs/none"}}}, "at #/properties/a finds nothing"),
+        ({"type": "object", "properties": {"a": {"$ref": "#"}}, "required": ["a"]}, "contains itself"),
+        ({"description": "x" * 70_000}, "larger than 64 KiB"),
+        ({"type": object()}, "not plain JSON"),
+        (print, "cannot be an answer"),
+    ],
+)
+def test_a_schema_that_cannot_be_used_is_refused_before_anything_is_spent(schema: Any, said: str) -> None:
+    """The message names the argument and the place."""
+    with pytest.raises(ConfigError, match="output_schema: ") as caught:
+        OutputType.of(schema, name="output_schema")
+    assert said in str(caught.value)
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.integers() | st.text(),
+        lambda x: st.lists(x) | st.dictionaries(st.text(), x),
+    )
+)
+def test_any_json_is_data_or_an_invalid_answer(value: Any) -> None:
+    """No reply raises anything else: random JSON is never an invoice."""
+    with pytest.raises(InvalidAnswerError, match=r"\A.*\Z"):
+        OutputType.of(Invoice).read(json.dumps(value))
+
+
+SCHEMA: dict[str, Any] = Invoice.model_json_schema()
+
+
+def test_fields_are_compared_in_canonical_form() -> None:
+    """White space, Unicode forms and spellings of one number do not make a difference; values do."""
+    other = GOOD | {
+        "total": 12.50,
+        "number": "A\u20117".replace("\u2011", "-"),
+        "address": {"city": " Bonn ", "zip": "53113"},
+    }
+    assert field_status(SCHEMA, [GOOD, other]) == {
+        "number": "agreed",
+        "issued": "agreed",
+        "total": "agreed",
+        "currency": "agreed",
+        "address.city": "agreed",
+        "address.zip": "disputed",
+        "note": "agreed",
+    }
+
+
+def test_long_text_is_not_compared() -> None:
+    """Two summaries are never equal; they must be present, and that the schema says."""
+    texts = ["one two three four five six seven", "another text of rather more than six words"]
+    schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
+    assert field_status(schema, [{"summary": text} for text in texts]) == {"summary": "unchecked"}
+
+
+@pytest.mark.parametrize(
+    ("schema", "one", "two", "equal"),
+    [
+        ({"type": "array", "uniqueItems": True}, ["b", "a"], ["a", "b"], True),
+        ({"type": "array"}, ["b", "a"], ["a", "b"], False),
+        (
+            {"type": "string", "format": "date-time"},
+            "2026-01-01T01:00:00+01:00",
+            "2026-01-01T00:00:00Z",
+            True,
+        ),
+        ({"type": "string"}, "$1,250.00", "$1250", True),
+        ({"type": "string", "enum": ["a", "A"]}, "a", "A", False),
+        ({"type": "number"}, 1e3, 1000, True),
+        ({"type": "boolean"}, True, 1, False),
+    ],
+)
+def test_forms_by_type(schema: dict[str, Any], one: Any, two: Any, equal: bool) -> None:
+    """Arrays are sequences unless the schema says sets; moments are equal across zones; enums are exact."""
+    whole = {"type": "object", "properties": {"f": schema}}
+    assert (forms_of(whole, {"f": one}) == forms_of(whole, {"f": two})) is equal
+
+
+def test_disputed_fields_are_asked_again_alone_and_put_back() -> None:
+    """The cut schema holds only the disputed fields, the answer's other fields stay."""
+    third = OutputType.of(cut_schema(SCHEMA, ["total", "address.zip"])).read(
+        '{"total": 13, "address": {"zip": "1"}}'
+    )
+    data: dict[str, Any] = GOOD
+    for path in ("total", "address.zip"):
+        data = merged(data, path, value_at(third.data, path))
+    assert data == GOOD | {"total": 13, "address": {"city": "Bonn", "zip": "1"}}
+
+
+def test_two_of_three_win_a_field() -> None:
+    """The vote names the first answer that holds the majority's value."""
+    answers = [{"total": 1}, {"total": 2}, {"total": 2.0}]
+    assert voted(SCHEMA, answers, "total") == 1
+    assert voted(SCHEMA, answers[:2], "total") is None
