@@ -3,6 +3,7 @@
 OrchestrationError
 ├── ConfigError (also ValueError)          you set it up wrong: file, key or variable, and the mend
 │   ├── MissingKeyError                    a key's environment variable is not set
+│   ├── UntrustedConfigError               a file of the working folder asks for more than it may
 │   ├── UnknownModelError                  a model that nothing defines
 │   ├── UnknownPriceError                  a paid model without a known price
 │   ├── LedgerConfigError (also LedgerError)         the ledger's address, or what it is asked, is wrong
@@ -43,6 +44,7 @@ __all__ = [
     "QuarantinedError",
     "UnknownModelError",
     "UnknownPriceError",
+    "UntrustedConfigError",
     "WrongClockError",
 ]
 
@@ -143,6 +145,10 @@ class MissingKeyError(ConfigError):
 
     def __init__(self, message: str, *, variables: Sequence[str] = ()) -> None:
         super().__init__(message, variables=tuple(variables))
+
+
+class UntrustedConfigError(ConfigError):
+    """A configuration that came with the working folder asks for what needs trust; nothing was sent."""
 
 
 class UnknownModelError(ConfigError):

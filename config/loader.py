@@ -17,6 +17,7 @@ from tta_dev_primitives.config.overrides import Override, apply_overrides, read_
 from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, config_error, shown
 from tta_dev_primitives.config.reading.option_faults import model_faults
 from tta_dev_primitives.config.reading.strict_yaml import Document, read_yaml
+from tta_dev_primitives.config.reading.trusted_files import is_home
 
 __all__ = ["SEARCH_PATHS", "find_config_file", "load_orchestration_config"]
 
@@ -56,7 +57,8 @@ def load_orchestration_config(
     _log(path, document, overrides)
     names = {override.variable: override.key for override in overrides}
     source = None if path is None else Path(os.path.abspath(path))
-    return config.with_provenance(Provenance(source, names))
+    found = config_path is None and path is not None and not _is_the_users(path)
+    return config.with_provenance(Provenance(source, names, document.digest, found))
 
 
 def find_config_file() -> Path | None:
@@ -72,6 +74,12 @@ def find_config_file() -> Path | None:
             continue
         return path
     return None
+
+
+def _is_the_users(path: Path) -> bool:
+    """Whether a file that was found is the one in the user's home, not one that came with a folder."""
+    own = Path(os.path.expanduser(SEARCH_PATHS[-1]))
+    return path == own or (is_home(Path()) and path == Path(SEARCH_PATHS[0]))
 
 
 def _explicit(config_path: str | os.PathLike[str]) -> Path:

@@ -239,6 +239,8 @@ class Provenance:
 
     source: Path | None = field(default=None, compare=False)
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
+    digest: str | None = field(default=None, compare=False)
+    from_folder: bool = field(default=False, compare=False)
 
 
 class OrchestrationConfig(_Options):
@@ -276,6 +278,16 @@ class OrchestrationConfig(_Options):
     def source(self) -> Path | None:
         """The file this was loaded from; None for defaults and for settings made in code."""
         return self._provenance.source
+
+    @property
+    def digest(self) -> str | None:
+        """SHA-256 of the file's bytes, as they were loaded."""
+        return self._provenance.digest
+
+    @property
+    def from_folder(self) -> bool:
+        """Whether the file was found by search in the working folder, rather than chosen by the user."""
+        return self._provenance.from_folder
 
     @property
     def overrides(self) -> Mapping[str, str]:

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.prefect_support.api_connection import use_server
@@ -34,7 +35,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if (given.bulk_input is None) != (given.bulk_output is None):
         parser.error("--bulk-input and --bulk-output go together")
     try:
-        source = load_orchestration_config(given.config).source
+        config = load_orchestration_config(given.config)
+        refuse_untrusted(config)
+        source = config.source
         info = use_server()
     except (OrchestrationError, FileNotFoundError) as error:
         print(f"tta: {error}", file=sys.stderr)

@@ -43,6 +43,7 @@ job = App(name="job", help="Ready jobs: review a diff, document a module, write 
 _LAZY = {
     "demo": ("demo:demo", "Run the main job with no keys and no network, against the sandbox provider."),
     "init": ("init:init", "Write a configuration file with today's models."),
+    "trust": ("trust:trust", "Trust the configuration and .env of a folder as they are now."),
     "check": ("check:check", "Check configuration, keys, models, prices, ledger and Prefect."),
     "run": ("run:run", "Run one task."),
     "bulk": ("bulk:bulk", "Run a file of tasks; running it again does only what is missing."),

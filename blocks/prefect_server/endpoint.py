@@ -15,13 +15,33 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
+from tta_dev_primitives.config.reading.trusted_files import (
+    digest_of_settings,
+    dotenv_settings,
+    is_home,
+    is_trusted,
+    trust_file,
+)
 
-__all__ = ["ConfiguredApi", "configured_api", "get_json", "server_version", "shown"]
+__all__ = [
+    "FOLDER_FILES",
+    "ConfiguredApi",
+    "api_doubt",
+    "api_settings",
+    "configured_api",
+    "get_json",
+    "server_version",
+    "shown",
+    "trust_api",
+]
 
 OLDEST = (3, 8)
 """Oldest Prefect server that is supported: that of the pinned client."""
+
+
+FOLDER_FILES = (".env", "prefect.toml", "pyproject.toml")
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +54,10 @@ class ConfiguredApi:
     """`user:password` of a self-hosted API."""
     key: str | None = None
     """API key of Prefect Cloud."""
+    file: Path | None = None
+    """The file of the working folder that named the address; None: the user's own settings did."""
+    lent: bool = False
+    """`auth` or `key` come from somewhere else than that file."""
 
     def __repr__(self) -> str:
         return f"ConfiguredApi(url={self.url!r}, source={self.source!r})"
@@ -48,13 +72,62 @@ def configured_api(
     profile. An address that `apply_environment` set for the embedded server does not count.
     """
     env = os.environ if environ is None else environ
-    for source, values in _sources(env, folder or Path.cwd()):
+    place = folder or Path.cwd()
+    for source, values in _sources(env, place):
         url = values.get("PREFECT_API_URL")
         if url and url != env.get(EMBEDDED_MARK):
             auth = env.get("PREFECT_API_AUTH_STRING") or values.get("PREFECT_API_AUTH_STRING")
             key = env.get("PREFECT_API_KEY") or values.get("PREFECT_API_KEY")
-            return ConfiguredApi(url=url.rstrip("/"), source=source, auth=auth or None, key=key or None)
+            return ConfiguredApi(
+                url=url.rstrip("/"),
+                source=source,
+                auth=auth or None,
+                key=key or None,
+                file=place / source if source in FOLDER_FILES else None,
+                lent=bool(env.get("PREFECT_API_AUTH_STRING") or env.get("PREFECT_API_KEY")),
+            )
     return None
+
+
+def api_doubt(api: ConfiguredApi) -> str | None:
+    """What an untrusted file of the working folder would send where; None: all is well.
+
+    Loopback without a key of the user's needs no trust.
+    """
+    host = _host_of(api.url) or "an address"
+    if api.file is None or is_home(api.file.parent) or (is_loopback(host) and not api.lent):
+        return None
+    if is_trusted(api.file, digest_of_settings(api_settings(api.file))):
+        return None
+    variable = "PREFECT_API_KEY" if api.key else "PREFECT_API_AUTH_STRING"
+    what = f"your {variable} and all runs" if api.lent else "all runs"
+    return f"{api.file}: PREFECT_API_URL would send {what} to {host}"
+
+
+def trust_api(api: ConfiguredApi) -> None:
+    """Trust the file that named the address."""
+    if api.file is not None:
+        trust_file(api.file, digest_of_settings(api_settings(api.file)))
+
+
+def _refuse_untrusted(api: ConfiguredApi) -> None:
+    """Stop before anything is sent to an address that came with the working folder."""
+    doubt = api_doubt(api)
+    if doubt is not None:
+        raise PrefectConfigError(
+            f"{doubt}.\nThis came with the working folder and is not trusted. Read it, then run `tta trust` "
+            "(or set TTA_TRUST=1, or PREFECT_API_URL in the environment)."
+        )
+
+
+def api_settings(file: Path) -> dict[str, str]:
+    """What is trusted of a file of the working folder that may name a Prefect API."""
+    if file.name == ".env":
+        return dotenv_settings(file.parent)
+    found = _toml(file)
+    table = found.get("tool", {}).get("prefect", {}) if file.name == "pyproject.toml" else found
+    url = _api_table(table).get("PREFECT_API_URL")
+    return {} if url is None else {"PREFECT_API_URL": url}
 
 
 def _sources(env: Mapping[str, str], folder: Path) -> list[tuple[str, Mapping[str, str]]]:
@@ -146,9 +219,11 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
     """The version of a configured server; None for Prefect Cloud, which does not tell.
 
     Raises:
-        PrefectConfigError: Address or access are wrong; the message has address, reason and mend.
+        PrefectConfigError: Address or access are wrong, or came with the working folder untrusted; the message
+            has address, reason and mend.
         PrefectServerError: It does not answer, or is too old.
     """
+    _refuse_untrusted(api)
     where = f"Prefect API {shown(api.url)} (PREFECT_API_URL in {api.source})"
     host = _host_of(api.url)
     if host is None:

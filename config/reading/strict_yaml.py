@@ -8,8 +8,9 @@ is read as a stream of events: a hostile one is left at its first bad event, not
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -38,6 +39,8 @@ class Document:
     lines: dict[KeyPath, int] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
     """Duplicate keys and odd scalars; the rest can still be checked, so that all is told at once."""
+    digest: str | None = None
+    """SHA-256 of the file's bytes."""
 
     def line_of(self, path: KeyPath) -> int | None:
         """The line of `path`, or of the nearest key around it; None in an empty document."""
@@ -69,7 +72,7 @@ def read_yaml(path: Path, *, shown_as: str | None = None) -> Document:
         raise ConfigError(
             f"{source}: every user of this machine may write to it; mend it with: chmod o-w {path}"
         )
-    return parse_yaml(content.data, source)
+    return replace(parse_yaml(content.data, source), digest=hashlib.sha256(content.data).hexdigest())
 
 
 def parse_yaml(data: bytes, source: str) -> Document:

@@ -19,6 +19,7 @@ from weakref import WeakKeyDictionary
 
 from prefect.context import FlowRunContext
 
+from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for, default_ledger_url
 from tta_dev_primitives.blocks.quotas.availability import Availability, Blocked
@@ -97,12 +98,14 @@ class Runtime(Caller):
         """The runtime of `config` on the running event loop, made on first use.
 
         Raises:
-            ConfigError: A model that nothing defines, or settings that contradict each other.
+            ConfigError: A model that nothing defines, settings that contradict each other, or a file of the
+                working folder that asks for more than it may without trust.
             LedgerError: The ledger's database cannot be used.
         """
         kept = _KEPT.setdefault(asyncio.get_running_loop(), {})
         identity = f"{config.source}|{config.model_dump_json()}|{config.cost_tracking.budget_limit}"
         if identity not in kept:
+            refuse_untrusted(config)
             made = cls(config, database_for(default_ledger_url(config.cost_tracking.ledger_url)))
             made._until_loop_ends = made._open()
             await anext(made._until_loop_ends)

@@ -6,6 +6,7 @@ import re
 from decimal import Decimal
 from pathlib import Path
 
+from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted_ledger
 from tta_dev_primitives.blocks.ledger.database.protocol import default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
@@ -15,8 +16,13 @@ __all__ = ["checked_month", "limit_of", "open_ledger"]
 
 
 def open_ledger(config_path: Path | None) -> tuple[OrchestrationConfig, Ledger]:
-    """The configuration and its ledger."""
+    """The configuration and its ledger.
+
+    Raises:
+        UntrustedConfigError: A configuration that came with the working folder names a ledger on another host.
+    """
     config = load_orchestration_config(config_path)
+    refuse_untrusted_ledger(config)
     tracking = config.cost_tracking
     return config, Ledger.open(default_ledger_url(tracking.ledger_url), timezone=tracking.timezone)
 

@@ -25,11 +25,11 @@ def sync(
         config: The configuration file.
         json: Print one JSON document.
     """
-    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.commands._trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()
-    loaded = load_orchestration_config(config)
+    loaded = load_trusted(config)
     use_server()
     from tta_dev_primitives.blocks.credentials.sync import sync_blocks
 

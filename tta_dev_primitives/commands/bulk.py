@@ -14,6 +14,7 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.commands._bulk_view import View, view_for
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -93,6 +94,7 @@ async def _run(parameters: dict[str, Any], config: Path | None, view: View, *, w
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
     workflow = MultiModelWorkflow(config)
+    ask_trust(workflow.config)
     runtime = await workflow.ready()
     from tta_dev_primitives.flows.bulk.bulk_flow import run_file
     from tta_dev_primitives.flows.bulk.runner import JobOptions

@@ -65,14 +65,20 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
     except (ConfigError, FileNotFoundError) as error:
         yield CheckLine("fail", "configuration", str(error))
         return
+    from tta_dev_primitives.blocks.credentials.config_trust import untrusted
+
     catalogue = load_catalogue()
     findings = check_config(config, catalogue, today_utc())
     yield from findings
     failed = {line.subject for line in findings if line.level == "fail"}
     yield from _addresses(config, catalogue, already=failed)
-    yield from _ledger(config)
+    doubts = untrusted(config)
+    for doubt in doubts:
+        yield CheckLine("fail", "trust", f"{doubt}; runs refuse it", "Read the file, then run: tta trust")
+    if not doubts:
+        yield from _ledger(config)
     yield from _server()
-    if live:
+    if live and not doubts:
         yield from asyncio.run(_live(config, catalogue))
 
 

@@ -41,7 +41,7 @@ def deploy(
         config: The configuration file that every deployment uses; otherwise the usual places are searched now.
         json: Print one JSON document.
     """
-    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.commands._trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()
@@ -49,7 +49,7 @@ def deploy(
         raise ConfigError("--bulk-input and --bulk-output go together: give both, or none.")
     if notify is not None and not automations:
         raise ConfigError("--notify goes with --automations.")
-    source = load_orchestration_config(config).source
+    source = load_trusted(config).source
     info = use_server()
     from tta_dev_primitives.deployments.apply import deploy_all
 

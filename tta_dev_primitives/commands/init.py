@@ -53,6 +53,7 @@ def init(
         json: Print one JSON document; asks nothing.
     """
     from tta_dev_primitives.config.init_file import key_variables, with_keys_only
+    from tta_dev_primitives.config.reading.trusted_files import digest_of, trust_file
     from tta_dev_primitives.config.template import write_new_file
 
     out = console(stderr=True)
@@ -65,6 +66,8 @@ def init(
     if have:
         text = with_keys_only(text, have)
     wrote_config = write_new_file(path, text)
+    if wrote_config:
+        trust_file(path, digest_of(path.read_bytes()))
     variables = key_variables(path.read_text(encoding="utf-8")) if not wrote_config else key_variables(text)
     head = "# Copy to .env (chmod 600 .env) and put your keys in; variables of the shell win over it.\n"
     wrote_env = write_new_file(env_example, head + "".join(f"{name}=\n" for name in variables))

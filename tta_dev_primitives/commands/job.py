@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 from cyclopts import Parameter
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, usd
-from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import write_new_file
 from tta_dev_primitives.flows.jobs import sources
@@ -157,7 +157,7 @@ def _run(
     quiet_logs()
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; remove it or name another file. Nothing was asked or paid.")
-    source = load_orchestration_config(config).source
+    source = load_trusted(config).source
     from tta_dev_primitives.flows.calling.sync_loop import wait_for
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 

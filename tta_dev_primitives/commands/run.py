@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rich.console import RenderableType
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
@@ -43,6 +44,7 @@ def run(
     from tta_dev_primitives.orchestration import MultiModelWorkflow
 
     workflow = MultiModelWorkflow(config)
+    ask_trust(workflow.config)
     result = workflow.run(task, use_case=use_case, system=system)
     if json:
         print_json(result.to_json())

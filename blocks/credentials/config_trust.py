@@ -1,0 +1,199 @@
+"""What a configuration that came with a folder may do without being asked, and the refusal of anything else.
+
+It may send a provider's usual key to that provider's own address, and other model keys to loopback. It may not
+loosen the budget of real money: a higher limit, another ledger, own prices, a paid model said to be free.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from tta_dev_primitives.blocks.providers.address_rules import host_of
+from tta_dev_primitives.config import OrchestrationConfig
+from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.models.billing import default_billing
+from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.resolve import defined_targets
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.reading.dotenv import find_variable
+from tta_dev_primitives.config.reading.trusted_files import (
+    digest_of_settings,
+    dotenv_settings,
+    is_home,
+    is_trusted,
+    trust_file,
+)
+
+__all__ = [
+    "is_loopback_host",
+    "ledger_doubts",
+    "refuse_untrusted",
+    "refuse_untrusted_ledger",
+    "trust_config",
+    "untrusted",
+]
+
+_MOST_USD = Decimal(100)
+"""The limit of the default configuration."""
+_OF_ANOTHER_SERVICE = re.compile(
+    r"(AWS|AZURE|ARM|GITHUB|GH|GITLAB|CI|NPM|NODE|PYPI|TWINE|UV|DOCKER|KUBE|SSH|GPG|VAULT|SLACK|STRIPE|TWILIO|SENTRY"
+    r"|DATABASE|DB|PG|POSTGRES|MYSQL|REDIS|MONGO|CLOUDFLARE|CF|DIGITALOCEAN|HEROKU|NETLIFY|VERCEL|TF|PREFECT|GOOGLE_APPLICATION)_"
+    r"|.*(PASSWORD|PASSWD|COOKIE|SESSION)",
+    re.IGNORECASE,
+)
+"""Variables that hold no key of a model: not even loopback gets them, any user may listen there."""
+_SHOWN = 4
+_MONEY = ("TTA_HOME", "TTA_LEDGER_URL", "TTA_BUDGET_LIMIT_USD")
+
+
+def refuse_untrusted(config: OrchestrationConfig) -> None:
+    """Stop a run whose configuration came with the working folder and asks for more than it may.
+
+    Raises:
+        UntrustedConfigError: It needs `tta trust`; the message names file, variable and host.
+    """
+    _refuse(untrusted(config))
+
+
+def refuse_untrusted_ledger(config: OrchestrationConfig) -> None:
+    """As `refuse_untrusted`, for commands that only open the ledger.
+
+    Raises:
+        UntrustedConfigError: The ledger's host was chosen by a file that is not trusted.
+    """
+    _refuse(list(ledger_doubts(config)) if _is_foreign(config) else [])
+
+
+def _refuse(doubts: list[str]) -> None:
+    if not doubts:
+        return
+    more = [f"... and {len(doubts) - _SHOWN} more"] if len(doubts) > _SHOWN else []
+    raise UntrustedConfigError(
+        "; ".join([*doubts[:_SHOWN], *more])
+        + ".\nThis came with the working folder and is not trusted. Read it, then run `tta trust` "
+        "(or set TTA_TRUST=1, or name the file with --config)."
+    )
+
+
+def untrusted(config: OrchestrationConfig) -> list[str]:
+    """What the configuration and the `.env` of the working folder ask for and may not have; empty: all is well."""
+    foreign, env = _is_foreign(config), _foreign_dotenv()
+    if not foreign and not env:
+        return []
+    catalogue = load_catalogue()
+    targets = list(defined_targets(config, catalogue).values())
+    real = [target for target in targets if not _is_local(target)]
+    doubts: list[str] = []
+    if foreign:
+        usual = {name: provider.api_key_env for name, provider in catalogue.providers.items()}
+        for target in targets:
+            doubts += _key_doubts(target, usual.get(target.provider), config.source)
+        doubts += ledger_doubts(config)
+        if real:
+            doubts += _money_doubts(config, real)
+    if env and any(_from_environment(target.api_key_env) for target in real):
+        path = Path(".env").absolute()
+        doubts += [f"{path}: {name} would decide the budget of a key of yours" for name in env]
+    return list(dict.fromkeys(doubts))
+
+
+def trust_config(config: OrchestrationConfig) -> list[Path]:
+    """Trust the files of the working folder that `config` came from; returns them."""
+    done = []
+    if config.source is not None and config.digest is not None:
+        trust_file(config.source, config.digest)
+        done.append(config.source)
+    if dotenv_settings():
+        path = Path(".env").absolute()
+        trust_file(path, digest_of_settings(dotenv_settings()))
+        done.append(path)
+    return done
+
+
+def _is_foreign(config: OrchestrationConfig) -> bool:
+    if not config.from_folder or config.source is None or config.digest is None:
+        return False
+    return not is_trusted(config.source, config.digest)
+
+
+def _foreign_dotenv() -> list[str]:
+    """The variables of money that an untrusted `.env` sets and the environment does not."""
+    settings = dotenv_settings()
+    names = [name for name in _MONEY if name in settings and not os.environ.get(name, "").strip()]
+    if "TTA_BUDGET_LIMIT_USD" in names and _is_low(settings["TTA_BUDGET_LIMIT_USD"]):
+        names.remove("TTA_BUDGET_LIMIT_USD")
+    if not names or is_home(Path()) or is_trusted(Path(".env"), digest_of_settings(settings)):
+        return []
+    return names
+
+
+def _is_low(limit: str) -> bool:
+    try:
+        return Decimal(limit.strip()) <= _MOST_USD
+    except ArithmeticError:
+        return False
+
+
+def _key_doubts(target: Target, usual: str | None, source: Path | None) -> Iterator[str]:
+    host, own = host_of(target.provider, target.base_url), host_of(target.provider, None)
+    variable = target.api_key_env
+    if _is_local(target):
+        if _OF_ANOTHER_SERVICE.match(variable):
+            yield f"{source}: {variable} is no key of a model and would be sent to {host}"
+    elif host != own or not host:
+        yield f"{source}: the key in {variable} would be sent to {host or 'an address'}, not to {target.provider}'s own"
+    elif variable != usual:
+        yield f"{source}: {variable} would be sent to {host}, whose usual key is {usual}"
+
+
+def ledger_doubts(config: OrchestrationConfig) -> Iterator[str]:
+    """A ledger on another host learns all texts, and the password of this user's database."""
+    url = config.cost_tracking.ledger_url
+    if url is None or url.startswith("sqlite:") or find_variable("TTA_LEDGER_URL") is not None:
+        return
+    host = urlsplit(url).hostname or ""
+    if not is_loopback_host(host):
+        yield f"{config.source}: ledger_url would send spending and answers to {host or 'another host'}"
+
+
+def _money_doubts(config: OrchestrationConfig, real: list[Target]) -> Iterator[str]:
+    tracking, source = config.cost_tracking, config.source
+    if tracking.ledger_url is not None and find_variable("TTA_LEDGER_URL") is None:
+        yield f"{source}: ledger_url would keep spending out of your own ledger"
+    if not tracking.enabled:
+        yield f"{source}: cost_tracking.enabled: false would take the limit away"
+    if tracking.budget_limit > _MOST_USD and "TTA_BUDGET_LIMIT_USD" not in config.overrides:
+        yield f"{source}: budget_limit_usd {tracking.budget_limit:f} is above {_MOST_USD} USD"
+    priced = {e.model for e in config.executors if e.price is not None}
+    if config.orchestrator.price is not None:
+        priced.add(config.orchestrator.model)
+    for target in real:
+        if target.name in priced:
+            yield f"{source}: the price of {target.name} is its own, not the provider's"
+        if target.billing == "free" and default_billing(target.provider, target.api_model) == "paid":
+            yield f"{source}: {target.name} would be recorded as free, {target.provider} bills it"
+
+
+def _from_environment(variable: str) -> bool:
+    found = find_variable(variable)
+    return found is not None and found.origin == "environment"
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether `host`, without a port, is plainly this machine; `x.localhost` may resolve to anything."""
+    if host.rstrip(".").lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_local(target: Target) -> bool:
+    return target.base_url is not None and is_loopback_host(urlsplit(target.base_url).hostname or "")
