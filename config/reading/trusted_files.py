@@ -54,11 +54,9 @@ def digest_of_settings(settings: Mapping[str, str]) -> str:
 def dotenv_settings(folder: Path | None = None) -> dict[str, str]:
     """What `.env` in `folder` says besides keys: `TTA_*` and the address of the Prefect API."""
     found = read_dotenv(folder)
-    return {
-        name: text
-        for name, text in found.items()
-        if text.strip() and (name.startswith("TTA_") or name == "PREFECT_API_URL")
-    }
+    names = [name for name in found if name.startswith("TTA_") or name == "PREFECT_API_URL"]
+    settings = {name: found[name].get_secret_value() for name in names}
+    return {name: text for name, text in settings.items() if text.strip()}
 
 
 def is_trusted(path: Path, digest: str) -> bool:
