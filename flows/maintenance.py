@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, NamedTuple
 from uuid import NAMESPACE_URL, uuid5
 
@@ -14,7 +14,6 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.states import AwaitingRetry
-from prefect.types._datetime import now
 from pydantic import Field
 
 from tta_dev_primitives.blocks.ledger.shared_document import Strata
@@ -169,7 +168,7 @@ async def resume_crashed(
         crashed = await client.read_flow_runs(flow_run_filter=_crashed_filter(within_hours), limit=200)
         for run in resumable(crashed, max_starts):
             state: State[None] = AwaitingRetry(
-                scheduled_time=now("UTC"), message=f"start {run.run_count + 1} after a crash"
+                scheduled_time=datetime.now(UTC), message=f"start {run.run_count + 1} after a crash"
             )
             await client.set_flow_run_state(run.id, state, force=True)
             put_back += 1
@@ -177,7 +176,7 @@ async def resume_crashed(
 
 
 def _crashed_filter(within_hours: float) -> FlowRunFilter:
-    since = now("UTC") - timedelta(hours=within_hours)
+    since = datetime.now(UTC) - timedelta(hours=within_hours)
     return FlowRunFilter.model_validate(
         {
             "state": {"type": {"any_": ["CRASHED"]}},

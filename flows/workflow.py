@@ -8,7 +8,6 @@ from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from uuid import UUID
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
@@ -16,7 +15,6 @@ from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.runtime import Runtime
-    from tta_dev_primitives.flows.prefect_support.api_connection import Coming
 
 __all__ = ["MultiModelWorkflow"]
 
@@ -67,37 +65,23 @@ class MultiModelWorkflow:
             AllModelsFailedError: Every candidate failed; `.attempts` says how.
             ConfigError: The task, the use case or a needed key is wrong.
         """
-        return wait_for(self._run(task, use_case, system))
-
-    async def _run(self, task: str, use_case: str | None, system: str | None) -> OrchestrationResult:
-        result = await self.execute(task, use_case, system)
-        from tta_dev_primitives.flows.prefect_support.background_tasks import api_client
-
-        if result.flow_run_id is not None:
-            # Whoever waits for the answer may look at its flow run next.
-            await (await api_client()).ended(UUID(result.flow_run_id))
-        return result
+        return wait_for(self.execute(task, use_case, system))
 
     async def execute(
         self, task: str, use_case: str | None = None, system: str | None = None
     ) -> OrchestrationResult:
         """Run one task as one Prefect flow run; see `run` for arguments and errors.
 
-        The answer comes when it is in the ledger and the run's good end is on its way to Prefect: whoever asks for the
-        run from then on reads it as Completed. A Prefect server that hangs or has ended delays it by seconds only.
-        The run's artifacts are written while the caller goes on, and when the event loop ends at the latest.
+        The answer comes when it is in the ledger and Prefect has the end of the run. The run's artifacts are written
+        while the caller goes on, and when the event loop ends at the latest.
         """
         from tta_dev_primitives.flows.tasks.request import check_task
 
         check_task(task, use_case, system)
-        runtime, coming = await self._begin()
-        if coming is not None:
-            from tta_dev_primitives.flows.early import begin_early
+        runtime = await self.ready()
+        from tta_dev_primitives.flows.prefect_support.recorded_run import run_recorded
 
-            runtime = await begin_early(coming, runtime)
-        from tta_dev_primitives.flows.prefect_support.resident_runs import run_resident
-
-        return await run_resident(runtime, task, use_case, system, self._path)
+        return await run_recorded(runtime, task, use_case, system, self._path)
 
     async def execute_bulk(
         self,
@@ -138,34 +122,27 @@ class MultiModelWorkflow:
 
     async def ready(self) -> Runtime:
         """This process's runtime, with a Prefect API that answers."""
-        runtime, coming = await self._begin()
-        if coming is not None:
-            await asyncio.wrap_future(coming.answers)
-        return runtime
-
-    async def _begin(self) -> tuple[Runtime, Coming | None]:
-        """This process's runtime, and the Prefect API when it is not known to answer."""
         from tta_dev_primitives.flows.prefect_support.api_connection import (
             address_server,
-            answering,
             still_there,
+            wait_until_ready,
         )
 
-        if still_there():
-            from tta_dev_primitives.flows.calling.runtime import Runtime
+        if not still_there():
+            loop = asyncio.get_running_loop()
+            addressed = loop.run_in_executor(None, address_server)
+            with _not_collecting():
+                # A process is being started: time to import what needs no Prefect, whose settings must be there first.
+                import tta_dev_primitives.blocks.ledger.guarded_call
+                import tta_dev_primitives.blocks.providers.client  # noqa: F401
 
-            return await Runtime.of(self._config), None
-        addressed = asyncio.get_running_loop().run_in_executor(None, address_server)
-        with _not_collecting():
-            # A process is being started: time to import what needs no Prefect, whose settings must be there first.
-            import tta_dev_primitives.blocks.ledger.guarded_call
-            import tta_dev_primitives.blocks.providers.client  # noqa: F401
+                answers = loop.run_in_executor(None, wait_until_ready, await addressed)
+                # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
+                from tta_dev_primitives.flows.prefect_support import recorded_run  # noqa: F401
+            await answers
+        from tta_dev_primitives.flows.calling.runtime import Runtime
 
-            coming = answering(await addressed)
-            # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
-            from tta_dev_primitives.flows.calling.runtime import Runtime
-            from tta_dev_primitives.flows.prefect_support.resident_runs import run_resident  # noqa: F401
-        return await Runtime.of(self._config), coming
+        return await Runtime.of(self._config)
 
 
 @contextmanager

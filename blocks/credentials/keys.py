@@ -6,14 +6,12 @@ hand is refused. Does not import Prefect unless a block has to be read.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import re
 import time
 
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.prefect_database import lacks_block
 from tta_dev_primitives.blocks.providers.address_rules import base_of, host_of, is_private_host
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
@@ -27,6 +25,9 @@ logger = logging.getLogger(__name__)
 _KEEP_S = 300.0
 """Loading a block costs 50 ms; a rotated key is picked up after this at the latest."""
 _loaded: dict[str, tuple[float, SecretStr]] = {}
+_ABSENT_S = 10.0
+"""How long a block that was not there is not asked for again."""
+_absent: dict[str, float] = {}
 
 
 async def load_key(target: Target) -> SecretStr:
@@ -60,6 +61,7 @@ async def load_key(target: Target) -> SecretStr:
 def forget_keys() -> None:
     """Read blocks anew from now on (after a key was rotated or rejected)."""
     _loaded.clear()
+    _absent.clear()
 
 
 def block_name(target: Target) -> str:
@@ -79,8 +81,12 @@ async def _from_block(target: Target) -> SecretStr | None:
     kept = _loaded.get(name)
     if kept is not None and time.monotonic() - kept[0] < _KEEP_S:
         return kept[1]
+    if time.monotonic() - _absent.get(name, -_ABSENT_S) < _ABSENT_S:
+        return None
     key = await _read_block(name, target)
-    if key is not None:
+    if key is None:
+        _absent[name] = time.monotonic()
+    else:
         _loaded[name] = (time.monotonic(), key)
     return key
 
@@ -88,11 +94,8 @@ async def _from_block(target: Target) -> SecretStr | None:
 async def _read_block(name: str, target: Target) -> SecretStr | None:
     from prefect.settings import PREFECT_API_URL
 
-    api = PREFECT_API_URL.value()
-    if not api:
+    if not PREFECT_API_URL.value():
         # Asking would start Prefect's ephemeral server, which takes half a minute to find nothing.
-        return None
-    if await asyncio.to_thread(lacks_block, name, api):
         return None
     import httpx
 

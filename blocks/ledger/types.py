@@ -37,23 +37,22 @@ class _Randomness:
     """Random bytes from the system, fetched many at a time: asking for sixteen costs as much as for thousands."""
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self._left = b""
         self._lock = threading.Lock()
 
     def take(self, count: int) -> bytes:
+        if self._pid != os.getpid():
+            # A forked child: its parent will hand out what is left here, and may hold the lock.
+            self.__init__()  # type: ignore[misc]
         with self._lock:
             if len(self._left) < count:
                 self._left = os.urandom(256 * count)
             taken, self._left = self._left[:count], self._left[count:]
         return taken
 
-    def forget(self) -> None:
-        """In a forked child: its parent will hand out what is left here."""
-        self.__init__()  # type: ignore[misc]
-
 
 _randomness = _Randomness()
-os.register_at_fork(after_in_child=_randomness.forget)
 
 
 def _new_id() -> str:

@@ -2,16 +2,11 @@
 
 Prefect answers any web page by default, and without an auth string any page that reaches the port can read
 the secrets of saved blocks. So on loopback only this machine's own names and origins are served.
-
-It also lets whoever asks for runs see every state that was on its way before: a client that has sent its run's end
-need not wait for the reply to be sure of what others will read.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
-import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
@@ -26,14 +21,6 @@ App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 STATUS_PATH = "/tta/status"
 """Answers process id, versions and idle seconds, without counting as use."""
-
-_STATE_PATH = re.compile(r"/api/flow_runs/[^/]+/set_state")
-_QUERY_PATH = re.compile(r"/api/.*/(filter|count|paginate|history)[^/]*")
-"""Of POST requests that read, as Prefect's API has them."""
-_PATIENCE_S = 5.0
-"""How long a reader waits for states that are being set: they take some milliseconds, one at a time."""
-_TURNS = 6
-"""Of the loop: a connection is accepted, made, read and served in four of them."""
 
 
 class Activity:
@@ -79,8 +66,6 @@ class Guard:
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
         self._status = status
-        self._setting: set[asyncio.Future[None]] = set()
-        """States of flow runs that are being set."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve, refuse or answer one request or websocket."""
@@ -106,27 +91,11 @@ class Guard:
 
     async def _request(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._activity.in_flight += 1
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         try:
-            if _sets_state(scope):
-                self._setting.add(done)
-                # From then on nobody waits for it: its client may have stopped in the middle of the request.
-                asyncio.get_running_loop().call_later(_PATIENCE_S, self._setting.discard, done)
-            elif _reads(scope):
-                await self._states_set()
             await self._app(scope, receive, send)
         finally:
-            self._setting.discard(done)
-            done.cancel()
             self._activity.in_flight -= 1
             self._activity.touch()
-
-    async def _states_set(self) -> None:
-        # A state that is on its way on another connection, which may have yet to be accepted, was sent before.
-        for _ in range(_TURNS):
-            await asyncio.sleep(0)
-        if self._setting:
-            await asyncio.wait(tuple(self._setting), timeout=_PATIENCE_S)
 
     async def _websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
         # Messages count, an open connection does not: a notebook keeps one open for days.
@@ -136,16 +105,6 @@ class Guard:
             return message
 
         await self._app(scope, heard, send)
-
-
-def _sets_state(scope: Scope) -> bool:
-    return scope["method"] == "POST" and _STATE_PATH.fullmatch(scope["path"]) is not None
-
-
-def _reads(scope: Scope) -> bool:
-    if scope["method"] == "POST":
-        return _QUERY_PATH.fullmatch(scope["path"]) is not None
-    return scope["method"] == "GET" and bool(scope["path"].startswith("/api/"))
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,7 +19,6 @@ from importlib.metadata import entry_points, version
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.blocks.prefect_begun import enter_as_begun
 from tta_dev_primitives.blocks.prefect_server.asgi_guard import Activity, Guard
 from tta_dev_primitives.blocks.prefect_server.database_template import (
     install_template,
@@ -85,7 +84,6 @@ def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activi
     from prefect.server.api.server import create_app
 
     queue_write_transactions()
-    enter_as_begun()
     host, port = listener.getsockname()[:2]
     # Whoever binds to another address has a password, and names that we do not know.
     names = [host if ":" not in host else f"[{host}]", "127.0.0.1", "localhost", "[::1]"]

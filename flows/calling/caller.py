@@ -72,8 +72,6 @@ class Caller:
         """Epoch seconds, for what providers say about waits."""
         self.sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
         """How the wait before a second try of the same model passes."""
-        self.may_send: Callable[[], None] = _always
-        """Asked before each call; raises when the run has no use for its answer any more."""
         self._keys: dict[str, tuple[float, SecretStr]] = {}
         self._missing: dict[str, float] = {}
         self._ahead: dict[int, tuple[ChatRequest, Target, str]] = {}
@@ -138,7 +136,6 @@ class Caller:
         step_key: str,
     ) -> GuardedReply:
         """One provider call through the ledger: reserve, send, settle."""
-        self.may_send()
         flow, task = FlowRunContext.get(), TaskRunContext.get()
         call = CallInfo.of(
             target,
@@ -246,10 +243,6 @@ class _Alone:
     async def __aexit__(self, *_: object) -> None:
         del self._under_way[self._key]
         self._mine.set_result(None)
-
-
-def _always() -> None:
-    """Nothing forbids it."""
 
 
 def _alert_line(config: OrchestrationConfig) -> Decimal | None:

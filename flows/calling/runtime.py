@@ -35,10 +35,7 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import Gate
 from tta_dev_primitives.flows.calling.caller import Caller
 from tta_dev_primitives.flows.calling.job_budget import Purse
-from tta_dev_primitives.flows.prefect_support import (
-    fork_safety,  # noqa: F401 - both take effect by being imported
-    log_filter,  # noqa: F401 - both take effect by being imported
-)
+from tta_dev_primitives.flows.prefect_support.install import install
 from tta_dev_primitives.flows.routing.candidates import Route, candidate_names, route
 from tta_dev_primitives.flows.routing.learned_order import learned_names
 from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
@@ -102,6 +99,7 @@ class Runtime(Caller):
                 working folder that asks for more than it may without trust.
             LedgerError: The ledger's database cannot be used.
         """
+        install()
         kept = _KEPT.setdefault(asyncio.get_running_loop(), {})
         identity = f"{config.source}|{config.model_dump_json()}|{config.cost_tracking.budget_limit}"
         if identity not in kept:
@@ -153,6 +151,7 @@ class Runtime(Caller):
     @classmethod
     async def load(cls, config_path: str | Path | None) -> Runtime:
         """The runtime of a configuration file; None searches the usual places."""
+        install()
         return await cls.of(load_orchestration_config(config_path))
 
     @property

@@ -1,1 +1,1 @@
-"""What the flows need of Prefect besides its decorators."""
+"""What the flows need of Prefect beyond `@flow` and `@task`, through its public API."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 import os
 import threading
 import time
-from concurrent.futures import Future
-from typing import NamedTuple
 
 from tta_dev_primitives.blocks.prefect_server import manager
 from tta_dev_primitives.blocks.prefect_server.manager import (
@@ -18,7 +16,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 )
 from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
 
-__all__ = ["Coming", "address_server", "answering", "still_there", "use_server", "wait_until_ready"]
+__all__ = ["address_server", "still_there", "use_server", "wait_until_ready"]
 
 _BELIEVED_S = 10.0
 """How long an API of the user's that has answered is taken to be there: asking opens a connection."""
@@ -64,28 +62,6 @@ def address_server() -> ServerInfo:
             apply_environment(server_environment(info))
         _ours[:] = [info]
         return info
-
-
-class Coming(NamedTuple):
-    """A Prefect API that may still be coming up."""
-
-    info: ServerInfo
-    answers: Future[ServerInfo]
-    """Comes true when it answers; fails with PrefectServerError when its server does not start."""
-
-
-def answering(info: ServerInfo) -> Coming:
-    """Let a thread wait for the API, so that the caller can import prefect meanwhile, or begin without it."""
-    answers: Future[ServerInfo] = Future()
-
-    def wait() -> None:
-        try:
-            answers.set_result(wait_until_ready(info))
-        except Exception as problem:
-            answers.set_exception(problem)
-
-    threading.Thread(target=wait, name="tta-server-wait", daemon=True).start()
-    return Coming(info, answers)
 
 
 def use_server() -> ServerInfo:

@@ -7,18 +7,18 @@ services but not those requests: draining a service whose thread stayed in the p
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
+
+from tta_dev_primitives.flows.prefect_support.compat import calls_at_interpreter_end
 
 __all__ = ["forget_inherited_exits"]
 
 
 def forget_inherited_exits() -> None:
     """Drop Prefect's requests of the parent from what this process does when it ends."""
-    waiting: list[Callable[[], Any]] = getattr(threading, "_threading_atexits", [])
+    waiting = calls_at_interpreter_end()
     waiting[:] = [call for call in waiting if not _of_prefect(call)]
 
 
@@ -26,7 +26,3 @@ def _of_prefect(call: Callable[[], Any]) -> bool:
     asked = call.func if isinstance(call, partial) else call
     owner = getattr(asked, "__self__", None)
     return owner is not None and type(owner).__module__.startswith("prefect.")
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=forget_inherited_exits)

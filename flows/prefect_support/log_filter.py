@@ -15,7 +15,7 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config import errors
 from tta_dev_primitives.config.errors import OrchestrationError
 
-__all__ = ["say_expected_errors_in_one_line"]
+__all__ = ["drop_late_event_errors", "never_said", "say_expected_errors_in_one_line"]
 
 _STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
 _said: WeakSet[OrchestrationError] = WeakSet()
@@ -47,5 +47,11 @@ def _ours(name: str) -> bool:
     return name in _unsaid or (isinstance(kind, type) and issubclass(kind, OrchestrationError))
 
 
-for _runs in ("prefect.flow_runs", "prefect.task_runs"):
-    logging.getLogger(_runs).addFilter(say_expected_errors_in_one_line)
+def drop_late_event_errors(record: logging.LogRecord) -> bool:
+    """A logging filter for events that Prefect cannot send any more while the interpreter ends.
+
+    It would log a traceback below the output of every short script; the artifacts themselves are written.
+    """
+    problem = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
+    late = ("after shutdown", "stopped service")
+    return not (isinstance(problem, RuntimeError) and any(words in str(problem) for words in late))

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TagsContext
 from prefect.states import AwaitingRetry, Completed, Failed
-from prefect.types._datetime import now
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tta_dev_primitives.blocks.redaction import redact
@@ -28,7 +27,7 @@ _MOST_CHARS = 500
 def show_retry(task_run: TaskRun, why: str) -> None:
     """Put one state with the reason into the history of a task run that is about to be retried."""
     last = task_run.state
-    at = now("UTC")
+    at = datetime.now(UTC)
     state = AwaitingRetry(scheduled_time=at, message=redact(why)[:_MOST_CHARS])  # type: ignore[var-annotated]
     state.state_details.task_run_id, state.state_details.flow_run_id = task_run.id, task_run.flow_run_id
     if last is not None and last.is_running():
@@ -43,22 +42,22 @@ def shown_step(name: str) -> Iterator[Callable[[str], None]]:
     """Show what happens inside as a task run of the running flow run; outside of one, as nothing.
 
     For a step that is neither retried nor cached and calls no model: Prefect's task engine would cost it several
-    times the time and three events, where one at its end tells when it began and how it ended.
+    times the time and three events, where one at its end shows when it began and how it ended.
 
     Yields:
         A function that takes the message of the final state.
     """
-    began, told = now("UTC"), [""]
+    began, said = datetime.now(UTC), [""]
 
-    def tell(message: str) -> None:
-        told[0] = message
+    def say(message: str) -> None:
+        said[0] = message
 
     try:
-        yield tell
+        yield say
     except Exception as error:
         _show_ended(name, began, Failed(message=redact(f"{type(error).__name__}: {error}")[:_MOST_CHARS]))
         raise
-    _show_ended(name, began, Completed(message=redact(told[0]) or None))
+    _show_ended(name, began, Completed(message=redact(said[0]) or None))
 
 
 def _show_ended(name: str, began: datetime, state: State[Any]) -> None:

@@ -17,7 +17,7 @@ from prefect.context import FlowRunContext
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.prefect_support.background_tasks import api_client, later
+from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, defer
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 
@@ -55,7 +55,7 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
     ]
     write = partial(_write, requests, _missing_tag(item))
     if put_off:
-        await later(write)
+        await defer(write)
         return
     try:
         await write()
@@ -96,11 +96,7 @@ def _missing_tag(item: Item) -> tuple[UUID, set[str]] | None:
 
 
 async def _write(requests: Sequence[ArtifactCreate], tagged: tuple[UUID, set[str]] | None) -> None:
-    client = await api_client()
-    for run_id in {request.flow_run_id for request in requests}:
-        if run_id is not None:
-            # How a run ended is told first.
-            await client.ended(run_id)
+    client = (await api_connection()).client
     work: list[Awaitable[object]] = [client.create_artifact(artifact=request) for request in requests]
     if tagged is not None:
         work.append(client.update_flow_run(tagged[0], tags=tagged[1]))

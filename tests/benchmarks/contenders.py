@@ -242,7 +242,7 @@ async def ours(url: str) -> Made:
     }
     for one in made.values():
         await one.ready()
-    from tta_dev_primitives.flows.prefect_support.background_tasks import settled
+    from tta_dev_primitives.flows.prefect_support.loop_connection import background_done
 
     def work_of(workload: str) -> Work:
         async def work(text: str) -> None:
@@ -252,7 +252,7 @@ async def ours(url: str) -> Made:
 
         return work
 
-    return {workload: work_of(workload) for workload in made}, settled
+    return {workload: work_of(workload) for workload in made}, background_done
 
 
 CONTENDERS: dict[str, Callable[[str], Awaitable[Made]]] = {

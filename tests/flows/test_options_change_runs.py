@@ -13,10 +13,8 @@ from prefect import task
 from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows import execute
+from tta_dev_primitives.flows import execute, orchestrate
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.prefect_support import resident_runs
-from tta_dev_primitives.flows.prefect_support.result_storage import ResultFolder
 from tta_dev_primitives.flows.tasks.item import Lane
 from tta_dev_primitives.orchestration import (
     AllModelsFailedError,
@@ -341,7 +339,7 @@ def test_edited_code_and_a_machine_without_results_pay_for_nothing_twice(
     monkeypatch.setattr(execute, "execute", renewed)
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir()
-    monkeypatch.setattr(resident_runs._orchestrate, "result_storage", ResultFolder(basepath=str(elsewhere)))
+    monkeypatch.setattr(orchestrate, "result_storage", elsewhere)
     again = workflow.run(OPEN, use_case="moderate")
     assert list(elsewhere.iterdir())
     assert (again.content, again.cost_usd, [a.reused for a in again.attempts]) == (first.content, 0, [True])

@@ -7,16 +7,14 @@ from every event loop and thread of the caller, and a cancelled caller never cut
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
 import threading
-import weakref
 from typing import Any, TypeVar, cast
 from urllib.parse import urlsplit
 
 from typing_extensions import override
 
 from tta_dev_primitives.blocks.ledger.database.postgresql_pool import Server
+from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.config.errors import LedgerConfigError
@@ -42,7 +40,7 @@ class PostgresDatabase(Database):
         self.place = f"postgresql://{parts.hostname or 'localhost'}:{port}{parts.path}"
         self._dsn = dsn
         self._forget()
-        _all.add(self)
+        close_at_process_end(self)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
@@ -100,19 +98,4 @@ class PostgresDatabase(Database):
         self._forget()
 
 
-_all: weakref.WeakSet[PostgresDatabase] = weakref.WeakSet()
 _leaked: list[Any] = []
-
-
-def _close_all() -> None:
-    for database in list(_all):
-        database.close_at_exit()
-
-
-def _all_after_fork() -> None:
-    for database in list(_all):
-        database.after_fork()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_all_after_fork)

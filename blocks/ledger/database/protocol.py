@@ -108,7 +108,8 @@ def default_ledger_url(configured: str | None = None) -> str:
 
 _OPTIONS = re.compile(r"\.(db|sqlite3?)\?\w+=[^/]*$", re.IGNORECASE)
 _open: dict[tuple[int, str], Database] = {}
-_open_lock = threading.Lock()
+_open_locks: dict[int, threading.Lock] = {}
+"""By process: another thread may have held the lock when this process was forked."""
 
 
 def database_for(url: str) -> Database:
@@ -135,7 +136,7 @@ def database_for(url: str) -> Database:
         identity, make = dsn, lambda: PostgresDatabase(dsn)
     else:
         raise LedgerConfigError(_unknown_url(scheme))
-    with _open_lock:
+    with _open_locks.setdefault(os.getpid(), threading.Lock()):
         key = (os.getpid(), identity)
         if key not in _open:
             _open[key] = make()
@@ -163,11 +164,3 @@ def _unknown_url(scheme: str) -> str:
         f"Ledger URL: '{shown}' is not a database this program knows; TTA_LEDGER_URL and "
         f"cost_tracking.ledger_url take sqlite:///path or postgresql://user:password@host/name"
     )
-
-
-def _after_fork() -> None:
-    global _open_lock
-    _open_lock = threading.Lock()
-
-
-os.register_at_fork(after_in_child=_after_fork)

@@ -8,15 +8,13 @@ serves many calls. A lock file in front of the database makes waiting processes 
 from __future__ import annotations
 
 import asyncio
-import atexit
-import os
 import threading
-import weakref
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
+from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.blocks.ledger.database.sqlite_worker import Job, Worker
@@ -51,7 +49,7 @@ class SqliteDatabase(Database):
         self.path = path
         self.place = str(path)
         self._forget()
-        _all.add(self)
+        close_at_process_end(self)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
@@ -145,19 +143,4 @@ async def _ended(job: Job) -> Any:
         raise
 
 
-_all: weakref.WeakSet[SqliteDatabase] = weakref.WeakSet()
 _leaked: list[Any] = []
-
-
-def _close_all() -> None:
-    for database in list(_all):
-        database.close_at_exit()
-
-
-def _all_after_fork() -> None:
-    for database in list(_all):
-        database.after_fork()
-
-
-atexit.register(_close_all)
-os.register_at_fork(after_in_child=_all_after_fork)
