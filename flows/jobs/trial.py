@@ -1,30 +1,28 @@
-"""Generated tests on trial: run in a process of their own, first on the module as it is, then on an emptied one.
+"""Generated tests on trial: run in a fence, first on the module as it is, then on an emptied one.
 
 outcome = await trial(module, code, seconds=60)
 outcome.failures   # () when the tests pass and would notice that the module does nothing
+
+Only what is seen from outside counts: that each reported test is one of the file, that the process ended by itself, and
+that the same tests fail on the emptied module.
 """
 
 from __future__ import annotations
 
-import asyncio
-import json
-import os
-import sys
-import tempfile
-from contextlib import suppress
+import ast
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from tta_dev_primitives.flows.jobs.fence import Fence, FenceError, find_fence
 from tta_dev_primitives.flows.jobs.modules import Module
 
-__all__ = ["Outcome", "trial"]
+__all__ = ["NO_FENCE", "Outcome", "syntax_fault", "trial"]
 
-_RUNNER = Path(__file__).with_name("trial_runner.py")
-_TESTS = "test_generated"
-_MEMORY_MB = 2048
+NO_FENCE = (
+    "the tests were NOT run: this machine offers no fence for them. Install bubblewrap, use Linux 6.2 or newer, "
+    "or pass --run-unfenced inside a container"
+)
 _SHOWN = 5
-_MOST_OUTPUT = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,87 +30,70 @@ class Outcome:
     """What became of one file of tests."""
 
     run: int
-    """Tests that ran on the module as it is."""
+    """Tests that passed on the module as it is."""
     failures: tuple[str, ...] = ()
     """Why they are refused, one line each; empty when they pass and check something."""
 
 
-async def trial(module: Module, code: str, *, seconds: float = 60.0) -> Outcome:
+async def trial(module: Module, code: str, *, seconds: float = 60.0, fence: Fence | None = None) -> Outcome:
     """Run `code` against the module.
 
     Args:
         module: What is tested.
         code: A file of unittest tests.
         seconds: Time limit of each of the two runs.
+        fence: Where it runs; None looks for one.
     """
-    try:
-        compile(code, "<tests>", "exec")
-    except (SyntaxError, ValueError) as error:
-        return Outcome(0, (f"tests are not Python: {getattr(error, 'msg', error)}",))
-    with tempfile.TemporaryDirectory(prefix="tta-trial-") as folder:
-        (Path(folder) / f"{_TESTS}.py").write_text(code, encoding="utf-8")
-        as_it_is = await _run(module, folder, seconds, hollow=False)
-        if as_it_is.failures or as_it_is.run == 0:
-            return as_it_is if as_it_is.failures else Outcome(0, ("no test ran",))
-        emptied = await _run(module, folder, seconds, hollow=True)
+    fault = syntax_fault(code)
+    if fault is not None:
+        return Outcome(0, (fault,))
+    fence = fence or await find_fence(module)
+    if fence is None:
+        return Outcome(0, (NO_FENCE,))
+    as_it_is = await _run(module, code, fence, seconds, hollow=False)
+    if as_it_is.failures or as_it_is.run == 0:
+        return as_it_is if as_it_is.failures else Outcome(0, ("no test ran",))
+    emptied = await _run(module, code, fence, seconds, hollow=True)
     if emptied.failures:
         return as_it_is
     return Outcome(as_it_is.run, ("the tests also pass when every function of the module does nothing",))
 
 
-async def _run(module: Module, folder: str, seconds: float, *, hollow: bool) -> Outcome:
-    order = {
-        "root": str(module.root),
-        "module": module.name,
-        "tests": _TESTS,
-        "scratch": folder,
-        "hollow": hollow,
-        "memory_mb": _MEMORY_MB,
-        "seconds": max(1, round(seconds) + 1),
-    }
-    # Nothing of our own environment: no keys, no proxies, no settings.
-    environment = {"PATH": os.defpath, "HOME": folder, "TMPDIR": folder, "LC_ALL": "C.UTF-8"}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-I",
-        str(_RUNNER),
-        json.dumps(order),
-        env=environment,
-        cwd=folder,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.DEVNULL,
-        start_new_session=True,
-    )
+def syntax_fault(code: str) -> str | None:
+    """Why `code` is not Python, or None."""
     try:
-        async with asyncio.timeout(seconds):
-            out, _ = await process.communicate()
-    except TimeoutError:
+        compile(code, "<tests>", "exec")
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        return f"tests are not Python: {getattr(error, 'msg', error)}"
+    return None
+
+
+async def _run(module: Module, code: str, fence: Fence, seconds: float, *, hollow: bool) -> Outcome:
+    order = {"module": module.name, "code": code, "hollow": hollow}
+    try:
+        reply = await fence.run(order, seconds)
+    except FenceError as error:
+        return Outcome(0, (f"the tests could not be run: {error}",))
+    if reply["late"]:
         return Outcome(0, (f"the tests did not end within {seconds:g} s",))
-    finally:
-        await _end(process)
-    report = _last_object(out[-_MOST_OUTPUT:])
-    if report is None:
-        return Outcome(0, (f"the test process died with exit code {process.returncode}",))
+    report = reply["report"]
+    if reply["forged"] or not _is_report(report, code):
+        return Outcome(0, (f"the test process ended without a valid report (exit code {reply['status']})",))
     if hollow and not report["hollowed"]:
         # A module of constants: there is nothing to empty, so nothing speaks against the tests.
-        return Outcome(report["run"], ("nothing to empty",))
-    failed = report["failed"]
+        return Outcome(len(report["passed"]), ("nothing to empty",))
+    failed = [f"failed {name}: {text}" for name, text in report["failed"]]
     more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
-    return Outcome(report["run"], tuple(f"failed {line[:200]}" for line in failed[:_SHOWN]) + tuple(more))
+    return Outcome(len(report["passed"]), (*failed[:_SHOWN], *more))
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    if process.returncode is None:
-        with suppress(ProcessLookupError):
-            process.kill()
-        await process.wait()
-
-
-def _last_object(out: bytes) -> dict[str, Any] | None:
-    lines = out.decode("utf-8", "replace").strip().splitlines()
-    try:
-        found = json.loads(lines[-1])
-    except (IndexError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None
+def _is_report(report: Any, code: str) -> bool:
+    """Whether each test that it names is one of the file, and named as often as there are such tests at most."""
+    if not isinstance(report, dict) or set(report) != {"passed", "failed", "hollowed"}:
+        return False
+    tests = {
+        node.name[:100]
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    return all(name in tests for name in report["passed"])

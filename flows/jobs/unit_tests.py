@@ -1,7 +1,8 @@
-"""The flow `generate_tests`: unittest tests for one Python module, handed out only after they ran.
+"""The flow `generate_tests`: unittest tests for one Python module, tried before they are handed out.
 
-Each answer is tried on this machine: the tests must pass on the module as it is, and must fail when its functions do
-nothing. Else the next model is asked; when nobody's tests hold, the run fails and says what each of them got wrong.
+Each answer runs in a fence on this machine: the tests must pass on the module as it is, and must fail when its
+functions do nothing. Else the next model is asked; when no tests hold, the run fails and says what was wrong with each.
+Where there is no fence the tests are written and not run, which the result says; then they are no evidence.
 """
 
 from __future__ import annotations
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Annotated
 
 from prefect import flow
+from prefect.runtime import deployment
 from pydantic import Field
 
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.jobs.fence import Fence, find_fence, no_fence
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, code_in, read_module
-from tta_dev_primitives.flows.jobs.trial import trial
+from tta_dev_primitives.flows.jobs.trial import NO_FENCE, syntax_fault, trial
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import UseCase
 
@@ -39,21 +43,28 @@ async def generate_tests(
     seconds: Annotated[float, Field(ge=1, le=600)] = 60.0,
     use_case: UseCase = "expert",
     config_path: str | None = None,
+    run_unfenced: bool = False,
 ) -> JobResult:
-    """Write tests for one Python module and run them, in a process of their own without network.
+    """Write tests for one Python module and run them in a fence, without network, keys and files of yours.
 
     Args:
         module_path: The Python file to test.
         seconds: Time limit of one run of the tests, 1 to 600.
         use_case: Which executors do it.
         config_path: Configuration file; empty searches the usual places.
+        run_unfenced: Run the tests with your own rights. Only inside a container that is made for it.
 
     Raises:
-        ConfigError: No such file, or it is not Python.
-        OrchestrationError: Nobody's tests held.
+        ConfigError: No such file, it is not Python, or a deployment asks for `run_unfenced`.
+        OrchestrationError: No model's tests held.
     """
+    if run_unfenced and deployment.id:
+        raise ConfigError(
+            "run_unfenced: refused in a deployment; only `tta job tests --run-unfenced` may ask for it."
+        )
     module = read_module(Path(module_path))
-    tried = _Trials(module, seconds)
+    fence = await no_fence(module) if run_unfenced else await find_fence(module)
+    tried = _Trials(module, seconds, fence)
     part = JobPart(
         name=module.name,
         task=f"Write tests for the module {module.name} (import it by this name):\n\n"
@@ -65,20 +76,26 @@ async def generate_tests(
     )
     done = await answer_parts(config_path, [part])
     content = code_in(done[0].result.content) if done[0].result is not None else ""
-    note = f"{tried.ran.get(content, 0)} tests ran and passed on {module.name}; with its functions emptied they fail"
+    note = NO_FENCE
+    if fence is not None:
+        ran = tried.ran.get(content, 0)
+        note = f"{ran} tests ran and passed on {module.name} ({fence.name}); with its functions emptied they fail"
     return await finish(f"Tests for {module.name}", content, done, [note])
 
 
 class _Trials:
-    """Tries each answer and remembers how many of its tests ran."""
+    """Tries each answer and remembers how many of its tests ran. Without a fence none runs."""
 
-    def __init__(self, module: Module, seconds: float) -> None:
+    def __init__(self, module: Module, seconds: float, fence: Fence | None) -> None:
         self.ran: dict[str, int] = {}
-        self._module, self._seconds = module, seconds
+        self._module, self._seconds, self._fence = module, seconds, fence
 
     async def check(self, answer: str) -> Sequence[str]:
         """The failures of one answer's tests; empty when they hold."""
         code = code_in(answer)
-        outcome = await trial(self._module, code, seconds=self._seconds)
+        if self._fence is None:
+            fault = syntax_fault(code)
+            return [] if fault is None else [fault]
+        outcome = await trial(self._module, code, seconds=self._seconds, fence=self._fence)
         self.ran[code] = outcome.run
         return outcome.failures

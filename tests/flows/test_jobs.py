@@ -6,6 +6,7 @@ import difflib
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -100,6 +101,28 @@ async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(
     assert job.notes[0].startswith("2 tests ran and passed on flows.jobs.diffs")
 
 
+async def test_without_a_fence_tests_are_written_and_not_run(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The result says so; what a deployment may not ask for is refused before any call."""
+
+    async def none(_: Any) -> None:
+        return None
+
+    monkeypatch.setattr("tta_dev_primitives.flows.jobs.unit_tests.find_fence", none)
+    code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
+    sandbox = sandbox_of(scripted((GEMINI, f"```python\n{code}```"), (LLAMA, f"```python\n{code}```")))
+    job = await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE))
+    assert job.content == code
+    assert job.notes[0].startswith("the tests were NOT run")
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.setattr(
+        "tta_dev_primitives.flows.jobs.unit_tests.deployment", SimpleNamespace(id="a-deployment")
+    )
+    with pytest.raises(ConfigError, match="run_unfenced: refused in a deployment"):
+        await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE), run_unfenced=True)
+
+
 async def test_when_nobodys_tests_hold_the_run_fails_and_says_why(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
@@ -144,14 +167,14 @@ async def test_one_unanswered_file_does_not_lose_the_others(
         ("def test_it(self):\n        while True: pass", "did not end within 2 s"),
         (
             "def test_it(self):\n        import socket; socket.create_connection(('127.0.0.1', 9))",
-            "PermissionError: tests may not use socket",
+            "PermissionError: [Errno 1] Operation not permitted",
         ),
         (
             "def test_it(self):\n        import subprocess; subprocess.run(['true'])",
-            "PermissionError: tests may not use subprocess.Popen",
+            "PermissionError: [Errno 1] Operation not permitted",
         ),
-        ("def test_it(self):\n        open('/var/tmp/tta-escape', 'w')", "only below their temporary folder"),
-        ("def test_it(self):\n        import os; os._exit(0)", "the test process died with exit code 0"),
+        ("def test_it(self):\n        open('/var/tmp/tta-escape', 'w')", "failed test_it: "),
+        ("def test_it(self):\n        import os; os._exit(0)", "without a valid report (exit code 0)"),
         (
             "def test_it(self):\n        import os; assert os.environ.get('TTA_TEST_SECRET') == 'sk-1'",
             "failed test_it: AssertionError",

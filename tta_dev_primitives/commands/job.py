@@ -110,6 +110,7 @@ def unit_tests(
     *,
     seconds: float = 60.0,
     example: Example = False,
+    run_unfenced: Annotated[bool, Parameter(negative="")] = False,
     use_case: Kind = "expert",
     out: Path | None = None,
     config: Config = None,
@@ -121,6 +122,7 @@ def unit_tests(
         module: The Python file.
         seconds: Time limit of one run of the tests, 1 to 600.
         example: Test the example that comes with the package.
+        run_unfenced: Run the tests with your own rights; only inside a container made for it.
         use_case: Which executors do it.
         out: Write the tests to this new file.
         config: The configuration file.
@@ -133,7 +135,7 @@ def unit_tests(
     def start(config_path: str | None) -> _Job:
         from tta_dev_primitives.flows.jobs import generate_tests
 
-        return generate_tests(path, seconds, use_case, config_path)
+        return generate_tests(path, seconds, use_case, config_path, run_unfenced)
 
     return _run(start, out, config, json)
 
