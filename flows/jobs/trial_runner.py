@@ -144,8 +144,8 @@ def _limit(memory_mb: int, seconds: float) -> None:
 def _lock(order: dict[str, Any]) -> str | None:
     """Lock this process in and try the lock; why it does not hold, or None."""
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
-    import trial_lock
-
+    # Beside this file, which is no package inside the fence.
+    trial_lock = importlib.import_module("trial_lock")
     sys.path.pop(0)
     try:
         trial_lock.lock(
