@@ -37,6 +37,7 @@ __all__ = [
     "PriceConfig",
     "Provenance",
     "ProviderName",
+    "ReviewConfig",
     "ValidationConfig",
 ]
 
@@ -221,6 +222,17 @@ class ValidationConfig(_Options):
     """How many free models must give the same answer for it to count as agreed."""
 
 
+class ReviewConfig(_Options):
+    """What `tta job review` takes and refuses in this repository."""
+
+    include: list[str] = Field(default_factory=list)
+    """Globs of the paths to review, for example src/**; empty: all."""
+    exclude: list[str] | None = None
+    """Globs of paths to leave out; default: lock files, images, generated and foreign code."""
+    fail_on: Literal["high", "medium", "any"] | None = None
+    """Findings from this severity on make the command exit with 1; default: findings do not."""
+
+
 def _guide_executors() -> list[ExecutorConfig]:
     rows: tuple[tuple[str, ProviderName, str, list[str]], ...] = (
         ("gemini-2.5-pro", "google-ai-studio", "GOOGLE_API_KEY", ["moderate", "complex"]),
@@ -269,6 +281,8 @@ class OrchestrationConfig(_Options):
     they are, once enough is known."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     """How answers are checked."""
+    review: ReviewConfig = Field(default_factory=ReviewConfig)
+    """Settings of the review job."""
     allow_private_hosts: StrictBool = False
     """Allow a base_url on this machine or a private network."""
 

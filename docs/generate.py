@@ -39,6 +39,7 @@ def options() -> str:
         ("Fallback strategy", "orchestration.fallback_strategy", o.FallbackStrategy),
         ("Cost tracking", "orchestration.cost_tracking", o.CostTrackingConfig),
         ("Validation", "orchestration.validation", o.ValidationConfig),
+        ("Review job", "orchestration.review", o.ReviewConfig),
         ("Price of your own", "price, in the orchestrator or an executor", o.PriceConfig),
         ("Limits of your key", "limits, in the orchestrator or an executor", o.LimitsConfig),
     ]
@@ -57,6 +58,7 @@ def options_short() -> str:
         ("fallback_strategy.", o.FallbackStrategy),
         ("cost_tracking.", o.CostTrackingConfig),
         ("validation.", o.ValidationConfig),
+        ("review.", o.ReviewConfig),
     ):
         for name, kind, default, meaning in _rows(model):
             if prefix == "orchestrator." and name in o.ExecutorConfig.model_fields and name in _SHARED:

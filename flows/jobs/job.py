@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.jobs.findings import Finding
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows
@@ -66,6 +67,7 @@ class JobResult(BaseModel):
     notes: tuple[str, ...] = Field(
         default=(), description="What the job measured itself, and what is missing"
     )
+    findings: tuple[Finding, ...] = Field(default=(), description="Of a review: what was found, worst first")
 
 
 async def answer_parts(config_path: str | None, parts: Sequence[JobPart]) -> tuple[PartResult, ...]:
@@ -110,7 +112,11 @@ def _reason(item: Item) -> str | None:
 
 
 async def finish(
-    title: str, content: str, parts: Sequence[PartResult], notes: Sequence[str] = ()
+    title: str,
+    content: str,
+    parts: Sequence[PartResult],
+    notes: Sequence[str] = (),
+    findings: Sequence[Finding] = (),
 ) -> JobResult:
     """Sum up a job and show it in the Prefect UI."""
     results = [part.result for part in parts if part.result is not None]
@@ -133,6 +139,7 @@ async def finish(
         baseline_cost_usd=sums.baseline_usd,
         savings_ratio=sums.ratio,
         notes=(*notes, *failed, *unsure),
+        findings=tuple(findings),
     )
     head = f"# {title}\n\ncost ${job.cost_usd:f}, saved {job.savings_ratio:.0%}\n\n"
     text = head + "".join(f"> {note}\n\n" for note in job.notes) + job.content

@@ -1,7 +1,7 @@
 """The flow `review_diff`: findings for each file of a patch, or of a range of a git repository.
 
 The files are reviewed side by side. A review that cites a line which the diff does not show is refused on this machine,
-and the next model is asked.
+and the next model is asked. Lock files, images, generated and foreign code are left out.
 """
 
 from __future__ import annotations
@@ -14,7 +14,11 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run as this_run
 
-from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, wrong_citations
+from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.config.options import ReviewConfig
+from tta_dev_primitives.flows.calling.runtime import current_runtime
+from tta_dev_primitives.flows.jobs.diffs import SKIPPED_BY_DEFAULT, FileChange, changes_in, chosen
+from tta_dev_primitives.flows.jobs.findings import Finding, markdown, problems_of, read_findings, worst_first
 from tta_dev_primitives.flows.jobs.git import git_diff
 from tta_dev_primitives.flows.jobs.job import (
     JobPart,
@@ -26,14 +30,17 @@ from tta_dev_primitives.flows.jobs.job import (
 )
 from tta_dev_primitives.flows.jobs.sources import read_text
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
-from tta_dev_primitives.flows.tasks.request import UseCase
+from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, UseCase
 
-__all__ = ["review_diff"]
+__all__ = ["review_diff", "to_review"]
 
 _CRITERIA = (
     "Every finding is a real defect that the diff shows, at the line named",
     "No defect of high severity is missed",
 )
+
+
+_TOO_LARGE = f"its change is larger than the {MAX_TASK_BYTES:,} bytes of a task"
 
 
 def _run_name() -> str:
@@ -54,6 +61,8 @@ async def review_diff(
     revisions: str = "HEAD~1..HEAD",
     use_case: UseCase = "complex",
     config_path: str | None = None,
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
 ) -> JobResult:
     """Review a change, file by file.
 
@@ -63,19 +72,46 @@ async def review_diff(
         revisions: What to review there, as `git diff` takes it.
         use_case: Which executors do it.
         config_path: Configuration file; empty searches the usual places.
+        include: Globs of the paths to review; empty takes `review.include` of the configuration, or all.
+        exclude: Globs of paths to leave out; empty takes `review.exclude`, or lock files, images, generated code.
 
     Raises:
         ConfigError: No such patch, repository or range, or it changes no text.
         OrchestrationError: No file could be reviewed.
     """
     if diff_path is not None:
-        diff, what = read_text(Path(diff_path), "Patch"), Path(diff_path).name
+        diff, what = read_text(Path(diff_path), "Patch", mixed=True), Path(diff_path).name
     else:
         diff, what = await asyncio.to_thread(git_diff, repository, revisions), revisions
-    changes = changes_in(diff)
+    changes, left_out = to_review(changes_in(diff), await _configured(config_path), include, exclude)
     parts = [_part(change, use_case) for change in changes]
-    done = await answer_parts(config_path, parts)
-    return await finish(f"Review of {what}", _markdown(changes, done), done)
+    fitting = [part for part in parts if not _too_large(part)]
+    done = {part.name: part for part in (await answer_parts(config_path, fitting) if fitting else ())}
+    ended = [done.get(part.name) or PartResult(name=part.name, error=_TOO_LARGE) for part in parts]
+    found = [
+        read_findings(part.result.content, change) or [] if part.result is not None else []
+        for change, part in zip(changes, ended, strict=True)
+    ]
+    notes = [f"left out: {', '.join(left_out)}"] if left_out else []
+    every = worst_first([one for findings in found for one in findings])
+    return await finish(f"Review of {what}", _markdown(ended, found), ended, notes, every)
+
+
+def to_review(
+    changes: Sequence[FileChange],
+    settings: ReviewConfig,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> tuple[list[FileChange], list[str]]:
+    """The changes to review, and the paths that are left out, by the arguments or else the configuration."""
+    default = SKIPPED_BY_DEFAULT if settings.exclude is None else settings.exclude
+    return chosen(changes, include or settings.include, exclude or default)
+
+
+async def _configured(config_path: str | None) -> ReviewConfig:
+    """The review settings of the configuration that this run uses."""
+    runtime = current_runtime()
+    return (runtime.config if runtime is not None else load_orchestration_config(config_path)).review
 
 
 def _part(change: FileChange, use_case: UseCase) -> JobPart:
@@ -89,13 +125,16 @@ def _part(change: FileChange, use_case: UseCase) -> JobPart:
     )
 
 
+def _too_large(part: JobPart) -> bool:
+    return len(part.task.encode("utf-8", "replace")) > MAX_TASK_BYTES
+
+
 async def _check(change: FileChange, review: str) -> Sequence[str]:
-    return wrong_citations(review, change)
+    return problems_of(review, change)
 
 
-def _markdown(changes: Sequence[FileChange], parts: Sequence[PartResult]) -> str:
-    sections = []
-    for change, part in zip(changes, parts, strict=True):
-        text = part.result.content.strip() if part.result is not None else f"Not reviewed: {part.error}"
-        sections.append(f"## {change.path}\n\n{text}\n")
-    return "\n".join(sections)
+def _markdown(parts: Sequence[PartResult], found: Sequence[Sequence[Finding]]) -> str:
+    return "\n".join(
+        f"## {part.name}\n\n{markdown(findings) if part.result else f'Not reviewed: {part.error}'}\n"
+        for part, findings in zip(parts, found, strict=True)
+    )

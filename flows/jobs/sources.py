@@ -9,13 +9,14 @@ from tta_dev_primitives.config.errors import ConfigError
 __all__ = ["read_text"]
 
 
-def read_text(path: Path, what: str, *, most: int = 10_000_000) -> str:
+def read_text(path: Path, what: str, *, most: int = 10_000_000, mixed: bool = False) -> str:
     """A file's text.
 
     Args:
         path: The file.
         what: What it is wanted for, for the message.
         most: Bytes that are read at most.
+        mixed: Bytes that are not UTF-8 become a replacement character, as a patch of several files may hold.
 
     Raises:
         ConfigError: It is missing, empty, too large, no file, or not UTF-8.
@@ -24,7 +25,7 @@ def read_text(path: Path, what: str, *, most: int = 10_000_000) -> str:
         data = path.read_bytes()
         if len(data) > most:
             raise ConfigError(f"{path}: {len(data):,} bytes; at most {most:,} are taken. Split it.")
-        text = data.decode("utf-8")
+        text = data.decode("utf-8", "replace" if mixed else "strict")
     except FileNotFoundError:
         raise ConfigError(f"{what} not found: {path}") from None
     except UnicodeDecodeError as error:

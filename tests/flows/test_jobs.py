@@ -16,7 +16,7 @@ from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
 from tta_dev_primitives.config.errors import AllModelsFailedError, ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.jobs import document_module, generate_tests, review_diff
-from tta_dev_primitives.flows.jobs.diffs import changes_in, wrong_citations
+from tta_dev_primitives.flows.jobs.diffs import changes_in
 from tta_dev_primitives.flows.jobs.git import git_diff
 from tta_dev_primitives.flows.jobs.modules import code_in, read_module, unmentioned
 from tta_dev_primitives.flows.jobs.trial import trial
@@ -29,7 +29,7 @@ EXAMPLE = ROOT / "flows" / "jobs" / "examples" / "temperature.py"
 TESTS_OF_OWN_MODULE = """
 import unittest
 
-from flows.jobs.diffs import changes_in, wrong_citations
+from flows.jobs.diffs import changes_in, chosen
 
 DIFF = "--- a/x.py\\n+++ b/x.py\\n@@ -1 +1,2 @@\\n kept\\n+new\\n"
 
@@ -39,10 +39,10 @@ class DiffsTest(unittest.TestCase):
         (change,) = changes_in(DIFF)
         self.assertEqual((change.path, change.lines), ("x.py", frozenset({1, 2})))
 
-    def test_citations(self):
-        (change,) = changes_in(DIFF)
-        self.assertEqual(wrong_citations("- x.py:2: high: no", change), [])
-        self.assertTrue(wrong_citations("- x.py:3: high: no", change))
+    def test_what_is_left_out(self):
+        changes = changes_in(DIFF)
+        self.assertEqual(chosen(changes), (changes, []))
+        self.assertEqual(chosen(changes, exclude=["*.py"]), ([], ["x.py"]))
 """
 
 
@@ -82,7 +82,7 @@ async def test_the_page_of_an_own_module_names_all_of_it(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """A page that leaves out a public function is refused; the next model's page is delivered."""
-    page = "# diffs\n\n`FileChange`, `changes_in(diff)` and `wrong_citations(review, change)`."
+    page = "# diffs\n\n`FileChange`, `changes_in(diff)` and `chosen(changes)`."
     sandbox = sandbox_of(scripted((GEMINI, "# diffs\n\n`changes_in` only."), (LLAMA, page)))
     job = await run(make_workflow(sandbox), document_module, module_path=str(OWN_MODULE))
     assert (job.content, job.parts[0].result.model, job.accepted) == (page, LLAMA, True)
@@ -216,10 +216,6 @@ def test_a_diff_is_split_by_file_and_knows_its_lines() -> None:
     one, gone = changes_in(diff)
     assert (one.path, sorted(one.lines)) == ("one.py", [3, 4, 5])
     assert (gone.path, gone.lines) == ("gone.py", frozenset())
-    assert wrong_citations("- one.py:4: high: x\n- two.py:4: low: y\n- `one.py:9`: low: z", one) == [
-        "cites two.py, which is not the file",
-        "cites line 9, which the diff does not show",
-    ]
     with pytest.raises(ConfigError, match="expected a unified diff"):
         changes_in("just text")
 

@@ -17,7 +17,7 @@ from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["console", "print_json", "quiet_logs", "table", "usd"]
+__all__ = ["console", "json_text", "print_json", "quiet_logs", "table", "usd"]
 
 _WIDE = 250
 _GAP = 3
@@ -38,8 +38,12 @@ def console(*, stderr: bool = False) -> Console:
 
 def print_json(document: Any) -> None:
     """One JSON document on stdout."""
-    json.dump(document, sys.stdout, ensure_ascii=False, indent=2, default=_plain)
-    sys.stdout.write("\n")
+    sys.stdout.write(json_text(document) + "\n")
+
+
+def json_text(document: Any) -> str:
+    """A document as JSON for people and programs; money as plain text."""
+    return json.dumps(document, ensure_ascii=False, indent=2, default=_plain)
 
 
 def _plain(value: Any) -> Any:

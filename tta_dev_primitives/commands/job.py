@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Coroutine
+from contextlib import ExitStack
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.commands._output import console, print_json, quiet_logs, usd
+from tta_dev_primitives.commands._output import console, json_text, print_json, quiet_logs, usd
 from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import write_new_file
@@ -35,6 +39,10 @@ def review(
     *,
     revisions: str = "HEAD~1..HEAD",
     repository: Path = Path(),
+    include: list[str] | None = None,
+    exclude: list[str] | None = None,
+    fail_on: Annotated[Literal["high", "medium", "any"] | None, Parameter()] = None,
+    format: Literal["markdown", "json", "sarif", "github"] = "markdown",
     example: Example = False,
     use_case: Kind = "complex",
     out: Path | None = None,
@@ -43,35 +51,90 @@ def review(
 ) -> int:
     """Review a change file by file; a finding must cite a line that the diff shows.
 
+    Exits with 1 on a finding of the severity `--fail-on`, when a file was not reviewed, or, with `--fail-on`, when a
+    review was not accepted.
+
     Args:
-        patch: A patch file; without it, what git says of `--revisions`.
+        patch: A patch file, or - for standard input; without it, what git says of `--revisions`.
         revisions: What to review, as `git diff` takes it.
         repository: The git repository.
+        include: Glob of paths to review; may be given several times. Default: `review.include`, or all.
+        exclude: Glob of paths to leave out; may be given several times. Default: `review.exclude`, or lock files,
+            images, generated and foreign code.
+        fail_on: Exit with 1 when something is found from this severity on: high, medium or any.
+        format: markdown, json (the whole result), sarif (2.1.0) or github (workflow annotations).
         example: Review the example that comes with the package.
         use_case: Which executors do it.
         out: Write the review to this new file.
         config: The configuration file.
-        json: Print one JSON document.
+        json: The same as --format json.
     """
     from tta_dev_primitives.flows.jobs.diffs import changes_in
     from tta_dev_primitives.flows.jobs.git import git_diff
+    from tta_dev_primitives.flows.jobs.review import to_review
     from tta_dev_primitives.flows.jobs.sources import read_text
 
-    source = _EXAMPLES / "change.diff" if example else patch
-    changes_in(git_diff(str(repository), revisions) if source is None else read_text(source, "Patch"))
-
-    def start(config_path: str | None) -> _Job:
-        from tta_dev_primitives.flows.jobs import review_diff
-
-        return review_diff(
-            diff_path=None if source is None else str(source),
-            repository=str(repository),
-            revisions=revisions,
-            use_case=use_case,
-            config_path=config_path,
+    settings = load_trusted(config).review
+    with ExitStack() as opened:
+        source = _EXAMPLES / "change.diff" if example else patch
+        if source == Path("-"):
+            source = (
+                Path(opened.enter_context(TemporaryDirectory(prefix="tta-review-"))) / "standard-input.diff"
+            )
+            source.write_bytes(sys.stdin.buffer.read())
+        diff = (
+            git_diff(str(repository), revisions) if source is None else read_text(source, "Patch", mixed=True)
         )
+        taken, left_out = to_review(changes_in(diff), settings, include, exclude)
+        if not taken:
+            console(stderr=True).print(f"Nothing to review; left out: {', '.join(left_out)}")
+            return 0
 
-    return _run(start, out, config, json)
+        def start(config_path: str | None) -> _Job:
+            from tta_dev_primitives.flows.jobs import review_diff
+
+            return review_diff(
+                diff_path=None if source is None else str(source),
+                repository=str(repository),
+                revisions=revisions,
+                use_case=use_case,
+                config_path=config_path,
+                include=include,
+                exclude=exclude,
+            )
+
+        job = _job_of(start, out, config)
+    _deliver(job, _written(job, "json" if json else format), out)
+    return _gate(job, fail_on or settings.fail_on)
+
+
+def _written(job: JobResult, format: str) -> str:
+    """The review in the format that was asked for."""
+    from tta_dev_primitives.flows.jobs import findings
+
+    match format:
+        case "json":
+            return json_text(job.model_dump(mode="json"))
+        case "sarif":
+            return json_text(findings.sarif(job.findings, version=version("tta-dev-primitives")))
+        case "github":
+            return findings.github(job.findings)
+        case _:
+            return job.content
+
+
+def _gate(job: JobResult, fail_on: Literal["high", "medium", "any"] | None) -> int:
+    """The exit code of a review."""
+    from tta_dev_primitives.flows.jobs.findings import severe
+
+    found = severe(job.findings, fail_on) if fail_on is not None else []
+    missing = [part.name for part in job.parts if part.result is None]
+    err = console(stderr=True)
+    if found:
+        err.print(f"{len(found)} findings fail the review (--fail-on {fail_on})")
+    if missing:
+        err.print(f"not reviewed: {', '.join(missing)}")
+    return 1 if found or missing or (fail_on is not None and not job.accepted) else 0
 
 
 def document(
@@ -149,13 +212,19 @@ def _module(module: Path | None, example: bool) -> str:
     return str(read_module(_EXAMPLES / "temperature.py" if module is None or example else module).path)
 
 
-def _run(
-    start: Callable[[str | None], _Job],
-    out: Path | None,
-    config: Path | None,
-    json: bool,
-) -> int:
-    """Run one job and print, or write, what it brought."""
+def _run(start: Callable[[str | None], _Job], out: Path | None, config: Path | None, json: bool) -> int:
+    """Run one job and print, or write, what it returns."""
+    job = _job_of(start, out, config)
+    if json and out is not None:
+        _deliver(job, job.content, out)
+        print_json(job.model_dump(mode="json"))
+    else:
+        _deliver(job, json_text(job.model_dump(mode="json")) if json else job.content, out)
+    return 0
+
+
+def _job_of(start: Callable[[str | None], _Job], out: Path | None, config: Path | None) -> JobResult:
+    """The result of one job; looks at `out` before anything is asked."""
     quiet_logs()
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; remove it or name another file. Nothing was asked or paid.")
@@ -164,16 +233,16 @@ def _run(
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     use_server()
-    job = wait_for(start(None if source is None else str(source)))
-    if out is not None and not write_new_file(out, job.content.rstrip() + "\n"):
-        raise ConfigError(f"{out} was made by somebody else meanwhile; the answer is in the Prefect UI.")
-    if json:
-        print_json(job.model_dump(mode="json"))
-        return 0
+    return wait_for(start(None if source is None else str(source)))
+
+
+def _deliver(job: JobResult, text: str, out: Path | None) -> None:
+    """Write the text to the new file, or print it; a summary goes to stderr."""
+    if out is not None and not write_new_file(out, text.rstrip() + "\n"):
+        raise ConfigError(f"{out} was made by another process meanwhile; the answer is in the Prefect UI.")
     if out is None:
-        print(job.content)
+        print(text)
     _summary(job, out)
-    return 0
 
 
 def _summary(job: JobResult, out: Path | None) -> None:
