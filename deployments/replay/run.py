@@ -23,9 +23,9 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
-from tta_dev_primitives.deployments.sandbox.replay import Record, Replay, answered, right
+from tta_dev_primitives.deployments.replay.recorded import Record, Replay, answered, right
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
-from tta_dev_primitives.deployments.sandbox.scenario import Quota, Scenario
+from tta_dev_primitives.deployments.sandbox.scenario.scenario import Quota, Scenario
 from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
 from tta_dev_primitives.flows.planning.local_classifier import answer_format
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult

@@ -1,4 +1,4 @@
-"""The provider's own books: each call as it was served, and what it would be billed."""
+"""The provider's own books: each call, and what it would be billed."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def price_lookup(prices: Prices) -> PriceOf:
 
 
 def catalogue_price(provider: str, model: str) -> Price | None:
-    """The list price of today, from the catalogue; None when nobody knows it."""
+    """The list price of today, from the catalogue; None when it is unknown."""
     from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
     from tta_dev_primitives.config.models.prices import list_price
 

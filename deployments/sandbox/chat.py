@@ -1,4 +1,4 @@
-"""What a sandbox call asks and what is answered, in words that no single provider owns."""
+"""What a sandbox call asks and what is answered, apart from any wire format."""
 
 from __future__ import annotations
 
@@ -15,24 +15,10 @@ __all__ = ["Answer", "Ask", "ErrorKind", "Failure", "Finish", "Refusal", "estima
 Finish = Literal["stop", "length", "content_filter", "refusal", "tool", "error"]
 
 ErrorKind = Literal[
-    "invalid_request",
-    "context_length",
-    "too_large",
-    "bad_key",
-    "forbidden",
-    "no_credit",
-    "model_gone",
-    "rate_limit",
-    "token_limit",
-    "daily_limit",
-    "request_over_limit",
-    "content_policy",
-    "json_failed",
-    "server_error",
-    "bad_gateway",
-    "timeout",
-    "overloaded",
-]
+    "invalid_request", "context_length", "too_large", "bad_key", "forbidden", "no_credit", "model_gone", "rate_limit",
+    "token_limit", "daily_limit", "request_over_limit", "content_policy", "json_failed", "server_error", "bad_gateway",
+    "timeout", "overloaded",
+]  # fmt: skip
 """Faults that every provider has, each with a status and body of its own."""
 
 _KIND = re.compile(r"^\s*\[tta:([a-z]+)/\d+\]")
@@ -45,7 +31,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def prompt_kind(system: str, user: str, schema_name: str | None) -> str:
-    """Tell `plan`, `verdict` and `solve` apart, by the marker on the first line or by the schema's name."""
+    """`plan`, `verdict` or `solve`, by the marker on the first line or by the schema's name."""
     marker = _KIND.match(system) or _KIND.match(user)
     if marker:
         return marker.group(1)
@@ -73,7 +59,6 @@ class Ask:
     schema_name: str | None = None
     tool: str | None = None
     """A tool the caller forces; then `schema` is that tool's input schema."""
-    images: int = 0
 
     @property
     def prompt(self) -> str:
@@ -84,7 +69,7 @@ class Ask:
     def input_tokens(self) -> int:
         """Estimated prompt tokens: text, schema and a few for the frame of each request."""
         schema = json.dumps(self.schema) if self.schema else ""
-        return estimate_tokens(self.transcript) + estimate_tokens(schema) + 8 + 1500 * self.images
+        return estimate_tokens(self.transcript) + estimate_tokens(schema) + 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +85,7 @@ class Answer:
     stop_sequence: str | None = None
     model: str | None = None
     """The model id the reply names, when it is not the requested one."""
-    usage_override: Literal["missing", "invalid"] | Mapping[str, Any] | None = None
+    usage_override: Literal["missing", "invalid"] | dict[str, Any] | None = None
     """What the reply says instead of the true usage; a mapping is merged over the provider's usage object."""
     blocked_prompt: bool = False
     """Gemini's blocked prompt: a reply without candidates."""
@@ -117,14 +102,10 @@ class Answer:
         limit = ask.max_tokens
         if limit is not None and answer.usage.output_tokens > limit:
             kept = len(answer.text) * limit // answer.usage.output_tokens
-            usage = replace(
-                answer.usage,
-                output_tokens=limit,
-                thinking_tokens=min(answer.usage.thinking_tokens, limit),
-            )
-            answer = replace(
-                answer, text=answer.text[:kept], finish="length", usage=usage, stop_sequence=None
-            )
+            thinking = min(answer.usage.thinking_tokens, limit)
+            usage = replace(answer.usage, output_tokens=limit, thinking_tokens=thinking)
+            text = answer.text[:kept]
+            answer = replace(answer, text=text, finish="length", usage=usage, stop_sequence=None)
         return answer
 
 
@@ -146,9 +127,8 @@ class Failure:
 
 
 class Refusal(Exception):
-    """The request is refused with `failure`; `status` overrides the provider's usual status."""
+    """The request is refused with `failure`."""
 
-    def __init__(self, failure: Failure, status: int | None = None) -> None:
+    def __init__(self, failure: Failure) -> None:
         super().__init__(failure.message or failure.kind)
         self.failure = failure
-        self.status = status

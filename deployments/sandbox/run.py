@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import todays_config, write_new_file
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
 
-__all__ = ["main", "run_sandbox", "snippet"]
-
+__all__ = ["run_sandbox", "snippet"]
 
 _KEY = "SANDBOX_API_KEY"
 
@@ -28,25 +24,25 @@ def run_sandbox(
     write_config: Path | None = None,
     show: Callable[[str], None] = _say,
 ) -> int:
-    """Serve until Ctrl-C or SIGTERM, after telling the addresses. Returns the exit code 0.
+    """Show the addresses, then serve until Ctrl-C or SIGTERM. Returns the exit code 0.
 
     Args:
         port: The port; 0 takes a free one.
         scenario: A scenario file.
         write_config: Write the configuration to this new file instead of showing it.
-        show: Told what a person should read.
+        show: Shows a text to a person.
 
     Raises:
         ConfigError: The port cannot be had, the scenario file is wrong, or the configuration cannot be written.
     """
     sandbox = Sandbox(scenario)
 
-    def tell() -> None:
+    def announce() -> None:
         if write_config is not None and not write_new_file(write_config, snippet(sandbox, _KEY)):
             show(f"{write_config} exists already and was left as it is; its addresses may be others.\n")
         show(announcement(sandbox, write_config))
 
-    sandbox.serve(port, on_start=tell)
+    sandbox.serve(port, on_start=announce)
     answered = sum(call.endpoint == "chat" for call in sandbox.calls)
     show(f"Sandbox stopped after {answered} calls.")
     return 0
@@ -56,11 +52,7 @@ def announcement(sandbox: Sandbox, written: Path | None = None) -> str:
     """Addresses and a configuration to copy, or where it was written."""
     width = max(map(len, BASE_PATHS))
     addresses = "\n".join(f"  {name:<{width}}  {sandbox.base_url(name)}" for name in BASE_PATHS)
-    config = (
-        f"It is in {written}."
-        if written is not None
-        else f"Put this into a file:\n\n{snippet(sandbox, _KEY)}"
-    )
+    config = f"It is in {written}." if written else f"Put this into a file:\n\n{snippet(sandbox, _KEY)}"
     return (
         f"Sandbox provider on {sandbox.url}. Any key is taken, answers are labelled [sandbox], nothing is "
         "paid.\n\n"
@@ -93,18 +85,3 @@ def snippet(sandbox: Sandbox, key_variable: str | None = None) -> str:
                 lines[-1] = f"{indent}{key}: {key_variable}"
             lines.append(f'{indent}base_url: "{sandbox.base_url(provider)}"')
     return "\n".join(lines) + "\n"
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """`python -m tta_dev_primitives.deployments.sandbox [--port N] [--scenario F]`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tta_dev_primitives.deployments.sandbox", description="Serve the sandbox provider."
-    )
-    parser.add_argument("--port", type=int, default=0, help="port of 127.0.0.1; 0 (default) takes a free one")
-    parser.add_argument("--scenario", help="scenario file, YAML or JSON")
-    given = parser.parse_args(arguments)
-    try:
-        return run_sandbox(given.port, given.scenario, show=_say)
-    except ConfigError as error:
-        print(error, file=sys.stderr)
-        return 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import signal
 import socket
 import threading
@@ -11,7 +12,6 @@ import time
 from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import uvicorn
@@ -19,27 +19,17 @@ from starlette.types import Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.deployments.sandbox.calls import (
-    Call,
-    Prices,
-    billed,
-    catalogue_price,
-    price_lookup,
-)
-from tta_dev_primitives.deployments.sandbox.director import Answers, Director
-from tta_dev_primitives.deployments.sandbox.scenario import Scenario
-from tta_dev_primitives.deployments.sandbox.scenario_file import load_scenario
-from tta_dev_primitives.deployments.sandbox.server import Keys, Site
+from tta_dev_primitives.deployments.sandbox.app import App, Keys
+from tta_dev_primitives.deployments.sandbox.calls import Call, Prices, billed, catalogue_price, price_lookup
+from tta_dev_primitives.deployments.sandbox.scenario.director import Answers, Director
+from tta_dev_primitives.deployments.sandbox.scenario.file import load_scenario
+from tta_dev_primitives.deployments.sandbox.scenario.scenario import Scenario
 
 __all__ = ["BASE_PATHS", "Sandbox", "bind"]
 
 BASE_PATHS = {
-    "anthropic": "",
-    "google-ai-studio": "",
-    "groq": "",
-    "openrouter": "/api/v1",
-    "openai-compatible": "/v1",
-}
+    "anthropic": "", "google-ai-studio": "", "groq": "", "openrouter": "/api/v1", "openai-compatible": "/v1",
+}  # fmt: skip
 """What follows the address, written as each official SDK takes its base URL."""
 
 
@@ -72,12 +62,10 @@ class Sandbox:
         """Every request so far, in order of arrival."""
         self.host = "127.0.0.1"
         self.port = 0
-        self._scenario = _scenario(scenario)
-        self._keys = keys
-        self._answers = answers
+        self._scenario, self._keys, self._answers = _scenario(scenario), keys, answers
         self._prices: Prices = catalogue_price if prices is None else prices
         self._clock, self._sleep = clock, sleep
-        self._site: Site | None = None
+        self._app: App | None = None
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -91,10 +79,9 @@ class Sandbox:
             raise RuntimeError("this sandbox is running")
         listener = bind(self.host, port)
         self.port = listener.getsockname()[1]
-        self._server = _Server(self.site())
-        self._thread = threading.Thread(
-            target=self._server.run, kwargs={"sockets": [listener]}, name="tta-sandbox", daemon=True
-        )
+        self._server = _Server(self.app())
+        serve = functools.partial(self._server.run, sockets=[listener])
+        self._thread = threading.Thread(target=serve, name="tta-sandbox", daemon=True)
         self._thread.start()
         self._server.up.wait(10)
         return self
@@ -107,7 +94,7 @@ class Sandbox:
         """
         listener = bind(self.host, port)
         self.port = listener.getsockname()[1]
-        server = _Server(self.site())
+        server = _Server(self.app())
         server.on_start = on_start
         # Uvicorn raises the signal again once it has ended in good order: here that is the end, not an error.
         usual = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -117,19 +104,15 @@ class Sandbox:
         finally:
             signal.signal(signal.SIGTERM, usual)
 
-    def site(self) -> Site:
+    def app(self) -> App:
         """The application, for running it in the foreground."""
-        if self._site is None:
+        if self._app is None:
             price_of = price_lookup(self._prices)
-            self._site = Site(
-                self._director(),
-                keys=self._keys,
-                calls=self.calls,
-                price_of=price_of,
-                clock=self._clock,
-                sleep=self._sleep,
-            )
-        return self._site
+            self._app = App(
+                self._director(), keys=self._keys, calls=self.calls, price_of=price_of,
+                clock=self._clock, sleep=self._sleep,
+            )  # fmt: skip
+        return self._app
 
     def _director(self) -> Director:
         return Director(self._scenario, clock=self._clock, answers=self._answers)
@@ -146,7 +129,7 @@ class Sandbox:
     def use(self, scenario: Scenario | str | Path | None) -> None:
         """Change the scenario while running; counters begin anew, the log of calls stays."""
         self._scenario = _scenario(scenario)
-        self.site().director = self._director()
+        self.app().director = self._director()
 
     def billed(self, provider: str | None = None, prices: Prices | None = None) -> Decimal:
         """USD that the calls so far cost, counted on the provider's side.
@@ -159,7 +142,7 @@ class Sandbox:
     def reset(self) -> None:
         """Forget the calls, and begin the scenario's counters and quotas anew."""
         self.calls.clear()
-        self.site().director = self._director()
+        self.app().director = self._director()
 
     def stop(self) -> None:
         """End the server; replies under way are cut. Doing it twice does no harm."""
@@ -171,9 +154,7 @@ class Sandbox:
     def __enter__(self) -> Self:
         return self if self._thread is not None else self.start()
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
 
@@ -191,9 +172,8 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
-        raise ConfigError(
-            f"Sandbox: cannot listen on {host}:{port}: {reason}. Choose another port, or 0 for a free one."
-        ) from None
+        hint = "Choose another port, or 0 for a free one."
+        raise ConfigError(f"Sandbox: cannot listen on {host}:{port}: {reason}. {hint}") from None
     listener.listen(2048)
     return listener
 
@@ -207,27 +187,16 @@ def _scenario(given: Scenario | str | Path | None) -> Scenario:
 class _Server(uvicorn.Server):
     """Uvicorn that says when it is up, ends at once, and lets a fault reach the connection below HTTP."""
 
-    def __init__(self, site: Site) -> None:
-        async def app(scope: AsgiScope, receive: Receive, send: Send) -> None:
+    def __init__(self, app: App) -> None:
+        async def asgi(scope: AsgiScope, receive: Receive, send: Send) -> None:
             # Uvicorn hands out its own method as `send`; the connection is an attribute of its owner.
             scope["tta.transport"] = getattr(getattr(send, "__self__", None), "transport", None)
-            await site.app(scope, receive, send)
+            await app.asgi(scope, receive, send)
 
-        super().__init__(
-            uvicorn.Config(
-                app,
-                http="h11",
-                ws="none",
-                lifespan="off",
-                proxy_headers=False,
-                server_header=False,
-                access_log=False,
-                log_config=None,
-                log_level="critical",
-                backlog=2048,
-                timeout_keep_alive=75,
-            )
-        )
+        super().__init__(uvicorn.Config(
+            asgi, http="h11", ws="none", lifespan="off", proxy_headers=False, server_header=False, access_log=False,
+            log_config=None, log_level="critical", backlog=2048, timeout_keep_alive=75,
+        ))  # fmt: skip
         self.up = threading.Event()
         self.on_start: Callable[[], None] | None = None
 

@@ -10,8 +10,8 @@ import pytest
 from sandbox_kit import ask, shared, text_of
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.deployments.replay.recorded import Replay, judged, read_records
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
-from tta_dev_primitives.deployments.sandbox.replay import Replay, judged, read_records
 
 MODELS = {"gemini-2.5-pro": "small", "llama-3.3-70b-versatile": "large", "claude-sonnet-4-5": "judge"}
 

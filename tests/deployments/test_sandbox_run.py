@@ -15,9 +15,9 @@ from sandbox_kit import ask, body_of, http, text_of
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS, demo_scenario
-from tta_dev_primitives.deployments.sandbox.run import main, snippet
+from tta_dev_primitives.deployments.sandbox.run import snippet
 
-COMMAND = [sys.executable, "-m", "tta_dev_primitives.deployments.sandbox"]
+COMMAND = [sys.executable, "-m", "tta_dev_primitives", "sandbox", "--port", "0"]
 
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
@@ -65,17 +65,9 @@ def test_the_configuration_is_written_and_never_over_another(tmp_path: Path) -> 
 
 def said_by_tta_sandbox(path: Path) -> str:
     """What `tta sandbox --write-config` prints until it is interrupted."""
-    command = [
-        sys.executable,
-        "-m",
-        "tta_dev_primitives",
-        "sandbox",
-        "--port",
-        "0",
-        "--write-config",
-        str(path),
-    ]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [*COMMAND, "--write-config", str(path)], stdout=subprocess.PIPE, text=True
+    ) as process:
         assert process.stdout is not None
         said = ""
         while "Ctrl-C stops it." not in said:
@@ -85,16 +77,16 @@ def said_by_tta_sandbox(path: Path) -> str:
     return said
 
 
-def test_a_users_mistake_is_one_line_and_exit_code_2(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_users_mistake_is_one_line_and_exit_code_2(tmp_path: Path) -> None:
     """A wrong scenario or a taken port: what is wrong and where, no traceback."""
-    (tmp_path / "bad.yaml").write_text("rule: []\n")
-    assert main(["--scenario", str(tmp_path / "bad.yaml")]) == 2
-    assert capsys.readouterr().err.endswith("bad.yaml:1: rule: unknown key; did you mean rules?\n")
+    (tmp_path / "bad.yaml").write_text("rule: []")
     with Sandbox() as sandbox:
-        assert main(["--port", str(sandbox.port)]) == 2
-    assert "Address already in use" in capsys.readouterr().err
+        for option, value, said in (
+            ("--scenario", str(tmp_path / "bad.yaml"), "bad.yaml:1: rule: unknown key; did you mean rules?"),
+            ("--port", str(sandbox.port), "Address already in use"),
+        ):
+            done = subprocess.run([*COMMAND[:-2], option, value], capture_output=True, text=True, check=False)
+            assert (done.returncode, said in done.stderr, len(done.stderr.splitlines())) == (2, True, 1)
 
 
 def test_the_demo_shows_each_use_case_and_each_turn() -> None:

@@ -20,10 +20,10 @@ from sandbox_kit import MODELS, PROVIDERS, ask, text_of
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.deployments.sandbox import Sandbox, Scenario, load_scenario, parse_scenario
-from tta_dev_primitives.deployments.sandbox.answers import answer_for, solve
 from tta_dev_primitives.deployments.sandbox.chat import Ask
-from tta_dev_primitives.deployments.sandbox.director import Director
-from tta_dev_primitives.deployments.sandbox.samples import sample
+from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for, solve
+from tta_dev_primitives.deployments.sandbox.scenario.director import Director
+from tta_dev_primitives.deployments.sandbox.scenario.samples import sample
 
 
 @pytest.fixture(scope="module")

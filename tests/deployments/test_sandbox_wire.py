@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import jsonschema
 import pytest
-from sandbox_kit import KEYS, MODELS, PROVIDERS, ask, body_of, events_of, http, path_of, shared, text_of
+from sandbox_kit import KEYS, MODELS, PROVIDERS, ask, events_of, http, path_of, shared, text_of
 
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
@@ -99,16 +99,6 @@ def test_streams_carry_the_same_text_and_usage_as_whole_replies(sandbox: Sandbox
         assert streamed.text.endswith("data: [DONE]\n\n")
     assert "".join(deltas) == text_of(provider, whole.json())
     assert usage == whole.json().get("usage", whole.json().get("usageMetadata"))
-
-
-def test_gemini_without_sse_streams_a_json_array(sandbox: Sandbox) -> None:
-    """Without `alt=sse` the stream, and an error in its place, is one JSON array."""
-    url = f"{sandbox.url}/v1beta/models/gemini-2.5-pro:streamGenerateContent"
-    good = http.post(url, headers=KEYS["google-ai-studio"], json=body_of("google-ai-studio"))
-    whole = ask(sandbox, "google-ai-studio").json()
-    assert "".join(text_of("google-ai-studio", e) for e in good.json()) == text_of("google-ai-studio", whole)
-    bad = http.post(url, headers=KEYS["google-ai-studio"], json={"contents": []})
-    assert [e["error"]["status"] for e in bad.json()] == ["INVALID_ARGUMENT"]
 
 
 def test_rate_limit_headers_are_the_providers_own(sandbox: Sandbox) -> None:

@@ -15,8 +15,8 @@ from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, sandbox_config, 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.deployments.replay.recorded import Replay
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.deployments.sandbox.replay import Replay
 from tta_dev_primitives.orchestration import OrchestrationResult
 
 SHARED = Path(os.environ.get("TTA_SHARED", Path(__file__).parents[3] / "shared"))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sandbox_runs import KEY, KEY_VALUE, MakeWorkflow, sandbox_config, workflow_of
+from strict_requests import faults_of_calls
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
@@ -15,7 +16,7 @@ from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
 @pytest.fixture
 def sandbox_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbox]]:
-    """Starts sandboxes with a scenario text; they end with the test."""
+    """Starts sandboxes with a scenario text; they end with the test, and their requests are checked strictly."""
     monkeypatch.setenv(KEY, KEY_VALUE)
     started: list[Sandbox] = []
 
@@ -26,6 +27,7 @@ def sandbox_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbo
     yield start
     for sandbox in started:
         sandbox.stop()
+        assert faults_of_calls(sandbox.calls) == []
 
 
 @pytest.fixture

@@ -48,8 +48,8 @@ def replay(
     """
     quiet_logs(logging.ERROR)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
+    from tta_dev_primitives.deployments.replay.recorded import read_records
     from tta_dev_primitives.deployments.replay.router_axes import PUBLISHED, agreement_curve, oracle_curve
-    from tta_dev_primitives.deployments.sandbox.replay import read_records
 
     _check_options(limit, concurrency, chart)
     texts = _configurations(config)

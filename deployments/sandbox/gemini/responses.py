@@ -1,74 +1,31 @@
-"""What the Gemini API answers: bodies, streams with and without `alt=sse`, errors, headers."""
+"""Responses of the Gemini API: bodies, streams, errors, headers."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, ErrorKind, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.wire import Reply, Sent, dumps, pieces, token
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.errors import METRIC, ErrorForm, error_form
+from tta_dev_primitives.deployments.sandbox.replies import Reply, Sent, dumps, overridden, pieces, token
 
-__all__ = ["GeminiFace"]
+__all__ = ["GeminiResponses"]
 
 _TYPE = "type.googleapis.com/google.rpc."
-_ERRORS: dict[ErrorKind, tuple[int, str, str]] = {
-    "invalid_request": (400, "INVALID_ARGUMENT", "Request contains an invalid argument."),
-    "context_length": (
-        400,
-        "INVALID_ARGUMENT",
-        "The input token count (1200000) exceeds the maximum number of tokens allowed (1048576).",
-    ),
-    "too_large": (400, "INVALID_ARGUMENT", "Request payload size exceeds the limit: 20971520 bytes."),
-    "bad_key": (400, "INVALID_ARGUMENT", "API key not valid. Please pass a valid API key."),
-    "forbidden": (403, "PERMISSION_DENIED", "The caller does not have permission"),
-    "no_credit": (
-        400,
-        "FAILED_PRECONDITION",
-        "User location is not supported for the API use without a billing account linked.",
-    ),
-    "model_gone": (
-        404,
-        "NOT_FOUND",
-        "models/{model} is not found for API version {version}, or is not supported for generateContent. "
-        "Call ListModels to see the list of available models and their supported methods.",
-    ),
-    "content_policy": (400, "INVALID_ARGUMENT", "The request was blocked by content policy."),
-    "json_failed": (500, "INTERNAL", "An internal error has occurred."),
-    "server_error": (500, "INTERNAL", "An internal error has occurred. Please retry or report."),
-    "bad_gateway": (502, "UNKNOWN", "Bad Gateway"),
-    "timeout": (504, "DEADLINE_EXCEEDED", "Deadline expired before operation could complete."),
-    "overloaded": (503, "UNAVAILABLE", "The model is overloaded. Please try again later."),
-}
-_QUOTAS: dict[str, tuple[str, str]] = {
-    "rpm": ("generate_content_free_tier_requests", "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
-    "rpd": ("generate_content_free_tier_requests", "GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
-    "tpm": (
-        "generate_content_free_tier_input_token_count",
-        "GenerateContentInputTokensPerModelPerMinute-FreeTier",
-    ),
-    "tpd": (
-        "generate_content_free_tier_input_token_count",
-        "GenerateContentInputTokensPerModelPerDay-FreeTier",
-    ),
-}
-_KIND_METRIC: dict[str, str] = {
-    "rate_limit": "rpm",
-    "token_limit": "tpm",
-    "daily_limit": "rpd",
-    "request_over_limit": "tpm",
+_REQUESTS, _TOKENS = (f"generate_content_free_tier_{what}" for what in ("requests", "input_token_count"))
+_QUOTAS = {
+    "rpm": (_REQUESTS, "GenerateRequestsPerMinutePerProjectPerModel-FreeTier"),
+    "rpd": (_REQUESTS, "GenerateRequestsPerDayPerProjectPerModel-FreeTier"),
+    "tpm": (_TOKENS, "GenerateContentInputTokensPerModelPerMinute-FreeTier"),
+    "tpd": (_TOKENS, "GenerateContentInputTokensPerModelPerDay-FreeTier"),
 }
 _FINISH = {
-    "stop": "STOP",
-    "length": "MAX_TOKENS",
-    "content_filter": "SAFETY",
-    "refusal": "PROHIBITED_CONTENT",
-    "tool": "STOP",
-    "error": "OTHER",
-}
+    "stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "refusal": "PROHIBITED_CONTENT",
+    "tool": "STOP", "error": "OTHER",
+}  # fmt: skip
 
 
-class GeminiFace:
+class GeminiResponses:
     """Gemini generateContent (Google AI Studio)."""
 
     provider = "google-ai-studio"
@@ -78,7 +35,7 @@ class GeminiFace:
         return headers.get("x-goog-api-key") or None
 
     def missing_key(self) -> Refusal:
-        """What a request without a key is told: 403, unlike a wrong key's 400."""
+        """The refusal of a request without a key: 403, unlike the 400 of a wrong key."""
         text = (
             "Method doesn't allow unregistered callers (callers without established identity). Please use "
             "API Key or other form of API consumer identity to call this API."
@@ -86,9 +43,9 @@ class GeminiFace:
         return Refusal(Failure("forbidden", text))
 
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
-        """One body; or SSE events; or, without `alt=sse`, a JSON array."""
+        """One body, or its event stream."""
         if not ask.stream:
-            return Reply(body=_body(ask, answer, sent, _parts(ask, answer)), headers=self.headers(sent))
+            return Reply(body=_body(ask, answer, sent, _parts(answer)), headers=self.headers(sent))
         return self._streamed(_stream_bodies(ask, answer, sent), sent)
 
     def broken_stream(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
@@ -96,25 +53,17 @@ class GeminiFace:
         if not ask.stream:
             return self.error(Failure("server_error"), sent)
         begun = _stream_bodies(ask, answer, sent)[:1]
-        return self._streamed([*begun, _error_body(*_ERRORS["overloaded"])], sent)
+        return self._streamed([*begun, _error_body(error_form(self.provider, Failure("overloaded")))], sent)
 
     def _streamed(self, bodies: list[dict[str, Any]], sent: Sent) -> Reply:
-        if not sent.as_array:
-            chunks = [b"data: " + dumps(body) + b"\r\n\r\n" for body in bodies]
-            return Reply(chunks=chunks, headers={**self.headers(sent), "content-type": "text/event-stream"})
-        chunks = [(b"[" if n == 0 else b",\r\n") + dumps(body) for n, body in enumerate(bodies)]
-        return Reply(
-            chunks=[*chunks, b"]"],
-            headers={**self.headers(sent), "content-type": "application/json; charset=UTF-8"},
-        )
+        chunks = [b"data: " + dumps(body) + b"\r\n\r\n" for body in bodies]
+        return Reply(chunks=chunks, headers={**self.headers(sent), "content-type": "text/event-stream"})
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"error": {code, message, status, details}}`."""
-        if failure.kind in _KIND_METRIC:
+        if failure.kind in METRIC:
             return self._exhausted(failure, sent)
-        status, name, text = _ERRORS[failure.kind]
-        facts = {"model": "", "version": "v1beta", **failure.facts}
-        message = failure.message or text.format(**facts)
+        form = error_form(self.provider, failure)
         details: list[dict[str, Any]] = []
         if failure.kind == "bad_key":
             info = {"reason": "API_KEY_INVALID", "domain": "googleapis.com"}
@@ -123,14 +72,13 @@ class GeminiFace:
         elif violation := failure.facts.get("violation"):
             violations = [{"field": failure.param or "", "description": violation}]
             details = [{"@type": _TYPE + "BadRequest", "fieldViolations": violations}]
-        return self._error(status, name, message, details, sent)
+        return self._error(form, details, sent)
 
     def _exhausted(self, failure: Failure, sent: Sent) -> Reply:
         if failure.facts.get("capacity"):
-            return self._error(
-                429, "RESOURCE_EXHAUSTED", "Resource has been exhausted (e.g. check quota).", [], sent
-            )
-        metric = failure.facts.get("metric") or _KIND_METRIC[failure.kind]
+            busy = "Resource has been exhausted (e.g. check quota)."
+            return self._error(ErrorForm(429, "RESOURCE_EXHAUSTED", None, busy), [], sent)
+        metric = failure.facts.get("metric") or METRIC[failure.kind]
         quota, quota_id = _QUOTAS[metric]
         limit, model = failure.limit if failure.limit is not None else 5, failure.facts.get("model", "")
         wait = failure.retry_after if isinstance(failure.retry_after, (int, float)) else 26.4
@@ -156,15 +104,13 @@ class GeminiFace:
             {"@type": _TYPE + "QuotaFailure", "violations": [violation]},
             {"@type": _TYPE + "RetryInfo", "retryDelay": f"{shown:g}s"},
         ]
-        return self._error(429, "RESOURCE_EXHAUSTED", message, details, sent)
+        return self._error(ErrorForm(429, "RESOURCE_EXHAUSTED", None, message), details, sent)
 
-    def _error(
-        self, status: int, name: str, message: str, details: list[dict[str, Any]], sent: Sent
-    ) -> Reply:
-        body = _error_body(status, name, message)
+    def _error(self, form: ErrorForm, details: list[dict[str, Any]], sent: Sent) -> Reply:
+        body = _error_body(form)
         if details:
             body["error"]["details"] = details
-        return Reply(status, [body] if sent.as_array else body, headers=self.headers(sent))
+        return Reply(form.status, body, headers=self.headers(sent))
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1beta/models`."""
@@ -173,32 +119,25 @@ class GeminiFace:
     def model(self, model: str) -> dict[str, Any]:
         """`GET /v1beta/models/{id}`."""
         return {
-            "name": f"models/{model}",
-            "version": "001",
-            "displayName": f"{model} (sandbox)",
-            "description": "A sandbox model.",
-            "inputTokenLimit": 1_048_576,
-            "outputTokenLimit": 65_536,
-            "supportedGenerationMethods": ["generateContent"],
-            "thinking": True,
-        }
+            "name": f"models/{model}", "version": "001", "displayName": f"{model} (sandbox)",
+            "description": "A sandbox model.", "inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536,
+            "supportedGenerationMethods": ["generateContent"], "thinking": True,
+        }  # fmt: skip
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """Gemini sends no rate-limit headers."""
         return {"server-timing": "gfet4t7; dur=12", "x-gemini-service-tier": "standard"}
 
 
-def _error_body(status: int, name: str, message: str) -> dict[str, Any]:
-    return {"error": {"code": status, "message": message, "status": name}}
+def _error_body(form: ErrorForm) -> dict[str, Any]:
+    return {"error": {"code": form.status, "message": form.message, "status": form.type}}
 
 
-def _parts(ask: Ask, answer: Answer) -> list[dict[str, Any]]:
+def _parts(answer: Answer) -> list[dict[str, Any]]:
     parts: list[dict[str, Any]] = []
     if answer.thinking:
         parts.append({"text": answer.thinking, "thought": True})
-    if ask.tool and answer.finish == "tool":
-        parts.append({"functionCall": {"name": ask.tool, "args": json.loads(answer.text)}})
-    elif answer.text:
+    if answer.text:
         parts.append({"text": answer.text})
     return parts
 
@@ -234,16 +173,12 @@ def _usage(answer: Answer) -> dict[str, Any]:
         shown["cachedContentTokenCount"] = usage.cache_read_tokens
     if usage.thinking_tokens:
         shown["thoughtsTokenCount"] = usage.thinking_tokens
-    if answer.usage_override == "invalid":
-        shown |= {"promptTokenCount": -1, "candidatesTokenCount": "many"}
-    elif isinstance(answer.usage_override, Mapping):
-        shown |= answer.usage_override
-    return shown
+    return overridden(shown, answer, {"promptTokenCount": -1, "candidatesTokenCount": "many"})
 
 
 def _stream_bodies(ask: Ask, answer: Answer, sent: Sent) -> list[dict[str, Any]]:
-    if answer.blocked_prompt or (ask.tool and answer.finish == "tool") or not answer.text:
-        return [_body(ask, answer, sent, _parts(ask, answer))]
+    if answer.blocked_prompt or not answer.text:
+        return [_body(ask, answer, sent, _parts(answer))]
     texts: list[dict[str, Any]] = [{"text": piece} for piece in pieces(answer.text)]
     if answer.thinking:
         texts.insert(0, {"text": answer.thinking, "thought": True})

@@ -1,4 +1,4 @@
-"""Decides what each call gets: quota, scenario rules, a replay, or the default answer.."""
+"""Decides what each call gets: quota, scenario rules, a replay, or the default answer."""
 
 from __future__ import annotations
 
@@ -6,21 +6,26 @@ import json
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
 
 from tta_dev_primitives.config.models.usage import Usage
-from tta_dev_primitives.deployments.sandbox.answers import answer_for, scripted_answer
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.quota import Quotas
-from tta_dev_primitives.deployments.sandbox.scenario import Reply, Rule, Scenario, UsageScript, latency_of
-from tta_dev_primitives.deployments.sandbox.wire import Room
+from tta_dev_primitives.deployments.sandbox.replies import RateLimit
+from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for, scripted_answer
+from tta_dev_primitives.deployments.sandbox.scenario.quota import Quotas
+from tta_dev_primitives.deployments.sandbox.scenario.scenario import (
+    Reply,
+    Rule,
+    Scenario,
+    UsageScript,
+    latency_of,
+)
 
 __all__ = ["Answers", "Decision", "Director"]
 
 Answers = Callable[[Ask], Answer | None]
 """Another source of answers, such as a replay: None leaves the call to the default answer."""
 
-_RAN = {"reset", "hang", "truncated", "garbage", "html", "gzip_bomb", "mid_stream_error"}
+_RAN = {"reset", "hang", "truncated", "garbage", "html", "mid_stream_error"}
 """Faults after which a model may have run: the provider charges."""
 
 
@@ -35,7 +40,7 @@ class Decision:
     script: Reply
     latency: float
     billed: bool
-    rooms: tuple[Room, ...] = ()
+    limits: tuple[RateLimit, ...] = ()
 
 
 class Director:
@@ -48,7 +53,7 @@ class Director:
         self._answers = answers
         self._clock = clock
         self._nth: Counter[tuple[str, str]] = Counter()
-        self._served: Counter[int] = Counter()
+        self._used: Counter[int] = Counter()
         self._quotas = Quotas(scenario.quotas, clock=clock, speed=scenario.clock.speed)
 
     def decide(self, ask: Ask, key: str) -> Decision:
@@ -56,19 +61,19 @@ class Director:
         if self.scenario.state(ask.model).gone:
             return self._failed(Failure("model_gone", facts={"model": ask.model}), 0, None, ask)
         over = self._quotas.admit(key, ask)
-        rooms = tuple(self._quotas.rooms(key, ask))
+        limits = tuple(self._quotas.limits(key, ask))
         if over is not None:
-            return replace(self._failed(over, 0, None, ask), rooms=rooms)
+            return replace(self._failed(over, 0, None, ask), limits=limits)
         self._nth[ask.provider, ask.model] += 1
         nth = self._nth[ask.provider, ask.model]
         rule = self._rule(ask, nth)
-        return replace(self._apply(rule, ask, nth), rooms=rooms)
+        return replace(self._apply(rule, ask, nth), limits=limits)
 
     def _rule(self, ask: Ask, nth: int) -> Rule | None:
         for index, rule in enumerate(self.scenario.rules):
-            used_up = rule.times is not None and self._served[index] >= rule.times
+            used_up = rule.times is not None and self._used[index] >= rule.times
             if not used_up and rule.match.holds(ask, nth):
-                self._served[index] += 1
+                self._used[index] += 1
                 return rule
         return None
 
@@ -83,9 +88,8 @@ class Director:
             answer = self._answer(script, ask)
         except Refusal as refusal:
             return self._failed(refusal.failure, nth, name, ask, script)
-        billed = script.fault is None or script.fault in _RAN
-        if script.billed is not None:
-            billed = script.billed
+        ran = script.fault is None or script.fault in _RAN
+        billed = ran if script.billed is None else script.billed
         return Decision(nth, name, answer, None, script, self._latency(script, ask, nth), billed)
 
     def _failed(
@@ -103,11 +107,8 @@ class Director:
         answer = self._text_answer(script, ask)
         if script.thinking:
             extra = (len(script.thinking) + 3) // 4
-            usage = replace(
-                answer.usage,
-                output_tokens=answer.usage.output_tokens + extra,
-                thinking_tokens=answer.usage.thinking_tokens + extra,
-            )
+            output, thinking = answer.usage.output_tokens + extra, answer.usage.thinking_tokens + extra
+            usage = replace(answer.usage, output_tokens=output, thinking_tokens=thinking)
             answer = replace(answer, thinking=script.thinking, usage=usage)
         answer = answer.within(ask)  # before a scripted usage, which may claim anything
         if script.finish is not None:
@@ -142,21 +143,16 @@ def _is_json_object(text: str) -> bool:
 
 
 def _failure(script: Reply, ask: Ask) -> Failure:
-    facts: dict[str, Any] = {"model": ask.model, "capacity": script.capacity, "upstream": script.capacity}
-    return Failure(
-        script.error or "server_error", script.message, retry_after=script.retry_after, facts=facts
-    )
+    facts = {"model": ask.model, "capacity": script.capacity, "upstream": script.capacity}
+    kind = script.error or "server_error"
+    return Failure(kind, script.message, retry_after=script.retry_after, facts=facts)
 
 
 def _with_usage(answer: Answer, script: UsageScript) -> Answer:
     usage = answer.usage
     if script.raw is None or script.model_fields_set - {"raw"}:
         usage = Usage(
-            input_tokens=script.input,
-            cache_read_tokens=script.cache_read,
-            cache_write_tokens=script.cache_write,
-            output_tokens=script.output,
-            thinking_tokens=script.thinking,
-            reported_cost_usd=script.cost,
-        )
+            input_tokens=script.input, cache_read_tokens=script.cache_read, cache_write_tokens=script.cache_write,
+            output_tokens=script.output, thinking_tokens=script.thinking, reported_cost_usd=script.cost,
+        )  # fmt: skip
     return replace(answer, usage=usage, usage_override=script.raw)

@@ -19,8 +19,8 @@ from typing import Any
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.options import USE_CASES
-from tta_dev_primitives.deployments.sandbox.answers import answer_for
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for
 
 __all__ = ["Record", "Replay", "answered", "judged", "read_records", "right"]
 

@@ -23,20 +23,13 @@ import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from tta_dev_primitives.deployments.sandbox.chat import Ask, ErrorKind, Finish
 
 __all__ = [
+    "Clock",
     "Defaults",
-    "Fault",
     "Match",
     "Model",
     "Quota",
@@ -48,7 +41,7 @@ __all__ = [
 ]
 
 Provider = Literal["anthropic", "google-ai-studio", "groq", "openrouter", "openai-compatible"]
-Fault = Literal["reset", "hang", "truncated", "garbage", "html", "gzip_bomb", "redirect", "mid_stream_error"]
+Fault = Literal["reset", "hang", "truncated", "garbage", "html", "redirect", "mid_stream_error"]
 _SPAN = re.compile(r"(?:(\d{1,9})(?:\s*-\s*(\d{1,9})|\s*(\+))?|every\s+(\d{1,9}))", re.ASCII)
 _ROLES = {"plan": "plan", "execute": "solve", "validate": "verdict"}
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
@@ -188,8 +181,6 @@ class Reply(_Part):
     fault: Fault | None = None
     location: str | None = None
     """Where `fault: redirect` points; the sandbox's own `/redirected` by default."""
-    megabytes: int = Field(default=256, ge=1, le=4096)
-    """Size of `fault: gzip_bomb` once unpacked."""
 
     latency: Seconds | tuple[Seconds, Seconds] | None = None
     drip: Seconds | None = None

@@ -11,8 +11,8 @@ from typing import Any, Literal
 
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, estimate_tokens
-from tta_dev_primitives.deployments.sandbox.samples import sample
-from tta_dev_primitives.deployments.sandbox.wire import token
+from tta_dev_primitives.deployments.sandbox.replies import token
+from tta_dev_primitives.deployments.sandbox.scenario.samples import sample
 
 __all__ = ["LABEL", "answer_for", "scripted_answer", "solve"]
 

@@ -1,4 +1,4 @@
-"""What the faces of the sandbox share: facts of a call, whole replies, small tools for writing them."""
+"""What the responses of all providers share: facts of a call, whole replies, small writing helpers."""
 
 from __future__ import annotations
 
@@ -9,11 +9,13 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["Reply", "Room", "Sent", "dumps", "pieces", "token"]
+from tta_dev_primitives.deployments.sandbox.chat import Answer
+
+__all__ = ["RateLimit", "Reply", "Sent", "dumps", "overridden", "pieces", "token"]
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class RateLimit:
     """What is left of one limit (`metric` is rpm, rpd, tpm or tpd), full again in `reset_s` seconds."""
 
     metric: str
@@ -32,9 +34,7 @@ class Sent:
     request_id: str
     cost: Decimal | None = None
     """List price of the call in USD, if known (OpenRouter's `usage.cost`)."""
-    rooms: Sequence[Room] = ()
-    as_array: bool = False
-    """Gemini's stream without `alt=sse`: answers and errors come as a JSON array."""
+    limits: Sequence[RateLimit] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,11 +53,6 @@ class Reply:
             return b"".join(self.chunks)
         return self.body if isinstance(self.body, bytes) else dumps(self.body)
 
-    @property
-    def content_type(self) -> str:
-        """The media type, when `headers` names none."""
-        return "application/json"
-
 
 def dumps(value: Any) -> bytes:
     """Compact JSON in UTF-8."""
@@ -75,3 +70,10 @@ def pieces(text: str, *, most: int = 8) -> Iterator[str]:
     size = max(12, -(-len(text) // most))
     for start in range(0, len(text), size):
         yield text[start : start + size]
+
+
+def overridden(usage: dict[str, Any], answer: Answer, invalid: Mapping[str, Any]) -> dict[str, Any]:
+    """The usage object as it goes out: as it is, made `invalid`, or with the script's own fields."""
+    if answer.usage_override == "invalid":
+        return usage | dict(invalid)
+    return usage | answer.usage_override if isinstance(answer.usage_override, dict) else usage

@@ -1,4 +1,4 @@
-"""What the Anthropic Messages API answers: bodies, event streams, errors, headers."""
+"""Responses of the Anthropic Messages API: bodies, event streams, errors, headers."""
 
 from __future__ import annotations
 
@@ -7,66 +7,27 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, ErrorKind, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.strict import refuse
-from tta_dev_primitives.deployments.sandbox.wire import Reply, Room, Sent, dumps, pieces, token
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.errors import error_form, seconds
+from tta_dev_primitives.deployments.sandbox.replies import (
+    RateLimit,
+    Reply,
+    Sent,
+    dumps,
+    overridden,
+    pieces,
+    token,
+)
+from tta_dev_primitives.deployments.sandbox.requests import refuse
 
-__all__ = ["AnthropicFace", "check_version"]
+__all__ = ["AnthropicResponses", "check_version"]
 
-_ERRORS: dict[ErrorKind, tuple[int, str, str]] = {
-    "invalid_request": (400, "invalid_request_error", "Invalid request"),
-    "context_length": (400, "invalid_request_error", "prompt is too long: 250000 tokens > 200000 maximum"),
-    "too_large": (413, "request_too_large", "Request exceeds the maximum size"),
-    "bad_key": (401, "authentication_error", "invalid x-api-key"),
-    "forbidden": (
-        403,
-        "permission_error",
-        "Your API key does not have permission to use the specified resource.",
-    ),
-    "no_credit": (
-        400,
-        "invalid_request_error",
-        "You have reached your specified API usage limits. You will regain access on 2099-01-01 at 00:00 "
-        "UTC.",
-    ),
-    "model_gone": (404, "not_found_error", "model: {model}"),
-    "rate_limit": (
-        429,
-        "rate_limit_error",
-        "This request would exceed the rate limit for your organization of {limit} requests per minute.",
-    ),
-    "token_limit": (
-        429,
-        "rate_limit_error",
-        "This request would exceed the rate limit for your organization of {limit} tokens per minute.",
-    ),
-    "daily_limit": (429, "rate_limit_error", "Your organization has reached its enforced spend limit."),
-    "request_over_limit": (
-        429,
-        "rate_limit_error",
-        "This request would exceed the rate limit for your organization of {limit} input tokens per minute.",
-    ),
-    "content_policy": (400, "invalid_request_error", "Output blocked by content filtering policy"),
-    "json_failed": (500, "api_error", "Internal server error"),
-    "server_error": (500, "api_error", "Internal server error"),
-    "bad_gateway": (502, "api_error", "Bad gateway"),
-    "timeout": (504, "timeout_error", "Request timed out"),
-    "overloaded": (529, "overloaded_error", "Overloaded"),
-}
 _VERSIONS = ("2023-06-01", "2026-10-21")
 _STOP_REASON = {
-    "stop": "end_turn",
-    "length": "max_tokens",
-    "content_filter": "refusal",
-    "refusal": "refusal",
-    "tool": "tool_use",
-    "error": "end_turn",
-}
-_DATES = {
-    "claude-sonnet-4-5": "20250929",
-    "claude-opus-4-5": "20251101",
-    "claude-haiku-4-5": "20251001",
-}
+    "stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "refusal": "refusal",
+    "tool": "tool_use", "error": "end_turn",
+}  # fmt: skip
+_DATES = {"claude-sonnet-4-5": "20250929", "claude-opus-4-5": "20251101", "claude-haiku-4-5": "20251001"}
 
 
 def check_version(headers: Mapping[str, str]) -> str:
@@ -79,7 +40,7 @@ def check_version(headers: Mapping[str, str]) -> str:
     return version
 
 
-class AnthropicFace:
+class AnthropicResponses:
     """Anthropic Messages."""
 
     provider = "anthropic"
@@ -93,7 +54,7 @@ class AnthropicFace:
         return key or None
 
     def missing_key(self) -> Refusal:
-        """What a request without a key is told."""
+        """The refusal of a request without a key."""
         return Refusal(Failure("bad_key", "x-api-key header is required"))
 
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
@@ -117,17 +78,15 @@ class AnthropicFace:
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"type": "error", "error": {...}, "request_id": ...}`."""
-        status, kind, text = _ERRORS[failure.kind]
-        facts = {"limit": failure.limit or 50, "model": "", **failure.facts}
-        error: dict[str, Any] = {"type": kind, "message": failure.message or text.format(**facts)}
+        status, kind, _, message = error_form(self.provider, failure)
+        error: dict[str, Any] = {"type": kind, "message": message}
         if failure.kind == "daily_limit":
             error["details"] = {"error_code": "enforced_spend_limit_reached"}
         headers = self.headers(sent)
         if failure.retry_after is not None and failure.kind != "daily_limit":
-            headers["retry-after"] = _seconds(failure.retry_after)
-        return Reply(
-            status, {"type": "error", "error": error, "request_id": sent.request_id}, headers=headers
-        )
+            headers["retry-after"] = seconds(failure.retry_after)
+        body = {"type": "error", "error": error, "request_id": sent.request_id}
+        return Reply(status, body, headers=headers)
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1/models`."""
@@ -143,17 +102,10 @@ class AnthropicFace:
         """`GET /v1/models/{id}`."""
         words = model.removeprefix("claude-").split("-")
         return {
-            "type": "model",
-            "id": model,
-            "display_name": " ".join(["Claude", *(w.title() for w in words), "(sandbox)"]),
-            "created_at": "2025-09-29T00:00:00Z",
-            "lifecycle": "active",
-            "deprecated_at": None,
-            "retires_at": None,
-            "max_input_tokens": 200_000,
-            "max_tokens": 64_000,
-            "capabilities": None,
-        }
+            "type": "model", "id": model, "display_name": " ".join(["Claude", *map(str.title, words), "(sandbox)"]),
+            "created_at": "2025-09-29T00:00:00Z", "lifecycle": "active", "deprecated_at": None, "retires_at": None,
+            "max_input_tokens": 200_000, "max_tokens": 64_000, "capabilities": None,
+        }  # fmt: skip
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """Request id, and the limits as RFC 3339 resets."""
@@ -161,24 +113,16 @@ class AnthropicFace:
             "request-id": sent.request_id,
             "anthropic-organization-id": "00000000-0000-4000-8000-0000000000aa",
         }
-        rooms = {room.metric: room for room in sent.rooms}
-        requests = rooms.get("rpm") or Room("rpm", 4000, 3999, 1.0)
-        tokens = rooms.get("tpm") or Room("tpm", 2_000_000, 1_999_000, 1.0)
-        for name, room in (
-            ("requests", requests),
-            ("tokens", tokens),
-            ("input-tokens", tokens),
-            ("output-tokens", tokens),
-        ):
-            reset = datetime.fromtimestamp(sent.at + room.reset_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-            headers[f"anthropic-ratelimit-{name}-limit"] = str(room.limit)
-            headers[f"anthropic-ratelimit-{name}-remaining"] = str(room.remaining)
+        limits = {limit.metric: limit for limit in sent.limits}
+        requests = limits.get("rpm") or RateLimit("rpm", 4000, 3999, 1.0)
+        tokens = limits.get("tpm") or RateLimit("tpm", 2_000_000, 1_999_000, 1.0)
+        for name in ("requests", "tokens", "input-tokens", "output-tokens"):
+            limit = requests if name == "requests" else tokens
+            reset = datetime.fromtimestamp(sent.at + limit.reset_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+            headers[f"anthropic-ratelimit-{name}-limit"] = str(limit.limit)
+            headers[f"anthropic-ratelimit-{name}-remaining"] = str(limit.remaining)
             headers[f"anthropic-ratelimit-{name}-reset"] = reset
         return headers
-
-
-def _seconds(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
 
 
 def _content(ask: Ask, answer: Answer, sent: Sent) -> list[dict[str, Any]]:
@@ -234,11 +178,7 @@ def _usage(answer: Answer) -> dict[str, Any]:
         "service_tier": "standard",
         "inference_geo": "global",
     }
-    if answer.usage_override == "invalid":
-        shown["input_tokens"], shown["output_tokens"] = -1, "many"
-    elif isinstance(answer.usage_override, Mapping):
-        shown |= answer.usage_override
-    return shown
+    return overridden(shown, answer, {"input_tokens": -1, "output_tokens": "many"})
 
 
 def _event(name: str, data: Mapping[str, Any]) -> bytes:

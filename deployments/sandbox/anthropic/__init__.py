@@ -1,0 +1,1 @@
+"""Anthropic Messages: requests and responses of the sandbox."""

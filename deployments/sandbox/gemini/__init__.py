@@ -1,0 +1,1 @@
+"""Gemini generateContent: requests and responses of the sandbox."""

@@ -1,0 +1,178 @@
+"""Reads Gemini generateContent requests, and refuses what the API refuses, with its sentences.
+
+Text and structured output are answered; files, functions and Google's own tools are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NoReturn
+
+from pydantic import ConfigDict, Field
+from pydantic.alias_generators import to_camel, to_snake
+
+from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, refuse, validated
+
+__all__ = ["parse_generate"]
+
+_MODEL = re.compile(r"^(gemini|gemma|learnlm)-[a-z0-9.\-]+$")
+_CONFIG = "generation_config"
+
+
+class _Proto(Strict):
+    """Proto JSON takes each field in camelCase and in snake_case."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_alias=True, validate_by_name=True)
+
+
+class _Part(_Proto):
+    text: str | None = None
+    thought: bool | None = None
+    thought_signature: str | None = None
+
+
+class _Content(_Proto):
+    parts: list[_Part] = Field(default_factory=list)
+    role: str | None = None
+
+
+class _ThinkingConfig(_Proto):
+    include_thoughts: bool | None = None
+    thinking_budget: int | None = None
+    thinking_level: Literal["MINIMAL", "LOW", "MEDIUM", "HIGH", "minimal", "low", "medium", "high"] | None = (
+        None
+    )
+
+
+class _GenerationConfig(_Proto):
+    UNREAD: ClassVar = frozenset(
+        f(name)
+        for name in ("top_p", "top_k", "candidate_count", "seed", "frequency_penalty", "response_modalities")
+        for f in (str, to_camel)
+    )
+
+    temperature: float | None = None
+    max_output_tokens: int | None = None
+    stop_sequences: list[str] | None = None
+    response_mime_type: str | None = None
+    response_schema: dict[str, Any] | None = None
+    response_json_schema: dict[str, Any] | None = None
+    thinking_config: _ThinkingConfig | None = None
+
+
+class _Generate(_Proto):
+    UNREAD: ClassVar = frozenset({"safety_settings", "safetySettings", "labels", "model"})
+
+    contents: list[_Content] = Field(default_factory=list)
+    system_instruction: _Content | None = None
+    generation_config: _GenerationConfig | None = None
+
+
+def parse_generate(body: Mapping[str, Any], *, model: str, version: str, stream: bool) -> Ask:
+    """Read `POST /{version}/models/{model}:generateContent`, or raise `Refusal` as the API would."""
+    if not _MODEL.match(model):
+        raise Refusal(Failure("model_gone", facts={"model": model, "version": version}))
+    request = validated(_Generate, body, _refuse_fault)
+    if not request.contents:
+        refuse("* GenerateContentRequest.contents: contents is not specified\n", "contents")
+    for number, content in enumerate(request.contents):
+        _check_content(number, content)
+    config = request.generation_config or _GenerationConfig()
+    _check_config(config)
+    _check_thinking(config.thinking_config or _ThinkingConfig(), model)
+    system = _text(request.system_instruction)
+    users = [_text(c) for c in request.contents if c.role in (None, "user")]
+    schema: Mapping[str, Any] | None = config.response_json_schema or config.response_schema
+    return Ask(
+        provider="google-ai-studio", model=model, system=system, user=users[-1] if users else "",
+        transcript="\n".join([system, *map(_text, request.contents)]), max_tokens=config.max_output_tokens,
+        stream=stream, stop=tuple(config.stop_sequences or ()),
+        json_mode=config.response_mime_type == "application/json", schema=schema,
+        schema_name=schema.get("title") if schema and isinstance(schema.get("title"), str) else None,
+    )  # fmt: skip
+
+
+def _text(content: _Content | None) -> str:
+    return "\n".join(p.text for p in content.parts if p.text and not p.thought) if content else ""
+
+
+def _refuse_fault(fault: Fault) -> NoReturn:
+    *parents, name = [to_snake(p) if isinstance(p, str) else p for p in fault.path] or ["body"]
+    where = _dotted(parents)
+    if fault.type == "extra_forbidden":
+        _unknown(str(fault.path[-1]), where)
+    path = _dotted([*parents, name])
+    text = f"Invalid value at '{path}' ({fault.message}), {str(fault.value)[:100]!r}"
+    refuse(text, path, violation=text)
+
+
+def _unknown(name: str, where: str) -> NoReturn:
+    at = f" at '{where}'" if where else ""
+    text = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
+    refuse(text, where, violation=text)
+
+
+def _dotted(parts: list[str | int]) -> str:
+    out = ""
+    for part in parts:
+        out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
+    return out
+
+
+def _check_content(number: int, content: _Content) -> None:
+    if content.role not in (None, "user", "model"):
+        refuse("Please use a valid role: user, model.", f"contents[{number}].role")
+    where = f"contents[{number}].parts"
+    if not content.parts:
+        refuse(f"* GenerateContentRequest.{where}: contents.parts must not be empty.\n", where)
+    for index, part in enumerate(content.parts):
+        if part.text is None:
+            at = f"{where}[{index}]"
+            refuse(
+                f"* GenerateContentRequest.{at}.data: required oneof field 'data' must have one initialized "
+                "field\n",
+                at,
+            )
+
+
+def _check_config(config: _GenerationConfig) -> None:
+    if config.temperature is not None and not 0 <= config.temperature <= 2:
+        where = f"{_CONFIG}.temperature"
+        text = "temperature must be in the range [0.0, 2.0]."
+        refuse(f"* GenerateContentRequest.{where}: {text}\n", where)
+    if config.max_output_tokens is not None and config.max_output_tokens < 1:
+        refuse("max_output_tokens must be positive.", f"{_CONFIG}.max_output_tokens")
+    if len(config.stop_sequences or []) > 5:
+        refuse("The number of stop sequences must be at most 5.", f"{_CONFIG}.stop_sequences")
+    mime, where = config.response_mime_type, f"{_CONFIG}.response_mime_type"
+    if mime not in (None, "", "text/plain", "application/json", "text/x.enum"):
+        text = "allowed mimetypes are `text/plain`, `application/json` and `text/x.enum`."
+        refuse(f"* GenerateContentRequest.{where}: {text}\n", where)
+    schemas = [s for s in (config.response_schema, config.response_json_schema) if s is not None]
+    if schemas and mime in (None, "", "text/plain"):
+        refuse(
+            "Function calling config or response schema is set without response_mime_type: a response schema "
+            "requires response_mime_type `application/json`.",
+            where,
+        )
+    if len(schemas) == 2:
+        refuse("Only one of response_schema and response_json_schema can be set.", _CONFIG)
+
+
+def _check_thinking(thinking: _ThinkingConfig, model: str) -> None:
+    budget, level, where = thinking.thinking_budget, thinking.thinking_level, f"{_CONFIG}.thinking_config"
+    if thinking.model_fields_set and model.startswith(("gemini-1", "gemini-2.0", "gemma-")):
+        refuse("Thinking is not enabled for this model.", where)
+    if level is not None and not model.startswith("gemini-3"):
+        refuse("Thinking level is not supported for this model.", where)
+    if level is not None and budget is not None:
+        refuse("You can only set one of thinking_budget and thinking_level.", where)
+    if budget == 0 and model.startswith("gemini-2.5-pro"):
+        refuse("Budget 0 is invalid. This model only works in thinking mode.", where)
+    low, high = (128, 32768) if "pro" in model else (512, 24576) if "lite" in model else (0, 24576)
+    if budget not in (None, -1, 0) and not low <= budget <= high:
+        refuse(
+            f"The thinking budget {budget} is invalid. Please choose a value between {low} and {high}.", where
+        )

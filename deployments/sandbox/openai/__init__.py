@@ -1,0 +1,1 @@
+"""Chat completions of Groq, OpenRouter and OpenAI-compatible servers: requests and responses of the sandbox."""

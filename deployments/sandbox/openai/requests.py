@@ -1,0 +1,269 @@
+"""Reads chat-completion requests of Groq, OpenRouter and OpenAI-compatible servers, and refuses as each does.
+
+Text and structured output are answered; images, tools and routing by several models are refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, NoReturn
+
+from pydantic import Field
+
+from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, objects_of, refuse, validated
+
+__all__ = ["parse_chat"]
+
+_GROQ_SCHEMA_MODELS = re.compile(
+    r"^(openai/gpt-oss-|moonshotai/kimi-k2|meta-llama/llama-4-|qwen/qwen3\.[68])"
+)
+_GROQ_REASONING = re.compile(r"gpt-oss|qwen|deepseek-r1")
+_OPENROUTER_MODEL = re.compile(r"~?[\w.\-]+/[\w.\-]+(:[\w.\-]+)?")
+_RANGES = {"temperature": (0, 2), "top_p": (0, 1), "n": (1, 128)}
+_UNREAD = frozenset({
+    "seed", "user", "metadata", "service_tier", "store", "logit_bias", "frequency_penalty", "presence_penalty",
+})  # fmt: skip
+
+
+class _Text(Strict):
+    UNREAD: ClassVar = frozenset({"cache_control"})
+
+    type: Literal["text"]
+    text: str
+
+
+class _Message(Strict):
+    UNREAD: ClassVar = frozenset({"name"})
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[_Text]
+
+
+class _JsonSchema(Strict):
+    UNREAD: ClassVar = frozenset({"description"})
+
+    name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    strict: bool | None = None
+
+
+class _ResponseFormat(Strict):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: _JsonSchema | None = None
+
+
+class _StreamOptions(Strict):
+    include_usage: bool = False
+
+
+class _Chat(Strict):
+    """What all three read; the dialects add theirs."""
+
+    UNREAD: ClassVar = _UNREAD
+
+    messages: list[_Message]
+    model: str
+    max_completion_tokens: int | None = None
+    max_tokens: int | None = None
+    n: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    response_format: _ResponseFormat | None = None
+    reasoning_effort: str | None = None
+    stop: str | list[str] | None = None
+    stream: bool | None = None
+    stream_options: _StreamOptions | None = None
+
+
+class _Groq(_Chat):
+    include_reasoning: bool | None = None
+    reasoning_format: str | None = None
+    logprobs: bool | None = None
+
+
+class _Reasoning(Strict):
+    UNREAD: ClassVar = frozenset({"enabled", "exclude", "summary"})
+
+    effort: Literal["max", "xhigh", "high", "medium", "low", "minimal", "none"] | None = None
+    max_tokens: int | None = None
+
+
+class _Preferences(Strict):
+    UNREAD: ClassVar = frozenset(
+        {"allow_fallbacks", "data_collection", "order", "only", "ignore", "sort", "zdr"}
+    )
+
+    require_parameters: bool | None = None
+
+
+class _OpenRouter(_Chat):
+    UNREAD: ClassVar = _UNREAD | {"min_p", "repetition_penalty", "top_a", "top_k", "transforms", "usage"}
+
+    provider: _Preferences | None = None
+    reasoning: _Reasoning | None = None
+
+
+class _OpenAI(_Chat):
+    UNREAD: ClassVar = _UNREAD | {
+        "prompt_cache_key",
+        "safety_identifier",
+        "verbosity",
+        "logprobs",
+        "top_logprobs",
+    }
+
+
+_DIALECTS: Mapping[str, type[_Chat]] = {
+    "groq": _Groq,
+    "openrouter": _OpenRouter,
+    "openai-compatible": _OpenAI,
+}
+
+
+def parse_chat(body: Mapping[str, Any], *, provider: str) -> Ask:
+    """Read `POST .../chat/completions` of `provider`, or raise `Refusal` as it would."""
+    request = validated(_DIALECTS[provider], body, lambda fault: _refuse_fault(fault, provider))
+    _check_ranges(request, provider)
+    _check_format(request, provider)
+    if isinstance(request, _Groq):
+        _check_groq(request)
+    elif isinstance(request, _OpenRouter):
+        _check_openrouter(request)
+    elif not request.model:
+        refuse("you must provide a model parameter", "model")
+    texts = [(m.role, _plain(m.content)) for m in request.messages]
+    users = [text for role, text in texts if role == "user"]
+    wanted = request.response_format or _ResponseFormat(type="text")
+    stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []
+    limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
+    return Ask(
+        provider=provider, model=request.model, user=users[-1] if users else "",
+        system="\n".join(text for role, text in texts if role in ("system", "developer")),
+        transcript="\n".join(text for _, text in texts), max_tokens=limit, stream=bool(request.stream),
+        stream_usage=bool(request.stream_options and request.stream_options.include_usage), stop=tuple(stop),
+        json_mode=wanted.type != "text", schema=wanted.json_schema.schema_ if wanted.json_schema else None,
+        schema_name=wanted.json_schema.name if wanted.json_schema else None,
+    )  # fmt: skip
+
+
+def _plain(content: str | list[_Text]) -> str:
+    return content if isinstance(content, str) else "\n".join(part.text for part in content)
+
+
+def _refuse_fault(fault: Fault, provider: str) -> NoReturn:
+    parent, path = (".".join(map(str, p)) for p in (fault.path[:-1], fault.path))
+    name, kind = str(fault.path[-1]) if fault.path else "body", fault.type
+    if provider == "groq":
+        said = {"extra_forbidden": "is unsupported", "missing": "is missing"}.get(kind)
+        text = (
+            f"'{parent or 'request'}' : property '{name}' {said}" if said else f"'{path}' : {fault.message}"
+        )
+        refuse(text, path)
+    path = re.sub(r"\.(\d+)", r"[\1]", path)
+    if provider == "openrouter":
+        missing = "Invalid input: expected a value, received undefined"
+        said = {"extra_forbidden": f'Unrecognized key: "{name}"', "missing": missing}.get(kind, fault.message)
+        refuse(f"{said} (at {path})", path)
+    if kind == "extra_forbidden" and not parent:
+        refuse(f"Unrecognized request argument supplied: {name}")
+    if kind == "extra_forbidden":
+        refuse(f"Unknown parameter: '{path}'.", path, code="unknown_parameter")
+    if kind == "missing":
+        refuse(f"Missing required parameter: '{path}'.", path, code="missing_required_parameter")
+    refuse(f"Invalid type for '{path}': {fault.message}.", path, code="invalid_type")
+
+
+def _bad(provider: str, name: str, what: str) -> NoReturn:
+    refuse(f"Invalid '{name}': {what}." if provider == "openai-compatible" else f"'{name}' : {what}", name)
+
+
+def _check_ranges(request: _Chat, provider: str) -> None:
+    if not request.messages:
+        _bad(provider, "messages", "minimum number of items is 1")
+    for name, (low, high) in _RANGES.items():
+        value = getattr(request, name)
+        if value is not None and not low <= value <= high:
+            _bad(provider, name, f"number must be between {low} and {high}")
+    for name in ("max_tokens", "max_completion_tokens"):
+        value = getattr(request, name)
+        if value is not None and value < 1:
+            _bad(provider, name, "number must be at least 1")
+    if isinstance(request.stop, list) and len(request.stop) > 4:
+        _bad(provider, "stop", "maximum number of items is 4")
+    if request.stream_options is not None and not request.stream:
+        _bad(provider, "stream_options", "is only allowed when 'stream' is enabled")
+
+
+def _check_format(request: _Chat, provider: str) -> None:
+    wanted = request.response_format
+    if wanted is None or wanted.type == "text":
+        return
+    if wanted.type == "json_object":
+        if provider != "openrouter" and not any(
+            "json" in _plain(m.content).lower() for m in request.messages
+        ):
+            text = (
+                "must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
+            )
+            refuse(f"'messages' {text}", "messages")
+        return
+    if wanted.json_schema is None:
+        _bad(provider, "response_format.json_schema", "is required when 'type' is 'json_schema'")
+    if wanted.json_schema.strict:
+        _check_strict(wanted.json_schema.schema_, wanted.json_schema.name)
+
+
+def _check_strict(schema: Mapping[str, Any] | None, name: str) -> None:
+    """`strict: true` wants closed objects with every property required."""
+    where = f"Invalid schema for response_format '{name}': In context=()"
+    for node in objects_of(schema):
+        if node.get("additionalProperties") is not False:
+            text = "'additionalProperties' is required to be supplied and to be false."
+            refuse(f"{where}, {text}", "response_format")
+        missing = [k for k in node.get("properties") or {} if k not in (node.get("required") or [])]
+        if missing:
+            text = (
+                "'required' is required to be supplied and to be an array including every key in properties."
+            )
+            refuse(f"{where}, {text} Missing '{missing[0]}'.", "response_format")
+
+
+def _check_groq(request: _Groq) -> None:
+    """What Groq refuses although the field exists."""
+    effort, model = request.reasoning_effort, request.model
+    if request.logprobs:
+        _bad("groq", "logprobs", "is not supported with this model")
+    if request.n not in (None, 1):
+        _bad("groq", "n", "number must be at most 1")
+    asked = effort or request.reasoning_format or "include_reasoning" in request.model_fields_set
+    if asked and not _GROQ_REASONING.search(model):
+        refuse(f"reasoning is not supported with this model `{model}`", "reasoning_effort")
+    allowed = ("low", "medium", "high") if "gpt-oss" in model else ("none", "default")
+    if effort and effort not in allowed:
+        said = "`low`, `medium`, or `high`" if "gpt-oss" in model else "`none` or `default`"
+        refuse(f"`reasoning_effort` must be one of {said}", "reasoning_effort")
+    if request.reasoning_format and request.include_reasoning is not None:
+        refuse("`reasoning_format` and `include_reasoning` are mutually exclusive", "include_reasoning")
+    wanted = request.response_format
+    if wanted and wanted.type == "json_schema" and not _GROQ_SCHEMA_MODELS.match(model):
+        refuse(
+            "This model does not support response format `json_schema`. See supported models at "
+            f"https://console.groq.com/docs/structured-outputs#supported-models ({model})",
+            "response_format",
+        )
+
+
+def _check_openrouter(request: _OpenRouter) -> None:
+    """What OpenRouter refuses although the field exists."""
+    reasoning = request.reasoning or _Reasoning()
+    for given, name in (
+        (reasoning.max_tokens, "reasoning.max_tokens"),
+        (request.reasoning_effort, "reasoning_effort"),
+    ):
+        if reasoning.effort and given is not None:
+            refuse(f'Only one of "reasoning.effort" and "{name}" may be specified', "reasoning")
+    # OpenRouter's ids name their author; other servers know by their list, which a scenario rules.
+    if not _OPENROUTER_MODEL.fullmatch(request.model):
+        raise Refusal(Failure("model_gone", facts={"model": request.model, "never_existed": True}))

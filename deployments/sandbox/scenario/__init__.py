@@ -1,0 +1,1 @@
+"""Scenarios: which answer, error or fault a call gets."""
