@@ -18,7 +18,14 @@ from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.jobs import document_module, generate_tests, review_diff
 from tta_dev_primitives.flows.jobs.diffs import changes_in
 from tta_dev_primitives.flows.jobs.git import git_diff
-from tta_dev_primitives.flows.jobs.modules import code_in, read_module, unmentioned
+from tta_dev_primitives.flows.jobs.modules import (
+    code_in,
+    invented,
+    page_in,
+    read_module,
+    read_modules,
+    undocumented,
+)
 from tta_dev_primitives.flows.jobs.trial import trial
 
 StartSandbox = Callable[..., Sandbox]
@@ -229,7 +236,7 @@ def test_a_module_knows_its_import_name_and_what_is_public(tmp_path: Path) -> No
     (package / "sums.py").write_text("def total(): ...\ndef _own(): ...\nclass Sum: ...\n")
     module = read_module(package / "sums.py")
     assert (module.name, module.root, module.public) == ("shop.till.sums", tmp_path, ("total", "Sum"))
-    assert unmentioned("totals and `Sum`", module) == ["total"]
+    assert undocumented("total and `Sum`", module) == ["total"]
     assert read_module(package / "__init__.py").name == "shop.till"
     (tmp_path / "bad.py").write_text("def (:\n")
     (tmp_path / "latin.py").write_bytes(b"# caf\xe9\n")
@@ -240,6 +247,58 @@ def test_a_module_knows_its_import_name_and_what_is_public(tmp_path: Path) -> No
     ):
         with pytest.raises(ConfigError, match=said):
             read_module(tmp_path / name)
+
+
+SHOP = """
+class Till:
+    def open(self): ...
+    def total(self): ...
+    def _own(self): ...
+class Bag:
+    def open(self): ...
+def price(x): ...
+"""
+SHOP_PAGE = (
+    "# shop\n\n## `Till`\n\n### `open()`\n\n`total(self)` adds.\n\n## `Bag`\n\n`Bag.open()`\n\n## price\n"
+)
+
+
+@pytest.mark.parametrize(
+    ("page", "missing", "foreign"),
+    [
+        (SHOP_PAGE, [], []),
+        (SHOP_PAGE.replace("`total(self)` adds", "The total is there"), ["Till.total"], []),
+        (SHOP_PAGE.replace("`Bag.open()`", "It can be opened."), ["Bag.open"], []),
+        (SHOP_PAGE.replace("## price", "It has a price."), ["price"], []),
+        (SHOP_PAGE + "\n## `refund(x)`\n", [], ["refund"]),
+        (SHOP_PAGE + "\nUse `len(bag)`, or `shop.price(2)`.\n", [], []),
+        ("```markdown\n" + SHOP_PAGE.replace("total", "total") + "```", [], []),
+    ],
+)
+def test_a_page_documents_every_public_name_and_invents_none(
+    page: str, missing: list[str], foreign: list[str], tmp_path: Path
+) -> None:
+    """Methods count as functions do; names in prose do not count; what the source does not hold is refused."""
+    (tmp_path / "shop.py").write_text(SHOP)
+    module = read_module(tmp_path / "shop.py")
+    assert (undocumented(page_in(page), module), invented(page_in(page), module)) == (missing, foreign)
+
+
+def test_outer_fences_and_escapes_of_names_go() -> None:
+    """A page in one fence is the page; a fence inside of it stays; `read\\_all` is a name."""
+    assert page_in("```markdown\n# a\\_b\n\n```python\nx\n```\n```") != "# a_b"
+    assert page_in("````md\n# a\\_b\n\n```python\nx\n```\n````") == "# a_b\n\n```python\nx\n```"
+    assert page_in("```\n# a\\_b\n```") == "# a_b"
+
+
+def test_a_package_is_all_its_public_modules(tmp_path: Path) -> None:
+    """Files that begin with an underscore, and modules without public names, have no page."""
+    for name, text in (("__init__", ""), ("a", "def f(): ..."), ("_b", "def g(): ..."), ("c", "X = 1")):
+        (tmp_path / f"{name}.py").write_text(text)
+    assert [module.path.name for module in read_modules([tmp_path])] == ["a.py"]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no Python module"):
+        read_modules([tmp_path / "empty"])
 
 
 def test_code_is_taken_out_of_its_fence() -> None:

@@ -138,7 +138,7 @@ def _gate(job: JobResult, fail_on: Literal["high", "medium", "any"] | None) -> i
 
 
 def document(
-    module: Path | None = None,
+    modules: list[Path] | None = None,
     /,
     *,
     example: Example = False,
@@ -147,24 +147,50 @@ def document(
     config: Config = None,
     json: Json = False,
 ) -> int:
-    """Write the reference page of a Python module; it must name every public class and function.
+    """Write reference pages of Python modules; each must document every public class, function and method.
 
     Args:
-        module: The Python file.
+        modules: Python files, or folders with all their public modules.
         example: Document the example that comes with the package.
         use_case: Which executors do it.
-        out: Write the page to this new file.
+        out: Write the page to this new file; an existing folder gets one new file a module.
         config: The configuration file.
         json: Print one JSON document.
     """
-    path = _module(module, example)
+    from tta_dev_primitives.flows.jobs.modules import read_modules
+
+    paths = [_EXAMPLES / "temperature.py"] if example else modules
+    if not paths:
+        raise ConfigError("which module? Give the path of a Python file or folder, or --example.")
+    read = read_modules(paths)
+    folder = out if out is not None and out.is_dir() else None
+    taken = [page for module in read if folder and (page := folder / f"{module.name}.md").exists()]
+    if taken:
+        raise ConfigError(
+            f"{taken[0]} exists already; remove it or name another folder. Nothing was asked or paid."
+        )
 
     def start(config_path: str | None) -> _Job:
         from tta_dev_primitives.flows.jobs import document_module
 
-        return document_module(path, use_case, config_path)
+        return document_module([str(path) for path in paths], use_case, config_path)
 
-    return _run(start, out, config, json)
+    if folder is None:
+        return _run(start, out, config, json)
+    job = _job_of(start, None, config)
+    _write_pages(job, folder)
+    if json:
+        print_json(job.model_dump(mode="json"))
+    _summary(job, folder)
+    return 0
+
+
+def _write_pages(job: JobResult, folder: Path) -> None:
+    from tta_dev_primitives.flows.jobs.modules import page_in
+
+    for part in job.parts:
+        if part.result is not None:
+            write_new_file(folder / f"{part.name}.md", page_in(part.result.content) + "\n")
 
 
 def unit_tests(
