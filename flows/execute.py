@@ -9,17 +9,18 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.flows.calling.admission import Entry, PostponedError
-from tta_dev_primitives.flows.calling.provider_calls import CallFailedError, call_model
+from tta_dev_primitives.flows.calling.admission import PostponedError
+from tta_dev_primitives.flows.calling.call import Answered, Call, NotAdmitted
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.log_filter import never_said
@@ -28,7 +29,6 @@ from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_f
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
 from tta_dev_primitives.flows.tasks.request import answer_request
-from tta_dev_primitives.flows.tasks.result import Attempt
 from tta_dev_primitives.flows.validation.local_checks import check_answer
 
 __all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
@@ -119,11 +119,11 @@ async def _from_the_store(runtime: Runtime, lane: Lane) -> None:
 
 
 async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
-    """One attempt: every open item to its next model, as many at a time as the runtime allows."""
+    """One attempt: every open item to its next model, as many at a time as admission allows."""
 
     async def one(item: Item) -> str | None:
         try:
-            return await _pass_gate(runtime, lane, item)
+            return await _ask_next(runtime, lane, item)
         except PostponedError as postponed:
             item.error = postponed
             lane.walks[item.id].clear()
@@ -131,29 +131,45 @@ async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
 
     if len(lane.open) > 1:
         firsts = [(lane.walks[item.id][0], item) for item in lane.open if lane.walks[item.id]]
-        await runtime.look_ahead([(target, answer_request(item, target)) for target, item in firsts])
+        await runtime.calls.look_ahead([(target, answer_request(item, target)) for target, item in firsts])
     names = await together(one(item) for item in lane.open)
     served = {item.id: name for item, name in zip(lane.open, names, strict=True) if name is not None}
     lane.open = [item for item in lane.open if item.id not in served and item.error is None]
     return served
 
 
-async def _pass_gate(runtime: Runtime, lane: Lane, item: Item) -> str | None:
-    """Send one item through the gate to one model; its name when its answer passes the local checks."""
-    returns = 0
+async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
+    """Ask the item's next model, or the replacement of a retired one; its name when its answer passes the local checks."""
     while walk := lane.walks[item.id]:
-        may_spend = item.open_case.can_solve
-        async with runtime.gate.enter(
-            runtime, walk, lambda target: answer_request(item, target), may_spend=may_spend
-        ) as entry:
-            if entry.target is None:
-                _turn_away(lane, item)
-                return None
-            answered = await _ask(runtime, lane, item, entry, returns)
-        if answered is not None:
-            return entry.target.name if answered else None
-        returns += 1
+        outcome = await runtime.calls(_call(lane, item, walk))
+        if isinstance(outcome, NotAdmitted):
+            _turn_away(lane, item)
+            return None
+        target = outcome.target
+        lane.take_named(item, target)
+        item.calls_left -= outcome.tries
+        if isinstance(outcome, Answered):
+            passed = await _keep_answer(lane, item, target, outcome.reply.reply)
+            return target.name if passed else None
+        item.refusal = outcome.refusal or item.refusal
+        if not await _replaced(runtime, lane, item, target, outcome.error):
+            return None
     return None
+
+
+def _call(lane: Lane, item: Item, walk: Sequence[Target]) -> Call:
+    return Call(
+        targets=walk,
+        request_of=partial(answer_request, item),
+        role="execute",
+        use_case=item.use_case,
+        # A model asks again only with what the models after it leave over: each of them has its turn.
+        max_calls=max(1, item.calls_left - len(walk) + 1),
+        may_spend=item.open_case.can_solve,
+        on_attempt=item.attempts.append,
+        on_failure=partial(tell_failure, item),
+        note=item.note,
+    )
 
 
 def _turn_away(lane: Lane, item: Item) -> None:
@@ -163,60 +179,28 @@ def _turn_away(lane: Lane, item: Item) -> None:
     lane.walks[item.id].clear()
 
 
-async def _ask(runtime: Runtime, lane: Lane, item: Item, entry: Entry, returns: int) -> bool | None:
-    """Ask one model: True when its answer passes the local checks, None when the item goes to the gate again."""
-    target = entry.target
-    assert target is not None
-    lane.take_named(item, target)
-
-    def told(attempt: Attempt, error: ProviderError) -> None:
-        tell_failure(item, target, attempt, error)
-
-    try:
-        guarded, attempts = await call_model(
-            runtime,
-            target,
-            answer_request(item, target),
-            role="execute",
-            use_case=item.use_case,
-            # A model asks again only with what the models after it leave over: each of them has its turn.
-            max_calls=max(1, item.calls_left - len(lane.walks[item.id])),
-            slot=entry.slot,
-            on_failure=told,
-            note=item.note,
-        )
-    except CallFailedError as failure:
-        item.attempts += failure.attempts
-        if runtime.gate.comes_back(target, failure.error, returns):
-            lane.walks[item.id].insert(0, target)
-            return None
-        item.calls_left -= len(failure.attempts)
-        item.refusal = failure.refusal or item.refusal
-        return await _move_on(runtime, lane, item, target, failure.error)
-    item.attempts += attempts
-    item.calls_left -= len(attempts)
-    failures, final = check_answer(item, guarded.reply)
+async def _keep_answer(lane: Lane, item: Item, target: Target, reply: ChatReply) -> bool:
+    """Whether an answer passes the local checks; it is kept with what they found."""
+    failures, final = check_answer(item, reply)
     if not failures and item.check is not None:
-        failures = tuple(await item.check(guarded.reply.text))
-    item.answered(target, guarded.reply, failures, final)
+        failures = tuple(await item.check(reply.text))
+    item.answered(target, reply, failures, final)
     if failures:
         item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")
         _tell_fallback(lane, item, target, ErrorClass.QUALITY)
     return not failures
 
 
-async def _move_on(
-    runtime: Runtime, lane: Lane, item: Item, target: Target, error: ProviderError
-) -> bool | None:
-    """A model brought nothing: None when its replacement is asked at once, False when the next model's turn is."""
+async def _replaced(runtime: Runtime, lane: Lane, item: Item, target: Target, error: ProviderError) -> bool:
+    """A model failed: whether its replacement is asked at once; otherwise it is the next model's turn."""
     item.failed(target, error.error_class, f"{error.error_class.value}: {error}")
-    stand_in = None
+    replacement = None
     if error.error_class is ErrorClass.MODEL_GONE:
-        stand_in = await replace_gone(runtime, item, target, "execute", error)
-    if stand_in is not None:
-        lane.walks[item.id].insert(0, stand_in)
+        replacement = await replace_gone(runtime, item, target, "execute", error)
+    if replacement is not None:
+        lane.walks[item.id].insert(0, replacement)
     _tell_fallback(lane, item, target, error.error_class)
-    return False if stand_in is None else None
+    return replacement is not None
 
 
 def _tell_fallback(lane: Lane, item: Item, target: Target, error_class: ErrorClass) -> None:

@@ -13,7 +13,7 @@ from prefect import task
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import ConfigError, ErrorClass, MissingKeyError, ProviderError
-from tta_dev_primitives.flows.calling.provider_calls import CallFailedError, call_model
+from tta_dev_primitives.flows.calling.call import Answered, Call, Failed
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.planning.local_classifier import is_long
 from tta_dev_primitives.flows.planning.plan_model import (
@@ -124,30 +124,32 @@ def known_use_case(runtime: Runtime, task: str, use_case: str | None) -> str | N
 async def ask_planner(runtime: Runtime, item: Item) -> Plan | None:
     """The orchestrator's plan; None, with a warning, when it cannot give a usable one.
 
-    Whoever asks has let the runtime choose the orchestrator.
+    The caller has let the runtime choose the orchestrator.
     """
     use_cases = configured_use_cases(runtime.config)
     complaint = ""
     for _ in range(2):
-        try:
-            guarded, attempts = await call_model(
-                runtime,
-                runtime.orchestrator,
-                _plan_request(item, use_cases, complaint),
+        planner = runtime.orchestrator
+        outcome = await runtime.calls(
+            Call(
+                targets=[planner],
+                request_of=lambda _, said=complaint: _plan_request(item, use_cases, said),  # type: ignore[misc]
                 role="plan",
                 use_case=item.use_case,
-                on_failure=partial(tell_failure, item, runtime.orchestrator),
+                on_attempt=item.attempts.append,
+                on_failure=partial(tell_failure, item),
                 note=item.note,
             )
-        except CallFailedError as failure:
-            item.attempts += failure.attempts
-            if await _other_planner(runtime, item, failure.error):
+        )
+        if not isinstance(outcome, Answered):
+            error = outcome.error if isinstance(outcome, Failed) else None
+            if error is not None and await _other_planner(runtime, item, error):
                 continue
-            item.note(f"planned locally: the planner did not answer ({failure.error.error_class.value})")
+            why = "no quota" if error is None else error.error_class.value
+            item.note(f"planned locally: the planner did not answer ({why})")
             return None
-        item.attempts += attempts
         try:
-            return parse_plan(guarded.reply.text, use_cases)
+            return parse_plan(outcome.reply.reply.text, use_cases)
         except PlanError as error:
             complaint = str(error)
     item.note(f"planned locally: the planner's plan was not usable ({complaint})")

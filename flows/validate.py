@@ -10,8 +10,8 @@ from prefect import task
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import ErrorClass
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.flows.calling.admission import Entry, PostponedError
-from tta_dev_primitives.flows.calling.provider_calls import CallFailedError, call_model
+from tta_dev_primitives.flows.calling.admission import PostponedError
+from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, NotAdmitted
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
@@ -56,7 +56,7 @@ async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
         judging = [i for i in pending if isinstance(i.step, FreeJudge | PaidVerdict)]
         consulting = [i for i in pending if isinstance(i.step, Consult)]
         if len(judging) > 1:
-            await runtime.look_ahead([_first_verdict(item) for item in judging])
+            await runtime.calls.look_ahead([_first_verdict(item) for item in judging])
         await together(_judge(runtime, item) for item in judging)
         await _consult(runtime, consulting)
         pending = [i for i in judging + consulting if i.error is None]
@@ -96,70 +96,61 @@ async def _judge(runtime: Runtime, item: Item) -> None:
     step = item.step
     if not isinstance(step, FreeJudge | PaidVerdict):
         return
-    judged = item.open_case.answers[step.answer].text
-    judges, returns = [item.targets[name] for name in step.models], 0
+    judges = [item.targets[name] for name in step.models]
     try:
-        while judges:
-            async with runtime.gate.enter(
-                runtime,
-                judges,
-                lambda target: _verdict_request(item, judged, target),
-                may_spend=item.open_case.orchestrator_left,
-            ) as entry:
-                if entry.target is None:
-                    item.case = item.open_case.without([judge.name for judge in judges])
-                    return
-                moved_on = await _verdict_by(runtime, item, step.answer, entry, returns)
-            if moved_on:
-                return
-            returns += 1
-            if moved_on is not None:
-                judges.remove(entry.target)
+        while judges and (judge := await _verdict_by(runtime, item, step.answer, judges)) is not None:
+            judges.remove(judge)
     except PostponedError as postponed:
         item.error = postponed
 
 
-async def _verdict_by(runtime: Runtime, item: Item, answer: int, entry: Entry, returns: int) -> bool | None:
-    """One judge's verdict: True when the case has moved on, None when the item goes to the gate again."""
-    target, slot = entry.target, entry.slot
-    assert target is not None
+async def _verdict_by(runtime: Runtime, item: Item, answer: int, judges: Sequence[Target]) -> Target | None:
+    """Ask the first judge that may be called. None: the case has moved on; else the judge that failed."""
     judged = item.open_case.answers[answer].text
+    outcome = await runtime.calls(_verdict_call(item, judged, judges, again=False))
     score: float | None = None
-    try:
-        for again in (False, True):
-            request = _verdict_request(item, judged, target, again=again)
-            guarded, attempts = await call_model(
-                runtime,
-                target,
-                request,
-                role="validate",
-                use_case=item.use_case,
-                accept_cut=True,
-                slot=slot,
-                on_failure=partial(tell_failure, item, target),
-                note=item.note,
-            )
-            slot = None
-            item.attempts += attempts
-            score = parse_verdict(guarded.reply.text, judged=judged)
-            if score is not None:
-                break
-    except CallFailedError as failure:
-        item.attempts += failure.attempts
-        if runtime.gate.comes_back(target, failure.error, returns):
-            return None
-        item.reasons.append(f"{target.name} (judge): {failure.error.error_class.value}: {failure.error}")
-        if failure.refusal is not None:
-            item.refusal = failure.refusal
-            item.case = item.open_case.without_paid()
-        else:
-            item.case = item.open_case.without([target.name])
-        if failure.error.error_class is ErrorClass.MODEL_GONE:
-            # With a replacement among the models, who judges is decided anew.
-            return await replace_gone(runtime, item, target, "validate", failure.error) is not None
-        return False
-    item.case = item.open_case.with_verdict(Verdict(answer, Candidate.of(target), score))
-    return True
+    if isinstance(outcome, Answered):
+        score = parse_verdict(outcome.reply.reply.text, judged=judged)
+        if score is None:
+            outcome = await runtime.calls(_verdict_call(item, judged, [outcome.target], again=True))
+    if isinstance(outcome, NotAdmitted):
+        item.case = item.open_case.without([judge.name for judge in judges])
+        return None
+    if isinstance(outcome, Failed):
+        return await _judge_failed(runtime, item, outcome)
+    if score is None:
+        score = parse_verdict(outcome.reply.reply.text, judged=judged)
+    item.case = item.open_case.with_verdict(Verdict(answer, Candidate.of(outcome.target), score))
+    return None
+
+
+def _verdict_call(item: Item, judged: str, judges: Sequence[Target], *, again: bool) -> Call:
+    return Call(
+        targets=judges,
+        request_of=partial(_verdict_request, item, judged, again=again),
+        role="validate",
+        use_case=item.use_case,
+        may_spend=item.open_case.orchestrator_left,
+        accept_cut=True,
+        on_attempt=item.attempts.append,
+        on_failure=partial(tell_failure, item),
+        note=item.note,
+    )
+
+
+async def _judge_failed(runtime: Runtime, item: Item, failed: Failed) -> Target | None:
+    """Take a judge that failed off the case. None: a replacement came in, and who judges is decided anew."""
+    target, error = failed.target, failed.error
+    item.reasons.append(f"{target.name} (judge): {error.error_class.value}: {error}")
+    if failed.refusal is not None:
+        item.refusal = failed.refusal
+        item.case = item.open_case.without_paid()
+    else:
+        item.case = item.open_case.without([target.name])
+    if error.error_class is ErrorClass.MODEL_GONE:
+        replaced = await replace_gone(runtime, item, target, "validate", error)
+        return target if replaced is None else None
+    return target
 
 
 def tell_drift(stratum: str, what: str) -> None:

@@ -119,6 +119,7 @@ async def guarded_send(
     free_without_ledger: bool = False,
     looked_up: bool = False,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
+    was_sent: Callable[[], bool] = lambda: True,
 ) -> GuardedReply:
     """Make one attempt at a provider, with its money accounted for.
 
@@ -134,6 +135,7 @@ async def guarded_send(
         free_without_ledger: Let a free model go on when the ledger cannot be used.
         looked_up: The caller has just found that there is no stored answer and that the target is open.
         turn: Held while the request is open; the wait for it is no part of the call's deadline.
+        was_sent: Whether a byte may have left, once `client_send` runs; asked when the call is cut off.
 
     Raises:
         BudgetExceededError: The month does not allow this call; nothing was sent.
@@ -144,7 +146,7 @@ async def guarded_send(
     bound = bound_usd(target, request) if target.billing == "paid" else Decimal(0)
     if call.step_key != step_key:
         call = replace(call, step_key=step_key)
-    attempt = _Attempt(ledger, target, request, call, step_key, turn)
+    attempt = _Attempt(ledger, target, request, call, step_key, turn, was_sent)
     try:
         stored, closed = None, None
         if not looked_up:
@@ -175,6 +177,7 @@ class _Attempt:
     call: CallInfo
     step_key: str
     turn: Callable[[], AbstractAsyncContextManager[None]]
+    was_sent: Callable[[], bool]
 
     async def paid(self, client_send: Callable[[], Awaitable[ChatReply]], hold: Hold) -> GuardedReply:
         sending = False
@@ -199,8 +202,9 @@ class _Attempt:
             # A coroutine that is thrown away may not wait; the sweep charges the bound after the lease.
             raise
         except BaseException as error:
-            if not sending:
-                await self._finish(self.ledger.release(hold, "cancelled before sending"))
+            if not sending or not self.was_sent():
+                why = f"{type(error).__name__} before anything was sent"
+                await self._finish(self.ledger.release(hold, why))
                 raise
             await self._finish(
                 self.ledger.presume(hold, f"{type(error).__name__} while the call was in flight")

@@ -14,11 +14,9 @@ import time
 import traceback
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self
-from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx
@@ -38,17 +36,23 @@ from tta_dev_primitives.config.errors import (
     ErrorClass,
     LedgerAction,
     MissingKeyError,
+    OrchestrationError,
     ProviderError,
 )
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["MAX_BODY", "ProviderClient", "shared_client"]
+__all__ = ["MAX_BODY", "Prepared", "ProviderClient"]
 
 MAX_BODY = 8 * 1024 * 1024
 """Decoded bytes of a reply; 200 kB of gzip can unpack to hundreds of megabytes."""
 _MAX_ERROR_BODY = 64 * 1024
 _CONNECT_S = 10.0
 _LARGE = 1024 * 1024
+_COMMON_HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "user-agent": "tta-dev-primitives",
+}
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -63,6 +67,20 @@ class _Answer:
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)
     body: bytearray = field(default_factory=bytearray)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A request that is built and checked; the key joins its headers when it is sent."""
+
+    target: Target
+    request: ChatRequest | None
+    form: WireFormat
+    base: Base
+    url: str
+    body: bytes
+    headers: Mapping[str, str]
+    key: SecretStr
 
 
 class ProviderClient:
@@ -84,6 +102,33 @@ class ProviderClient:
         self._foreign: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
+    def prepare(self, target: Target, request: ChatRequest, *, key: SecretStr) -> Prepared:
+        """Build address, headers and body of a call; nothing is sent. The key is checked, and added last.
+
+        Raises:
+            ProviderError: The request cannot be built for this model; another model may take it.
+            ConfigError: Address or key break a rule.
+        """
+        try:
+            form = wire_format(target.provider)
+            wire = form.build(target, request)
+            text = json.dumps(wire.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+            # A lone surrogate in a prompt cannot be sent as UTF-8; "?" stands for it.
+            body = text.encode("utf-8", "replace")
+            base = base_of(target)
+            url = base.join(wire.path)
+        except OrchestrationError:
+            raise
+        except Exception as error:
+            said = f"the request cannot be built: {type(error).__name__}: {error}. Nothing was sent"
+            fault = Fault(ErrorClass.INVALID_REQUEST, LedgerAction.RELEASE, said)
+            raise error_rules.error_of(target, fault, status=None, headers={}, sent=False) from None
+        _require_usable(target, key)
+        headers = {**_COMMON_HEADERS, "content-type": "application/json", "content-length": str(len(body))}
+        return Prepared(
+            target, request, form, base, url, body, {**headers, **form.headers, **wire.headers}, key
+        )
+
     async def send(
         self,
         target: Target,
@@ -94,56 +139,62 @@ class ProviderClient:
         on_sent: Callable[[], None] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> ChatReply:
+        """Build and send in one step, outside of the ledger. Arguments and errors are those of the two steps."""
+        prepared = self.prepare(target, request, key=key)
+        return await self.exchange(prepared, deadline_s=deadline_s, on_sent=on_sent, clock=clock)
+
+    async def exchange(
+        self,
+        prepared: Prepared,
+        *,
+        deadline_s: float | None = None,
+        on_sent: Callable[[], None] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> ChatReply:
         """Make one attempt; no retry. The reply may still be cut or empty: see `wire.problems.reply_problem`.
 
         Args:
-            target: The model to call.
-            request: What to ask.
-            key: The API key; it travels in one header.
+            prepared: From `prepare`.
             deadline_s: Total seconds, connection to last byte. Default: `target.timeout_s`.
             on_sent: Called once, when bytes may start to leave; until then a cancelled call cost nothing.
             clock: Epoch seconds, to turn a provider's wait into a moment.
 
         Raises:
             ProviderError: The attempt failed; `ledger_action` says what becomes of the hold.
-            ConfigError: Address or key break a rule; nothing was sent.
+            ConfigError: The name resolves to an address that the rules forbid; nothing was sent.
         """
-        form = wire_format(target.provider)
-        wire = form.build(target, request)
-        body = json.dumps(wire.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-        base = base_of(target)
-        with chat_span(target, base, request) as span:
+        target, form = prepared.target, prepared.form
+        with chat_span(target, prepared.base, prepared.request) as span:
             answer = await self._exchange(
-                target,
-                form,
-                base,
+                prepared,
                 "POST",
-                wire.path,
-                # A lone surrogate in a prompt cannot be sent as UTF-8; "?" stands for it.
-                body=body.encode("utf-8", "replace"),
-                headers=wire.headers,
-                key=key,
                 deadline_s=target.timeout_s if deadline_s is None else deadline_s,
                 on_sent=on_sent,
             )
             assert answer.status is not None
-            reply = form.parse(target, answer.status, answer.headers, bytes(answer.body), now=clock())
+            try:
+                reply = form.parse(target, answer.status, answer.headers, bytes(answer.body), now=clock())
+            except OrchestrationError:
+                raise
+            except Exception as error:
+                raise _unexpected(target, error, answer, sent=True) from None
             span.reply(reply)
             return reply
 
     async def list_models(
         self, target: Target, *, key: SecretStr, deadline_s: float = 30.0
     ) -> tuple[ModelInfo, ...]:
-        """Ask the provider of `target` which models it serves, with their lifecycle where it tells.
+        """Ask the provider of `target` which models it serves, with their lifecycle as far as it says.
 
         Raises:
             ProviderError: As `send`.
             ConfigError: As `send`.
         """
-        form = wire_format(target.provider)
-        answer = await self._exchange(
-            target, form, base_of(target), "GET", form.models_path, key=key, deadline_s=deadline_s
-        )
+        form, base = wire_format(target.provider), base_of(target)
+        _require_usable(target, key)
+        headers = {**_COMMON_HEADERS, **form.headers}
+        asked = Prepared(target, None, form, base, base.join(form.models_path), b"", headers, key)
+        answer = await self._exchange(asked, "GET", deadline_s=deadline_s)
         assert answer.status is not None
         if answer.status != 200:
             # Raises: no reply outside 2xx parses.
@@ -188,28 +239,14 @@ class ProviderClient:
 
     async def _exchange(
         self,
-        target: Target,
-        form: WireFormat,
-        base: Base,
+        prepared: Prepared,
         method: str,
-        path: str,
         *,
-        key: SecretStr,
         deadline_s: float,
-        body: bytes = b"",
-        headers: Mapping[str, str] | None = None,
         on_sent: Callable[[], None] | None = None,
     ) -> _Answer:
-        _require_usable(target, key)
-        plain_headers = {
-            "accept": "application/json",
-            "accept-encoding": "identity",
-            "user-agent": "tta-dev-primitives",
-            **({"content-type": "application/json", "content-length": str(len(body))} if body else {}),
-            **form.headers,
-            **(headers or {}),
-        }
-        pool = self._pool(base.reach)
+        target = prepared.target
+        pool = self._pool(prepared.base.reach)
         sending, answer = Sending(on_sent), _Answer()
         token = SENDING.set(sending)
         if self._transport is not None and on_sent is not None:
@@ -219,9 +256,7 @@ class ProviderClient:
         failure: ProviderError | ConfigError | None = None
         try:
             async with asyncio.timeout(deadline_s):
-                await _roundtrip(
-                    pool, method, base.join(path), body, plain_headers, form, key, deadline_s, answer
-                )
+                await _roundtrip(pool, method, prepared, deadline_s, answer)
         except (
             TimeoutError,
             httpx.HTTPError,
@@ -235,8 +270,11 @@ class ProviderClient:
                 told = self._transport is None or isinstance(error, _NOT_SENT)
                 sent = sending.sent or answer.status is not None or not told
                 failure = _failed(target, error, answer, sent=sent, deadline_s=deadline_s)
+        except Exception as error:
+            # What no library promises to raise must not end a run: the next model is asked.
+            failure = _unexpected(target, error, answer, sent=sending.sent or self._transport is not None)
         except BaseException as error:
-            # An interrupt, or a fault of a library: it goes on without the frames that hold the headers.
+            # An interrupt goes on without the frames that hold the headers.
             _forget_frames(error)
             raise
         finally:
@@ -246,6 +284,16 @@ class ProviderClient:
             # key.
             raise failure
         return answer
+
+
+def _unexpected(target: Target, error: Exception, answer: _Answer, *, sent: bool) -> ProviderError:
+    """An error that no rule knows: it is a connection failure before a byte left, and may have been billed after."""
+    said = f"unexpected {type(error).__name__}: {flat(redact(str(error)), limit=160)}"
+    if sent:
+        fault = Fault(ErrorClass.MALFORMED, LedgerAction.PRESUME, f"{said}; it may have been billed")
+    else:
+        fault = Fault(ErrorClass.CONNECT, LedgerAction.RELEASE, f"{said}. Nothing was sent", retryable=False)
+    return error_rules.error_of(target, fault, status=answer.status, headers=answer.headers, sent=sent)
 
 
 def _require_usable(target: Target, key: SecretStr) -> None:
@@ -288,11 +336,7 @@ def _forget_frames(error: BaseException) -> None:
 async def _roundtrip(
     pool: aiohttp.ClientSession | httpx.AsyncClient,
     method: str,
-    url: str,
-    body: bytes,
-    headers: Mapping[str, str],
-    form: WireFormat,
-    key: SecretStr,
+    prepared: Prepared,
     deadline_s: float,
     answer: _Answer,
 ) -> None:
@@ -300,6 +344,8 @@ async def _roundtrip(
 
     The header with the key is an argument of the library's call and no variable here.
     """
+    url, body, headers = prepared.url, prepared.body, prepared.headers
+    form, key = prepared.form, prepared.key
     connect = min(_CONNECT_S, deadline_s)
     # aiohttp warns about large bodies in one piece, since writing one can hold up the loop.
     content = (_pieces(body) if len(body) >= _LARGE else body) if body else None
@@ -383,30 +429,3 @@ def _failed(
     else:
         fault = Fault(ErrorClass.TRANSPORT, pre, f"the connection broke ({said}); it may have been billed")
     return error_rules.error_of(target, fault, status=answer.status, headers=answer.headers, sent=sent)
-
-
-@dataclass(slots=True)
-class _Shared:
-    client: ProviderClient
-    users: int = 0
-
-
-_shared: WeakKeyDictionary[asyncio.AbstractEventLoop, _Shared] = WeakKeyDictionary()
-
-
-@asynccontextmanager
-async def shared_client() -> AsyncIterator[ProviderClient]:
-    """Share one client, and so its connections, among all users on the running event loop.
-
-    The last one to leave closes it.
-    """
-    loop = asyncio.get_running_loop()
-    entry = _shared.setdefault(loop, _Shared(ProviderClient()))
-    entry.users += 1
-    try:
-        yield entry.client
-    finally:
-        entry.users -= 1
-        if entry.users == 0:
-            _shared.pop(loop, None)
-            await entry.client.aclose()

@@ -151,8 +151,8 @@ async def _file_job(
             await run.run(_each(job.todo()), job.file.plan)
         finally:
             with suppress(OrchestrationError):
-                job.close_run(run.gate.waited_s)
-            await asyncio.to_thread(job.finish, ordered=ordered and run.gate.closed is None)
+                job.close_run(run.admission.waited_s)
+            await asyncio.to_thread(job.finish, ordered=ordered and run.admission.closed is None)
         if run.problem is not None:
             raise run.problem
         return report_of(run, job)
@@ -310,11 +310,11 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
     try:
         plan = await run.plan(first)
         await run.run(_chain(first, records), plan)
-        if run.gate.closed is not None:
+        if run.admission.closed is not None:
             async for _ in records:
                 run.progress.postponed += 1
     finally:
-        job.close(run, run.problem or run.gate.closed)
+        job.close(run, run.problem or run.admission.closed)
     if run.problem is not None:
         raise run.problem
     return report_of(run, None)

@@ -77,14 +77,14 @@ class BulkReport(BaseModel):
 
 def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
     """The report of an ended run."""
-    progress, gate = run.progress, run.gate
+    progress, admission = run.progress, run.admission
     left = progress.left if progress.left is not None else progress.postponed
     state: Literal["complete", "incomplete", "interrupted", "waiting"] = "complete"
     if run.interrupted:
         state = "interrupted"
-    elif gate.opens_at is not None:
+    elif admission.opens_at is not None:
         state = "waiting"
-    elif gate.closed is not None or left:
+    elif admission.closed is not None or left:
         state = "incomplete"
     return BulkReport(
         state=state,
@@ -114,8 +114,8 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
             )
             for name, line in sorted(progress.models.items())
         },
-        reason=redact(str(gate.closed)) if gate.closed is not None else None,
-        resume_at=None if gate.opens_at is None else datetime.fromtimestamp(gate.opens_at, UTC),
+        reason=redact(str(admission.closed)) if admission.closed is not None else None,
+        resume_at=None if admission.opens_at is None else datetime.fromtimestamp(admission.opens_at, UTC),
         flow_run_id=run.runtime.flow_run_id(),
         warnings=(*run.runtime.warnings, *run.warnings, *(job.warnings if job is not None else ())),
     )

@@ -27,8 +27,8 @@ from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.scheduler import Ended, Pump, error_class
 from tta_dev_primitives.flows.bulk.time_left import quota_eta
-from tta_dev_primitives.flows.calling.admission import BulkGate
-from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.admission import BulkAdmission
+from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.event_batch import in_batches
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
@@ -120,7 +120,7 @@ class JobRun:
     warnings: list[str] = field(default_factory=list)
     interrupted: bool = False
     watched: bool = True
-    gate: BulkGate = field(init=False)
+    admission: BulkAdmission = field(init=False)
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
     problem: OrchestrationError | None = None
@@ -129,7 +129,7 @@ class JobRun:
 
     def __post_init__(self) -> None:
         until = self.options.until
-        self.gate = BulkGate(
+        self.admission = BulkAdmission(
             self.options.concurrency,
             patience_s=self.options.patience_s,
             waited_s=self.waited_s,
@@ -139,13 +139,16 @@ class JobRun:
             sleep=self.options.sleep,
         )
         self.progress.clock = self.options.clock
-        self.progress.under_way = lambda: self.gate.under_way
+        self.progress.under_way = lambda: self.admission.under_way
 
     async def open(self) -> None:
         """Read what the job has cost so far, and make its runtime."""
         spent = await cost_of_runs(self.runtime.ledger, self.earlier_runs)
         self.runtime = (await self.runtime.for_run()).for_job(
-            self.gate, Purse(self.options.max_cost, spent), clock=self.options.clock, sleep=self.options.sleep
+            self.admission,
+            JobBudget(self.options.max_cost, spent),
+            clock=self.options.clock,
+            sleep=self.options.sleep,
         )
         self.budget = (await budget_state(self.runtime)).view()
         self.progress.start()
@@ -176,7 +179,7 @@ class JobRun:
         artifacts = JobArtifacts(self.progress, per_chunk=self.options.size > 1)
         pump = Pump(
             self.runtime,
-            self.gate,
+            self.admission,
             lambda record: plan_of(self.runtime, plan, record),
             ended=lambda record, result, error: self._end(artifacts, record, result, error),
             postponed=self._postpone,
@@ -203,7 +206,7 @@ class JobRun:
             with suppress(asyncio.CancelledError):
                 await watch
             self._tell()
-            await together((artifacts.close(self.gate.closed), write_budget_panel(self.runtime)))
+            await together((artifacts.close(self.admission.closed), write_budget_panel(self.runtime)))
 
     def _end(
         self,
@@ -227,12 +230,14 @@ class JobRun:
             await asyncio.sleep(_TICK_S)
             # A view that fails must not end the job: what is wrong with ledger or keys, the work itself will say.
             with suppress(OrchestrationError):
-                self.progress.quota_eta_s = await quota_eta(self.runtime, self.progress, self.options.clock())
+                self.progress.quota_eta_s = await quota_eta(
+                    self.runtime.services, self.progress, self.options.clock()
+                )
             self._tell()
             await artifacts.tick()
 
     def _tell(self) -> None:
-        self.progress.waiting_until = self.gate.waiting_until
+        self.progress.waiting_until = self.admission.waiting_until
         if self.options.observer is None or not self.watched:
             return
         try:
@@ -255,7 +260,7 @@ class JobRun:
                 main.cancel()
                 return
             self.interrupted = True
-            self.gate.close("interrupted")
+            self.admission.close("interrupted")
             loop.call_later(_GRACE_S, main.cancel)
 
         before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}

@@ -17,7 +17,7 @@ from tta_dev_primitives.config.errors import (
 )
 from tta_dev_primitives.flows.bulk.output import OutputError
 from tta_dev_primitives.flows.bulk.reader import Record
-from tta_dev_primitives.flows.calling.admission import BulkGate, PostponedError
+from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
@@ -42,7 +42,7 @@ class Pump:
 
     Args:
         runtime: The job's runtime.
-        gate: Its gate.
+        admission: Who may call now.
         plan_of: The plan of one record.
         ended: Told of each task.
         postponed: Told of each task that was taken but not done, because the job stopped.
@@ -55,7 +55,7 @@ class Pump:
     def __init__(
         self,
         runtime: Runtime,
-        gate: BulkGate,
+        admission: BulkAdmission,
         plan_of: Callable[[Record], Plan],
         *,
         ended: Ended,
@@ -65,7 +65,7 @@ class Pump:
         budget: BudgetView,
         learns: bool = False,
     ) -> None:
-        self._runtime, self._gate, self._plan_of = runtime, gate, plan_of
+        self._runtime, self._admission, self._plan_of = runtime, admission, plan_of
         self._ended, self._postponed = ended, postponed
         self._size, self._most = chunk_size, chunks
         self._taken, self._learns = 0, learns
@@ -76,9 +76,9 @@ class Pump:
         """What stopped the job: the ledger, the budget or the output; not a task's own failure."""
 
     async def run(self, records: AsyncIterator[Record]) -> None:
-        """Run every record, as long as the gate is open."""
+        """Run every record, as long as the job has not stopped."""
         try:
-            while self._gate.closed is None and (chunk := await self._next(records)):
+            while self._admission.closed is None and (chunk := await self._next(records)):
                 task = asyncio.create_task(self._chunk(chunk))
                 self._under_way.add(task)
                 while len(self._under_way) >= (1 if self._learning() else self._most):
@@ -121,7 +121,7 @@ class Pump:
 
         items = [self._item(record) for record in records]
         try:
-            self._gate.check_open()
+            self._admission.check_open()
             await run_items(self._runtime, items, done=done)
         except (LedgerError, BudgetExceededError, OutputError, ConfigError) as error:
             self._stop(error)
@@ -170,7 +170,7 @@ class Pump:
     def _stop(self, error: OrchestrationError) -> None:
         if self.problem is None:
             self.problem = error
-        self._gate.close(str(error))
+        self._admission.close(str(error))
 
 
 def failed_result(

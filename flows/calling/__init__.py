@@ -1,1 +1,1 @@
-"""The way of one provider call: who may call now, and through which layers."""
+"""One provider call: who may call now, stored answer, quota, job budget, ledger hold, client."""

@@ -1,7 +1,8 @@
-"""The gate before every provider call: how many may be open at once, and which free model has quota now.
+"""Layer: who may call now. How many calls may be open at once, and which free model has quota.
 
-One task passes a `Gate`, which only counts. A bulk job passes a `BulkGate`: a task goes to the first of its free
-models that has quota at this moment, and when none has, the job waits, sleeps, spends or stops (blocks.patience).
+One task passes an `Admission`, which only counts. A bulk job passes a `BulkAdmission`: a task goes to the first of
+its free models that has quota at this moment. When none has, the job waits, sleeps, spends or stops
+(`blocks.patience`).
 """
 
 from __future__ import annotations
@@ -11,105 +12,111 @@ import math
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from contextvars import ContextVar
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Protocol
-
-from pydantic import SecretStr
+from typing import TYPE_CHECKING
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
-from tta_dev_primitives.blocks.quotas.availability import Availability, Blocked
-from tta_dev_primitives.blocks.quotas.quota import Quota, Slot, tokens_of
+from tta_dev_primitives.blocks.quotas.availability import Blocked
+from tta_dev_primitives.blocks.quotas.quota import Slot, tokens_of
 from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S, Decision, Step, decide
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError, OrchestrationError, ProviderError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.call import Call, Failed, Layer, NotAdmitted, Result
 
-__all__ = ["BulkGate", "Entry", "Gate", "PostponedError", "on_the_wire", "request_tokens"]
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.calling.services import Services
+
+__all__ = [
+    "Admission",
+    "Admitted",
+    "BulkAdmission",
+    "Permit",
+    "PostponedError",
+    "request_tokens",
+    "waits_for",
+]
 
 _PASSING = frozenset({ErrorClass.QUOTA, ErrorClass.RATE_LIMIT})
+_WAITED_FOR = _PASSING | {ErrorClass.OVERLOADED}
 _FINAL = frozenset({ErrorClass.AUTH, ErrorClass.MODEL_GONE})
 """No wait brings these back: the call itself goes to the replacement or the next model."""
 _MOST_RETURNS = 25
-"""How often one task may come back to the gate after a provider's own refusal; then it counts as a failure."""
+"""How often one task may queue again after a provider's own refusal; then it counts as a failure."""
 _NAP_S = 5.0
 _LONGEST_NAP_S = 300.0
-"""Somebody may give quota back, or a person may raise a limit: nobody sleeps longer without looking."""
+"""Quota may be given back and a limit may be raised: no wait is longer than this without looking."""
 _BELIEVED_S = 1.0
 _AHEAD = 4
-"""For so many open calls one more may prepare (take its quota, set its money aside), which takes a sixth of a call."""
+"""For so many open calls one more may prepare (take its quota, hold its money), which takes a sixth of a call."""
 
 
 class PostponedError(OrchestrationError):
     """The job stopped before this task was answered: nothing is wrong with it, the next run does it."""
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Leave to call one model. `target` None: no model of the list has quota, and the job will not wait."""
+class Permit:
+    """Leave to call one model, held until its first reply is in.
 
-    target: Target | None
-    slot: Slot | None = None
-    """The place in the model's quota, when the gate has taken it already."""
-
-
-class Place:
-    """One of the calls that have passed the gate, held until its first reply is in.
-
-    What follows a reply (its settlement, its checks) holds no place. A second try needs only the wire.
+    What follows a reply (its settlement, its checks) holds no permit. A second try needs only a connection.
     """
 
-    __slots__ = ("_held", "_places", "wire")
+    __slots__ = ("_connections", "_held", "_places", "slot", "target")
 
-    def __init__(self, places: asyncio.Semaphore, wire: asyncio.Semaphore) -> None:
-        self._places = places
+    def __init__(
+        self,
+        target: Target,
+        slot: Slot | None,
+        places: asyncio.Semaphore,
+        connections: asyncio.Semaphore,
+    ) -> None:
+        self.target = target
+        self.slot = slot
+        """The place in the model's quota, when admission has taken it already."""
+        self._places, self._connections = places, connections
         self._held = True
-        self.wire = wire
-        """How many requests may be open."""
+
+    def connection(self) -> _Connection:
+        """One of the connections that may be open at once, for the body of `async with`."""
+        return _Connection(self, self._connections)
 
     def leave(self) -> None:
-        """Give the place up, if it is still held."""
+        """Give the permit up, if it is still held."""
         if self._held:
             self._held = False
             self._places.release()
 
 
-_PLACE: ContextVar[Place | None] = ContextVar("tta_place", default=None)
+class _Connection:
+    __slots__ = ("_connections", "_permit")
 
-
-def on_the_wire() -> _OnTheWire:
-    """Around the sending of one request: its turn on the wire, if the caller went through a gate."""
-    return _OnTheWire()
-
-
-class _OnTheWire:
-    __slots__ = ("_place",)
+    def __init__(self, permit: Permit, connections: asyncio.Semaphore) -> None:
+        self._permit, self._connections = permit, connections
 
     async def __aenter__(self) -> None:
-        self._place = _PLACE.get()
-        if self._place is not None:
-            await self._place.wire.acquire()
+        await self._connections.acquire()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._place is not None:
-            self._place.wire.release()
-            self._place.leave()
+        self._connections.release()
+        self._permit.leave()
 
 
-class Needs(Protocol):
-    """What a gate uses of a runtime."""
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """The model that is called, with its place in the quota if one was taken."""
 
-    quota: Quota
-    availability: Availability
-
-    async def key_of(self, target: Target) -> SecretStr:
-        """The target's key."""
+    target: Target
+    slot: Slot | None = None
 
 
-RequestOf = Callable[[Target], ChatRequest]
+@dataclass(frozen=True, slots=True)
+class _NoQuota:
+    """No free model can be called before so many seconds have passed."""
+
+    seconds: float
 
 
 def request_tokens(target: Target, request: ChatRequest) -> int:
@@ -118,58 +125,90 @@ def request_tokens(target: Target, request: ChatRequest) -> int:
     return tokens_of(target.limits, size // 3 + 16, request.max_output_tokens)
 
 
-class Gate:
-    """Lets `places` calls be open at a time, and a few more prepare: a wire must not wait for a reservation."""
+def waits_for(block: Blocked, waits_for_quota: bool) -> bool:
+    """Whether a model that is out stays a candidate, since the run waits until it is back."""
+    return waits_for_quota and block.error_class in _WAITED_FOR
+
+
+class Admitted:
+    """The layer: gets a permit for the call, and queues again when a free model refuses for want of quota."""
+
+    def __init__(self, then: Layer, services: Services, admission: Admission) -> None:
+        self._then, self._services, self._admission = then, services, admission
+
+    async def __call__(self, call: Call) -> Result:
+        """What the next layer returns; `NotAdmitted` when no model may be called.
+
+        Raises:
+            PostponedError: The job has stopped.
+        """
+        returns = 0
+        while True:
+            async with self._admission.enter(self._services, call) as permit:
+                if permit is None:
+                    return NotAdmitted()
+                call.permit, call.target, call.slot = permit, permit.target, permit.slot
+                try:
+                    outcome = await self._then(call)
+                finally:
+                    if call.slot is not None:
+                        # The answer was stored, or nothing was sent.
+                        await self._services.quota.give_back(call.slot)
+                        call.slot = None
+            if not isinstance(outcome, Failed) or not self._admission.comes_back(
+                permit.target, outcome.error, returns
+            ):
+                return outcome
+            call.targets = [permit.target, *(t for t in call.targets if t is not permit.target)]
+            returns += 1
+
+
+class Admission:
+    """Lets `places` calls be open at a time, and a few more prepare: no connection waits for a reservation."""
 
     def __init__(self, places: int = 50) -> None:
         self._places = asyncio.Semaphore(places + places // _AHEAD)
-        self._wire = asyncio.Semaphore(places)
+        self._connections = asyncio.Semaphore(places)
         self.under_way = 0
-        """Tasks that have passed and not come out again: their quota is taken already."""
+        """Calls that were admitted and have not ended: their quota is taken already."""
 
     @asynccontextmanager
-    async def enter(
-        self, runtime: Needs, targets: Sequence[Target], request_of: RequestOf, *, may_spend: bool
-    ) -> AsyncGenerator[Entry]:
-        """Wait for a place and hold it for the body.
+    async def enter(self, services: Services, call: Call) -> AsyncGenerator[Permit | None]:
+        """Wait for a permit and hold it for the body. None: no model may be called.
 
         Args:
-            runtime: Quotas and keys.
-            targets: The models that may be asked, in order of preference; at least one.
-            request_of: What each would be asked.
-            may_spend: Whether a paid model would be asked if no free one is left.
+            services: Quotas, keys, and what is out.
+            call: Its targets in order of preference, what each would be asked, and whether it may spend.
         """
         await self._places.acquire()
-        with self._placed():
-            yield Entry(targets[0])
+        with self._permit(_Chosen(call.targets[0])) as permit:
+            yield permit
 
     @contextmanager
-    def _placed(self) -> Iterator[None]:
-        """Keep a place that was just taken for the calls of the body."""
-        place = Place(self._places, self._wire)
-        token = _PLACE.set(place)
+    def _permit(self, chosen: _Chosen) -> Iterator[Permit]:
+        """A permit over a place that was just taken."""
+        permit = Permit(chosen.target, chosen.slot, self._places, self._connections)
         self.under_way += 1
         try:
-            yield
+            yield permit
         finally:
             self.under_way -= 1
-            _PLACE.reset(token)
-            place.leave()
+            permit.leave()
 
     def comes_back(self, target: Target, error: ProviderError, returns: int) -> bool:
-        """Whether a task whose model refused it for want of quota queues up again."""
+        """Whether a call whose model refused it for want of quota queues again."""
         return False
 
 
-class BulkGate(Gate):
-    """The gate of one bulk job.
+class BulkAdmission(Admission):
+    """The admission of one bulk job.
 
     Args:
         places: Calls open at once.
         patience_s: How long the job may wait for free quota before it may spend; infinity: it never does.
         waited_s: How much of that earlier runs of the job have used up.
         until: Epoch seconds after which nothing new is started.
-        in_process_s: The longest wait in this process; a longer one closes the gate until then.
+        in_process_s: The longest wait in this process; a longer one closes the admission until then.
         clock: Epoch seconds.
         sleep: How to wait.
     """
@@ -189,9 +228,9 @@ class BulkGate(Gate):
         self.patience_s = patience_s
         self.until = until
         self.closed: PostponedError | None = None
-        """Why nothing new is started; None while the gate is open."""
+        """Why nothing new is started; None while it is open."""
         self.opens_at: float | None = None
-        """Epoch seconds at which free quota comes back, when that is why the gate is closed."""
+        """Epoch seconds at which free quota comes back, when that is why it is closed."""
         self.waiting_until: float | None = None
         """Epoch seconds until which the job waits now, for the progress line."""
         self._in_process_s = in_process_s
@@ -219,7 +258,7 @@ class BulkGate(Gate):
         """Raise when nothing new may be started.
 
         Raises:
-            PostponedError: The gate is closed, or the deadline has passed.
+            PostponedError: The job has stopped, or the deadline has passed.
         """
         if self.closed is None and self._clock() >= self.until:
             self.close("the deadline has passed")
@@ -232,25 +271,24 @@ class BulkGate(Gate):
         return target.billing == "free" and error.error_class in _PASSING and returns < _MOST_RETURNS
 
     @asynccontextmanager
-    async def enter(
-        self, runtime: Needs, targets: Sequence[Target], request_of: RequestOf, *, may_spend: bool
-    ) -> AsyncGenerator[Entry]:
-        """As `Gate.enter`, at the first of the leading free models that has quota.
+    async def enter(self, services: Services, call: Call) -> AsyncGenerator[Permit | None]:
+        """As `Admission.enter`, for the first of the leading free models that has quota.
 
         Raises:
             PostponedError: The job has stopped.
         """
-        free = _leading_free(targets)
-        rest = targets[len(free) :]
-        entry = await self._admit(runtime, free, request_of, may_spend or bool(rest)) if free else None
-        if entry is None:
-            if free and not rest:
-                yield Entry(None)
+        # A job's plan is made before its tasks: it does not queue for the quota that they wait for.
+        free = [] if call.role == "plan" else _leading_free(call.targets)
+        rest = call.targets[len(free) :]
+        chosen = await self._admit(services, free, call, call.may_spend or bool(rest)) if free else None
+        if chosen is None:
+            if not rest:
+                yield None
                 return
             await self._place()
-            entry = Entry(rest[0])
-        with self._placed():
-            yield entry
+            chosen = _Chosen(rest[0])
+        with self._permit(chosen) as permit:
+            yield permit
 
     async def _place(self) -> None:
         self.check_open()
@@ -262,65 +300,65 @@ class BulkGate(Gate):
             raise
 
     async def _admit(
-        self, runtime: Needs, free: Sequence[Target], request_of: RequestOf, may_spend: bool
-    ) -> Entry | None:
+        self, services: Services, free: Sequence[Target], call: Call, may_spend: bool
+    ) -> _Chosen | None:
         """A place and a slot at one of the free models; None when the job will not wait for one."""
         turn = self._turns.setdefault(tuple(target.key for target in free), asyncio.Lock())
         if not turn.locked():
-            got = await self._try(runtime, free, request_of)
-            if isinstance(got, Entry):
+            got = await self._try(services, free, call)
+            if isinstance(got, _Chosen):
                 return got
         # One task at a time asks again and again; the others queue up behind it, in order.
         async with turn:
             while True:
-                got = await self._try(runtime, free, request_of)
-                if isinstance(got, Entry):
+                got = await self._try(services, free, call)
+                if isinstance(got, _Chosen):
                     return got
-                if not await self._wait(got, may_spend):
+                if not await self._wait(got.seconds, may_spend):
                     return None
 
-    async def _try(self, runtime: Needs, free: Sequence[Target], request_of: RequestOf) -> Entry | float:
-        """A place with a slot, or the seconds until one of the models is free. The slot is taken last."""
+    async def _try(self, services: Services, free: Sequence[Target], call: Call) -> _Chosen | _NoQuota:
+        """A place with a slot, or when one of the models is free. The slot is taken last."""
         await self._place()
-        entry: Entry | None = None
+        chosen: _Chosen | None = None
         try:
-            found = await self._slot(runtime, free, request_of)
-            if isinstance(found, float):
+            found = await self._slot(services, free, call)
+            if isinstance(found, _NoQuota):
                 return found
-            entry = found
-            return entry
+            chosen = found
+            return chosen
         finally:
-            if entry is None:
+            if chosen is None:
                 self._places.release()
 
-    async def _slot(self, runtime: Needs, free: Sequence[Target], request_of: RequestOf) -> Entry | float:
+    async def _slot(self, services: Services, free: Sequence[Target], call: Call) -> _Chosen | _NoQuota:
         keyed: list[tuple[Target, str]] = []
         for target in free:
             try:
-                keyed.append((target, key_id(await runtime.key_of(target))))
+                keyed.append((target, key_id(await services.keys.key_of(target))))
             except MissingKeyError:
-                return Entry(target)  # the call itself says what is missing
-        blocked = await self._out(runtime, keyed)
+                return _Chosen(target)  # the call itself says what is missing
+        blocked = await self._out(services, keyed)
         for target, _ in keyed:
             if target.key in blocked and blocked[target.key].error_class in _FINAL:
-                return Entry(target)
+                return _Chosen(target)
         open_now = [(target, name) for target, name in keyed if target.key not in blocked]
         now = self._clock()
         soonest = min((max(0.05, b.until - now) for b in blocked.values()), default=math.inf)
         if not open_now:
-            return soonest
-        tokens = max(request_tokens(target, request_of(target)) for target, _ in open_now)
-        got = (await runtime.quota.acquire_many(open_now, [tokens], priority="bulk"))[0]
-        return Entry(got.target, got) if isinstance(got, Slot) else min(got.seconds, soonest)
+            return _NoQuota(soonest)
+        tokens = max(request_tokens(target, call.request_of(target)) for target, _ in open_now)
+        got = (await services.quota.acquire_many(open_now, [tokens], priority="bulk"))[0]
+        return _Chosen(got.target, got) if isinstance(got, Slot) else _NoQuota(min(got.seconds, soonest))
 
-    async def _out(self, runtime: Needs, keyed: Sequence[tuple[Target, str]]) -> Mapping[str, Blocked]:
+    async def _out(self, services: Services, keyed: Sequence[tuple[Target, str]]) -> Mapping[str, Blocked]:
         """Which models are out, as of a second ago at most: a job asks this before every call."""
         names = tuple(target.key for target, _ in keyed)
         at, asked = self._blocked.get(names, (-math.inf, None))
         now = self._clock()
         if asked is None or now - at > _BELIEVED_S:
-            # Kept before the answer is there, so that all who come meanwhile wait for the same one.
-            asked = asyncio.ensure_future(runtime.availability.blocked(keyed))
+            # Kept before the answer is there, so that calls that come meanwhile wait for the same one.
+            asked = asyncio.ensure_future(services.availability.blocked(keyed))
             self._blocked[names] = (now, asked)
         return {key: block for key, block in (await asyncio.shield(asked)).items() if block.until > now}
 

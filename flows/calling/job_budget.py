@@ -1,4 +1,4 @@
-"""A job's own ceiling, on top of the month's budget: money is set aside before each paid call, under any concurrency.
+"""Layer: a job's own ceiling, on top of the month's budget. Money is set aside before each paid call.
 
 What earlier runs of the job cost is read from the ledger, so a job that was killed and goes on keeps its ceiling.
 """
@@ -10,12 +10,14 @@ from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from decimal import Decimal
 
-from tta_dev_primitives.config.errors import BudgetExceededError
+from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
+from tta_dev_primitives.config.errors import BudgetExceededError, OrchestrationError, UnknownPriceError
+from tta_dev_primitives.flows.calling.call import Call, Layer, Outcome, refused
 
-__all__ = ["Purse", "PurseHold"]
+__all__ = ["JobBudget", "JobHold", "WithinJobBudget"]
 
 
-class PurseHold:
+class JobHold:
     """Money set aside for one call. Set `cost` to what it cost; else the whole bound counts as spent."""
 
     __slots__ = ("bound", "cost")
@@ -25,7 +27,7 @@ class PurseHold:
         self.cost: Decimal | None = None
 
 
-class Purse:
+class JobBudget:
     """What one job may spend.
 
     Args:
@@ -43,14 +45,14 @@ class Purse:
         self._look_again_s = look_again_s
 
     @asynccontextmanager
-    async def hold(self, bound: Decimal) -> AsyncGenerator[PurseHold]:
+    async def hold(self, bound: Decimal) -> AsyncGenerator[JobHold]:
         """Set `bound` USD aside for the body, waiting while only calls in flight stand in the way.
 
         Raises:
             BudgetExceededError: The ceiling does not allow the call.
         """
         await self._take(bound)
-        hold = PurseHold(bound)
+        hold = JobHold(bound)
         try:
             yield hold
         finally:
@@ -80,3 +82,29 @@ class Purse:
             needed=bound,
             reason="max_cost",
         )
+
+
+class WithinJobBudget:
+    """Sets the cost bound of a paid call aside from the job's budget for as long as the call runs."""
+
+    def __init__(self, then: Layer, budget: JobBudget) -> None:
+        self._then, self._budget = then, budget
+
+    async def __call__(self, call: Call) -> Outcome:
+        """What the next layer returns, or a refusal by the job's ceiling."""
+        if call.target.billing == "free" or self._budget.limit is None:
+            outcome = await self._then(call)
+            self._budget.charge(outcome.charged_usd)
+            return outcome
+        try:
+            async with self._budget.hold(bound_usd(call.target, call.request)) as hold:
+                try:
+                    outcome = await self._then(call)
+                except OrchestrationError:
+                    # Raised before anything is sent; whatever else cuts the call off costs the whole bound.
+                    hold.cost = Decimal(0)
+                    raise
+                hold.cost = outcome.charged_usd
+                return outcome
+        except (BudgetExceededError, UnknownPriceError) as refusal:
+            return refused(call.target, refusal)

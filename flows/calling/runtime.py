@@ -1,56 +1,55 @@
-"""What a process keeps between runs of one configuration: clients, ledger, quotas, keys, prices, trust.
+"""What one run or one bulk job keeps around the services of its process: orchestrator, risk ledger, chain of calls.
 
-A `Runtime` belongs to one event loop; `Runtime.of` gives the same one again for the same configuration there.
+A process keeps one `Services` for each configuration and event loop; `Runtime.of` puts a fresh run around it.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import random
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from copy import copy
+from dataclasses import dataclass
 from datetime import date
+from decimal import Decimal
 from pathlib import Path
+from typing import Self
 from weakref import WeakKeyDictionary
 
 from prefect.context import FlowRunContext
+from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for, default_ledger_url
-from tta_dev_primitives.blocks.quotas.availability import Availability, Blocked
-from tta_dev_primitives.blocks.quotas.quota import Quota
+from tta_dev_primitives.blocks.ledger.database.protocol import database_for, default_ledger_url
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.providers.client import ProviderClient
+from tta_dev_primitives.blocks.quotas.windows import Priority
+from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.errors import (
-    ErrorClass,
-    MissingKeyError,
-)
-from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
-from tta_dev_primitives.config.models.resolve import resolve_targets
+from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError
+from tta_dev_primitives.config.models.catalogue import Catalogue, today_utc
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.flows.calling.admission import Gate
-from tta_dev_primitives.flows.calling.caller import Caller
-from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.admission import Admission, waits_for
+from tta_dev_primitives.flows.calling.chain import Calls
+from tta_dev_primitives.flows.calling.job_budget import JobBudget
+from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.prefect_support.install import install
 from tta_dev_primitives.flows.routing.candidates import Route, candidate_names, route
 from tta_dev_primitives.flows.routing.learned_order import learned_names
 from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
 from tta_dev_primitives.flows.routing.model_scores import Standings
-from tta_dev_primitives.flows.routing.replacements import serving_now, stand_in_of
+from tta_dev_primitives.flows.routing.replacements import Replacement, serving_now, stand_in_of
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
 
 __all__ = ["Runtime", "active", "current_runtime"]
 
-_LOG = logging.getLogger("tta_dev_primitives.runtime")
-_PASSING = frozenset({ErrorClass.QUOTA, ErrorClass.RATE_LIMIT, ErrorClass.OVERLOADED})
 _ACTIVE: ContextVar[Runtime | None] = ContextVar("tta_runtime", default=None)
-_KEPT: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Runtime]] = WeakKeyDictionary()
+_KEPT: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Kept]] = WeakKeyDictionary()
 
 
 def current_runtime() -> Runtime | None:
@@ -68,31 +67,61 @@ def active(runtime: Runtime) -> Iterator[None]:
         _ACTIVE.reset(token)
 
 
-class Runtime(Caller):
-    """Everything a run needs besides its tasks. Make it with `of` or `load`."""
+@dataclass(frozen=True, slots=True)
+class _Kept:
+    services: Services
+    until_loop_ends: AsyncGenerator[None]
+    """Closes the connections when the loop ends: `asyncio.run` closes the generators that are still open."""
 
-    def __init__(self, config: OrchestrationConfig, database: Database) -> None:
-        super().__init__(config, database)
-        self.catalogue = load_catalogue()
-        self.targets: dict[str, Target] = resolve_targets(config, self.catalogue)
-        self.orchestrator: Target = self.targets[config.orchestrator.model]
-        self._database = database
-        self._until_loop_ends: AsyncGenerator[None] | None = None
-        self.trust = TrustLedger(database, scope_of(self.orchestrator.key, self.policy))
-        self.standings = self._standings_of(self.orchestrator)
-        self.order: Standings | None = None
-        """What `routing: learned` knew when this run began; None: the order of the file."""
-        self.gate = Gate()
-        self.waits_for_quota = False
-        """Whether a model that is out for a while stays a candidate (the gate waits for it) or is passed over."""
-        self._warnings: tuple[date, tuple[str, ...]] | None = None
+
+class Runtime:
+    """One run or one bulk job. Make it with `of` or `load`; `for_job` makes that of a job.
+
+    Args:
+        services: What the process keeps.
+        admission: Who may call now; default: the process's, which only counts.
+        job_budget: The job's own ceiling.
+        waits_for_quota: Whether a model that is out for a while stays a candidate (admission waits for it).
+        order: What `routing: learned` knew when the run began; None: the order of the file.
+        rng: For jitter and audit coins.
+        may_send: Called before each call; raises when the run has no use for its answer any more.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        admission: Admission | None = None,
+        job_budget: JobBudget | None = None,
+        waits_for_quota: bool = False,
+        order: Standings | None = None,
+        rng: random.Random | None = None,
+        may_send: Callable[[], None] | None = None,
+    ) -> None:
+        self.services = services
+        self.order = order
+        self.waits_for_quota = waits_for_quota
+        self.priority: Priority = "interactive" if job_budget is None else "bulk"
+        self.rng = rng or random.Random()  # noqa: S311 - jitter and audit coins, no secret
+        self.may_send = may_send or _always
+        self.orchestrator: Target = services.targets[services.config.orchestrator.model]
         self.drifts = 0
-        """Drift alarms since this runtime was made."""
-        self.rng = random.Random()  # noqa: S311 - jitter and audit coins, no secret
+        """Drift alarms of this run."""
+        self._warnings: tuple[date, tuple[str, ...]] | None = None
+        self._learn_from(self.orchestrator)
+        self.calls = Calls(
+            services,
+            admission or services.admission,
+            job_budget or JobBudget(None),
+            priority=self.priority,
+            waits_for_quota=waits_for_quota,
+            rng=self.rng,
+            may_send=self.may_send,
+        )
 
     @classmethod
-    async def of(cls, config: OrchestrationConfig) -> Runtime:
-        """The runtime of `config` on the running event loop, made on first use.
+    async def of(cls, config: OrchestrationConfig) -> Self:
+        """A run around this process's services for `config` on the running event loop.
 
         Raises:
             ConfigError: A model that nothing defines, settings that contradict each other, or a file of the
@@ -104,55 +133,93 @@ class Runtime(Caller):
         identity = f"{config.source}|{config.model_dump_json()}|{config.cost_tracking.budget_limit}"
         if identity not in kept:
             refuse_untrusted(config)
-            made = cls(config, database_for(default_ledger_url(config.cost_tracking.ledger_url)))
-            made._until_loop_ends = made._open()
-            await anext(made._until_loop_ends)
-            kept[identity] = made
-        return kept[identity]
+            services = Services.of(config, database_for(default_ledger_url(config.cost_tracking.ledger_url)))
+            closing = _closing(services.client)
+            await anext(closing)
+            kept[identity] = _Kept(services, closing)
+        return cls(kept[identity].services)
 
-    async def for_run(self) -> Runtime:
-        """This runtime as one run uses it: with `routing: learned`, what is known now orders the models to its end.
+    async def for_run(self) -> Self:
+        """A fresh run; with `routing: learned`, what is known now orders the models to its end.
 
         Raises:
             LedgerError: The ledger's database cannot be used.
         """
-        if self.config.routing == "file":
-            return self
-        run = copy(self)
-        run.order = await self.standings.state()
-        return run
-
-    def _standings_of(self, orchestrator: Target) -> StandingsLedger:
-        return StandingsLedger(self._database, orchestrator.key, self.config.quality_threshold)
+        learned = self.config.routing != "file"
+        order = await self.standings.state() if learned else None
+        return type(self)(self.services, order=order, rng=self.rng, may_send=self.may_send)
 
     def for_job(
         self,
-        gate: Gate,
-        purse: Purse,
+        admission: Admission,
+        job_budget: JobBudget,
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> Runtime:
-        """This runtime as one bulk job uses it: same clients, ledger and trust, with the job's gate and ceiling."""
-        job = copy(self)
-        job.gate, job.purse, job.priority, job.waits_for_quota = gate, purse, "bulk", True
-        job.availability = Availability(self._database, clock=clock)
-        job.quota = Quota(self._database, clock=clock, sleep=sleep)
-        job.clock, job.sleep = clock, sleep
-        return job
+    ) -> Self:
+        """One bulk job: the same clients, ledger and risk ledger, with the job's admission, ceiling and clock."""
+        return type(self)(
+            self.services.at(clock, sleep),
+            admission=admission,
+            job_budget=job_budget,
+            waits_for_quota=True,
+            order=self.order,
+            rng=self.rng,
+        )
 
-    async def _open(self) -> AsyncGenerator[None]:
-        """Closes the connections when the loop ends: `asyncio.run` closes the generators that are still open."""
-        try:
-            yield
-        finally:
-            await self.client.aclose()
+    def _learn_from(self, orchestrator: Target) -> None:
+        """Use the risk ledger and the standings that this orchestrator's verdicts have made."""
+        database = self.services.database
+        self.trust = TrustLedger(database, scope_of(orchestrator.key, self.policy))
+        self.standings = StandingsLedger(database, orchestrator.key, self.config.quality_threshold)
 
     @classmethod
-    async def load(cls, config_path: str | Path | None) -> Runtime:
-        """The runtime of a configuration file; None searches the usual places."""
+    async def load(cls, config_path: str | Path | None) -> Self:
+        """A run of a configuration file; None searches the usual places."""
         install()
         return await cls.of(load_orchestration_config(config_path))
+
+    @property
+    def config(self) -> OrchestrationConfig:
+        """The configuration."""
+        return self.services.config
+
+    @property
+    def targets(self) -> Mapping[str, Target]:
+        """The configuration's models by name."""
+        return self.services.targets
+
+    @property
+    def catalogue(self) -> Catalogue:
+        """The model catalogue."""
+        return self.services.catalogue
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where money and answers are kept."""
+        return self.services.ledger
+
+    @property
+    def client(self) -> ProviderClient:
+        """The connections to the providers."""
+        return self.services.client
+
+    @property
+    def limit(self) -> Decimal | None:
+        """The month's limit, USD, without approvals; None when cost tracking is off."""
+        return self.services.limit
+
+    async def key_of(self, target: Target) -> SecretStr:
+        """The target's API key.
+
+        Raises:
+            MissingKeyError: There is none; the message names the variable.
+        """
+        return await self.services.keys.key_of(target)
+
+    def step_key(self, target: Target, request: ChatRequest) -> str:
+        """The content key under which this request's answer is kept."""
+        return self.services.answers.step_key(target, request)
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -179,19 +246,19 @@ class Runtime(Caller):
                 keyed.append((target, key_id(await self.key_of(target))))
             except MissingKeyError as missing:
                 reasons[target.name] = str(missing)
-        blocked = await self.availability.blocked(keyed)
+        blocked = await self.services.availability.blocked(keyed)
         stand_ins: dict[str, Target] = {}
         for target, _ in keyed:
             block = blocked.get(target.key)
-            if block is None or self.waits_for(block):
+            if block is None or waits_for(block, self.waits_for_quota):
                 continue
             reasons[target.name] = block.reason
             if block.error_class is ErrorClass.MODEL_GONE:
                 found = await self.stand_in_of(target)
-                if isinstance(found, Target):
-                    stand_ins[target.name] = found
+                if found.target is not None:
+                    stand_ins[target.name] = found.target
                 else:
-                    reasons[target.name] = f"{block.reason}; {found}"
+                    reasons[target.name] = f"{block.reason}; {found.why_not}"
         order = None
         if self.order is not None:
             order = learned_names(self.config, self.targets, self.order, use_case)
@@ -199,9 +266,9 @@ class Runtime(Caller):
             self.config, self.targets, use_case, executors=order, blocked=reasons, replacements=stand_ins
         )
 
-    async def stand_in_of(self, gone: Target) -> Target | str:
+    async def stand_in_of(self, gone: Target) -> Replacement:
         """The catalogue's replacement of a model that its provider no longer serves, or why there is none."""
-        return await stand_in_of(self, gone)
+        return await stand_in_of(self.services, gone, waits_for_quota=self.waits_for_quota)
 
     async def choose_orchestrator(self) -> None:
         """Let the replacement plan and judge for as long as the provider says that the orchestrator is gone.
@@ -209,21 +276,12 @@ class Runtime(Caller):
         Raises:
             LedgerError: The database of what is out cannot be used.
         """
-        serving = await serving_now(self, self.targets[self.config.orchestrator.model])
+        named = self.targets[self.config.orchestrator.model]
+        serving = await serving_now(self.services, named, waits_for_quota=self.waits_for_quota)
         if serving.key != self.orchestrator.key:
             # What one model has endorsed says nothing of what another would.
-            self.trust = TrustLedger(self._database, scope_of(serving.key, self.policy))
-            self.standings = self._standings_of(serving)
+            self._learn_from(serving)
         self.orchestrator = serving
-
-    async def out_now(self, target: Target) -> Blocked | None:
-        """Why a model that this run chose is out since, as this process has seen; None: it may be called."""
-        block = self.availability.known(target, key_id(await self.key_of(target)))
-        return None if block is None or self.waits_for(block) else block
-
-    def waits_for(self, block: Blocked) -> bool:
-        """Whether a model that is out stays a candidate, since the job waits until it is back."""
-        return self.waits_for_quota and block.error_class in _PASSING
 
     async def rule(self, evidence: Sequence[Evidence]) -> list[Ruling]:
         """Ask the risk ledger about many items in one transaction."""
@@ -247,3 +305,14 @@ class Runtime(Caller):
         """The id of the flow run that we are in."""
         flow = FlowRunContext.get()
         return str(flow.flow_run.id) if flow is not None and flow.flow_run is not None else None
+
+
+async def _closing(client: ProviderClient) -> AsyncGenerator[None]:
+    try:
+        yield
+    finally:
+        await client.aclose()
+
+
+def _always() -> None:
+    return None

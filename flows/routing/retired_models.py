@@ -40,18 +40,18 @@ async def tell_retired(
 ) -> Target | None:
     """Say in the result and in an event that a model is gone and what serves instead; None when nothing does."""
     found = await runtime.stand_in_of(gone)
-    if isinstance(found, Target):
-        note_stand_in(item, found)
+    if found.target is not None:
+        note_stand_in(item, found.target)
     else:
         item.note(
-            f"{gone.name}: {gone.provider} no longer serves it and it is not tried again for a day ({found}). "
+            f"{gone.name}: {gone.provider} no longer serves it and it is not tried again for a day ({found.why_not}). "
             "`tta models` lists today's."
         )
     if not getattr(error, "known", False):
-        named = found.name if isinstance(found, Target) else None
+        named = found.target.name if found.target is not None else None
         payload = {**_payload(item, gone, role, error), "replacement": named}
         events.emit("tta.model.retired", payload, resource=_resource(gone))
-    return found if isinstance(found, Target) else None
+    return found.target
 
 
 def note_stand_in(item: Item, target: Target) -> None:

@@ -1,0 +1,154 @@
+"""Layer: the calls of one model for one question. A passing failure is waited out, a cut answer gets more room."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from decimal import Decimal
+from typing import TYPE_CHECKING
+
+from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
+from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
+from tta_dev_primitives.blocks.wire.types import ChatRequest
+from tta_dev_primitives.config.errors import ConfigError, ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome
+from tta_dev_primitives.flows.routing.retry_policy import same_model_wait, stops_everything
+from tta_dev_primitives.flows.tasks.result import Attempt
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.calling.services import Services
+
+__all__ = ["Attempts"]
+
+_PROBLEMS = {
+    ErrorClass.TRUNCATED: "the token limit cut the answer",
+    ErrorClass.EMPTY: "the reply holds no answer text",
+    ErrorClass.CONTENT: "the provider filtered or refused the answer",
+}
+_LARGER = 2
+"""A cut or empty answer is asked for once more with this many times the output tokens."""
+
+
+class Attempts:
+    """Calls one model until it answers or its error says to move on, and reports each attempt as it ends."""
+
+    def __init__(
+        self, then: Layer, services: Services, *, rng: random.Random, may_send: Callable[[], None]
+    ) -> None:
+        self._then, self._services, self._rng = then, services, rng
+        self._may_send = may_send
+
+    async def __call__(self, call: Call) -> Outcome:
+        """The last call's outcome.
+
+        Raises:
+            ConfigError: The address answers with a redirect: no model is asked before that is corrected.
+            LedgerError: The ledger cannot be used.
+        """
+        call.request = call.request_of(call.target)
+        call.until = time.monotonic() + 2 * call.target.timeout_s
+        tries, fitted = 0, False
+        while True:
+            self._may_send()
+            started = time.time()
+            outcome = self._judged(call, await self._then(call), started)
+            if isinstance(outcome, Answered):
+                return replace(outcome, target=call.permit.target, tries=tries + 1)
+            error, tries = outcome.error, tries + 1
+            if stops_everything(error):
+                raise ConfigError(str(error))
+            if not fitted and await self._fit(call, error):
+                fitted, tries = True, tries - 1
+                continue
+            if tries >= call.max_calls:
+                return replace(outcome, target=call.permit.target, tries=tries)
+            larger = _with_larger_cap(call.target, call.request, error.error_class, tries)
+            if larger is not None:
+                call.request = larger
+                continue
+            wait = same_model_wait(error, tries, time_left_s=call.until - time.monotonic(), rng=self._rng)
+            if wait is None:
+                return replace(outcome, target=call.permit.target, tries=tries)
+            await self._services.sleep(wait)
+
+    def _judged(self, call: Call, outcome: Outcome, started: float) -> Outcome:
+        """The outcome with an unusable reply taken as a failure; its attempt is reported."""
+        if isinstance(outcome, Answered):
+            guarded = outcome.reply
+            if guarded.warning:
+                call.note(f"{call.target.name}: {guarded.warning}")
+            problem = reply_problem(guarded.reply)
+            if problem is ErrorClass.TRUNCATED and call.accept_cut:
+                problem = None
+            attempt = _made(call, guarded, started, problem)
+            call.on_attempt(attempt)
+            if problem is None:
+                return outcome
+            outcome = Failed(call.target, _unusable(call.target, problem, guarded.cost_usd))
+        else:
+            attempt = _failed(call, outcome.error, started)
+            call.on_attempt(attempt)
+        call.on_failure(call.target, attempt, outcome.error)
+        return outcome
+
+    async def _fit(self, call: Call, error: ProviderError) -> bool:
+        """Whether the provider named an optional field that this model does not take; it is left out from now on."""
+        return False
+
+
+def _unusable(target: Target, problem: ErrorClass, cost: Decimal) -> ProviderError:
+    return ProviderError(
+        f"{target.name}: {_PROBLEMS.get(problem, problem.value)}",
+        provider=target.provider,
+        model=target.name,
+        error_class=problem,
+        ledger_action=LedgerAction.SETTLE,
+        charged_usd=cost,
+    )
+
+
+def _with_larger_cap(
+    target: Target, request: ChatRequest, problem: ErrorClass, tries: int
+) -> ChatRequest | None:
+    """The same request with room for a longer answer, once; None when that would not help."""
+    if tries != 1 or problem not in (ErrorClass.TRUNCATED, ErrorClass.EMPTY):
+        return None
+    larger = request.max_output_tokens * _LARGER
+    larger = min(larger, target.most_output_tokens or larger)
+    return replace(request, max_output_tokens=larger) if larger > request.max_output_tokens else None
+
+
+def _made(call: Call, guarded: GuardedReply, started: float, problem: ErrorClass | None) -> Attempt:
+    usage, target = guarded.reply.usage, call.target
+    return Attempt(
+        role=call.role,
+        model=target.name,
+        provider=target.provider,
+        outcome="ok" if problem is None else problem.value,
+        reason=None if problem is None else _PROBLEMS.get(problem, problem.value),
+        input_tokens=usage.total_input,
+        output_tokens=usage.output_tokens,
+        cost_usd=guarded.cost_usd,
+        list_value_usd=guarded.list_value_usd or Decimal(0),
+        latency_s=0.0 if guarded.reused else round(time.time() - started, 4),
+        billing=target.billing,
+        reused=guarded.reused,
+        started_at=started,
+    )
+
+
+def _failed(call: Call, error: ProviderError, started: float) -> Attempt:
+    return Attempt(
+        role=call.role,
+        model=call.target.name,
+        provider=call.target.provider,
+        outcome=error.error_class.value,
+        reason=str(error),
+        cost_usd=error.charged_usd or Decimal(0),
+        latency_s=round(time.time() - started, 4),
+        billing=call.target.billing,
+        started_at=started,
+    )

@@ -1,0 +1,60 @@
+"""The layers of a provider call, put together in their one order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+from tta_dev_primitives.blocks.quotas.windows import Priority
+from tta_dev_primitives.blocks.wire.types import ChatRequest
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.admission import Admission, Admitted
+from tta_dev_primitives.flows.calling.attempts import Attempts
+from tta_dev_primitives.flows.calling.call import Call, Result
+from tta_dev_primitives.flows.calling.hold import LedgerHold, Send
+from tta_dev_primitives.flows.calling.job_budget import JobBudget, WithinJobBudget
+from tta_dev_primitives.flows.calling.quota import QuotaSlots
+from tta_dev_primitives.flows.calling.services import Services
+from tta_dev_primitives.flows.calling.stored_answers import StoredAnswers
+
+__all__ = ["Calls"]
+
+
+class Calls:
+    """Admission, attempts of one model, stored answer, quota, job budget, ledger hold, client."""
+
+    def __init__(
+        self,
+        services: Services,
+        admission: Admission,
+        job_budget: JobBudget,
+        *,
+        priority: Priority,
+        waits_for_quota: bool,
+        rng: random.Random,
+        may_send: Callable[[], None],
+    ) -> None:
+        hold = LedgerHold(Send(services), services)
+        budget = WithinJobBudget(hold, job_budget)
+        quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)
+        self._stored = StoredAnswers(quota, services)
+        attempts = Attempts(self._stored, services, rng=rng, may_send=may_send)
+        self._first = Admitted(attempts, services, admission)
+
+    async def __call__(self, call: Call) -> Result:
+        """Ask one model of the call, the first that may be asked now.
+
+        Raises:
+            PostponedError: The job has stopped; nothing is sent.
+            ConfigError: The address answers with a redirect, or breaks a rule, or the key cannot be sent.
+            LedgerError: The ledger cannot be used, so a paid call is refused.
+        """
+        return await self._first(call)
+
+    async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
+        """Look up the stored answers of many requests at once.
+
+        Raises:
+            LedgerError: The ledger cannot be used.
+        """
+        await self._stored.look_ahead(asked)

@@ -1,0 +1,98 @@
+"""Layer: the request is built, the month's money is held, the call is sent and settled. Below it is only the client."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from prefect.context import FlowRunContext, TaskRunContext
+
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo
+from tta_dev_primitives.blocks.providers.client import Prepared
+from tta_dev_primitives.blocks.wire.types import ChatReply
+from tta_dev_primitives.config.errors import ProviderError
+from tta_dev_primitives.flows.calling.call import REFUSALS, Answered, Call, Failed, Outcome, refused
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.calling.services import Services
+
+__all__ = ["LedgerHold", "Send"]
+
+
+class Send:
+    """The end of the chain: one request through the client."""
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    async def __call__(self, call: Call, prepared: Prepared, sent: Sent) -> ChatReply:
+        """The provider's reply.
+
+        Raises:
+            ProviderError: There is none.
+        """
+        try:
+            return await self._services.client.exchange(
+                prepared, on_sent=sent.mark, clock=self._services.clock
+            )
+        except ProviderError as error:
+            # Before the connection is free: the next call of this model must not be made in vain.
+            self._services.availability.hear(call.target, key_id(call.key), error)
+            raise
+
+
+class Sent:
+    """Whether a byte of the request may have left."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = False
+
+    def mark(self) -> None:
+        """From here on the provider may have the request."""
+        self.value = True
+
+
+class LedgerHold:
+    """Holds the cost bound of a paid call and settles it. Nothing is held for a request that cannot be built."""
+
+    def __init__(self, then: Send, services: Services) -> None:
+        self._then, self._services = then, services
+
+    async def __call__(self, call: Call) -> Outcome:
+        """The reply with its cost, or why there is none."""
+        target, sent = call.target, Sent()
+        try:
+            prepared = self._services.client.prepare(target, call.request, key=call.key)
+            reply = await guarded_send(
+                ledger=self._services.ledger,
+                client_send=partial(self._then, call, prepared, sent),
+                was_sent=lambda: sent.value,
+                turn=call.permit.connection,
+                target=target,
+                request=call.request,
+                call=_info(call),
+                limit=self._services.limit,
+                step_key=call.step_key,
+                looked_up=True,
+            )
+        except REFUSALS as refusal:
+            return refused(target, refusal)
+        except ProviderError as error:
+            return Failed(target, error)
+        return Answered(target, reply)
+
+
+def _info(call: Call) -> CallInfo:
+    flow, task = FlowRunContext.get(), TaskRunContext.get()
+    return CallInfo.of(
+        call.target,
+        role=call.role,
+        use_case=call.use_case,
+        step_key=call.step_key,
+        flow_run_id=str(flow.flow_run.id) if flow is not None and flow.flow_run is not None else None,
+        task_run_id=str(task.task_run.id) if task is not None else None,
+    )

@@ -1,0 +1,119 @@
+"""Layer: a model that is out is not called; a call takes a place in the model's quota and reports what it taught."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
+from tta_dev_primitives.blocks.quotas.availability import Blocked
+from tta_dev_primitives.blocks.quotas.quota import Slot, Wait
+from tta_dev_primitives.blocks.quotas.windows import Priority
+from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S
+from tta_dev_primitives.config.errors import (
+    ErrorClass,
+    LedgerAction,
+    LedgerError,
+    MissingKeyError,
+    OrchestrationError,
+    ProviderError,
+)
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.admission import request_tokens, waits_for
+from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome, refused
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.calling.services import Services
+
+__all__ = ["QuotaSlots"]
+
+_LOG = logging.getLogger("tta_dev_primitives.runtime")
+
+
+class QuotaSlots:
+    """Takes a slot for each call. A call that never left gives its slot back."""
+
+    def __init__(self, then: Layer, services: Services, *, priority: Priority, waits: bool) -> None:
+        self._then, self._services = then, services
+        self._priority: Priority = priority
+        self._waits = waits
+        """Whether the run waits for models that are out for want of quota."""
+
+    async def __call__(self, call: Call) -> Outcome:
+        """What the next layer returns, or a failure when the model is out or its quota is used up."""
+        target = call.target
+        try:
+            call.key = await self._services.keys.key_of(target)
+        except MissingKeyError as missing:
+            return refused(target, missing)
+        out = self._services.availability.known(target, key_id(call.key))
+        if out is not None and not waits_for(out, self._waits):
+            return Failed(target, _out_already(target, out))
+        got: Slot | Wait
+        if call.slot is not None:
+            got, call.slot = call.slot, None
+        else:
+            got = await self._acquire(call)
+        if isinstance(got, Wait):
+            return Failed(target, _used_up(target, got))
+        try:
+            outcome = await self._then(call)
+        except OrchestrationError:
+            # Refused before anything was sent; a call that was cancelled on its way stays counted.
+            await self._services.quota.give_back(got)
+            raise
+        await self._learn(call, got, outcome)
+        return outcome
+
+    async def _acquire(self, call: Call) -> Slot | Wait:
+        wait_s = min(max(0.0, call.until - time.monotonic()), MAX_WAIT_S)
+        tokens = request_tokens(call.target, call.request)
+        return await self._services.quota.acquire(
+            call.target, key_id(call.key), tokens, priority=self._priority, max_wait_s=wait_s
+        )
+
+    async def _learn(self, call: Call, slot: Slot, outcome: Outcome) -> None:
+        """Keep what the call says about quotas and availability; no answer is lost for want of that."""
+        services, name = self._services, key_id(call.key)
+        try:
+            match outcome:
+                case Answered(reply=guarded):
+                    await services.quota.done(slot, guarded.reply.usage, guarded.reply.headers)
+                    await services.availability.record_success(call.target, name, sent_at=slot.at)
+                case Failed(error=error):
+                    if error.sent:
+                        await services.quota.done(slot, error=error)
+                    else:
+                        await services.quota.give_back(slot)
+                    await services.availability.record_failure(call.target, name, error)
+                    if error.error_class is ErrorClass.AUTH:
+                        services.keys.forget()
+        except LedgerError as down:
+            _LOG.warning("what this call says about %s is not kept: %s", call.target.name, down)
+
+
+def _out_already(target: Target, out: Blocked) -> ProviderError:
+    """What an earlier call of this run has learned; nothing is sent, and no second event is emitted."""
+    return ProviderError(
+        out.reason,
+        provider=target.provider,
+        model=target.name,
+        error_class=out.error_class,
+        ledger_action=LedgerAction.RELEASE,
+        sent=False,
+        known=True,
+    )
+
+
+def _used_up(target: Target, wait: Wait) -> ProviderError:
+    return ProviderError(
+        f"{target.name}: its quota ({wait.limit}) is used up; free again in {wait.seconds:.0f} s",
+        provider=target.provider,
+        model=target.name,
+        error_class=ErrorClass.QUOTA,
+        retry_after_s=wait.seconds,
+        ledger_action=LedgerAction.RELEASE,
+        sent=False,
+        own_quota=True,
+    )
