@@ -79,6 +79,28 @@ class LimitsConfig(_Options):
     """Tokens a day."""
 
 
+class CapabilitiesConfig(_Options):
+    """What one model takes, above the catalogue and above what its provider's refusals have taught."""
+
+    temperature: StrictBool | None = None
+    """Whether it takes a temperature."""
+    system_role: StrictBool | None = None
+    """Whether it takes a system text; false sends that text in the user's turn."""
+    stop: StrictBool | None = None
+    """Whether it takes stop sequences."""
+    json_mode: Literal["none", "json_object", "json_schema", "tool"] | None = None
+    """How it is asked for JSON; `tool` is for Anthropic only."""
+    max_tokens_field: Literal["max_tokens", "max_completion_tokens"] | None = None
+    """Name of the field that limits the answer, on OpenAI-compatible servers."""
+    thinking: (
+        Literal[
+            "none", "gemini_budget", "gemini_level", "anthropic_adaptive", "groq_effort", "openrouter_effort"
+        ]
+        | None
+    ) = None
+    """How hidden reasoning is turned down; none sends nothing about it."""
+
+
 class _Endpoint(_Options):
     """What any model may say beyond its name."""
 
@@ -96,6 +118,8 @@ class _Endpoint(_Options):
     """A price of your own, above every price table."""
     limits: LimitsConfig | None = None
     """Limits of your key for this model."""
+    capabilities: CapabilitiesConfig | None = None
+    """What the model takes, where the catalogue is wrong or does not know it."""
 
     @property
     def said_billing(self) -> Billing | None:

@@ -139,7 +139,7 @@ async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
 
 
 async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
-    """Ask the item's next model, or the replacement of a retired one; its name when its answer passes the local checks."""
+    """Ask the item's next model, or the replacement of a retired one; its name if its answer passes the checks."""
     while walk := lane.walks[item.id]:
         outcome = await runtime.calls(_call(lane, item, walk))
         if isinstance(outcome, NotAdmitted):

@@ -10,7 +10,7 @@ from pydantic import SecretStr
 from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message, ModelInfo
 from tta_dev_primitives.config.models.catalogue import load_catalogue
-from tta_dev_primitives.config.models.targets import Capabilities, Target
+from tta_dev_primitives.config.models.targets import Target
 
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.providers.client import ProviderClient
@@ -48,7 +48,7 @@ class BoundClient:
             family=entry.family if entry else "",
             price=None,
             base_url=self._base_url,
-            capabilities=entry.capabilities if entry else Capabilities(**provider.capabilities),
+            capabilities=known.capabilities_of(entry.name if entry else model, self.provider),
             allow_private_hosts=self._allow_private_hosts,
         )
 

@@ -48,6 +48,8 @@ MAX_BODY = 8 * 1024 * 1024
 _MAX_ERROR_BODY = 64 * 1024
 _CONNECT_S = 10.0
 _LARGE = 1024 * 1024
+_NOTHING = ChatRequest(())
+"""What a list of models asks."""
 _COMMON_HEADERS = {
     "accept": "application/json",
     "accept-encoding": "identity",
@@ -74,7 +76,7 @@ class Prepared:
     """A request that is built and checked; the key joins its headers when it is sent."""
 
     target: Target
-    request: ChatRequest | None
+    request: ChatRequest
     form: WireFormat
     base: Base
     url: str
@@ -193,7 +195,7 @@ class ProviderClient:
         form, base = wire_format(target.provider), base_of(target)
         _require_usable(target, key)
         headers = {**_COMMON_HEADERS, **form.headers}
-        asked = Prepared(target, None, form, base, base.join(form.models_path), b"", headers, key)
+        asked = Prepared(target, _NOTHING, form, base, base.join(form.models_path), b"", headers, key)
         answer = await self._exchange(asked, "GET", deadline_s=deadline_s)
         assert answer.status is not None
         if answer.status != 200:

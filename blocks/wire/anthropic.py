@@ -107,8 +107,9 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     if system and can.system_role:
         body["system"] = system
     elif system:
-        body["messages"].insert(0, {"role": "user", "content": system})
-    if request.stop:
+        first = body["messages"][0]
+        first["content"] = f"{system}\n\n{first['content']}"
+    if request.stop and can.stop:
         body["stop_sequences"] = list(request.stop)
     if request.temperature is not None and can.temperature:
         body["temperature"] = request.temperature

@@ -94,7 +94,7 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     system = request.system or ""
     if request.temperature is not None and can.temperature:
         settings["temperature"] = request.temperature
-    if request.stop:
+    if request.stop and can.stop:
         settings["stopSequences"] = list(request.stop)
     if request.json_schema is not None:
         if can.json_mode != "none":
@@ -107,7 +107,7 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
         settings["thinkingConfig"] = {"thinkingBudget": can.min_thinking_budget}
     elif request.thinking == "low" and can.thinking == "gemini_level":
         settings["thinkingConfig"] = {"thinkingLevel": "LOW"}
-    contents = [
+    contents: list[dict[str, Any]] = [
         {"role": "model" if m.role == "assistant" else "user", "parts": [{"text": m.content}]}
         for m in request.messages
     ]
@@ -115,7 +115,7 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     if system and can.system_role:
         body["systemInstruction"] = {"parts": [{"text": system}]}
     elif system:
-        contents.insert(0, {"role": "user", "parts": [{"text": system}]})
+        contents[0]["parts"].insert(0, {"text": f"{system}\n\n"})
     model = quote(target.api_model.removeprefix("models/"), safe="")
     return WireRequest(f"/v1beta/models/{model}:generateContent", body)
 

@@ -93,7 +93,7 @@ class OpenAIChat:
         can = target.capabilities
         field = "max_completion_tokens" if can.max_tokens_field == "max_completion_tokens" else "max_tokens"
         system = request.system or ""
-        body: dict[str, Any] = {"model": target.api_model, "messages": [], field: request.max_output_tokens}
+        body: dict[str, Any] = {"model": target.api_model, "messages": None, field: request.max_output_tokens}
         if request.json_schema is not None:
             wanted = _response_format(can.json_mode, request)
             if wanted is not None:
@@ -101,10 +101,14 @@ class OpenAIChat:
             if wanted is None or wanted["type"] == "json_object":
                 # json_object alone names no shape, and Groq refuses it unless the prompt says "JSON".
                 system = f"{system}\n\n{instruction(request.json_schema)}".strip()
-        if system:
-            body["messages"].append({"role": "system" if can.system_role else "user", "content": system})
-        body["messages"] += [{"role": m.role, "content": m.content} for m in request.messages]
-        if request.stop:
+        turns = [{"role": m.role, "content": m.content} for m in request.messages]
+        if system and can.system_role:
+            turns.insert(0, {"role": "system", "content": system})
+        elif system:
+            # In the first turn: templates that know no system role want user and assistant to alternate, too.
+            turns[0]["content"] = f"{system}\n\n{turns[0]['content']}"
+        body["messages"] = turns
+        if request.stop and can.stop:
             body["stop"] = list(request.stop)
         if request.temperature is not None and can.temperature:
             body["temperature"] = request.temperature

@@ -110,6 +110,24 @@ class Catalogue:
     models: tuple[ModelEntry, ...]
     providers: Mapping[str, ProviderEntry]
     checked_on: date
+    patterns: tuple[tuple[re.Pattern[str], Mapping[str, Any]], ...] = ()
+    """Abilities of models that have no entry, by the start of their name."""
+
+    def capabilities_of(self, api_model: str, provider: str) -> Capabilities:
+        """What a model takes: its entry's word, else its provider's with what the name says of its series."""
+        entry = self.find(api_model, provider)
+        if entry is not None:
+            return entry.capabilities
+        known = dict(self.providers[provider].capabilities)
+        for pattern, capabilities in self.patterns:
+            if pattern.match(api_model):
+                known |= {
+                    name: value
+                    for name, value in capabilities.items()
+                    # Gemini's API has its own name for the limit.
+                    if name != "max_tokens_field" or known.get(name) != "maxOutputTokens"
+                }
+        return Capabilities(**known)
 
     def find(self, name: str, provider: str | None = None) -> ModelEntry | None:
         """The entry for a name or alias, of `provider` or else of the first provider that has it."""
@@ -183,7 +201,8 @@ def load_catalogue() -> Catalogue:
     data = read_yaml(Path(__file__).with_name("models.yaml"), shown_as="models.yaml").checked().data
     providers = {name: ProviderEntry(name=name, **fields) for name, fields in data["providers"].items()}
     models = tuple(_model(fields, providers) for fields in data["models"])
-    return Catalogue(models, providers, date.fromisoformat(data["checked_on"]))
+    patterns = tuple((re.compile(one["name"]), one["capabilities"]) for one in data["series"])
+    return Catalogue(models, providers, date.fromisoformat(data["checked_on"]), patterns)
 
 
 def _model(fields: dict[str, Any], providers: Mapping[str, ProviderEntry]) -> ModelEntry:

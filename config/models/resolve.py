@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import date
+from typing import Any
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import UnknownModelError, UnknownPriceError
@@ -17,7 +18,7 @@ from tta_dev_primitives.config.models.catalogue import (
     today_utc,
 )
 from tta_dev_primitives.config.models.prices import list_price
-from tta_dev_primitives.config.models.targets import Billing, Capabilities, Limits, Price, Target
+from tta_dev_primitives.config.models.targets import Billing, Limits, Price, Target
 from tta_dev_primitives.config.options import (
     ExecutorConfig,
     LimitsConfig,
@@ -137,6 +138,7 @@ class _Source:
     timeout_s: float = 120.0
     price: PriceConfig | None = None
     limits: LimitsConfig | None = None
+    capabilities: Mapping[str, Any] = field(default_factory=dict)
 
 
 def _sources(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[_Source]:
@@ -188,6 +190,9 @@ def _source(
         timeout_s=endpoint.timeout_s,
         price=endpoint.price,
         limits=endpoint.limits,
+        capabilities={}
+        if endpoint.capabilities is None
+        else endpoint.capabilities.model_dump(exclude_none=True),
     )
 
 
@@ -245,7 +250,8 @@ def _target(source: _Source, config: OrchestrationConfig, catalogue: Catalogue, 
         context_tokens=entry.context_tokens if entry else None,
         most_output_tokens=entry.max_output_tokens if entry else None,
         limits=_limits(source, entry, provider),
-        capabilities=entry.capabilities if entry else Capabilities(**provider.capabilities),
+        capabilities=replace(catalogue.capabilities_of(api_model, source.provider), **source.capabilities),
+        fixed_capabilities=frozenset(source.capabilities),
         allow_private_hosts=config.allow_private_hosts,
     )
 

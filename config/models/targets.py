@@ -117,6 +117,8 @@ class Capabilities:
     min_thinking_budget: int = 0
     max_tokens_field: Literal["max_tokens", "max_completion_tokens", "maxOutputTokens"] = "max_tokens"
     system_role: bool = True
+    """False: the system text is sent at the head of the user's turn."""
+    stop: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,8 @@ class Target:
     """What the model can write at most; None: not known."""
     limits: Limits = field(default_factory=Limits)
     capabilities: Capabilities = field(default_factory=Capabilities)
+    fixed_capabilities: frozenset[str] = frozenset()
+    """Capabilities that the configuration sets: what a provider answers does not change them."""
     allow_private_hosts: bool = False
     replaces: str | None = None
     """The configured name that this target stands in for, when it is a replacement."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -9,10 +10,19 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
+from tta_dev_primitives.blocks.providers.capabilities import Lesson, lesson_of
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.errors import ConfigError, ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.errors import (
+    ConfigError,
+    ErrorClass,
+    LedgerAction,
+    LedgerError,
+    MissingKeyError,
+    ProviderError,
+)
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome
 from tta_dev_primitives.flows.routing.retry_policy import same_model_wait, stops_everything
@@ -22,6 +32,10 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
 __all__ = ["Attempts"]
+
+_LOG = logging.getLogger("tta_dev_primitives.runtime")
+_MOST_LESSONS = 4
+"""A model may refuse several fields, one after the other."""
 
 _PROBLEMS = {
     ErrorClass.TRUNCATED: "the token limit cut the answer",
@@ -48,31 +62,64 @@ class Attempts:
             ConfigError: The address answers with a redirect: no model is asked before that is corrected.
             LedgerError: The ledger cannot be used.
         """
+        call.target = await self._as_learned(call.target)
         call.request = call.request_of(call.target)
         call.until = time.monotonic() + 2 * call.target.timeout_s
-        tries, fitted = 0, False
+        tries, lessons = 0, list[Lesson]()
         while True:
             self._may_send()
             started = time.time()
             outcome = self._judged(call, await self._then(call), started)
+            tries += 1
             if isinstance(outcome, Answered):
-                return replace(outcome, target=call.permit.target, tries=tries + 1)
-            error, tries = outcome.error, tries + 1
-            if stops_everything(error):
-                raise ConfigError(str(error))
-            if not fitted and await self._fit(call, error):
-                fitted, tries = True, tries - 1
+                await self._keep(call, lessons)
+                return self._ended(call, outcome, tries)
+            if stops_everything(outcome.error):
+                raise ConfigError(str(outcome.error))
+            lesson = lesson_of(call.target, call.request, outcome.error)
+            if lesson is not None and len(lessons) < _MOST_LESSONS:
+                # The model was not at work: the call that was refused is none of the model's tries.
+                lessons.append(lesson)
+                call.target, tries = lesson.applied_to(call.target), tries - 1
                 continue
             if tries >= call.max_calls:
-                return replace(outcome, target=call.permit.target, tries=tries)
-            larger = _with_larger_cap(call.target, call.request, error.error_class, tries)
+                return self._ended(call, outcome, tries)
+            larger = _with_larger_cap(call.target, call.request, outcome.error.error_class, tries)
             if larger is not None:
                 call.request = larger
                 continue
-            wait = same_model_wait(error, tries, time_left_s=call.until - time.monotonic(), rng=self._rng)
+            wait = same_model_wait(
+                outcome.error, tries, time_left_s=call.until - time.monotonic(), rng=self._rng
+            )
             if wait is None:
-                return replace(outcome, target=call.permit.target, tries=tries)
+                return self._ended(call, outcome, tries)
             await self._services.sleep(wait)
+
+    @staticmethod
+    def _ended(call: Call, outcome: Outcome, tries: int) -> Outcome:
+        return replace(outcome, target=call.permit.target, tries=max(1, tries))
+
+    async def _as_learned(self, target: Target) -> Target:
+        """The target with what its provider's refusals have taught this key."""
+        try:
+            key = await self._services.keys.key_of(target)
+            return await self._services.capabilities.applied_to(target, key_id(key))
+        except (MissingKeyError, LedgerError):
+            # The layers below say so, and whether it matters: a free model needs no ledger.
+            return target
+
+    async def _keep(self, call: Call, lessons: list[Lesson]) -> None:
+        """Remember what this answer has proved, and say it once in the warnings."""
+        if not lessons:
+            return
+        call.note(
+            f"{call.target.name} refused an optional field: {'; '.join(one.what for one in lessons)}. This is "
+            "remembered for a week; `capabilities` of the model in the file sets it for good."
+        )
+        try:
+            await self._services.capabilities.keep(call.target, key_id(call.key), lessons)
+        except LedgerError as down:
+            _LOG.warning("what %s takes is not kept: %s", call.target.name, down)
 
     def _judged(self, call: Call, outcome: Outcome, started: float) -> Outcome:
         """The outcome with an unusable reply taken as a failure; its attempt is reported."""
@@ -93,10 +140,6 @@ class Attempts:
             call.on_attempt(attempt)
         call.on_failure(call.target, attempt, outcome.error)
         return outcome
-
-    async def _fit(self, call: Call, error: ProviderError) -> bool:
-        """Whether the provider named an optional field that this model does not take; it is left out from now on."""
-        return False
 
 
 def _unusable(target: Target, problem: ErrorClass, cost: Decimal) -> ProviderError:

@@ -11,10 +11,10 @@ from typing import Self
 
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.capabilities import LearnedCapabilities
 from tta_dev_primitives.blocks.credentials.keys import forget_keys, load_key
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.providers.capabilities import LearnedCapabilities
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota
