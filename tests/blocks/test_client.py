@@ -28,7 +28,7 @@ from rude_server import (
 )
 from wire_samples import ask, at_address, target
 
-from tta_dev_primitives.blocks.providers.client import MAX_BODY, ProviderClient, shared_client
+from tta_dev_primitives.blocks.providers.client import MAX_BODY, ProviderClient
 from tta_dev_primitives.blocks.providers.transport import HostRefused, guarded_session, host_refusal
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import (
@@ -452,17 +452,6 @@ async def test_a_name_that_turns_out_private_is_refused_at_the_socket() -> None:
         assert isinstance(refusal, HostRefused)
         assert "allow_private_hosts" in str(refusal)
         assert server.connections == 0
-
-
-async def test_the_shared_client_lives_as_long_as_its_users() -> None:
-    """Users on one loop get one client; the last to leave closes it."""
-    async with shared_client() as first:
-        async with shared_client() as second:
-            assert first is second
-        async with rude_server(answers(response(GOOD))) as server:
-            assert (await first.send(model(server.url), ask(), key=KEY)).text == "42"
-    async with shared_client() as later:
-        assert later is not first
 
 
 def test_a_client_stays_on_its_loop() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import fault_replies as f
 import pytest
-from drive import TEXTS, Bench, Outcome, drive, good_provider, honest, ledger_rows
+from drive import TEXTS, Bench, Outcome, drive, good_provider, honest, ledger_rows, using
 from matrix import SITES
 from test_money import other_call
 
@@ -39,7 +39,8 @@ async def test_a_clock_that_jumps_frees_no_money(site: str, bench: Bench) -> Non
 
     async with honest(bench, site) as (runtime, _):
         database, scope = runtime.ledger.database, runtime.ledger.scope
-        ledger = runtime.ledger = Ledger(database, scope=scope, clock=clock)
+        ledger = Ledger(database, scope=scope, clock=clock)
+        runtime = using(runtime, ledger=ledger)
         await ledger.release(
             await ledger.reserve(other_call(), Decimal(1), Decimal(50)), "so that October has a row"
         )
@@ -72,7 +73,7 @@ async def test_a_clock_that_providers_contradict_stops_paid_calls_until_it_is_se
 
     async with honest(bench, site, serve=f.answering(dated, TEXTS[site])) as (runtime, server):
         database, scope = runtime.ledger.database, runtime.ledger.scope
-        runtime.ledger = Ledger(database, scope=scope, clock=lambda: time.time() + skew)
+        runtime = using(runtime, ledger=Ledger(database, scope=scope, clock=lambda: time.time() + skew))
         assert (await drive(runtime, site)).action == "keep"
         before = len(server.requests)
 
@@ -92,9 +93,9 @@ async def test_a_clock_that_providers_contradict_stops_paid_calls_until_it_is_se
 async def _ask_something_new(runtime: Runtime, site: str) -> Outcome:
     """What was answered is in the store and would be taken from there: a ledger of its own has none of it."""
     heard, clock = runtime.ledger.clocks, runtime.ledger._clock
-    runtime.ledger = Ledger(runtime.ledger.database, scope=f"{runtime.ledger.scope}+", clock=clock)
-    runtime.ledger.clocks = heard
-    return await drive(runtime, site)
+    ledger = Ledger(runtime.ledger.database, scope=f"{runtime.ledger.scope}+", clock=clock)
+    ledger.clocks = heard
+    return await drive(using(runtime, ledger=ledger), site)
 
 
 @pytest.fixture

@@ -12,7 +12,7 @@ from matrix import SITES
 
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo
-from tta_dev_primitives.flows.calling import caller as caller_module
+from tta_dev_primitives.flows.calling import hold as hold_module
 
 
 def other_call() -> CallInfo:
@@ -42,13 +42,13 @@ async def test_held_money_is_waited_for(site: str, bench: Bench, monkeypatch: py
     """While only calls in flight stand in the way a call waits; it goes out when they end, and gives up in time."""
     async with honest(bench, site, limit="0.05") as (runtime, server):
         hold = await runtime.ledger.reserve(other_call(), Decimal("0.0499"), Decimal("0.05"))
-        monkeypatch.setattr(caller_module, "guarded_send", partial(guarded_send, wait_busy_s=0.1))
+        monkeypatch.setattr(hold_module, "guarded_send", partial(guarded_send, wait_busy_s=0.1))
         outcome = await drive(runtime, site)
         assert (server.connections, await ledger_rows(runtime)) == (0, [])
         assert outcome.action == "next"
         assert all("held by calls in flight" in (a.reason or "") for a in outcome.attempts)
 
-        monkeypatch.setattr(caller_module, "guarded_send", guarded_send)
+        monkeypatch.setattr(hold_module, "guarded_send", guarded_send)
         waiting = asyncio.create_task(drive(runtime, site))
         await asyncio.sleep(0)
         await runtime.ledger.release(hold, "ended")

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import fault_replies as f
 import pytest
-from drive import PAID, PAID_KEY, TEXTS, Bench, config_of, good_provider, runtime_at
+from drive import PAID, PAID_KEY, TEXTS, Bench, config_of, good_provider, runtime_at, using
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from test_flows import running
@@ -131,7 +131,8 @@ def test_an_alert_is_due_until_prefect_has_it(
     now = [1_794_000_000.0]
     sent: list[str] = []
     runtime = wait_for(runtime_at(bench, "http://127.0.0.1:9"))
-    runtime.ledger = Ledger(runtime.ledger.database, scope=runtime.ledger.scope, clock=lambda: now[0])
+    clocked = Ledger(runtime.ledger.database, scope=runtime.ledger.scope, clock=lambda: now[0])
+    runtime = using(runtime, ledger=clocked)
     wait_for(_spend(runtime.ledger))
     EventsWorker.instance().drain()
     with temporary_environment({"PREFECT_API_URL": line.url}), listening(lambda name, _: sent.append(name)):

@@ -11,7 +11,7 @@ import pytest
 from tta_dev_primitives.flows.bulk import scheduler
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.scheduler import Pump
-from tta_dev_primitives.flows.calling.admission import BulkGate
+from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
 
 async def records(count: int) -> AsyncIterator[Record]:
@@ -35,7 +35,7 @@ async def test_an_alarm_makes_the_chunks_small_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(Pump, "_item", lambda self, record: SimpleNamespace(id=record.id))
     monkeypatch.setattr(Pump, "_end", lambda self, record, item: None)
     pump = Pump(
-        runtime, BulkGate(10), lambda record: None, ended=lambda *_: None, postponed=lambda _: None,
+        runtime, BulkAdmission(10), lambda record: None, ended=lambda *_: None, postponed=lambda _: None,
         chunk_size=20, chunks=1, budget=SimpleNamespace(),
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     await pump.run(records(300))

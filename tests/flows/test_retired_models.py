@@ -15,7 +15,7 @@ from sandbox_runs import CLAUDE, GEMINI, KEY_VALUE, LLAMA, ToSandbox, workflow_o
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.calling import caller
+from tta_dev_primitives.flows.calling import services
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
@@ -74,7 +74,7 @@ def served(
 
     def serve(scenario: str = "", **changes: Any) -> tuple[MultiModelWorkflow, Sandbox]:
         sandbox = sandbox_of(scenario)
-        monkeypatch.setattr(caller, "ProviderClient", lambda: ProviderClient(transport=ToSandbox(sandbox)))
+        monkeypatch.setattr(services, "ProviderClient", lambda: ProviderClient(transport=ToSandbox(sandbox)))
         return workflow_of(guide_config(tmp_path, **changes), tmp_path), sandbox
 
     return serve

@@ -22,9 +22,10 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
 from tta_dev_primitives.config.models.usage import Usage
-from tta_dev_primitives.flows.calling.admission import BulkGate
-from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.admission import BulkAdmission
+from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.execute import lane_attempt
 from tta_dev_primitives.flows.plan import plan_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
@@ -163,12 +164,17 @@ async def runtime_at(
         bench.folder, name, f"{paid_url}/{name}", f"{bench.good_url}/{name}", bench.url, **changes
     )
     database = database_for(bench.url)
-    runtime = Runtime(load_orchestration_config(path, use_env_overrides=False), database)
-    runtime.ledger = Ledger(database, scope=name)
-    runtime.rng = _NoWaits(1)
-    paid = replace(runtime.targets[PAID], timeout_s=timeout_s)
-    runtime.targets[PAID] = runtime.orchestrator = paid
-    return runtime
+    services = Services.of(load_orchestration_config(path, use_env_overrides=False), database)
+    paid = replace(services.targets[PAID], timeout_s=timeout_s)
+    services = replace(
+        services, ledger=Ledger(database, scope=name), targets={**services.targets, PAID: paid}
+    )
+    return Runtime(services, rng=_NoWaits(1))
+
+
+def using(runtime: Runtime, **changes: Any) -> Runtime:
+    """The run with other services."""
+    return Runtime(replace(runtime.services, **changes), rng=runtime.rng)
 
 
 @asynccontextmanager
@@ -210,7 +216,7 @@ async def drive(runtime: Runtime, site: str) -> Outcome:
 
 
 async def _plan(runtime: Runtime, outcome: Outcome) -> None:
-    runtime.config = runtime.config.model_copy(update={"planning": "always"})
+    runtime = using(runtime, config=runtime.config.model_copy(update={"planning": "always"}))
     item = Item("1", f"{TASK} ({runtime.ledger.scope})")
     outcome.items = [item]
     await plan_items(runtime, [item])
@@ -250,17 +256,16 @@ async def _execute(runtime: Runtime, outcome: Outcome) -> None:
 
 
 async def _bulk(runtime: Runtime, outcome: Outcome) -> None:
-    purse = Purse(Decimal(20))
-    outcome.runtime = runtime.for_job(BulkGate(BULK_ITEMS), purse)
+    budget = JobBudget(Decimal(20))
+    outcome.runtime = runtime.for_job(BulkAdmission(BULK_ITEMS), budget)
     await _walk(outcome.runtime, outcome, BULK_ITEMS)
-    assert purse.held == 0, f"the job's ceiling still holds {purse.held}"
+    assert budget.held == 0, f"the job's ceiling still holds {budget.held}"
 
 
 async def _judge(runtime: Runtime, outcome: Outcome, *, audit: bool) -> None:
     mode = "adaptive" if audit else "always"
-    runtime.config = runtime.config.model_copy(
-        update={"validation": runtime.config.validation.model_copy(update={"mode": mode})}
-    )
+    validation = runtime.config.validation.model_copy(update={"mode": mode})
+    runtime = using(runtime, config=runtime.config.model_copy(update={"validation": validation}))
     (item,) = outcome.items = await _items(runtime, 1)
     reply = ChatReply(ANSWER, "stop", Usage(input_tokens=9, output_tokens=9))
     item.answered(runtime.targets[FREE], reply, (), None)
@@ -316,7 +321,7 @@ async def cell(bench: Bench, fault: Fault, site: str) -> list[str]:
         runtime = await runtime_at(bench, url, timeout_s=fault.timeout_s)
         stack.push_async_callback(runtime.client.aclose)
         if fault.listed:
-            _list_price(runtime)
+            runtime = _list_price(runtime)
         try:
             outcome = await drive(runtime, site)
         except AssertionError as wrong:
@@ -324,11 +329,11 @@ async def cell(bench: Bench, fault: Fault, site: str) -> list[str]:
         return await _problems(bench, runtime, expected, outcome)
 
 
-def _list_price(runtime: Runtime) -> None:
+def _list_price(runtime: Runtime) -> Runtime:
     paid = runtime.targets[PAID]
     assert paid.price is not None
     paid = replace(paid, price=replace(paid.price, source="list"))
-    runtime.targets[PAID] = runtime.orchestrator = paid
+    return using(runtime, targets={**runtime.targets, PAID: paid})
 
 
 async def recovery(bench: Bench, fault: Fault, site: str) -> list[str]:

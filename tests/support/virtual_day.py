@@ -33,9 +33,10 @@ from tta_dev_primitives.flows.bulk.bulk_flow import BulkReport, run_file
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.bulk.time_left import quota_eta
-from tta_dev_primitives.flows.calling.admission import BulkGate
-from tta_dev_primitives.flows.calling.job_budget import Purse
+from tta_dev_primitives.flows.calling.admission import BulkAdmission
+from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime, active
+from tta_dev_primitives.flows.calling.services import Keys
 
 __all__ = ["FOUR_KEYS", "Day", "FreeKey", "VirtualTime", "simulate"]
 
@@ -208,7 +209,7 @@ class _Watch:
     """Asks the job for its ETA each time another fiftieth is done."""
 
     def __init__(self, runtime: Runtime, time: VirtualTime) -> None:
-        self._runtime = runtime.for_job(BulkGate(1), Purse(None), clock=time, sleep=time.sleep)
+        self._runtime = runtime.for_job(BulkAdmission(1), JobBudget(None), clock=time, sleep=time.sleep)
         self._time = time
         self._progress: Progress | None = None
         self._next = 5
@@ -227,7 +228,7 @@ class _Watch:
         if progress.left:
             with self._time.work():
                 now = self._time()
-                progress.quota_eta_s = await quota_eta(self._runtime, progress, now)
+                progress.quota_eta_s = await quota_eta(self._runtime.services, progress, now)
                 eta = progress.eta_s
             if eta is not None:
                 self.etas.append((now, eta))
@@ -298,8 +299,8 @@ async def _look(
 def _all_counted(time: VirtualTime) -> Iterator[None]:
     """Count database work and provider calls, so that the clock waits for them."""
     methods = [
-        (ProviderClient, "send"),
-        (Runtime, "key_of"),
+        (ProviderClient, "exchange"),
+        (Keys, "key_of"),
         (SqliteDatabase, "transact"),
         (SqliteDatabase, "read"),
     ]
