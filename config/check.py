@@ -13,7 +13,7 @@ from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.models.catalogue import Catalogue
 from tta_dev_primitives.config.models.resolve import defined_targets, unknown_models
-from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.targets import Target, endpoint_in
 from tta_dev_primitives.config.options import USE_CASES, OrchestrationConfig
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 
@@ -142,7 +142,18 @@ def _model(target: Target, catalogue: Catalogue, today: date) -> Iterator[CheckL
 
 
 def _address(target: Target) -> Iterator[CheckLine]:
-    if target.base_url is None or target.allow_private_hosts:
+    if target.base_url is None:
+        return
+    endpoint = endpoint_in(target.base_url)
+    if endpoint:
+        base = target.base_url.rstrip("/").removesuffix(endpoint)
+        yield CheckLine(
+            "warn",
+            target.name,
+            f"base_url ends in the endpoint {endpoint}; calls use {base} as the base",
+            f"write base_url: {base}",
+        )
+    if target.allow_private_hosts:
         return
     parts = urlsplit(target.base_url)
     if _is_private(parts.hostname or ""):

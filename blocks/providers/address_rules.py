@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.targets import Target, endpoint_in
 
 __all__ = [
     "Base",
@@ -35,9 +35,6 @@ Reach = Literal["public", "any", "private"]
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,251}[A-Za-z0-9])?\.?")
-_ENDPOINT = re.compile(
-    r"/chat/completions$|/messages$|(?:/v1|/v1beta)?/models/[^/]+:(?:generateContent|streamGenerateContent)$"
-)
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -104,12 +101,6 @@ def _checked(text: str, where: str, *, private_allowed: bool) -> Base:
     shown = f"[{host}]" if ":" in host else host
     netloc = shown if port == _PORTS[scheme] else f"{shown}:{port}"
     return Base(f"{scheme}://{netloc}{path.rstrip('/')}", host, port, reach)
-
-
-def endpoint_in(address: str) -> str:
-    """The endpoint path that a `base_url` ends in by mistake ("" if none): the address before it is the base."""
-    found = _ENDPOINT.search(address.rstrip("/"))
-    return found[0] if found else ""
 
 
 def host_of(provider: str, base_url: str | None) -> str:

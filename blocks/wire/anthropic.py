@@ -285,7 +285,8 @@ def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: floa
         status = _STATUS_OF_TYPE.get(body.type, 500)
     fault = _special(status, headers, body, now)
     if fault is None:
-        fault = error_rules.by_status(status, body, headers=headers, now=now)
+        busy = body.type == "overloaded_error"
+        fault = error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
     return error_rules.overridden(fault, headers)
 
 

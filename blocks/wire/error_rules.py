@@ -46,8 +46,6 @@ _BY_STATUS: Mapping[int, tuple[ErrorClass, LedgerAction]] = {
     429: (ErrorClass.RATE_LIMIT, _REL),
     498: (ErrorClass.OVERLOADED, _REL),
     499: (ErrorClass.TRANSIENT, _PRE),
-    503: (ErrorClass.OVERLOADED, _REL),
-    529: (ErrorClass.OVERLOADED, _REL),
 }
 _PROVIDER_WIDE = frozenset({401, 402, 403})
 _ID_HEADERS = ("request-id", "x-request-id", "x-generation-id")
@@ -112,14 +110,27 @@ def _code(value: Any) -> str:
     return flat(value, limit=80)
 
 
-def by_status(status: int, body: ErrorBody, *, headers: Mapping[str, str], now: float) -> Fault:
-    """Judge by the HTTP status alone; the formats call this when their own codes say nothing."""
+def by_status(
+    status: int, body: ErrorBody, *, headers: Mapping[str, str], now: float, overloaded: bool = False
+) -> Fault:
+    """Judge by the HTTP status; the formats call this when their own codes say nothing.
+
+    Args:
+        status: Of the reply.
+        body: Of the reply.
+        headers: Of the reply, lower case.
+        now: Epoch seconds.
+        overloaded: The body is an answer by which this provider turns requests away before it works on them. Any
+            other 5xx may come from a gateway in front of a model that is at work: it may be billed.
+    """
     if 300 <= status < 400:
         text = "answered with a redirect; redirects are never followed, correct base_url"
         return Fault(ErrorClass.REDIRECT, _REL, text)
     if status == 429:
         return limited(body, headers=headers, now=now)
     fallback = (ErrorClass.TRANSIENT, _PRE) if status >= 500 else (ErrorClass.INVALID_REQUEST, _REL)
+    if status >= 500 and overloaded:
+        fallback = (ErrorClass.OVERLOADED, _REL)
     error_class, ledger = _BY_STATUS.get(status, fallback)
     if status in (400, 413, 422) and CONTEXT_WORDS.search(body.message[:4000]):
         error_class = ErrorClass.CONTEXT

@@ -82,6 +82,7 @@ _STATUS_OF_NAME = {
     "DEADLINE_EXCEEDED": 504,
 }
 _BAD_KEY = re.compile(r"api[ _]key (not valid|expired|not found)|pass a valid api key", re.IGNORECASE)
+_BUSY = re.compile(r"overloaded|high demand|currently unavailable|capacity", re.IGNORECASE)
 _PER_DAY = re.compile(r"per[ _-]?day|daily", re.IGNORECASE)
 _PER_MINUTE = re.compile(r"per[ _-]?minute", re.IGNORECASE)
 _LIMIT_ZERO = re.compile(r"\blimit: ?0\b")
@@ -260,7 +261,8 @@ def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: floa
         # A wrong key and a country or plan without access are 400 here: both put the whole provider out.
         code = "API_KEY_INVALID" if bad_key else name
         return Fault(ErrorClass.AUTH, LedgerAction.RELEASE, body.message, code, "provider")
-    return error_rules.by_status(status, body, headers=headers, now=now)
+    busy = name == "UNAVAILABLE" and _BUSY.search(body.message[:2000]) is not None
+    return error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
 
 
 def _limited(

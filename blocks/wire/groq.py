@@ -43,4 +43,10 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
     return fault if wait is None or wait == NONSENSE else replace(fault, reset_at=now + wait)
 
 
-GROQ = OpenAIChat(Profile(path="/openai/v1/chat/completions", extras=_extras, special=_special))
+def _overloaded(body: ErrorBody) -> bool:
+    return body.code in ("over_capacity", "capacity_exceeded") or "over capacity" in body.message[:2000]
+
+
+GROQ = OpenAIChat(
+    Profile(path="/openai/v1/chat/completions", extras=_extras, special=_special, overloaded=_overloaded)
+)

@@ -5,6 +5,7 @@ What is particular to one of them is a `Profile`: a path, extra request fields, 
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -68,6 +69,21 @@ def _never(_status: int, _headers: Mapping[str, str], _body: ErrorBody, _now: fl
     return None
 
 
+_BUSY = re.compile(
+    r"(?:engine|model|server|service)\b.{0,60}\boverloaded"
+    r"|server busy|maximum pending requests|loading model|slow down",
+    re.IGNORECASE,
+)
+_BUSY_CODES = frozenset(
+    {"overloaded", "overloaded_error", "server_is_overloaded", "slow_down", "unavailable_error"}
+)
+
+
+def _busy(body: ErrorBody) -> bool:
+    """OpenAI, Ollama, llama.cpp and others: turned away before any work."""
+    return bool({body.code, body.type} & _BUSY_CODES or _BUSY.search(body.message[:2000]))
+
+
 @dataclass(frozen=True, slots=True)
 class Profile:
     """The facts by which one server differs from the shared format."""
@@ -78,6 +94,8 @@ class Profile:
     """Adds the provider's own request fields."""
     special: Special = _never
     """Judges an error by the provider's own codes; None leaves it to the status."""
+    overloaded: Callable[[ErrorBody], bool] = _busy
+    """Whether an error is the answer by which this server turns requests away before it works on them."""
     reports_cost: bool = False
     """Its `usage.cost` is what it charged, in USD; of any other server nobody knows what such a figure means."""
 
@@ -196,7 +214,8 @@ class OpenAIChat:
         if fault is None and (started or status < 500):
             fault = _common(body)
         if fault is None:
-            fault = error_rules.by_status(status, body, headers=headers, now=now)
+            busy = self.profile.overloaded(body)
+            fault = error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
         return error_rules.overridden(fault, headers)
 
     def _reply(

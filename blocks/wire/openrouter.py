@@ -61,6 +61,7 @@ _FILTERED = (
     ("privacy_restricted", re.compile(r"data policy|privacy settings", re.IGNORECASE)),
     ("constraint_filtered", re.compile(r"requested (parameters|provider)|support tool use", re.IGNORECASE)),
 )
+_NO_UPSTREAM = re.compile(r"no (?:available )?(?:model )?provider|no instances available", re.IGNORECASE)
 _MODERATED = re.compile(r"moderation|flagged|guardrail|content policy", re.IGNORECASE)
 _KEY_CAP = re.compile(r"key limit exceeded", re.IGNORECASE)
 _FREE_DAY = re.compile(r"free-models-per-day|openrouter_free_tier_daily", re.IGNORECASE)
@@ -100,7 +101,13 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
         return Fault(ErrorClass.CONTEXT, _REL, body.message, body.code)
     if status == 429:
         return _limited(headers, metadata, body, now)
-    return by_status(_STATUS_OF_TYPE.get(error_type, status), body, headers=headers, now=now)
+    busy = _overloaded(body)
+    return by_status(_STATUS_OF_TYPE.get(error_type, status), body, headers=headers, now=now, overloaded=busy)
+
+
+def _overloaded(body: ErrorBody) -> bool:
+    """No upstream took the request."""
+    return body.code == "provider_overloaded" or _NO_UPSTREAM.search(body.message[:2000]) is not None
 
 
 def _unavailable(
@@ -154,5 +161,5 @@ def _reset(text: str, now: float) -> float | None:
     return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None
 
 
-OPENROUTER = OpenAIChat(Profile(extras=_extras, special=_special, reports_cost=True))
+OPENROUTER = OpenAIChat(Profile(extras=_extras, special=_special, overloaded=_overloaded, reports_cost=True))
 """The base address ends in `/api/v1`, as the official SDK takes it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
@@ -9,8 +10,11 @@ from typing import Literal
 from tta_dev_primitives.config.models.billing import Billing
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["Billing", "Capabilities", "Limits", "Price", "Target"]
+__all__ = ["Billing", "Capabilities", "Limits", "Price", "Target", "endpoint_in"]
 
+_ENDPOINT = re.compile(
+    r"/chat/completions$|/messages$|(?:/v1|/v1beta)?/models/[^/]+:(?:generateContent|streamGenerateContent)$"
+)
 _MTOK = Decimal(1_000_000)
 
 
@@ -155,3 +159,9 @@ class Target:
     def key(self) -> str:
         """Identity of the model behind the name: provider, address and API id."""
         return f"{self.provider}|{self.base_url or ''}|{self.api_model}"
+
+
+def endpoint_in(address: str) -> str:
+    """The endpoint path that a `base_url` ends in by mistake ("" if none): what stands before it is the base."""
+    found = _ENDPOINT.search(address.rstrip("/"))
+    return found[0] if found else ""

@@ -83,6 +83,11 @@ TPD = "Rate limit reached on tokens per day (TPD): Limit 100000. Please try agai
 UPSTREAM = "x/y:free is temporarily rate-limited upstream. Please retry shortly."
 QUOTA_TEXT = "You exceeded your current quota, please check your plan and billing details."
 
+ENVOY = "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+"""The request may have reached the model: its money stays charged."""
+GROQ_BUSY = "openai/gpt-oss-120b is currently over capacity. Please try again and back off exponentially."
+OLLAMA_BUSY = "server busy, please try again. maximum pending requests exceeded"
+
 ANTHROPIC = [
     Row(
         "bad request",
@@ -246,6 +251,9 @@ ANTHROPIC = [
     Row("internal", A, 500, anthropic("api_error"), E.TRANSIENT, PRE),
     Row("gateway timeout", A, 504, anthropic("timeout_error"), E.TRANSIENT, PRE),
     Row("overloaded", A, 529, anthropic("overloaded_error"), E.OVERLOADED),
+    Row("overloaded, by another status", A, 503, anthropic("overloaded_error"), E.OVERLOADED),
+    Row("a gateway in front", A, 503, ENVOY, E.TRANSIENT, PRE),
+    Row("an edge in front", A, 529, "<html>529</html>", E.TRANSIENT, PRE),
     Row(
         "told not to retry",
         A,
@@ -400,7 +408,9 @@ GOOGLE = [
     Row("internal", G, 500, google(500, "INTERNAL"), E.TRANSIENT, PRE),
     Row("overloaded", G, 503, google(503, "UNAVAILABLE", "The model is overloaded."), E.OVERLOADED),
     Row("deadline", G, 504, google(504, "DEADLINE_EXCEEDED"), E.TRANSIENT, PRE),
-    Row("overloaded within a 200", G, 200, [google(503, "UNAVAILABLE")], E.OVERLOADED, PRE),
+    Row("overloaded within a 200", G, 200, [google(503, "UNAVAILABLE", "Overloaded.")], E.OVERLOADED, PRE),
+    Row("unavailable, no words", G, 503, google(503, "UNAVAILABLE"), E.TRANSIENT, PRE),
+    Row("a gateway in front", G, 503, ENVOY, E.TRANSIENT, PRE),
 ]
 
 GROQ = [
@@ -469,7 +479,8 @@ GROQ = [
     Row("flex capacity", Q, 498, chat("busy", "", "capacity_exceeded"), E.OVERLOADED),
     Row("internal", Q, 500, chat(), E.TRANSIENT, PRE),
     Row("bad gateway in HTML", Q, 502, "<html><h1>502 Bad Gateway</h1></html>", E.TRANSIENT, PRE),
-    Row("overloaded", Q, 503, chat(), E.OVERLOADED),
+    Row("overloaded", Q, 503, chat(GROQ_BUSY, "internal_server_error"), E.OVERLOADED),
+    Row("unavailable, no words", Q, 503, chat(), E.TRANSIENT, PRE),
 ]
 
 OPENROUTER = [
@@ -611,7 +622,8 @@ OPENROUTER = [
         reset=NOW + 3600,
     ),
     Row("edge timeout", R, 524, router(524), E.TRANSIENT, PRE),
-    Row("overloaded", R, 529, router(529, "Provider returned error"), E.OVERLOADED),
+    Row("overloaded", R, 503, router(503, error_type="provider_overloaded"), E.OVERLOADED),
+    Row("overloaded, by the status only", R, 529, router(529, "Provider returned error"), E.TRANSIENT, PRE),
     Row("upstream down within a 200", R, 200, router(502, "Upstream error"), E.TRANSIENT, PRE),
     Row(
         "error inside the choice, with usage",
@@ -621,7 +633,7 @@ OPENROUTER = [
             "choices": [{"error": {"code": 503, "message": "busy"}, "message": {"content": "ab"}}],
             "usage": {"prompt_tokens": 7, "completion_tokens": 1, "cost": 0},
         },
-        E.OVERLOADED,
+        E.TRANSIENT,
         SET,
     ),
     Row(
@@ -700,7 +712,10 @@ COMPATIBLE = [
     Row("permanent redirect", C, 308, "", E.REDIRECT),
     Row("teapot", C, 418, "", E.INVALID_REQUEST),
     Row("unknown server error", C, 599, "", E.TRANSIENT, PRE),
-    Row("busy, with a wait", C, 503, "", E.OVERLOADED, wait=7.0, headers={"retry-after": "7"}),
+    Row("busy, with a wait", C, 503, "", E.TRANSIENT, PRE, wait=7.0, headers={"retry-after": "7"}),
+    Row("a gateway in front", C, 503, ENVOY, E.TRANSIENT, PRE),
+    Row("Ollama is busy", C, 503, {"error": OLLAMA_BUSY}, E.OVERLOADED),
+    Row("OpenAI is busy", C, 503, chat("The engine is currently overloaded.", "server_error"), E.OVERLOADED),
     Row("HTML with 200", C, 200, "<!doctype html><title>Sign in</title>", E.MALFORMED, PRE),
     Row("nothing with 200", C, 200, "", E.MALFORMED, PRE),
     Row("cut JSON with 200", C, 200, '{"choices":[{"message":{"content":"4', E.MALFORMED, PRE),

@@ -426,7 +426,9 @@ async def _money(runtime: Runtime, fault: Fault, rows: list[dict[str, Any]], wan
 async def _closed(runtime: Runtime, fault: Fault, want: Any) -> None:
     target = runtime.targets[PAID]
     blocked = (
-        await runtime.availability.blocked([(target, key_id(await _key(runtime)))]) if fault.blocks else {}
+        await runtime.services.availability.blocked([(target, key_id(await _key(runtime)))])
+        if fault.blocks
+        else {}
     )
     if fault.blocks:
         want("passed over from now on", target.key in blocked, True)

@@ -312,6 +312,7 @@ ROWS: tuple[Row, ...] = (
         title="500",
         faults=(
             Fault(name="500", serve=_refusal("500 Internal Server Error", "api_error", "oops"), status=500, **_PASSING),
+            Fault(name="503 of a gateway", serve=_refusal("503 Busy", "api_error", "reset"), status=503, **_PASSING),
         ),
     ),
     Row(
