@@ -42,6 +42,7 @@ def options() -> str:
         ("Review job", "orchestration.review", o.ReviewConfig),
         ("Price of your own", "price, in the orchestrator or an executor", o.PriceConfig),
         ("Limits of your key", "limits, in the orchestrator or an executor", o.LimitsConfig),
+        ("What a model takes", "capabilities, in the orchestrator or an executor", o.CapabilitiesConfig),
     ]
     return "\n\n".join(f"### {title}\n\n`{path}`\n\n{_table(model)}" for title, path, model in sections)
 
@@ -69,7 +70,9 @@ def options_short() -> str:
     return "\n".join(lines)
 
 
-_SHARED = ("billing", "base_url", "api_model", "max_output_tokens", "timeout_s", "price", "limits")
+_SHARED = (
+    "billing", "base_url", "api_model", "max_output_tokens", "timeout_s", "price", "limits", "capabilities",
+)  # fmt: skip
 
 
 def _table(model: type[BaseModel]) -> str:

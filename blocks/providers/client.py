@@ -165,23 +165,31 @@ class ProviderClient:
             ProviderError: The attempt failed; `ledger_action` says what becomes of the hold.
             ConfigError: The name resolves to an address that the rules forbid; nothing was sent.
         """
-        target, form = prepared.target, prepared.form
-        with chat_span(target, prepared.base, prepared.request) as span:
-            answer = await self._exchange(
-                prepared,
-                "POST",
-                deadline_s=target.timeout_s if deadline_s is None else deadline_s,
-                on_sent=on_sent,
-            )
-            assert answer.status is not None
-            try:
-                reply = form.parse(target, answer.status, answer.headers, bytes(answer.body), now=clock())
-            except OrchestrationError:
-                raise
-            except Exception as error:
-                raise _unexpected(target, error, answer, sent=True) from None
-            span.reply(reply)
-            return reply
+        target, sent = prepared.target, False
+
+        def mark() -> None:
+            nonlocal sent
+            sent = True
+            if on_sent is not None:
+                on_sent()
+
+        try:
+            with chat_span(target, prepared.base, prepared.request) as span:
+                limit_s = target.timeout_s if deadline_s is None else deadline_s
+                answer = await self._exchange(prepared, "POST", deadline_s=limit_s, on_sent=mark)
+                assert answer.status is not None
+                reply = prepared.form.parse(
+                    target, answer.status, answer.headers, bytes(answer.body), now=clock()
+                )
+                span.reply(reply)
+                return reply
+        except OrchestrationError:
+            raise
+        except Exception as error:
+            # What no library promises to raise must not end a run: the next model is asked.
+            failure = _unexpected(target, error, sent=sent)
+        # Raised out here: inside, the original would hang on as its context.
+        raise failure
 
     async def list_models(
         self, target: Target, *, key: SecretStr, deadline_s: float = 30.0
@@ -272,11 +280,8 @@ class ProviderClient:
                 told = self._transport is None or isinstance(error, _NOT_SENT)
                 sent = sending.sent or answer.status is not None or not told
                 failure = _failed(target, error, answer, sent=sent, deadline_s=deadline_s)
-        except Exception as error:
-            # What no library promises to raise must not end a run: the next model is asked.
-            failure = _unexpected(target, error, answer, sent=sending.sent or self._transport is not None)
         except BaseException as error:
-            # An interrupt goes on without the frames that hold the headers.
+            # An interrupt, or a fault of a library: it goes on without the frames that hold the headers.
             _forget_frames(error)
             raise
         finally:
@@ -288,14 +293,14 @@ class ProviderClient:
         return answer
 
 
-def _unexpected(target: Target, error: Exception, answer: _Answer, *, sent: bool) -> ProviderError:
+def _unexpected(target: Target, error: Exception, *, sent: bool) -> ProviderError:
     """An error that no rule knows: it is a connection failure before a byte left, and may have been billed after."""
     said = f"unexpected {type(error).__name__}: {flat(redact(str(error)), limit=160)}"
     if sent:
         fault = Fault(ErrorClass.MALFORMED, LedgerAction.PRESUME, f"{said}; it may have been billed")
     else:
         fault = Fault(ErrorClass.CONNECT, LedgerAction.RELEASE, f"{said}. Nothing was sent", retryable=False)
-    return error_rules.error_of(target, fault, status=answer.status, headers=answer.headers, sent=sent)
+    return error_rules.error_of(target, fault, status=None, headers={}, sent=sent)
 
 
 def _require_usable(target: Target, key: SecretStr) -> None:
