@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import random
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
@@ -49,11 +48,8 @@ _LARGER = 2
 class Attempts:
     """Calls one model until it answers or its error says to move on, and reports each attempt as it ends."""
 
-    def __init__(
-        self, then: Layer, services: Services, *, rng: random.Random, may_send: Callable[[], None]
-    ) -> None:
+    def __init__(self, then: Layer, services: Services, *, rng: random.Random) -> None:
         self._then, self._services, self._rng = then, services, rng
-        self._may_send = may_send
 
     async def __call__(self, call: Call) -> Outcome:
         """The last call's outcome.
@@ -67,7 +63,6 @@ class Attempts:
         call.until = time.monotonic() + 2 * call.target.timeout_s
         tries, lessons = 0, list[Lesson]()
         while True:
-            self._may_send()
             started = time.time()
             outcome = self._judged(call, await self._then(call), started)
             tries += 1

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.types import ChatRequest
@@ -32,13 +32,12 @@ class Calls:
         priority: Priority,
         waits_for_quota: bool,
         rng: random.Random,
-        may_send: Callable[[], None],
     ) -> None:
         hold = LedgerHold(Send(services), services)
         budget = WithinJobBudget(hold, job_budget)
         quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)
         self._stored = StoredAnswers(quota, services)
-        attempts = Attempts(self._stored, services, rng=rng, may_send=may_send)
+        attempts = Attempts(self._stored, services, rng=rng)
         self._first = Admitted(attempts, services, admission)
 
     async def __call__(self, call: Call) -> Result:

@@ -84,7 +84,6 @@ class Runtime:
         waits_for_quota: Whether a model that is out for a while stays a candidate (admission waits for it).
         order: What `routing: learned` knew when the run began; None: the order of the file.
         rng: For jitter and audit coins.
-        may_send: Called before each call; raises when the run has no use for its answer any more.
     """
 
     def __init__(
@@ -96,14 +95,12 @@ class Runtime:
         waits_for_quota: bool = False,
         order: Standings | None = None,
         rng: random.Random | None = None,
-        may_send: Callable[[], None] | None = None,
     ) -> None:
         self.services = services
         self.order = order
         self.waits_for_quota = waits_for_quota
         self.priority: Priority = "interactive" if job_budget is None else "bulk"
         self.rng = rng or random.Random()  # noqa: S311 - jitter and audit coins, no secret
-        self.may_send = may_send or _always
         self.orchestrator: Target = services.targets[services.config.orchestrator.model]
         self.drifts = 0
         """Drift alarms of this run."""
@@ -116,7 +113,6 @@ class Runtime:
             priority=self.priority,
             waits_for_quota=waits_for_quota,
             rng=self.rng,
-            may_send=self.may_send,
         )
 
     @classmethod
@@ -147,7 +143,7 @@ class Runtime:
         """
         learned = self.config.routing != "file"
         order = await self.standings.state() if learned else None
-        return type(self)(self.services, order=order, rng=self.rng, may_send=self.may_send)
+        return type(self)(self.services, order=order, rng=self.rng)
 
     def for_job(
         self,
@@ -312,7 +308,3 @@ async def _closing(client: ProviderClient) -> AsyncGenerator[None]:
         yield
     finally:
         await client.aclose()
-
-
-def _always() -> None:
-    return None
