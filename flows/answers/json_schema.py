@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["MAX_SCHEMA_BYTES", "check_schema", "has_object_root", "referred"]
+__all__ = ["MAX_SCHEMA_BYTES", "check_schema", "has_object_root", "referred", "without_nulls"]
 
 MAX_SCHEMA_BYTES = 65_536
 _MAX_DEPTH = 40
@@ -70,6 +70,52 @@ def referred(root: Schema, reference: str) -> Any | None:
         else:
             return None
     return part
+
+
+def without_nulls(schema: Schema, value: Any) -> Any:
+    """The value without the nulls that stand for absent optional fields, as `with_nulls` asks for them."""
+    return _without_nulls(schema, schema, value, 0)
+
+
+def _without_nulls(root: Schema, part: Any, value: Any, depth: int) -> Any:
+    part = _target(root, part)
+    if depth > _MAX_DEPTH:
+        return value
+    if isinstance(value, list):
+        return [_without_nulls(root, part.get("items"), each, depth + 1) for each in value]
+    if not isinstance(value, dict):
+        return value
+    inner = part.get("properties")
+    inner = inner if isinstance(inner, Mapping) else {}
+    required = _names(part.get("required"))
+    return {
+        key: _without_nulls(root, inner.get(key), each, depth + 1)
+        for key, each in value.items()
+        if each is not None or key in required or key not in inner or _takes_null(root, inner[key])
+    }
+
+
+def _target(root: Schema, part: Any) -> Schema:
+    for _ in range(_MAX_DEPTH):
+        if not isinstance(part, Mapping):
+            return {}
+        if "$ref" not in part:
+            return part
+        part = referred(root, str(part["$ref"]))
+    return {}
+
+
+def _takes_null(root: Schema, part: Any) -> bool:
+    part = _target(root, part)
+    kinds = part.get("type")
+    if "enum" in part:
+        return None in part["enum"]
+    if "const" in part:
+        return part["const"] is None
+    choices = [each for key in _ONE_OF for each in part.get(key, ())]
+    if choices:
+        return any(_takes_null(root, each) for each in choices)
+    return kinds is None or kinds == "null" or (isinstance(kinds, list) and "null" in kinds)
 
 
 def _parts(value: Any, place: str, name: str, depth: int) -> Iterator[tuple[str, Schema]]:

@@ -7,7 +7,7 @@
     answer.content                              # its canonical JSON text
 
 Strict rules: the whole reply, or its one code fence, is the JSON value. A key that stands twice, NaN, Infinity,
-a trailing comma, a number as text or an unlisted enum value is refused. A number may stand for a float without a point.
+a trailing comma, a number as text or an unlisted enum value is refused. Null stands for an absent optional field.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import ValidationError as PydanticValidationError
 
+from tta_dev_primitives.blocks.wire.structured import inlined, with_nulls
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.answers.json_schema import check_schema, has_object_root
+from tta_dev_primitives.flows.answers.json_schema import check_schema, has_object_root, without_nulls
 from tta_dev_primitives.flows.answers.strict_json import parses
 
 __all__ = ["InvalidAnswerError", "OutputType", "TypedAnswer"]
@@ -107,12 +108,14 @@ class OutputType:
 
     @cached_property
     def request_schema(self) -> Mapping[str, Any]:
-        """The schema that is sent: always an object at the root."""
-        if has_object_root(self.schema):
-            return self.schema
-        inner = {key: part for key, part in self.schema.items() if key != "$defs"}
+        """The schema that is sent: an object at the root, without references, optional fields as required or null."""
+        plain = inlined(self.schema)
+        schema = self.schema if plain is None else with_nulls(plain)
+        if has_object_root(schema):
+            return schema
+        inner = {key: part for key, part in schema.items() if key != "$defs"}
         wrapped: dict[str, Any] = {"type": "object", "properties": {_WRAPPED: inner}, "required": [_WRAPPED]}
-        return wrapped | ({"$defs": self.schema["$defs"]} if "$defs" in self.schema else {})
+        return wrapped | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
 
     @cached_property
     def digest(self) -> str:
@@ -129,9 +132,9 @@ class OutputType:
         if found is None:
             raise InvalidAnswerError("", "expected one JSON value and nothing else")
         value = found[0]
-        if self.request_schema is not self.schema and isinstance(value, dict) and set(value) == {_WRAPPED}:
+        if not has_object_root(self.schema) and isinstance(value, dict) and set(value) == {_WRAPPED}:
             value = value[_WRAPPED]
-        return self.check(value)
+        return self.check(without_nulls(self.schema, value))
 
     def check(self, value: Any) -> TypedAnswer:
         """The typed answer of a JSON value.

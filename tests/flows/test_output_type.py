@@ -155,6 +155,26 @@ def test_any_json_is_data_or_an_invalid_answer(value: Any) -> None:
         OutputType.of(Invoice).read(json.dumps(value))
 
 
+def test_null_stands_for_an_absent_optional_field() -> None:
+    """Providers are asked for every field; a null of an optional field that takes none is as if absent."""
+    schema = {
+        "type": "object",
+        "properties": {
+            "a": {"type": "integer"},
+            "b": {"type": ["string", "null"]},
+            "c": {"$ref": "#/$defs/c"},
+        },
+        "required": ["a"],
+        "$defs": {"c": {"type": "object", "properties": {"d": {"enum": ["x"]}}}},
+    }
+    kind = OutputType.of(schema)
+    assert kind.request_schema["required"] == ["a", "b", "c"]
+    assert "$ref" not in json.dumps(kind.request_schema)
+    assert kind.read('{"a": 1, "b": null, "c": {"d": null}}').data == {"a": 1, "b": None, "c": {}}
+    with pytest.raises(InvalidAnswerError, match="a: None is not of type 'integer'"):
+        kind.read('{"a": null, "b": null, "c": null}')
+
+
 SCHEMA: dict[str, Any] = Invoice.model_json_schema()
 
 
