@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -89,6 +90,10 @@ app.register_install_completion_command(help="Install completion for your shell 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of the contract: 0, 1, 2, 3 or 4."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that cannot write a letter must not cost an answer that was paid.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.exit(_run(arguments))
 
 
@@ -165,11 +170,13 @@ def _tell(kind: str, message: str, code: int, *, as_json: bool) -> int:
 
         with suppress(BrokenPipeError):
             document = {"error": {"class": kind, "message": message}, "exit": code}
-            print(json.dumps(document, ensure_ascii=False, indent=2))
+            print(json.dumps(document, indent=2))
     return _say(message, code)
 
 
 def _say(message: str, code: int) -> int:
     with suppress(BrokenPipeError):  # nobody reads any more; the exit code still tells
-        print(f"tta: {message}", file=sys.stderr, flush=True)
+        from tta_dev_primitives.blocks.visible import visible
+
+        print(f"tta: {visible(message)}", file=sys.stderr, flush=True)
     return code

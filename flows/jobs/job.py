@@ -17,7 +17,7 @@ from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.jobs.findings import Finding
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
-from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows
+from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows, fenced
 from tta_dev_primitives.flows.tasks.item import Item, LocalCheck
 from tta_dev_primitives.flows.tasks.request import UseCase, check_task
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
@@ -25,6 +25,7 @@ from tta_dev_primitives.flows.tasks.savings import Savings
 
 __all__ = ["JobPart", "JobResult", "PartResult", "answer_parts", "finish", "instructions"]
 
+_MOST_SHOWN = 200_000
 _LOG = logging.getLogger("tta_dev_primitives.jobs")
 
 
@@ -141,8 +142,10 @@ async def finish(
         notes=(*notes, *failed, *unsure),
         findings=tuple(findings),
     )
-    head = f"# {title}\n\ncost ${job.cost_usd:f}, saved {job.savings_ratio:.0%}\n\n"
-    text = head + "".join(f"> {note}\n\n" for note in job.notes) + job.content
+    lines = [f"cost ${job.cost_usd:f}, saved {job.savings_ratio:.0%}", ""]
+    for part in (title, "\n".join(job.notes), job.content):
+        lines += fenced(part, most=_MOST_SHOWN) if part else ()
+    text = "\n".join(lines)
     await _quietly(
         acreate_markdown_artifact(key="tta-job", markdown=redact(text), description="What the job brought")
     )

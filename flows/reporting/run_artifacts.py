@@ -15,13 +15,14 @@ from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.blocks.visible import visible
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, defer
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 
-__all__ = ["attempt_rows", "budget_markdown", "publish", "result_markdown", "write_budget_panel"]
+__all__ = ["attempt_rows", "budget_markdown", "fenced", "publish", "result_markdown", "write_budget_panel"]
 
 _LOG = logging.getLogger("tta_dev_primitives.artifacts")
 _SHOWN_CHARS = 4_000
@@ -135,19 +136,20 @@ def result_markdown(result: OrchestrationResult) -> str:
         f"| paid model alone | ${result.baseline_cost_usd:f} |",
         f"| saved | {result.savings_ratio:.1%} |",
         "",
-        *[f"> {warning}\n" for warning in result.warnings],
-        *_fenced(result.content),
+        *(fenced("\n".join(result.warnings)) if result.warnings else ()),
+        *fenced(result.content),
     ]
     return "\n".join(lines)
 
 
 def _failure_markdown(item: Item) -> str:
     reason = str(item.error) if item.error is not None else "unknown"
-    return "\n".join(["## No answer", "", *_fenced(reason)])
+    return "\n".join(["## No answer", "", *fenced(reason)])
 
 
-def _fenced(text: str) -> list[str]:
-    shown = text[:_SHOWN_CHARS] + ("\n…" if len(text) > _SHOWN_CHARS else "")
+def fenced(text: str, *, most: int = _SHOWN_CHARS) -> list[str]:
+    """Text of a model or provider as lines of a code block that it cannot end: no link or picture of it is loaded."""
+    shown = visible(text[:most]) + ("\n…" if len(text) > most else "")
     # The UI does not wrap what stands in a fence.
     shown = "\n".join(line if len(line) <= _LINE else fill(line, _LINE) for line in shown.splitlines())
     fence = "```"

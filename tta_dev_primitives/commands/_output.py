@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Literal
@@ -14,10 +15,13 @@ from typing import Any, Literal
 from rich import box
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["console", "json_text", "print_json", "quiet_logs", "table", "usd"]
+from tta_dev_primitives.blocks.visible import STEERING, visible
+
+__all__ = ["console", "json_text", "print_json", "print_text", "quiet_logs", "table", "usd"]
 
 _WIDE = 250
 _GAP = 3
@@ -33,17 +37,50 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     piped = not stream.isatty()
     width = _WIDE if piped and not os.environ.get("COLUMNS") else None
-    return Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=piped, width=width)
+    return _Console(stderr=stderr, highlight=False, emoji=False, markup=False, soft_wrap=piped, width=width)
+
+
+class _Console(Console):
+    """Shows control characters of names, answers and messages as symbols; its own colours are not affected."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        """Render as rich does, with visible text."""
+        for segment in super().render(renderable, options):
+            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+
+
+def print_text(text: str, *, raw: bool = False) -> None:
+    """Print an answer on stdout.
+
+    Args:
+        text: What a model wrote.
+        raw: Write control characters as they are, into a file or pipe; a terminal never gets them.
+    """
+    shown = text if raw and not sys.stdout.isatty() else visible(text)
+    print(shown, flush=True)
+    if shown != text:
+        hint = "" if sys.stdout.isatty() else " --raw writes them as they are."
+        console(stderr=True).print(f"note: control characters of the answer are shown as symbols.{hint}")
 
 
 def print_json(document: Any) -> None:
-    """One JSON document on stdout."""
-    sys.stdout.write(json_text(document) + "\n")
+    """One JSON document on stdout; what its encoding lacks is escaped."""
+    text = json_text(document)
+    if (sys.stdout.encoding or "").lower().replace("-", "") not in ("utf8", "utf16", "utf32"):
+        text = _NOT_ASCII.sub(_escaped, text)
+    sys.stdout.write(text + "\n")
+
+
+_NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
 
 def json_text(document: Any) -> str:
-    """A document as JSON for people and programs; money as plain text."""
-    return json.dumps(document, ensure_ascii=False, indent=2, default=_plain)
+    """A document as JSON for people and programs; money as plain text, what steers a terminal escaped."""
+    return STEERING.sub(_escaped, json.dumps(document, ensure_ascii=False, indent=2, default=_plain))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return json.dumps(found[0])[1:-1]
 
 
 def _plain(value: Any) -> Any:
@@ -131,11 +168,19 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("tta_dev_primitives")
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _VisibleFormatter(logging.Formatter):
+    """Messages may quote what a provider answered."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format as usual, with visible text."""
+        return visible(super().format(record))
 
 
 def lines(mapping: Mapping[str, Any]) -> list[list[str]]:

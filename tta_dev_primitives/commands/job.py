@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.commands._output import console, json_text, print_json, quiet_logs, usd
+from tta_dev_primitives.commands._output import console, json_text, print_json, print_text, quiet_logs, usd
 from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import write_new_file
@@ -267,7 +267,7 @@ def _deliver(job: JobResult, text: str, out: Path | None) -> None:
     if out is not None and not write_new_file(out, text.rstrip() + "\n"):
         raise ConfigError(f"{out} was made by another process meanwhile; the answer is in the Prefect UI.")
     if out is None:
-        print(text)
+        print_text(text)
     _summary(job, out)
 
 

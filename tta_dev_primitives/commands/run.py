@@ -9,7 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from rich.console import RenderableType
 
-from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.commands._output import console, print_json, print_text, quiet_logs, table, usd
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -25,6 +25,7 @@ def run(
     system: Annotated[str | None, Parameter(name=["--system", "-s"])] = None,
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
+    raw: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run one task and print its answer; the cost and the attempts go to stderr.
@@ -35,6 +36,7 @@ def run(
         system: Extra instructions for the models.
         config: The configuration file; otherwise the usual places are searched.
         json: Print the whole result as one JSON document.
+        raw: Write control characters of the answer as they are, into a file or pipe. A terminal shows symbols.
         verbose: Show the log of the run on stderr.
     """
     import logging
@@ -49,7 +51,7 @@ def run(
     if json:
         print_json(result.to_json())
     else:
-        print(result.content)
+        print_text(result.content, raw=raw)
         _summary(result)
     return 0
 
