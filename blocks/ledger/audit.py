@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -12,6 +13,7 @@ from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.settle import write_event
 from tta_dev_primitives.blocks.ledger.types import (
+    SWEPT,
     JournalEntry,
     MonthBalance,
     OpenCall,
@@ -24,6 +26,20 @@ from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 __all__ = ["Audit"]
 
 _SUM = "CAST(coalesce(sum({0}), 0) AS BIGINT) AS {1}"
+
+
+_COMES_BACK_S = 86_400
+"""A process that slept, or was stopped, may end its call this long after the lease; usage pages are late as well."""
+
+
+def _require_ended(call_id: str, row: dict[str, Any], at: float) -> None:
+    until = row["lease_until"] + _COMES_BACK_S
+    if row["outcome"] == SWEPT and at < until:
+        raise LedgerError(
+            f"Ledger: the process of call {call_id} did not report its end; it may still do so, and the money would be "
+            f"missing then. Give the amount that was billed, or wait until "
+            f"{datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M} UTC."
+        )
 
 
 class Audit(LedgerCore):
@@ -127,7 +143,8 @@ class Audit(LedgerCore):
             who: Who did it.
 
         Raises:
-            LedgerError: No such call, it is not presumed, or no evidence was given.
+            LedgerError: No such call, it is not presumed, no evidence was given, or its process may still
+                report what it cost.
         """
         if not evidence.strip():
             raise LedgerConfigError("Ledger: give the evidence, such as the provider's usage or request id")
@@ -136,7 +153,7 @@ class Audit(LedgerCore):
 
         async def work(tx: Tx) -> int:
             found: list[dict[str, Any]] = await tx.fetch(
-                "SELECT state, month, charged FROM ledger_call WHERE scope = ? AND id = ?",
+                "SELECT state, month, charged, outcome, lease_until FROM ledger_call WHERE scope = ? AND id = ?",
                 self.scope,
                 call_id,
             )
@@ -144,6 +161,8 @@ class Audit(LedgerCore):
                 is_now = f"is {found[0]['state']}" if found else "is not in this ledger"
                 raise LedgerError(f"Ledger: call {call_id} {is_now}; only presumed calls are reconciled")
             month, before, at = str(found[0]["month"]), int(found[0]["charged"]), self._now(tx)
+            if charge == 0:
+                _require_ended(call_id, found[0], at)
             if not await tx.execute(
                 "UPDATE ledger_call SET state = ?, charged = ? WHERE id = ? AND state = 'presumed'",
                 *(state, charge, call_id),

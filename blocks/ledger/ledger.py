@@ -30,6 +30,7 @@ from tta_dev_primitives.blocks.ledger.settle import (
 )
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import (
+    SWEPT,
     Alert,
     CallInfo,
     Glance,
@@ -265,6 +266,6 @@ class Ledger(Answers, Alerts, Audit):
             ids = await self.database.read(lapsed)
             if not ids:
                 return swept
-            lost = Outcome(outcome="lost", note="its process ended or hung: charged at the bound")
+            lost = Outcome(outcome=SWEPT, note="its process ended or hung: charged at the bound")
             closed = await asyncio.gather(*(self.presume(call_id, "", outcome=lost) for call_id in ids))
             swept += sum(one.changed for one in closed)

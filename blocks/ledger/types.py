@@ -15,6 +15,7 @@ from tta_dev_primitives.config.models.targets import Billing, Target
 from tta_dev_primitives.config.models.usage import Usage
 
 __all__ = [
+    "SWEPT",
     "Alert",
     "CallInfo",
     "Glance",
@@ -29,6 +30,8 @@ __all__ = [
     "provider_key",
 ]
 
+SWEPT = "lost"
+"""Outcome of a call that the sweep charged, because its process did not report its end."""
 _MOST_TOKENS = 10**15
 _QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")
 

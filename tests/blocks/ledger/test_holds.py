@@ -368,3 +368,25 @@ def test_an_entry_outlives_the_end_of_the_loop(steps: int) -> None:
 
     asyncio.run(main())
     assert written == ["entry"]
+
+
+async def test_a_swept_call_is_not_called_unbilled_while_its_process_may_come_back(
+    ledger: Ledger, clock: Clock, new_call: NewCall
+) -> None:
+    """A laptop that slept ends its call after the sweep: freed too early, its money would be spent twice."""
+    hold = await ledger.reserve(new_call(deadline_s=5), usd("0.4"), usd("0.5"))
+    clock.now += 100
+    assert await ledger.sweep() == 1
+    for unbilled in (None, Decimal(0)):
+        with pytest.raises(LedgerError, match=r"did not report its end.*wait until \d{4}-"):
+            await ledger.reconcile(hold.id, unbilled, evidence="not on the usage page yet")
+    with pytest.raises(BudgetExceededError):
+        await ledger.reserve(new_call(), usd("0.45"), usd("0.5"))
+    await ledger.settle(hold, usd("0.39"))
+    assert (await ledger.balance()).spent == usd("0.39")
+    lost = await ledger.reserve(new_call(deadline_s=5), usd("0.1"), usd("0.5"))
+    clock.now += 100
+    await ledger.sweep()
+    clock.now += 86_400
+    assert await ledger.reconcile(lost.id, None, evidence="not on the bill of the next day") == usd("-0.1")
+    assert await ledger.verify() == []

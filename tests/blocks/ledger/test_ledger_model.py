@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
@@ -17,7 +18,7 @@ from ledger_tools import Clock
 
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
-from tta_dev_primitives.config.errors import BudgetExceededError, LedgerBusyError
+from tta_dev_primitives.config.errors import BudgetExceededError, LedgerBusyError, LedgerError
 
 T = TypeVar("T")
 amounts = st.integers(0, 1000)
@@ -31,6 +32,7 @@ class Call:
     lease_until: float
     state: str = "held"
     charged: int = 0
+    swept: bool = False
 
 
 class LedgerModel(RuleBasedStateMachine):
@@ -69,7 +71,7 @@ class LedgerModel(RuleBasedStateMachine):
     def sweep_model(self) -> int:
         lapsed = [c for c in self.known if c.state == "held" and c.lease_until < self.clock.now]
         for call in lapsed:
-            call.state, call.charged = "presumed", call.bound
+            call.state, call.charged, call.swept = "presumed", call.bound, True
         return len(lapsed)
 
     @rule(target=calls, bound=amounts)
@@ -133,7 +135,15 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(call=calls, actual=amounts)
     def reconcile(self, call: Call, actual: int) -> None:
-        if call.state == "presumed":
+        if (
+            call.state == "presumed"
+            and call.swept
+            and actual == 0
+            and self.clock.now < call.lease_until + 86_400
+        ):
+            with pytest.raises(LedgerError, match="did not report its end"):
+                self.run(self.ledger.reconcile(call.info.id, None, evidence="page"))
+        elif call.state == "presumed":
             self.run(self.ledger.reconcile(call.info.id, from_pico(actual), evidence="page"))
             call.state, call.charged = "settled", actual
 
