@@ -71,9 +71,10 @@ for _name, _help in {
     "show": "The month's balance and its open holds.",
     "verify": "Check that the journal adds up to the month.",
     "reconcile": "Close a presumed call with evidence of what was really billed.",
+    "set-month": "Put the ledger into the month that it is, after a wrong clock.",
     "resolve": "Reopen a model that was closed over a disputed bill.",
 }.items():
-    ledger.command(f"{_COMMANDS}.ledger:{_name}", name=_name, help=_help)
+    ledger.command(f"{_COMMANDS}.ledger:{_name.replace('-', '_')}", name=_name, help=_help)
 blocks.command(f"{_COMMANDS}.blocks:sync", name="sync", help="Save YAML and environment as Prefect blocks.")
 for _name, (_target, _help) in {
     "review": ("review", "Review a change file by file; findings must cite lines that the diff shows."),

@@ -11,7 +11,7 @@ from typing import Any
 from tta_dev_primitives.blocks.ledger.core import LedgerCore, answer_of, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
-from tta_dev_primitives.blocks.ledger.settle import free_call, latest_month
+from tta_dev_primitives.blocks.ledger.settle import free_call
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome, StoredAnswer
 from tta_dev_primitives.config.errors import QuarantinedError
 
@@ -46,9 +46,7 @@ class Answers(LedgerCore):
 
         async def work(tx: Tx) -> None:
             at = self._now(tx)
-            month = (
-                max(self._month(at), await latest_month(tx, self.scope) or "") if charge else self._month(at)
-            )
+            month = await self._current(tx) if charge else self._month(at)
             await free_call(
                 tx,
                 self._terms,

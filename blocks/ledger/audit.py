@@ -10,8 +10,9 @@ from typing import Any
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
+from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month
-from tta_dev_primitives.blocks.ledger.settle import write_event
+from tta_dev_primitives.blocks.ledger.settle import insert_month, write_event
 from tta_dev_primitives.blocks.ledger.types import (
     SWEPT,
     JournalEntry,
@@ -111,6 +112,50 @@ class Audit(LedgerCore):
             return int(rows[0]["approved"])
 
         return from_pico(await self.database.transact(work, label="approve"))
+
+    async def set_month(self, month: str, *, who: str, reason: str) -> Decimal:
+        """Put the ledger into `month`, which must be the clock's; returns the USD that came from later months.
+
+        Spending and calls of later months, which a wrong clock began, move into it. Approvals of theirs do not.
+
+        Args:
+            month: `YYYY-MM`.
+            who: Who decided it; kept in the journal.
+            reason: Why; kept in the journal.
+
+        Raises:
+            LedgerConfigError: It is not the month of the clock, or this process's clock is not the machine's.
+        """
+        wanted = checked_month(month)
+
+        async def work(tx: Tx) -> int:
+            at = self._now(tx)
+            if wanted != self._month(at) or self._misread(at):
+                raise LedgerConfigError(
+                    f"Ledger: this clock says {self._month(at)}, not {wanted}. Set the clock first, then the month."
+                )
+            later = (self.scope, wanted)
+            # The rows of the months are locked first: nothing begins or ends in them meanwhile.
+            await tx.execute("UPDATE ledger_month SET held = held WHERE scope = ? AND month >= ?", *later)
+            await insert_month(tx, self.scope, wanted)
+            await tx.execute("UPDATE ledger_call SET month = ? WHERE scope = ? AND month > ?", wanted, *later)
+            rows = await tx.fetch(
+                "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ? AND month > ?", *later
+            )
+            for row in rows:
+                lost = (-row["spent"], -row["held"], -row["approved"])
+                await write_event(tx, self.scope, row["month"], None, "set_month", lost, who, reason, at)
+            spent, held = sum(row["spent"] for row in rows), sum(row["held"] for row in rows)
+            await write_event(tx, self.scope, wanted, None, "set_month", (spent, held, 0), who, reason, at)
+            await tx.execute(
+                "UPDATE ledger_month SET spent = spent + ?, held = held + ? WHERE scope = ? AND month = ?",
+                *(spent, held, self.scope, wanted),
+            )
+            await tx.execute("DELETE FROM ledger_month WHERE scope = ? AND month > ?", *later)
+            await forget_anchors(tx)
+            return int(spent)
+
+        return from_pico(await self.database.transact(work, label="set_month"))
 
     async def decline(self, month: str, *, who: str, reason: str) -> None:
         """Note in the journal that a person was asked for more money and said no; no amount changes."""
@@ -300,7 +345,7 @@ class Audit(LedgerCore):
         return [ReportRow(**{**row, **{name: from_pico(row[name]) for name in money}}) for row in rows]
 
     async def verify(self) -> list[str]:
-        """Prove the ledger: recompute every month from its journal and from its calls, check stored answers.
+        """Prove the ledger: recompute every month from its journal and from its calls, check answers and clock.
 
         Returns:
             What does not agree, one line each; empty when all is well.
@@ -325,6 +370,7 @@ class Audit(LedgerCore):
                 *_differences(months, journal, "journal", ("spent", "held", "approved")),
                 *_differences(months, calls, "calls", ("spent", "held")),
                 *await _damaged_answers(tx, self.scope),
+                *await self._clock_problems(tx),
             ]
 
         return await self.database.read(work)

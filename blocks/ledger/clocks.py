@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 
-__all__ = ["LARGEST_SKEW_S", "ProviderClocks"]
+__all__ = ["LARGEST_SKEW_S", "ProviderClocks", "skew_text"]
 
 LARGEST_SKEW_S = 300.0
 _SHOWN = (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0))
@@ -50,6 +50,12 @@ class ProviderClocks:
         """No provider has told the time."""
         return not self._heard
 
+    def agreeing(self, now: float) -> str | None:
+        """A provider whose clock agrees with `now` (seconds since 1970); None when none does."""
+        steady = self._steady()
+        agree = (n for n, span in self._heard.items() if abs(_outside(now - steady, *span)) <= LARGEST_SKEW_S)
+        return next(agree, None)
+
     def refusal(self, now: float) -> str | None:
         """Why no paid call may be made at `now` (seconds since 1970), as the ledger's clock has it."""
         steady = self._steady()
@@ -58,11 +64,16 @@ class ProviderClocks:
             return None
         name, skew = min(skews.items(), key=lambda item: abs(item[1]))
         host = name.partition("|")[0]
-        unit, seconds = next(((u, s) for u, s in _SHOWN if abs(skew) >= 2 * s), _SHOWN[-1])
         return (
-            f"The clock is {abs(skew) / seconds:.0f} {unit} {'ahead of' if skew > 0 else 'behind'} that of {host}: "
+            f"The clock is {skew_text(skew)} that of {host}: "
             "no paid call is made, its month could be the wrong one. Set the clock."
         )
+
+
+def skew_text(skew: float) -> str:
+    """A difference in words, such as `40 days ahead of`."""
+    unit, seconds = next(((u, s) for u, s in _SHOWN if abs(skew) >= 2 * s), _SHOWN[-1])
+    return f"{abs(skew) / seconds:.0f} {unit} {'ahead of' if skew > 0 else 'behind'}"
 
 
 def _outside(ours: float, earliest: float, latest: float) -> float:

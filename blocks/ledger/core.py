@@ -6,20 +6,32 @@ import hashlib
 import os
 import socket
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any, Self
 
 from tta_dev_primitives.blocks.ledger import tables  # noqa: F401 - declares the tables
-from tta_dev_primitives.blocks.ledger.clocks import ProviderClocks
+from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, ProviderClocks
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
+from tta_dev_primitives.blocks.ledger.month_evidence import (
+    Anchor,
+    Machine,
+    MachineClock,
+    keep_anchor,
+    machine_now,
+    new_month_refusal,
+    read_anchor,
+)
 from tta_dev_primitives.blocks.ledger.months import month_of, zone
-from tta_dev_primitives.blocks.ledger.settle import Answer, Terms, latest_month
+from tta_dev_primitives.blocks.ledger.settle import Answer, Terms, insert_month, latest_month
 from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
-__all__ = ["EXHAUSTED_BP", "LedgerCore", "answer_of", "closed_text", "pico_or_none"]
+__all__ = ["EXHAUSTED_BP", "AskDate", "LedgerCore", "answer_of", "closed_text", "pico_or_none"]
 
+AskDate = Callable[[], Awaitable[tuple[str, str | None, float]]]
+"""Asks a provider for the time: its name, its `Date`, and how many seconds that took."""
+_ANCHOR_EVERY_S = 600.0
 EXHAUSTED_BP = 10_000
 """The alert line of a spent budget, in hundredths of a percent."""
 
@@ -32,7 +44,8 @@ class LedgerCore:
         scope: Whose budget it is; several may share a database.
         timezone: The zone whose calendar months count.
         alert_threshold: Share of the limit whose crossing raises an alert, besides 100 %; 0: the first spending.
-        clock: Seconds since 1970, for tests; default is the database's own clock.
+        clock: Seconds since 1970, whose word counts, for tests; default is the database's own clock.
+        machine: The kernel's clock, which a new month of a SQLite ledger must agree with.
     """
 
     def __init__(
@@ -43,13 +56,16 @@ class LedgerCore:
         timezone: str = "UTC",
         alert_threshold: Decimal | None = Decimal("0.8"),
         clock: Callable[[], float] | None = None,
+        machine: MachineClock | None = None,
     ) -> None:
         zone(timezone)
         self.database = database
         self.scope = scope
         self.timezone = timezone
         self._clock = clock
-        self._latch = ""
+        self._machine: MachineClock = machine or (machine_now if clock is None else lambda: None)
+        self._trusts_clock = clock is not None and machine is None
+        self._anchored_at = float("-inf")
         self.clocks = ProviderClocks()
         lines = {EXHAUSTED_BP}
         if alert_threshold is not None:
@@ -72,19 +88,130 @@ class LedgerCore:
         """
         if self.clocks.silent:
             return
-        refusal = self.clocks.refusal(await self.database.now() if self._clock is None else self._clock())
+        refusal = self.clocks.refusal(await self._time())
         if refusal is not None:
             raise WrongClockError(refusal)
+
+    async def keep_time(self) -> None:
+        """Let the ledger know the time that a provider has just confirmed, every ten minutes at most.
+
+        Raises:
+            LedgerError: The ledger cannot be used.
+        """
+        machine = self._machine() if self.database.dialect == "sqlite" else None
+        if machine is None or machine.uptime - self._anchored_at < _ANCHOR_EVERY_S:
+            return
+        now = await self._time()
+        provider = self.clocks.agreeing(now)
+        if provider is None:
+            return
+        self._anchored_at = machine.uptime
+
+        async def work(tx: Tx) -> None:
+            await keep_anchor(tx, machine, now, provider)
+
+        await self.database.transact(work, idempotent=True, label="clock")
+
+    async def begin_month(self, latest: str | None, month: str, ask_date: AskDate | None = None) -> None:
+        """Begin a month that the clock says has come, when more than this process agrees.
+
+        Args:
+            latest: The month that the ledger is in; None: it is new.
+            month: The month to begin.
+            ask_date: Asks a provider for its `Date`, without a key; called only when nothing else can confirm it.
+
+        Raises:
+            WrongClockError: The clock is contradicted; no month has begun.
+            LedgerError: The ledger cannot be used.
+        """
+        now, machine = await self._time(), self._machine()
+        if latest is not None and not self._trusts_clock:
+            refusal = await self._month_refusal(now, latest, month, machine, ask_date)
+            if refusal is not None:
+                raise WrongClockError(
+                    f"{refusal}. No paid call is made. Set the clock; if {month} is right: tta ledger set-month {month}"
+                )
+
+        async def work(tx: Tx) -> None:
+            await insert_month(tx, self.scope, month)
+            if self.database.dialect == "sqlite":
+                await keep_anchor(tx, machine, now, self.clocks.agreeing(now) or "")
+
+        await self.database.transact(work, idempotent=True, label="month")
+
+    async def _month_refusal(
+        self, now: float, latest: str, month: str, machine: Machine | None, ask_date: AskDate | None
+    ) -> str | None:
+        if self.clocks.agreeing(now) is not None:
+            return None
+        shared = self.database.dialect == "postgresql"
+
+        async def work(tx: Tx) -> Anchor | None:
+            return await read_anchor(tx, machine)
+
+        anchor = None if shared else await self.database.read(work)
+        refusal = new_month_refusal(
+            now=now, latest=latest, month=month, machine=machine, anchor=anchor, shared_clock=shared
+        )
+        confirmed = refusal is None and (shared or anchor is not None)
+        process_lies = machine is not None and abs(now - machine.wall) > LARGEST_SKEW_S and not shared
+        if confirmed or process_lies or ask_date is None:
+            return refusal
+        provider, date, took_s = await ask_date()
+        self.clocks.hear(provider, date, took_s)
+        if self.clocks.agreeing(now) is not None:
+            return None
+        return self.clocks.refusal(now) or refusal
 
     def _now(self, tx: Tx) -> float:
         return tx.now() if self._clock is None else self._clock()
 
+    async def _time(self) -> float:
+        return await self.database.now() if self._clock is None else self._clock()
+
     def _month(self, at: float) -> str:
-        return max(month_of(at, self.timezone), self._latch)
+        return month_of(at, self.timezone)
 
     async def _current(self, tx: Tx) -> str:
-        """The month that is charged now: months never go back, whatever a clock does."""
-        return max(self._month(self._now(tx)), await latest_month(tx, self.scope) or "")
+        """The month that is charged now: it never goes back, and no contradicted clock moves it on."""
+        at = self._now(tx)
+        month, latest = self._month(at), await latest_month(tx, self.scope)
+        if latest is None or month == latest or self._trusts_clock:
+            return max(month, latest or "")
+        return latest if month < latest or await self._contradicts(tx, at, latest, month) else month
+
+    async def _contradicts(self, tx: Tx, at: float, latest: str, month: str) -> str | None:
+        """Why `month` may not follow `latest`, as far as can be known without asking anyone."""
+        if self.clocks.agreeing(at) is not None:
+            return None
+        machine, shared = self._machine(), self.database.dialect == "postgresql"
+        anchor = None if shared else await read_anchor(tx, machine)
+        return new_month_refusal(
+            now=at, latest=latest, month=month, machine=machine, anchor=anchor, shared_clock=shared
+        )
+
+    async def _clock_problems(self, tx: Tx) -> list[str]:
+        """What is wrong with the clock or the ledger's month, as far as it can be seen from here."""
+        at, latest = self._now(tx), await latest_month(tx, self.scope)
+        if self._trusts_clock or latest is None:
+            return []
+        month = self._month(at)
+        if month > latest:
+            refusal = await self._contradicts(tx, at, latest, month)
+            return [] if refusal is None else [refusal]
+        if self._month(at + LARGEST_SKEW_S) < latest:
+            return [
+                f"month {latest} has begun, the clock says {month}: it is behind, or another was ahead. "
+                f"Set the clock; if it is right: tta ledger set-month {month}"
+            ]
+        return []
+
+    def _misread(self, at: float) -> bool:
+        """Whether this process's clock is not this machine's: it may not say that a lease has ended."""
+        if self._trusts_clock or self.database.dialect == "postgresql":
+            return False
+        machine = self._machine()
+        return machine is not None and abs(at - machine.wall) > LARGEST_SKEW_S
 
 
 def _owner() -> str:

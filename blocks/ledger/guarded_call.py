@@ -120,6 +120,7 @@ async def guarded_send(
     looked_up: bool = False,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     was_sent: Callable[[], bool] = lambda: True,
+    ask_date: Callable[[], Awaitable[tuple[str | None, float]]] | None = None,
 ) -> GuardedReply:
     """Make one attempt at a provider, with its money accounted for.
 
@@ -134,6 +135,7 @@ async def guarded_send(
         wait_busy_s: How long to wait while only calls in flight stand in the way.
         free_without_ledger: Let a free model go on when the ledger cannot be used.
         looked_up: The caller has just found that there is no stored answer and that the target is open.
+        ask_date: Asks the provider for its `Date` without a key, and says how many seconds that took.
         turn: Held while the request is open; the wait for it is no part of the call's deadline.
         was_sent: Whether a byte may have left, once `client_send` runs; asked when the call is cut off.
 
@@ -163,8 +165,13 @@ async def guarded_send(
     if target.billing == "free":
         return await attempt.free(client_send)
     await ledger.check_clock()
+
+    async def date() -> tuple[str, str | None, float]:
+        said, took_s = (None, 0.0) if ask_date is None else await ask_date()
+        return provider_key(target), said, took_s
+
     hold = await ledger.reserve(
-        attempt.call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s
+        attempt.call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s, ask_date=date
     )
     return await attempt.paid(client_send, hold)
 
@@ -294,6 +301,10 @@ class _Attempt:
             ) from error
         took_s = time.monotonic() - began
         self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
+        try:
+            await self.ledger.keep_time()
+        except LedgerError as error:
+            _log.debug("%s The time that %s gave is not kept.", error, self.target.provider)
         return reply
 
     async def _finish(self, entry: Coroutine[Any, Any, Any]) -> LedgerError | None:

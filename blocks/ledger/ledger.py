@@ -15,7 +15,7 @@ from decimal import Decimal
 from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
-from tta_dev_primitives.blocks.ledger.core import answer_of, closed_text, pico_or_none
+from tta_dev_primitives.blocks.ledger.core import AskDate, answer_of, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.postgresql import PostgresDatabase
 from tta_dev_primitives.blocks.ledger.database.postgresql_statements import close_at_once, reserve_at_once
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
@@ -58,7 +58,13 @@ class Ledger(Answers, Alerts, Audit):
     """On PostgreSQL, try the plain case of reserving and closing in one statement first."""
 
     async def reserve(
-        self, call: CallInfo, bound: Decimal, limit: Decimal, *, wait_busy_s: float = 0.0
+        self,
+        call: CallInfo,
+        bound: Decimal,
+        limit: Decimal,
+        *,
+        wait_busy_s: float = 0.0,
+        ask_date: AskDate | None = None,
     ) -> Hold:
         """Set `bound` USD aside for one attempt. With the same call id it is safe to repeat.
 
@@ -67,8 +73,10 @@ class Ledger(Answers, Alerts, Audit):
             bound: What it can cost at most.
             limit: The month's limit in force now; approvals of the month are added to it.
             wait_busy_s: How long to wait while only calls in flight stand in the way.
+            ask_date: Asks a provider for the time, when a month must begin and nothing else confirms it.
 
         Raises:
+            WrongClockError: A month would begin, and more than this process says that it has not come.
             BudgetExceededError: `reason` is `exhausted`, or `too_big` when no month could pay this call.
             LedgerBusyError: Only calls in flight stood in the way all that time.
             QuarantinedError: The model or provider is closed after a wrong bill.
@@ -76,12 +84,16 @@ class Ledger(Answers, Alerts, Audit):
         """
         pico, ceiling = pico_ceiling(bound, what="bound"), pico_floor(limit)
         deadline, pause, swept = time.monotonic() + wait_busy_s, 0.02, False
+        latest = ""
         while True:
             try:
-                granted = await self._reserve_once(call, pico, ceiling)
+                granted = await self._reserve_once(call, pico, ceiling, latest)
                 return Hold(call.id, granted.month, from_pico(granted.bound), granted.lease_until)
             except MonthMovedError as moved:
-                self._latch = max(self._latch, moved.month)
+                month = self._month(await self._time())
+                latest = moved.latest or ""
+                if latest < month:
+                    await self.begin_month(moved.latest, month, ask_date)
                 continue
             except RefusedError as why:
                 refused = why
@@ -94,16 +106,16 @@ class Ledger(Answers, Alerts, Audit):
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.5)
 
-    async def _reserve_once(self, call: CallInfo, bound: int, limit: int) -> Granted:
+    async def _reserve_once(self, call: CallInfo, bound: int, limit: int, latest: str) -> Granted:
         async def work(tx: Tx) -> Granted:
             at = self._now(tx)
-            return await reserve_call(tx, self._terms, call, bound, limit, self._month(at), at)
+            return await reserve_call(tx, self._terms, call, bound, limit, max(self._month(at), latest), at)
 
         async def reserve() -> Granted:
             if self.one_statement and isinstance(self.database, PostgresDatabase):
                 at = await self.database.now() if self._clock is None else self._clock()
                 granted = await reserve_at_once(
-                    self.database, self._terms, call, (bound, limit), self._month(at), at
+                    self.database, self._terms, call, (bound, limit), max(self._month(at), latest), at
                 )
                 if granted is not None:
                     return granted
@@ -261,7 +273,8 @@ class Ledger(Answers, Alerts, Audit):
         while True:
 
             async def lapsed(tx: Tx) -> list[str]:
-                return await lapsed_calls(tx, self.scope, self._now(tx), _SWEEP_AT_ONCE)
+                at = self._now(tx)
+                return [] if self._misread(at) else await lapsed_calls(tx, self.scope, at, _SWEEP_AT_ONCE)
 
             ids = await self.database.read(lapsed)
             if not ids:

@@ -37,11 +37,11 @@ class RefusedError(Exception):
 
 
 class MonthMovedError(Exception):
-    """A later month was begun by another clock: months never go back."""
+    """The ledger is in another month: a later one, which never goes back, or an earlier one, which may have ended."""
 
-    def __init__(self, month: str) -> None:
-        super().__init__(month)
-        self.month = month
+    def __init__(self, latest: str | None) -> None:
+        super().__init__(latest or "")
+        self.latest = latest
 
 
 _RESERVE_CALL = (
@@ -64,7 +64,7 @@ async def reserve_call(
 
     Raises:
         RefusedError: No room under `limit`, or the model is closed.
-        MonthMovedError: `month` is over; reserve again in the month it names.
+        MonthMovedError: `month` is over, or has yet to begin; it names the ledger's.
         LedgerError: The id was used for something else.
     """
     failpoint("reserve.begun")
@@ -116,16 +116,10 @@ async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> G
 
 
 async def _explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> None:
-    """Raise why no money was held; return when the month's row was only missing, and is there now."""
-    later = await latest_month(tx, terms.scope)
-    if later is not None and later > month:
-        raise MonthMovedError(later)
-    if await tx.execute(
-        "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, 0) "
-        "ON CONFLICT (scope, month) DO NOTHING",
-        *(terms.scope, month),
-    ):
-        return
+    """Raise why no money was held; return when there is room after all."""
+    latest = await latest_month(tx, terms.scope)
+    if latest != month:
+        raise MonthMovedError(latest)
     row = await _month_row(tx, terms.scope, month)
     closed = await tx.fetch(
         "SELECT key, reason FROM ledger_quarantine WHERE scope = ? AND key IN (?, ?) AND resolved_at IS NULL",

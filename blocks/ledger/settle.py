@@ -26,6 +26,7 @@ __all__ = [
     "ending_name",
     "free_call",
     "insert_alert",
+    "insert_month",
     "lapsed_calls",
     "latest_month",
     "store_answer",
@@ -107,6 +108,15 @@ async def latest_month(tx: Tx, scope: str) -> str | None:
     rows = await tx.fetch("SELECT max(month) AS month FROM ledger_month WHERE scope = ?", scope)
     month: str | None = rows[0]["month"]
     return month
+
+
+async def insert_month(tx: Tx, scope: str, month: str) -> None:
+    """Begin a month; nothing changes when it has begun."""
+    await tx.execute(
+        "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, 0) "
+        "ON CONFLICT (scope, month) DO NOTHING",
+        *(scope, month),
+    )
 
 
 def ending_name(closing: Closing) -> str:

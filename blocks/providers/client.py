@@ -215,6 +215,25 @@ class ProviderClient:
             fault = error_rules.unreadable(str(error))
             raise error_rules.error_of(target, fault, status=answer.status, headers=answer.headers) from None
 
+    async def date_of(self, target: Target, *, deadline_s: float = 5.0) -> tuple[str | None, float]:
+        """The provider's `Date`, asked for without a key, and how many seconds that took; None when it has none.
+
+        Raises:
+            ConfigError: The address breaks a rule; nothing was sent.
+        """
+        base, began = base_of(target), time.monotonic()
+        url, pool = base.join(wire_format(target.provider).models_path), self._pool(base.reach)
+        try:
+            async with asyncio.timeout(deadline_s):
+                if isinstance(pool, httpx.AsyncClient):
+                    date = (await pool.head(url)).headers.get("date")
+                else:
+                    async with pool.head(url, allow_redirects=False) as response:
+                        date = response.headers.get("date")
+        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError):
+            date = None
+        return date, time.monotonic() - began
+
     async def aclose(self) -> None:
         """Close all connections."""
         pools, self._pools = list(self._pools.values()), {}

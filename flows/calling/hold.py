@@ -72,6 +72,7 @@ class LedgerHold:
                 client_send=partial(self._then, call, prepared, sent),
                 was_sent=lambda: sent.value,
                 turn=call.permit.connection,
+                ask_date=partial(self._services.client.date_of, target),
                 target=target,
                 request=call.request,
                 call=_info(call),

@@ -18,12 +18,12 @@ from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_le
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["reconcile", "resolve", "show", "verify"]
+__all__ = ["reconcile", "resolve", "set_month", "show", "verify"]
 
 Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
 Json = Annotated[bool, Parameter(negative="")]
 _MOST_SHOWN = 20
-_DECISIONS = ("ask", "approve", "decline", "unanswered", "reconcile")
+_DECISIONS = ("ask", "approve", "decline", "unanswered", "reconcile", "set_month")
 
 
 def show(*, month: str | None = None, config: Config = None, json: Json = False) -> int:
@@ -157,6 +157,26 @@ def reconcile(
         print_json({"call": call_id, "changed_by_usd": change})
     else:
         console().print(f"{call_id}: the month changed by {change:+f} USD")
+    return 0
+
+
+def set_month(month: str, /, *, reason: str, config: Config = None, json: Json = False) -> int:
+    """Put the ledger into the month that it is, after a wrong clock began another or kept one from beginning.
+
+    Spending and calls of later months move into it; approvals of theirs do not.
+
+    Args:
+        month: YYYY-MM; it must be the month of the clock.
+        reason: Why; kept in the ledger.
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    _, ledger = open_ledger(config)
+    moved = asyncio.run(ledger.set_month(month, who=_user(), reason=reason))
+    if json:
+        print_json({"month": month, "moved_usd": moved})
+    else:
+        console().print(f"the ledger is in {month}; {usd(moved)} came from later months")
     return 0
 
 
