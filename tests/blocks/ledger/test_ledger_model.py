@@ -61,7 +61,7 @@ class LedgerModel(RuleBasedStateMachine):
         return self.loop.run_until_complete(work)
 
     def month(self) -> str:
-        """The clock's month, or the latest that was ever written: a refused call writes nothing."""
+        """The clock's month, or the latest that was ever begun: a refused call begins it too."""
         return max(self.latest, datetime.fromtimestamp(self.clock.now, UTC).strftime("%Y-%m"))
 
     def total(self, month: str, held: bool) -> int:
@@ -100,8 +100,8 @@ class LedgerModel(RuleBasedStateMachine):
         else:
             found, call = "granted", Call(info, hold.month, bound, hold.lease_until)
             assert hold.month == month
-            self.latest = month
             self.known.append(call)
+        self.latest = month
         assert found == expected
         return call
 
