@@ -18,14 +18,20 @@ _open: ContextVar[bool] = ContextVar("tta_sqlite_transaction_open", default=Fals
 
 
 def queue_write_transactions() -> None:
-    """Change Prefect's SQLite configuration in this process; other databases are not touched."""
-    from prefect.server.database.configurations import AioSqliteConfiguration
+    """Change Prefect's SQLite configuration in this process; other databases are not touched.
 
-    begin = AioSqliteConfiguration.begin_transaction
+    A Prefect whose configuration has another shape keeps its own transactions.
+    """
+    from prefect.server.database import configurations
+
+    sqlite: Any = getattr(configurations, "AioSqliteConfiguration", None)
+    begin = getattr(sqlite, "begin_transaction", None)
+    if begin is None:
+        return
 
     @asynccontextmanager
     async def begin_in_turn(
-        self: AioSqliteConfiguration, session: Any, with_for_update: bool = False
+        self: Any, session: Any, with_for_update: bool = False
     ) -> AsyncGenerator[Any, None]:
         # A transaction inside another of the same task must not wait for it: it begins as Prefect wrote it.
         outermost = not _open.get()
@@ -36,4 +42,4 @@ def queue_write_transactions() -> None:
         finally:
             _open.reset(token)
 
-    AioSqliteConfiguration.begin_transaction = begin_in_turn  # type: ignore[method-assign]
+    sqlite.begin_transaction = begin_in_turn

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import warnings
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context, ContextVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
@@ -45,6 +45,7 @@ class _Loop:
     def __init__(self) -> None:
         self.connections: dict[str | None, Connection] = {}
         self.opening = asyncio.Lock()
+        self.open = AsyncExitStack()
         self.pending: dict[int, Work] = {}
         self.tasks: set[asyncio.Task[None]] = set()
         self.number = 0
@@ -61,8 +62,7 @@ class _Loop:
                 warnings.simplefilter("ignore", ResourceWarning)
                 await asyncio.gather(*self.tasks, return_exceptions=True)
                 await asyncio.gather(*(self.do(number) for number in tuple(self.pending)))
-                for connection in self.connections.values():
-                    await connection.client.__aexit__(None, None, None)
+                await self.open.aclose()
 
     async def do(self, number: int) -> None:
         """Do one piece of work; it stays pending when it is cancelled."""
@@ -93,7 +93,7 @@ async def api_connection() -> Connection:
     api = PREFECT_API_URL.value()
     async with here.opening:
         if api not in here.connections:
-            here.connections[api] = Connection(await get_client().__aenter__())
+            here.connections[api] = Connection(await here.open.enter_async_context(get_client()))
     return here.connections[api]
 
 
