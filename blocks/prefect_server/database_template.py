@@ -1,13 +1,15 @@
 """An empty, already migrated Prefect database: the first start copies it instead of running ~100 migrations.
 
-`python -m tta_dev_primitives.blocks.prefect_server.database_template` makes it again after a change of the
-Prefect version. A template of another version is never used; Prefect's own migrations then make the database.
+One is shipped for the oldest and one for the newest Prefect that is allowed. The newest that is not newer than the
+installed Prefect is taken, and Prefect's own migrations do the rest, if there is any.
+`python -m tta_dev_primitives.blocks.prefect_server.database_template` makes the one of the installed version.
 """
 
 from __future__ import annotations
 
 import gzip
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -18,26 +20,29 @@ from pathlib import Path
 __all__ = ["install_template", "make_template", "save_template", "shipped_template"]
 
 _FOLDER = Path(__file__).resolve().parent
+_NAMES = "prefect-*.sqlite.gz"
 # The one table with a row: at which migration the schema is. Each server registers block types itself.
 _KEPT = frozenset({"alembic_version"})
 
 
-def shipped_template() -> Path:
-    """The packaged template for the installed Prefect version (it may not exist)."""
-    return _FOLDER / f"prefect-{version('prefect')}.sqlite.gz"
+def shipped_template() -> Path | None:
+    """The packaged template that the installed Prefect can take; None when all are newer."""
+    installed = _numbers(version("prefect"))
+    found = {_numbers(path.name[len("prefect-") : -len(".sqlite.gz")]): path for path in _FOLDER.glob(_NAMES)}
+    fitting = [made_by for made_by in found if made_by <= installed]
+    return found[max(fitting)] if fitting else None
 
 
-def local_template(folder: Path) -> Path:
-    """The template that a first start on this machine kept, for versions that we do not ship."""
-    return folder / f"template-{version('prefect')}.sqlite.gz"
+def _numbers(release: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", release)[:3])
 
 
-def install_template(database: Path, *, folder: Path) -> bool:
-    """Create `database` from a template, mode 0600; False when it exists or no template fits.
+def install_template(database: Path) -> bool:
+    """Create `database` from the template, mode 0600; False when it exists or no template fits.
 
     The file appears whole or not at all, so a crash in between is followed by an ordinary first start.
     """
-    source = next((t for t in (shipped_template(), local_template(folder)) if t.is_file()), None)
+    source = shipped_template()
     if source is None or database.exists():
         return False
     try:
@@ -87,7 +92,7 @@ def _check_empty(database: Path) -> None:
 
 def make_template(target: Path | None = None) -> Path:
     """Run Prefect's migrations on an empty database and keep the result as the shipped template."""
-    goal = target or shipped_template()
+    goal = target or _FOLDER / f"prefect-{version('prefect')}.sqlite.gz"
     with tempfile.TemporaryDirectory() as scratch:
         database = Path(scratch) / "prefect.db"
         env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}

@@ -20,11 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.blocks.prefect_server.asgi_guard import Activity, Guard
-from tta_dev_primitives.blocks.prefect_server.database_template import (
-    install_template,
-    local_template,
-    save_template,
-)
+from tta_dev_primitives.blocks.prefect_server.database_template import install_template
 from tta_dev_primitives.blocks.prefect_server.manager import versions
 from tta_dev_primitives.blocks.prefect_server.server_settings import OWN_DATABASE, ServerHome, is_loopback
 from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
@@ -45,9 +41,9 @@ def main() -> int:
         return 0
     # Start-up creates half a million long-lived objects: collecting among them costs a fifth of the start.
     gc.disable()
-    fresh = _prepare_database(home)
+    _prepare_database(home)
     app, activity = _build_app(home, listener)
-    asyncio.run(_serve(app, activity, listener, home, fresh=fresh))
+    asyncio.run(_serve(app, activity, listener, home))
     return 0
 
 
@@ -69,15 +65,13 @@ def _detach(listener: socket.socket, lock: int, home: ServerHome) -> bool:
     return False
 
 
-def _prepare_database(home: ServerHome) -> bool:
-    """Copy the template if this home has no database; True when migrations will have to make it."""
+def _prepare_database(home: ServerHome) -> None:
+    """Copy the template if this home has no database; else Prefect's migrations make or upgrade it."""
     if os.environ["PREFECT_SERVER_DATABASE_CONNECTION_URL"] != OWN_DATABASE:
-        return False  # the user's own database
-    if home.database.exists() or install_template(home.database, folder=home.folder):
-        return False
-    # SQLite would create it 0644 under a lax umask; ours is 077, and this says so once more.
-    home.database.touch(mode=0o600)
-    return True
+        return  # the user's own database
+    if not install_template(home.database):
+        # SQLite would create it 0644 under a lax umask; ours is 077, and this says so once more.
+        home.database.touch(mode=0o600)
 
 
 def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activity]:
@@ -104,9 +98,7 @@ def _idle_limit() -> float:
     return float(os.environ.get("TTA_SERVER_IDLE_S") or 1800)
 
 
-async def _serve(
-    app: Guard, activity: Activity, listener: socket.socket, home: ServerHome, *, fresh: bool
-) -> None:
+async def _serve(app: Guard, activity: Activity, listener: socket.socket, home: ServerHome) -> None:
     import uvicorn
 
     config = uvicorn.Config(
@@ -122,7 +114,7 @@ async def _serve(
     # Uvicorn raises a caught SIGTERM again when it has closed everything; by then it has done its work.
     signal.signal(signal.SIGTERM, lambda *_: None if server.started else os._exit(0))
     tasks = [
-        asyncio.create_task(_after_start(server, activity, home, fresh=fresh)),
+        asyncio.create_task(_after_start(server, activity, home)),
         asyncio.create_task(_watch(server, activity, home)),
     ]
     try:
@@ -134,7 +126,7 @@ async def _serve(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _after_start(server: Any, activity: Activity, home: ServerHome, *, fresh: bool) -> None:
+async def _after_start(server: Any, activity: Activity, home: ServerHome) -> None:
     """What need not delay the first answer."""
     while not server.started:  # noqa: ASYNC110 - uvicorn offers no event
         await asyncio.sleep(0.02)
@@ -143,8 +135,6 @@ async def _after_start(server: Any, activity: Activity, home: ServerHome, *, fre
     gc.collect()
     gc.freeze()
     gc.enable()
-    if fresh:
-        await asyncio.to_thread(save_template, home.database, local_template(home.folder))
     while activity.idle_s < _QUIET_S:  # noqa: ASYNC110 - quiet has a length, an event has none
         await asyncio.sleep(0.5)
     await _register_blocks(home.folder / "blocks-registered")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
+from tta_dev_primitives.blocks.prefect_server import database_template
 from tta_dev_primitives.blocks.prefect_server.database_template import (
     install_template,
     save_template,
@@ -19,14 +20,16 @@ from tta_dev_primitives.blocks.prefect_server.database_template import (
 )
 from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
 
+pytestmark = pytest.mark.prefect
+
 
 def revision_of(database: Path) -> str:
     with closing(sqlite3.connect(database)) as connection:
         return str(connection.execute("SELECT version_num FROM alembic_version").fetchone()[0])
 
 
-def test_the_shipped_database_is_at_the_installed_prefects_last_migration(tmp_path: Path) -> None:
-    """Nothing is left to migrate; after an upgrade of Prefect this fails until the template is made anew."""
+def last_migration() -> str | None:
+    """Of the installed Prefect."""
     import prefect.server.database
     from alembic.config import Config
     from alembic.script import ScriptDirectory
@@ -36,26 +39,52 @@ def test_the_shipped_database_is_at_the_installed_prefects_last_migration(tmp_pa
     config.set_main_option("path_separator", "os")
     config.set_main_option("script_location", str(folder / "_migrations"))
     config.set_main_option("version_locations", str(folder / "_migrations" / "versions" / "sqlite"))
+    return ScriptDirectory.from_config(config).get_current_head()
 
-    assert install_template(tmp_path / "prefect.db", folder=tmp_path)
-    assert revision_of(tmp_path / "prefect.db") == ScriptDirectory.from_config(config).get_current_head()
+
+def test_the_shipped_database_is_at_the_installed_prefects_last_migration(tmp_path: Path) -> None:
+    """Nothing is left to migrate with the oldest and the newest Prefect that is allowed."""
+    assert install_template(tmp_path / "prefect.db")
+    assert revision_of(tmp_path / "prefect.db") == last_migration()
+
+
+@pytest.mark.parametrize(
+    ("installed", "taken"),
+    [("3.8.8", "3.8.8"), ("3.8.12", "3.8.8"), ("3.9.0", "3.8.8"), ("3.9.1", "3.9.1"), ("3.9.20rc1", "3.9.1")],
+)
+def test_a_prefect_between_two_templates_takes_the_older(
+    installed: str, taken: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A database of an older Prefect can be migrated; one of a newer cannot."""
+    monkeypatch.setattr(database_template, "version", lambda _: installed)
+    template = shipped_template()
+    assert template is not None
+    assert template.name == f"prefect-{taken}.sqlite.gz"
+
+
+def test_a_prefect_older_than_all_templates_makes_its_own_database(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its migrations run."""
+    monkeypatch.setattr(database_template, "version", lambda _: "3.8.7")
+    assert not install_template(tmp_path / "prefect.db")
 
 
 def test_a_new_database_is_private_and_an_old_one_is_kept(tmp_path: Path) -> None:
     """Mode 0600 from the first byte; what exists is never overwritten."""
     database = tmp_path / "prefect.db"
 
-    assert install_template(database, folder=tmp_path)
+    assert install_template(database)
     assert stat.S_IMODE(database.stat().st_mode) == 0o600
     database.write_bytes(b"precious")
-    assert not install_template(database, folder=tmp_path)
+    assert not install_template(database)
     assert database.read_bytes() == b"precious"
 
 
 def test_a_database_with_work_in_it_never_becomes_a_template(tmp_path: Path) -> None:
-    """A template holds a schema, nobody's runs or blocks."""
+    """A template holds a schema, no runs and no blocks."""
     database = tmp_path / "prefect.db"
-    install_template(database, folder=tmp_path)
+    install_template(database)
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("INSERT INTO flow (id, name, tags) VALUES ('1', 'mine', '[]')")
 
@@ -67,7 +96,7 @@ def test_a_database_with_work_in_it_never_becomes_a_template(tmp_path: Path) -> 
 
 def test_a_template_of_a_fresh_database_is_the_same_again(tmp_path: Path) -> None:
     """Making it twice gives the same bytes, so that the packaged file changes only with Prefect."""
-    install_template(tmp_path / "prefect.db", folder=tmp_path)
+    install_template(tmp_path / "prefect.db")
 
     for name in ("one.gz", "two.gz"):
         save_template(tmp_path / "prefect.db", tmp_path / name)
@@ -81,12 +110,12 @@ def test_a_damaged_template_is_left_to_the_migrations(
 ) -> None:
     """A cut file costs the time of an ordinary first start, not the start."""
     cut = tmp_path / "cut.gz"
-    cut.write_bytes(shipped_template().read_bytes()[:1000])
-    monkeypatch.setattr(
-        "tta_dev_primitives.blocks.prefect_server.database_template.shipped_template", lambda: cut
-    )
+    whole = shipped_template()
+    assert whole is not None
+    cut.write_bytes(whole.read_bytes()[:1000])
+    monkeypatch.setattr(database_template, "shipped_template", lambda: cut)
 
-    assert not install_template(tmp_path / "prefect.db", folder=tmp_path)
+    assert not install_template(tmp_path / "prefect.db")
     assert not (tmp_path / "prefect.db").exists()
 
 
@@ -118,7 +147,7 @@ async def test_writers_take_turns_instead_of_failing(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(AioSqliteConfiguration, "begin_transaction", AioSqliteConfiguration.begin_transaction)
     database = tmp_path / "prefect.db"
-    install_template(database, folder=tmp_path)
+    install_template(database)
     with pytest.raises(sa.exc.OperationalError, match="database is locked"):
         await read_then_write_against_another_writer(database)
     with closing(sqlite3.connect(database)) as connection, connection:
