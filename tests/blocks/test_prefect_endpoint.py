@@ -6,6 +6,7 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import ConfiguredApi, con
 from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, server_environment, server_status
 from tta_dev_primitives.blocks.prefect_server.server_settings import is_loopback
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
+
+INSTALLED = version("prefect")
 
 Answer = Callable[[str, str | None], tuple[int, object]]
 
@@ -239,7 +242,7 @@ def test_the_doctor_fails_on_a_server_that_is_open_to_the_network(
     alone: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[Answer], str]
 ) -> None:
     """Beyond this machine an API needs TLS and a password; the password is tried, not believed."""
-    url = serve(lambda *_: (200, "3.9.0")).replace("127.0.0.1", "0.0.0.0")
+    url = serve(lambda *_: (200, INSTALLED)).replace("127.0.0.1", "0.0.0.0")
     monkeypatch.setenv("PREFECT_API_URL", url)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
 
@@ -255,7 +258,7 @@ def test_the_doctor_accepts_a_password(
     alone: Path, monkeypatch: pytest.MonkeyPatch, serve: Callable[[Answer], str]
 ) -> None:
     """A server that refuses strangers and takes our password is found locked."""
-    url = serve(lambda _, auth: (200, "3.9.0") if auth else (401, {})).replace("127.0.0.1", "0.0.0.0")
+    url = serve(lambda _, auth: (200, INSTALLED) if auth else (401, {})).replace("127.0.0.1", "0.0.0.0")
     monkeypatch.setenv("PREFECT_API_URL", url)
     monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")
 
@@ -280,7 +283,7 @@ def test_the_doctor_fails_on_a_local_server_that_others_reach_too(
     monkeypatch.setattr(
         "tta_dev_primitives.blocks.prefect_server.doctor.own_addresses", lambda: ["127.0.0.2"]
     )
-    url = serve(lambda _, auth: (200, "3.9.0") if auth or not password else (401, {}), bound_to)
+    url = serve(lambda _, auth: (200, INSTALLED) if auth or not password else (401, {}), bound_to)
     monkeypatch.setenv("PREFECT_API_URL", url)
     if password:
         monkeypatch.setenv("PREFECT_API_AUTH_STRING", "admin:secret")

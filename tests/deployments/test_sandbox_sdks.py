@@ -269,6 +269,8 @@ def test_gemini_errors_are_the_sdks_own_classes(gemini: Any, sandbox: Sandbox) -
 # OpenRouter
 
 
+# Its modules are imported on use, and with them one that names what Python 3.14 removes.
+@pytest.mark.filterwarnings("ignore:ast\\.:DeprecationWarning")
 def test_openrouter_completes_streams_and_refuses(sandbox: Sandbox) -> None:
     """OpenRouter's SDK validates each reply against its schemas: answers, streams and errors pass."""
     openrouter = sdk("openrouter")

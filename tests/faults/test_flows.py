@@ -6,7 +6,7 @@ import base64
 import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack, asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -158,7 +158,7 @@ def test_the_key_is_nowhere_but_in_its_block(
     here = Places(tmp_path, [*places.folders, places.folder])
     assert leaks(keys, here) == []
     assert prefect_server.home is not None
-    with sqlite3.connect(prefect_server.home.database) as database:
+    with closing(sqlite3.connect(prefect_server.home.database)) as database:
         (runs,) = database.execute("SELECT count(*) FROM flow_run WHERE name LIKE '%(canary)%'").fetchone()
     assert runs == 1, "the scan looked at the database of the run"
 
@@ -170,7 +170,7 @@ def test_the_scan_finds_a_key_that_leaks(tmp_path: Path, canary: str) -> None:
     (tmp_path / "log.txt").write_text(f"x-api-key: {canary}")
     (tmp_path / "start.txt").write_text(f"key {canary[:12]}...")
     (tmp_path / "basic.txt").write_bytes(base64.b64encode(b"u:" + canary.encode()))
-    with sqlite3.connect(tmp_path / "rows.db") as database:
+    with closing(sqlite3.connect(tmp_path / "rows.db")) as database, database:
         database.execute("CREATE TABLE t (x TEXT)")
         database.execute("INSERT INTO t VALUES (?)", (f"https://p/?key={canary}",))
     process = subprocess.Popen(["sh", "-c", "sleep 30 #", canary])

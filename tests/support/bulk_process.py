@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +105,7 @@ class BulkProcess:
 
     def settled(self, ledger: Path) -> Counter[str]:
         """Content key -> how often a paid call of it was answered and settled."""
-        with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as connection:
+        with closing(sqlite3.connect(f"file:{ledger}?mode=ro", uri=True)) as connection:
             rows = connection.execute(
                 "SELECT step_key, count(*) FROM ledger_call WHERE billing = 'paid' AND state = 'settled' "
                 "AND outcome = 'ok' GROUP BY step_key"
