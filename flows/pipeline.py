@@ -6,6 +6,7 @@ The interactive flow sends one item this way, the bulk flow a chunk; there is no
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from prefect import tags
 
@@ -24,7 +25,15 @@ from tta_dev_primitives.flows.tasks.outcome import make_result
 from tta_dev_primitives.flows.tasks.records import keep_records
 from tta_dev_primitives.flows.tasks.result import BudgetView
 from tta_dev_primitives.flows.validate import tell_drift, validate
-from tta_dev_primitives.flows.validation.next_step import Answers, Deliver, PaidSolve, label_of, next_step
+from tta_dev_primitives.flows.validation.next_step import (
+    Answers,
+    Deliver,
+    PaidSolve,
+    endorsement,
+    label_of,
+    next_step,
+)
+from tta_dev_primitives.flows.validation.risk import Label
 
 __all__ = ["Done", "run_items"]
 
@@ -102,6 +111,7 @@ async def _answer(
         budget = await check_budget(runtime, "validate")
         _hold_back_paid(pending, budget)
         await validate(runtime, Lane([(item, ()) for item in pending if item.error is None]))
+        await _teach_words(runtime, pending)
         ended = [i for i in pending if i.error is not None or not isinstance(i.step, Answers | PaidSolve)]
         pending = [i for i in pending if i.error is None and isinstance(i.step, Answers | PaidSolve)]
         asking = [item for item in ended if must_ask(runtime, item)]
@@ -174,17 +184,46 @@ def _walks(item: Item) -> list[list[Target]]:
 
 
 async def _teach(runtime: Runtime, items: Sequence[Item]) -> None:
-    """Tell the risk ledger, and learned routing, what the ended items have taught: one transaction each."""
-    ended = [
-        (item.case, item.step)
-        for item in items
-        if item.case is not None and item.step is not None and item.error is None
-    ]
-    labels = [label for case, step in ended if (label := label_of(case, step)) is not None]
-    for stratum in await runtime.learn(labels):
-        tell_drift(stratum, "audits fail more often than before")
+    """Record in the risk ledger, and for learned routing, what the ended items have shown: one transaction each."""
+    await _learn(runtime, [label for item in items for label in labels_of(runtime, item)])
     if runtime.config.routing == "learned":
         await runtime.standings.learn([o for item in items if item.error is None for o in _outcomes(item)])
+
+
+async def _teach_words(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Record words of the orchestrator at once: a rejection must not wait for the paid answer that follows it."""
+    known: list[Label] = []
+    for item in items:
+        ruling = None if item.case is None else item.case.ruling
+        if item.error is None and ruling is not None and isinstance(item.step, Answers | PaidSolve):
+            endorsed = endorsement(item.open_case, ruling.evidence.answer)
+            if endorsed is not None:
+                known.append(_marked(runtime, item, Label(ruling, endorsed, ended=False)))
+    await _learn(runtime, known)
+
+
+async def _learn(runtime: Runtime, labels: Sequence[Label]) -> None:
+    for stratum in await runtime.learn(labels):
+        tell_drift(stratum, "audits fail more often than before")
+
+
+def labels_of(runtime: Runtime, item: Item) -> list[Label]:
+    """What the end of an item says to the risk ledger; one that failed or was put off leaves its label open."""
+    case, step = item.case, item.step
+    if case is None:
+        return []
+    label = label_of(case, step) if item.error is None and step is not None else None
+    if label is None and case.ruling is not None:
+        label = Label(case.ruling, None, accepted=isinstance(step, Deliver) and item.error is None)
+    return [] if label is None else [_marked(runtime, item, label)]
+
+
+def _marked(runtime: Runtime, item: Item, label: Label) -> Label:
+    """The label with its task, and whether the orchestrator's word (or all that the task needed) was in the store."""
+    done = [a for a in item.attempts if a.outcome == "ok"]
+    words = [a for a in done if a.model == runtime.orchestrator.name and a.role != "plan"]
+    reused = bool(done) and all(a.reused for a in words or done)
+    return replace(label, task=item.content_key, use_case=item.use_case, reused=reused)
 
 
 def _outcomes(item: Item) -> list[Outcome]:

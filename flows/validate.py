@@ -26,8 +26,10 @@ from tta_dev_primitives.flows.validation.next_step import (
     GiveUp,
     PaidSolve,
     PaidVerdict,
+    first_pair,
     next_step,
 )
+from tta_dev_primitives.flows.validation.risk import Evidence
 from tta_dev_primitives.flows.validation.verdicts import parse_verdict, verdict_request
 
 __all__ = ["tell_drift", "validate", "validate_items"]
@@ -58,21 +60,29 @@ async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
         if len(judging) > 1:
             await runtime.calls.look_ahead([_first_verdict(item) for item in judging])
         await together(_judge(runtime, item) for item in judging)
-        await _consult(runtime, consulting)
+        await _consult(runtime, pending, consulting)
         pending = [i for i in judging + consulting if i.error is None]
     for item in items:
         _tell(item)
 
 
-async def _consult(runtime: Runtime, items: Sequence[Item]) -> None:
-    evidence = [i.step.evidence for i in items if isinstance(i.step, Consult)]
-    if not evidence:
+async def _consult(runtime: Runtime, items: Sequence[Item], consulting: Sequence[Item]) -> None:
+    """Ask the risk ledger; whether first answers agree is reported for all items in order, also for those that wait."""
+    evidence = [(i.content_key, i.step.evidence) for i in consulting if isinstance(i.step, Consult)]
+    observed = [
+        (item.content_key, Evidence(item.use_case, "", pair=pair, disagreed=disagreed))
+        for item in items
+        for pair, disagreed in [first_pair(item.open_case)]
+        if pair and item.open_case.ruling is None
+    ]
+    if not evidence and not observed:
         return
-    rulings = await runtime.rule(evidence)
-    for item, ruling in zip(items, rulings, strict=True):
+    rulings = await runtime.rule(evidence, observed)
+    for item, ruling in zip(consulting, rulings, strict=False):
         item.case = item.open_case.with_ruling(ruling)
+    for ruling in rulings:
         if ruling.drifted:
-            tell_drift(ruling.evidence.stratum, "free answers disagree more often than before")
+            tell_drift(ruling.evidence.group or "", "free answers disagree more often than before")
 
 
 def _first_verdict(item: Item) -> tuple[Target, ChatRequest]:

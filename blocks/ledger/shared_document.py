@@ -9,12 +9,15 @@ transaction that first takes the scope's row, so concurrent runs, processes and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import secrets
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
 
-__all__ = ["Strata"]
+__all__ = ["Book", "Strata"]
 
 T = TypeVar("T")
 
@@ -26,6 +29,28 @@ register_schema(
         "changed_at REAL NOT NULL) STRICT /* hot */"
     ],
 )
+register_schema(
+    "strata",
+    2,
+    [
+        "CREATE TABLE risk_task (scope TEXT NOT NULL, task TEXT NOT NULL, body TEXT NOT NULL, at REAL NOT NULL, "
+        "PRIMARY KEY (scope, task)) STRICT"
+    ],
+)
+
+_SECRET = "coins"  # noqa: S105 - the name of a scope
+_AT_ONCE = 500
+
+
+@dataclass(slots=True)
+class Book:
+    """The document of a scope with the rows of some of its tasks, inside a transaction; what is assigned is kept."""
+
+    body: str | None
+    tasks: dict[str, str]
+    """Content key of a task -> its row, for those that have one."""
+    secret: str
+    month: str
 
 
 class Strata:
@@ -47,23 +72,68 @@ class Strata:
         """
 
         async def transaction(tx: Tx) -> T:
-            now = tx.now()
-            await tx.execute(
-                "INSERT INTO risk_scope (scope, version, body, changed_at) VALUES (?, 0, NULL, ?) "
-                "ON CONFLICT (scope) DO NOTHING",
-                scope,
-                now,
-            )
-            # The update comes first: it takes the row's lock, so the text read after it is the latest.
-            await tx.execute(
-                "UPDATE risk_scope SET version = version + 1, changed_at = ? WHERE scope = ?", now, scope
-            )
-            rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", scope)
-            body, result = work(rows[0]["body"])
+            body, result = work(await _locked(tx, scope))
             await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", body, scope)
             return result
 
         return await self._database.transact(transaction, label="strata.change")
+
+    async def change_tasks(
+        self, scope: str, tasks: Sequence[str], work: Callable[[Book], T], *, before: str | None = None
+    ) -> tuple[T, bool]:
+        """Change the document of `scope` and the rows of `tasks` together.
+
+        Args:
+            scope: A digest of what the document's content depends on.
+            tasks: Content keys.
+            work: Changes the book and returns a result. Pure, as for `change`.
+            before: A scope that this one replaces: its document is deleted.
+
+        Returns:
+            The result, and whether a document of `before` was deleted.
+
+        Raises:
+            LedgerError: The database cannot be used.
+        """
+        asked = list(dict.fromkeys(tasks))
+
+        async def transaction(tx: Tx) -> tuple[T, bool]:
+            book = Book(await _locked(tx, scope), {}, await _secret(tx), _month(tx.now()))
+            anew = book.body is None and before is not None
+            gone = bool(anew and await tx.execute("DELETE FROM risk_scope WHERE scope = ?", before))
+            for at in range(0, len(asked), _AT_ONCE):
+                some = asked[at : at + _AT_ONCE]
+                marks = ", ".join("?" * len(some))
+                found = await tx.fetch(
+                    f"SELECT task, body FROM risk_task WHERE scope = ? AND task IN ({marks})",  # noqa: S608
+                    *(scope, *some),
+                )
+                book.tasks.update((row["task"], row["body"]) for row in found)
+            old = dict(book.tasks)
+            result = work(book)
+            await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", book.body, scope)
+            for task, body in book.tasks.items():
+                if old.get(task) != body:
+                    await tx.execute(
+                        "INSERT INTO risk_task (scope, task, body, at) VALUES (?, ?, ?, ?) "
+                        "ON CONFLICT (scope, task) DO UPDATE SET body = excluded.body, at = excluded.at",
+                        *(scope, task, body, tx.now()),
+                    )
+            return result, gone
+
+        return await self._database.transact(transaction, label="strata.change_tasks")
+
+    async def secret(self) -> str:
+        """The secret of this ledger, made at its first use."""
+        return await self._database.transact(_secret, label="strata.secret")
+
+    async def prune(self, before: float) -> int:
+        """Delete the rows of tasks that were last seen before a moment (epoch seconds); returns how many."""
+
+        async def transaction(tx: Tx) -> int:
+            return await tx.execute("DELETE FROM risk_task WHERE at < ?", before)
+
+        return await self._database.transact(transaction, label="strata.prune")
 
     async def read(self, scope: str) -> str | None:
         """The document of `scope` as it stands, None when there is none yet."""
@@ -73,3 +143,34 @@ class Strata:
             return None if not rows or rows[0]["body"] is None else str(rows[0]["body"])
 
         return await self._database.read(query)
+
+
+async def _locked(tx: Tx, scope: str) -> str | None:
+    """The document of a scope, its row locked to the end of the transaction."""
+    now = tx.now()
+    await tx.execute(
+        "INSERT INTO risk_scope (scope, version, body, changed_at) VALUES (?, 0, NULL, ?) "
+        "ON CONFLICT (scope) DO NOTHING",
+        scope,
+        now,
+    )
+    # The update comes first: it takes the row's lock, so the text read after it is the latest.
+    await tx.execute(
+        "UPDATE risk_scope SET version = version + 1, changed_at = ? WHERE scope = ?", now, scope
+    )
+    rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", scope)
+    return None if rows[0]["body"] is None else str(rows[0]["body"])
+
+
+async def _secret(tx: Tx) -> str:
+    await tx.execute(
+        "INSERT INTO risk_scope (scope, version, body, changed_at) VALUES (?, 0, ?, ?) "
+        "ON CONFLICT (scope) DO NOTHING",
+        *(_SECRET, secrets.token_hex(32), tx.now()),
+    )
+    rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", _SECRET)
+    return str(rows[0]["body"])
+
+
+def _month(now: float) -> str:
+    return f"{datetime.fromtimestamp(now, UTC):%Y-%m}"

@@ -174,7 +174,7 @@ async def replay_scenario(
             for n, (task, record) in enumerate(zip(_tasks(order), order, strict=True))
         ]
         results = await workflow.execute_bulk(items, concurrency=concurrency)
-        state = await (await workflow.ready()).trust.state()
+        state = await (await workflow.ready()).risk.state()
     return _outcome(name, workflow.config, order, results, targets, recorded, state)
 
 

@@ -172,7 +172,7 @@ class JobRun:
         policy = self.runtime.policy
         if policy.mode != "adaptive" or not any(t.billing == "free" for t in self.runtime.targets.values()):
             return False
-        return (await self.runtime.trust.state()).items < _EXPERIENCED
+        return (await self.runtime.risk.state()).items < _EXPERIENCED
 
     async def run(self, records: AsyncIterator[Record], plan: JobPlan | None) -> None:
         """Run the records to their end, or as far as deadline, quota, budget and signals allow."""

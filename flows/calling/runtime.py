@@ -44,7 +44,7 @@ from tta_dev_primitives.flows.routing.model_scores import Standings
 from tta_dev_primitives.flows.routing.replacements import Replacement, serving_now, stand_in_of
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, Ruling
-from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
+from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 __all__ = ["Runtime", "active", "current_runtime"]
 
@@ -166,7 +166,7 @@ class Runtime:
     def _learn_from(self, orchestrator: Target) -> None:
         """Use the risk ledger and the standings that this orchestrator's verdicts have made."""
         database = self.services.database
-        self.trust = TrustLedger(database, scope_of(orchestrator.key, self.policy))
+        self.risk = RiskStore.of(database, orchestrator.key, self.policy)
         self.standings = StandingsLedger(database, orchestrator.key, self.config.quality_threshold)
 
     @classmethod
@@ -279,16 +279,17 @@ class Runtime:
             self._learn_from(serving)
         self.orchestrator = serving
 
-    async def rule(self, evidence: Sequence[Evidence]) -> list[Ruling]:
-        """Ask the risk ledger about many items in one transaction."""
-        coins = [self.rng.random() for _ in evidence]
-        rulings = await self.trust.rule(evidence, self.risk_policy, coins)
+    async def rule(
+        self, items: Sequence[tuple[str, Evidence]], observed: Sequence[tuple[str, Evidence]] = ()
+    ) -> list[Ruling]:
+        """Ask the risk ledger about many items in one transaction; see `RiskStore.rule`."""
+        rulings = await self.risk.rule(items, self.risk_policy, observed)
         self.drifts += sum(ruling.drifted for ruling in rulings)
         return rulings
 
     async def learn(self, labels: Sequence[Label]) -> list[str]:
-        """Tell the risk ledger what ended items have taught; returns the strata that raised a drift alarm."""
-        alarms = await self.trust.learn(labels, self.risk_policy)
+        """Record what items have shown; returns the strata that raised a drift alarm."""
+        alarms = await self.risk.learn(labels, self.risk_policy)
         self.drifts += len(alarms)
         return alarms
 

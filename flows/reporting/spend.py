@@ -30,7 +30,7 @@ from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
 from tta_dev_primitives.flows.tasks.savings import Savings
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import RiskState
-from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
+from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 __all__ = ["Cause", "FreeQuota", "Quality", "Saved", "SpendReport", "gather"]
 
@@ -241,14 +241,14 @@ async def gather(
     )
     targets = resolve_targets(config)
     tasks = await result_lines(ledger, month)
-    trust = TrustLedger(ledger.database, scope_of(targets[config.orchestrator.model].key, Policy.of(config)))
+    store = RiskStore.of(ledger.database, targets[config.orchestrator.model].key, Policy.of(config))
     charged = money.total.charged
     return SpendReport(
         money=money,
         saved=_saved("all", tasks, cost=charged),
         saved_by_use_case=_groups(tasks),
         days=await spend_by_day(ledger, month),
-        quality=quality_of(await trust.state()),
+        quality=quality_of(await store.state()),
         order=await _order(config, ledger, targets),
         causes=causes_of(rows),
         quotas=await _quotas(ledger, targets.values()),
@@ -297,11 +297,11 @@ def quality_of(state: RiskState) -> tuple[Quality, ...]:
         use_case, signal = key.split("|")[:2]
         of = sums.setdefault(use_case, [0, 0, 0, 0, 0])
         of[0] += stratum.labelled
-        of[1] += stratum.labelled - stratum.disowned
+        of[1] += stratum.labelled - stratum.rejected
         of[2] += stratum.unjudged
         if signal.startswith("agree"):
             of[3] += stratum.labelled
-            of[4] += stratum.disowned
+            of[4] += stratum.rejected
     return tuple(Quality(name, *of) for name, of in sorted(sums.items()) if of[0])
 
 

@@ -17,6 +17,7 @@ from tta_dev_primitives.flows.routing.candidates import Route
 from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
 from tta_dev_primitives.flows.validation.next_step import Step
+from tta_dev_primitives.flows.validation.rulings import task_key
 
 __all__ = ["Item", "Lane", "LocalCheck"]
 
@@ -95,6 +96,11 @@ class Item:
     def cost_usd(self) -> Decimal:
         """What this task has cost so far, USD."""
         return sum((a.cost_usd for a in self.attempts), Decimal(0))
+
+    @property
+    def content_key(self) -> str:
+        """What the risk ledger knows the task by: its content, not its id."""
+        return task_key(self.task, self.system)
 
     def answered(self, target: Target, reply: ChatReply, failures: Sequence[str], final: str | None) -> None:
         """Keep one answer with what its local checks found."""

@@ -1,1 +1,1 @@
-"""Evidence about answers, the next step of a task, and the risk budget."""
+"""Validation: which free answers are good enough, and how that is known."""

@@ -9,7 +9,7 @@
             case FreeJudge(answer, models) | PaidVerdict(answer, models, reason):
                 case = case.with_verdict(Verdict(answer, by, score_or_None))  # or .without(models) that failed
             case Consult(evidence):   # the risk ledger, one transaction; `coin` is uniform in [0, 1)
-                ruling, state = rule(state, evidence, risk_policy, coin)      # flows.risk, in flows.trust's store
+                ruling, state = rule(state, evidence, risk_policy, coin)      # flows.validation, in its store
                 case = case.with_ruling(ruling)
             case PaidSolve(models, reason):
                 case = case.with_answer(...)          # or .without(models), or .without_paid() on the budget
@@ -43,6 +43,7 @@ __all__ = [
     "PaidVerdict",
     "Step",
     "endorsement",
+    "first_pair",
     "initial_answers",
     "label_of",
     "next_step",
@@ -269,19 +270,26 @@ def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], 
     signal = f"agree{families}of{asked}" if agreed else f"split{asked}"
     if asked == 1:
         signal = _alone("single", case, min(group))
-    # Of the first two, one that cannot be read counts as another opinion: a model that gets worse often loses its form.
-    first = case.usable[:2]
-    disagreed = len(first) == 2 and not agree(*(case.answers[i].final for i in first))
+    pair, disagreed = first_pair(case)
     return Evidence(
         use_case=case.use_case,
         signal=signal,
         answer=min(group),
         models=_identities(case, readable),
-        pair=_identities(case, first) if len(first) == 2 else (),
+        pair=pair,
         disagreed=disagreed,
         strong=agreed,
         auditable=case.can_solve,
     )
+
+
+def first_pair(case: Case) -> tuple[tuple[str, ...], bool]:
+    """The first two models that answered a closed task, empty when there are not two, and whether they disagree."""
+    first = case.usable[:2]
+    if len(first) < 2 or not case.closed or case.policy.mode != "adaptive":
+        return (), False
+    # One that cannot be read counts as another opinion: a model that gets worse often loses its form.
+    return _identities(case, first), not agree(*(case.answers[i].final for i in first))
 
 
 def _alone(signal: str, case: Case, answer: int) -> str:

@@ -1,46 +1,67 @@
-"""The risk ledger: how often un-judged answers may be delivered, and what the audits have taught. Pure.
+"""The risk ledger: how often answers may be delivered without a check, and what the checks have shown. Pure.
 
-    state = RiskState()
-    ruling, state = rule(state, evidence, policy, coin)     # deliver | audit | escalate; coin uniform in [0, 1)
-    state, alarms = learn(state, Label(ruling, endorsed=True), policy)     # after an audit or an escalation
-    text = state.to_json(); state = RiskState.from_json(text)
+    ruling, state = rule(RiskState(), evidence, policy, coin)     # deliver | audit | escalate; coin uniform in [0, 1)
+    state, alarm = learn(state, Label(ruling, endorsed=True), policy)     # a label, and the end of the task
 
-`eps = 1 - quality_threshold` is the share of delivered answers that the orchestrator may disown. A stratum is
-(use case, evidence signal, models); each keeps n labels with k failures. Every escalation and every audit is a label,
-and within a stratum both are fair draws: whether an item is escalated depends on the ledger, never on the
-item.
+`eps = 1 - quality_threshold` is the share of deliveries that the orchestrator may reject, in each use case and in its
+last 500 deliveries. A stratum is (use case, evidence signal, price class, models); it keeps n labels with k rejections.
+Whether a task of a stratum is checked depends on the ledger and on the task's coin, never on the task.
 
-gate `strict`: a time-uniform upper bound U of the stratum's failure rate is charged when an answer goes
-out un-judged;
-    the sum of charges stays below eps * t. With 95 % confidence, at every moment, the expected disowned
-    deliveries are then within the budget, if strata are stationary.
-gate `balanced`: a normal approximation with a prior replaces the bound: the posterior mean of the
-disowned deliveries
-    plus `safety` standard deviations stays below eps * t.
+gate `strict`: a time-uniform upper bound U of the stratum's failure rate is charged for a delivery without a check;
+    the sum of charges stays below eps * t. With 95 % confidence, at every moment, the expected rejected deliveries
+    are then within the budget, if strata are stationary.
+gate `balanced`: the posterior mean of the rejected deliveries plus `safety` standard deviations stays below eps * t.
+
+Verdicts that are open count as rejections, or hold back the labels of later rulings, whichever leaves the lower bound:
+both are the same confidence sequence at two moments. So quick verdicts cannot teach before slow ones.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from tta_dev_primitives.flows.validation.certificate import Certificate
-from tta_dev_primitives.flows.validation.drift import Watch, watch
-from tta_dev_primitives.flows.validation.statistics import posterior, upper_bound
+from tta_dev_primitives.flows.validation.accounts import Account, Moments
+from tta_dev_primitives.flows.validation.certificate import LEAST, Certificate
+from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
-__all__ = ["Action", "Evidence", "Label", "RiskPolicy", "RiskState", "Ruling", "Stratum", "learn", "rule"]
+__all__ = [
+    "Action",
+    "Evidence",
+    "Label",
+    "RiskPolicy",
+    "RiskState",
+    "Ruling",
+    "Stratum",
+    "compared",
+    "delivered",
+    "enrolled",
+    "judged",
+    "learn",
+    "observe",
+    "rule",
+    "unlabelled",
+]
 
 Action = Literal["deliver", "audit", "escalate"]
 
 _CONFIDENCE = 0.05
 _HOPELESS = 0.4
-"""No stratum whose failure estimate is above this is ever delivered un-judged."""
-_FEW = 12
-_PRIORS = {True: (0.5, 5.0), False: (1.0, 1.0)}
-"""Failures and successes that a stratum is believed to have had, for strong evidence and for weak: on recorded answers
-the orchestrator disowns 2 to 18 % of what two families agree on, 8 % in the middle."""
+"""No stratum whose failure estimate is above this is ever delivered without a check."""
+_PRIORS = {True: (0.5, 5.0), False: (2.0, 2.0)}
+"""Failures and successes that a stratum is believed to have had, for strong evidence and for weak, before anything of
+its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of what two families agree on."""
+_PROXY_PRIOR = (1.0, 4.0)
+_OWN = 5
+"""Labels of its own that a stratum needs (gate `balanced`)."""
+_VERDICTS = 8
+"""Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
+_LONGEST = 400
+"""Labels that one open verdict can hold back; then it counts as a rejection."""
+_RECENT = 25
+"""Deliveries before an alarm that are charged as if they had all been hopeless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +70,35 @@ class RiskPolicy:
 
     eps: float
     gate: Literal["balanced", "strict"] = "balanced"
-    safety: float = 2.0
-    """Standard deviations kept between the expected disowned deliveries and the budget (gate `balanced`)."""
-    least: float = 0.5
-    """Labels, prior included, before a stratum can be trusted, as a multiple of 1 / eps (gate `balanced`): on fewer
-    the normal approximation means nothing."""
-    audit_floor: float = 0.02
-    """Every trusted item is audited with at least this probability; never below the certificate's `least`."""
+    safety: float = 1.0
+    """Standard deviations kept between the expected rejected deliveries and the budget (gate `balanced`)."""
+    few: int = 30
+    """Below so many labels two standard deviations are added to the estimate, then one (gate `balanced`)."""
+    audit_floor: float = LEAST
+    """Every trusted item is audited with at least this probability; the certificate rests on it."""
     audit_gain: float = 0.1
     audit_half: float = 15.0
     """Labels after which the part of the audit rate that risk adds has halved."""
     price: float = 3.2
-    """A stratum is delivered un-judged while its failure estimate is below this many times `eps` (less below 0.1)."""
-    drift_patience: float = 600.0
+    """A stratum is delivered without a check while its estimate is below so many times `eps` (less below 0.1)."""
+    drift_patience: float = 800.0
     audit_patience: float = 1000.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eps <= 1.0:
             raise ValueError(f"eps must be within 0..1, not {self.eps}")
-        if self.audit_floor < Certificate().least:
-            raise ValueError(
-                f"audit_floor must be at least {Certificate().least}, on which the certificate rests"
-            )
+        if self.audit_floor < LEAST:
+            raise ValueError(f"audit_floor must be at least {LEAST}, on which the certificate rests")
 
     @property
     def worth(self) -> float:
-        """The risk price: above this failure estimate an un-judged delivery is not worth its saving."""
+        """The risk price: above this failure estimate a delivery without a check is not worth its saving."""
         return min(_HOPELESS, self.price * self.eps * min(1.0, 10 * self.eps))
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What speaks for one answer before anybody was paid."""
+    """What speaks for one answer before anything was paid."""
 
     use_case: str
     signal: str
@@ -95,12 +113,14 @@ class Evidence:
     strong: bool = False
     """Agreement or a judge's yes: the stratum starts with a friendlier prior."""
     auditable: bool = True
-    """A paid call is possible for this item."""
+    """A paid check of this item is possible and affordable now."""
+    price_class: str = ""
+    """What a verdict costs against an answer (`statistics.price_class`); empty where the check is a solution."""
 
     @property
     def stratum(self) -> str:
         """The key of the stratum."""
-        return "|".join((self.use_case, self.signal, *self.models))
+        return "|".join((self.use_case, self.signal, self.price_class, *self.models))
 
     @property
     def group(self) -> str | None:
@@ -115,42 +135,78 @@ class Ruling:
     action: Action
     evidence: Evidence
     quality: float
-    """Lower bound of the stratum's endorsement rate, 0..1: what the delivered answer shows as its score."""
+    """Lower bound of the share of the stratum's answers that the orchestrator accepts, 0..1."""
     estimate: float
     """Expected failure rate of the stratum."""
     probability: float = 0.0
     """With which probability this item was to be audited."""
     drifted: bool = False
-    """The free disagreement rate raised an alarm on this item: trust was reset first."""
+    """An alarm was raised on this item: what was learned of its kind was reset first."""
+    task: str = ""
+    """The task's content key."""
+    coin: float = 1.0
+    """Uniform in [0, 1), independent of the audit's coin; the same whenever the task comes again."""
+    check: float = 0.0
+    """Probability of a verdict on an answer that passed a comparison, where one was drawn; 0: none."""
+    order: int = 0
+    """Which incarnation of the stratum decided."""
+    place: int = -1
+    """The label's place in the stratum's order; -1: no label is expected."""
+    resumed: bool = False
+    """The same ruling was given before: the task was cut off, or is repeated."""
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What an audit or an escalation showed; `endorsed` is None when it could not be done or compared.
+    """What a check showed, or how a task ended.
 
-    Without a ruling it is a delivery that the orchestrator made or endorsed without having been asked by the ledger.
+    Without a ruling it is a delivery that the orchestrator made or judged without having been asked by the ledger.
     """
 
     ruling: Ruling | None
     endorsed: bool | None
+    """The orchestrator's word on the answer; None: it could not be had. Of a `proxy`: whether the answer passed."""
     accepted: bool = True
     """Whether the delivered answer counts as accepted; one that does not earns no budget."""
+    proxy: bool = False
+    """A free model compared the answer with the orchestrator's own."""
+    task: str = ""
+    use_case: str = ""
+    reused: bool = False
+    """The orchestrator's word, or the whole task, came from the store."""
+    ended: bool = True
+    """False: the word is known, the task is still on its way."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stratum:
-    """What is known of one kind of evidence."""
+    """What is known of one kind of evidence since its last reset."""
 
     order: int
     """1 for the first stratum of the ledger: its share of the confidence is 0.05 / (order * (order + 1))."""
     strong: bool = False
-    n: int = 0
-    k: int = 0
+    pooled: bool = True
+    """Whether its prior is the rate of its kind of signal; not after an alarm."""
+    n: float = 0
+    k: float = 0
+    """Labels in the order of their rulings, up to the first open one, and the rejections among them."""
+    tail: str = ""
+    """The labels from there on: `?` open, `0` accepted, `1` rejected, `-` none came."""
+    base: int = 0
+    """The place of the tail's first label."""
     unjudged: int = 0
     labelled: int = 0
     """Labels ever, also those before a reset."""
-    disowned: int = 0
+    rejected: int = 0
     audits: Watch = field(default_factory=Watch)
+    compared: int = 0
+    """Comparisons with the orchestrator's own answer, and those that failed."""
+    worse: int = 0
+    verdicts: int = 0
+    """Verdicts on answers that passed a comparison; their inverse-probability weights, squared, and of rejections."""
+    weight: float = 0.0
+    squares: float = 0.0
+    bad_weight: float = 0.0
 
     @property
     def delta(self) -> float:
@@ -158,21 +214,55 @@ class Stratum:
         return _CONFIDENCE / (self.order * (self.order + 1))
 
     @property
+    def counted(self) -> tuple[float, float]:
+        """Labels and rejections that count now; see the module's page on open verdicts."""
+        if not self.tail:
+            return self.n, self.k
+        bad = self.k + self.tail.count("1") + self.tail.count("?")
+        whole = (self.n + len(self.tail) - self.tail.count("-"), bad)
+        return min((self.n, self.k), whole, key=lambda seen: upper_bound(*seen, self.delta))
+
+    @property
     def bound(self) -> float:
         """Time-uniform upper bound on the failure rate."""
-        return upper_bound(self.n, self.k, self.delta)
+        return upper_bound(*self.counted, self.delta)
 
-    @property
-    def doubt(self) -> float:
-        """Added to the estimate of weak evidence, which has no prior in its favour: a lucky start is not enough."""
-        if self.strong:
-            return 0.0
-        return float((1.0 if self.n < _FEW else 0.25) * self.moments[1] ** 0.5)
+    def placed(self) -> tuple[int, Stratum]:
+        """The place of a new label, and the stratum that waits for it."""
+        return self.base + len(self.tail), replace(self, tail=self.tail + "?").advanced()
 
-    @property
-    def moments(self) -> tuple[float, float]:
-        """Mean and variance of the failure rate."""
-        return posterior(self.n, self.k, _PRIORS[self.strong])
+    def settled(self, place: int, found: str) -> Stratum:
+        """The stratum after the label at a place has come (`0`, `1`) or never will (`-`)."""
+        at = place - self.base
+        if at < 0:
+            # It was given up and counted as a rejection.
+            return replace(self, k=self.k - (found != "1"), n=self.n - (found == "-"))
+        return replace(self, tail=self.tail[:at] + found + self.tail[at + 1 :]).advanced()
+
+    def advanced(self) -> Stratum:
+        """The stratum with every label counted that no open one holds back."""
+        end = max(0, len(self.tail) - _LONGEST)
+        while end < len(self.tail) and self.tail[end] != "?":
+            end += 1
+        done = self.tail[:end]
+        bad, gone = done.count("1") + done.count("?"), done.count("-")
+        return replace(
+            self, n=self.n + end - gone, k=self.k + bad, tail=self.tail[end:], base=self.base + end
+        )
+
+    def compare(self) -> Moments | None:
+        """The failure rate by comparisons: p = z + (1 - z) f, None without any.
+
+        z: rate of comparisons that fail; f: rate of rejected answers among those that passed and were judged, each
+        verdict weighted by 1 / its probability (Horvitz and Thompson), counted as W^2 / sum of squares of them.
+        """
+        if not self.compared:
+            return None
+        z, z_var = posterior(self.compared, self.worse, _PROXY_PRIOR)
+        count = self.weight**2 / self.squares if self.squares else 0.0
+        bad = count * self.bad_weight / self.weight if self.weight else 0.0
+        f, f_var = posterior(count, bad, _PROXY_PRIOR)
+        return z + (1 - z) * f, (1 - f) ** 2 * z_var + (1 - z) ** 2 * f_var
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,17 +271,23 @@ class RiskState:
 
     made: int = 0
     """Strata made so far, resets included; the next one's order."""
-    items: int = 0
-    """Items decided: the t of eps * t."""
     strata: Mapping[str, Stratum] = field(default_factory=dict)
     groups: Mapping[str, Watch] = field(default_factory=dict)
-    charged: float = 0.0
-    """Sum of upper bounds charged for un-judged deliveries (gate `strict`)."""
-    frozen_mean: float = 0.0
-    frozen_variance: float = 0.0
-    """Disowned deliveries expected from before a reset (gate `balanced`)."""
-    alarms: int = 0
+    accounts: Mapping[str, Account] = field(default_factory=dict)
+    """Use case -> its budget."""
+    pools: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    """Signal -> labels ever, and rejections among them."""
     certificate: Certificate = field(default_factory=Certificate)
+
+    @property
+    def items(self) -> int:
+        """Accepted deliveries of all use cases."""
+        return sum(account.items for account in self.accounts.values())
+
+    @property
+    def alarms(self) -> int:
+        """Drift alarms of all use cases."""
+        return sum(account.alarms for account in self.accounts.values())
 
     def to_json(self) -> str:
         """One line of JSON."""
@@ -203,118 +299,77 @@ class RiskState:
         if text is None:
             return cls()
         raw: dict[str, Any] = json.loads(text)
-        raw["strata"] = {
-            k: Stratum(**{**v, "audits": Watch(**v["audits"])}) for k, v in raw["strata"].items()
-        }
-        raw["groups"] = {k: Watch(**v) for k, v in raw["groups"].items()}
-        raw["certificate"] = Certificate(
-            **{**raw["certificate"], "costs": tuple(raw["certificate"]["costs"])}
+        return cls(
+            raw["made"],
+            {k: Stratum(**{**v, "audits": Watch.of(v["audits"])}) for k, v in raw["strata"].items()},
+            {k: Watch.of(v) for k, v in raw["groups"].items()},
+            {k: Account.of(v) for k, v in raw["accounts"].items()},
+            {k: (n, bad) for k, (n, bad) in raw["pools"].items()},
+            Certificate.of(raw["certificate"]),
         )
-        return cls(**raw)
 
-    def expected(self) -> tuple[float, float]:
-        """Mean and variance of the disowned un-judged deliveries so far."""
-        mean, variance = self.frozen_mean, self.frozen_variance
-        for stratum in self.strata.values():
-            p, v = stratum.moments
-            mean += stratum.unjudged * p
-            variance += stratum.unjudged**2 * v + stratum.unjudged * p * (1 - p)
+    def account(self, use_case: str) -> Account:
+        """The budget of a use case; an empty one when nothing was delivered."""
+        return self.accounts.get(use_case, Account())
+
+    def of(self, use_case: str) -> Iterable[tuple[str, Stratum]]:
+        """The strata of a use case."""
+        return ((key, s) for key, s in self.strata.items() if key.split("|", 1)[0] == use_case)
+
+    def moments(self, key: str) -> Moments:
+        """Mean and variance of the failure rate of a stratum (gate `balanced`)."""
+        return self.basis(key)[0]
+
+    def basis(self, key: str) -> tuple[Moments, float, int]:
+        """The same, the labels that it rests on, and how many deliveries it may carry (-1: any number)."""
+        stratum = self.strata[key]
+        n, k = stratum.counted
+        direct, by_others = posterior(n, k, self._prior(key, stratum)), stratum.compare()
+        few = stratum.verdicts < _VERDICTS
+        if by_others is None or (few and (n >= _OWN or stratum.compared < _VERDICTS)):
+            return direct, n, -1
+        if few:
+            # Verdicts are paid from savings, which only deliveries bring: comparisons alone open a few of them.
+            return by_others, 0, 2 + 2 * int(stratum.verdicts + n)
+        best = min((direct, by_others), key=lambda moments: moments[1]) if n >= _OWN else by_others
+        return best, n + stratum.verdicts, -1
+
+    def _prior(self, key: str, stratum: Stratum) -> tuple[float, float]:
+        """The pooled rate of the kind of signal, without the stratum itself, with the weight of a few labels."""
+        bad, good = _PRIORS[stratum.strong]
+        if not stratum.pooled:
+            return bad, good
+        n, k = self.pools.get(key.split("|")[1], (0, 0))
+        rate = (bad + k - stratum.rejected) / (bad + good + n - stratum.labelled)
+        return rate * (bad + good), (1 - rate) * (bad + good)
+
+    def expected(self, use_case: str) -> Moments:
+        """Mean and variance of the rejected deliveries without a check of a use case."""
+        account = self.account(use_case)
+        mean, variance = account.mean, account.variance
+        for key, stratum in self.of(use_case):
+            if stratum.unjudged:
+                p, v = self.moments(key)
+                mean += stratum.unjudged * p
+                variance += stratum.unjudged**2 * v + stratum.unjudged * p * (1 - p)
         return mean, variance
 
-
-def rule(state: RiskState, evidence: Evidence, policy: RiskPolicy, coin: float) -> tuple[Ruling, RiskState]:
-    """Decide one item and record the decision.
-
-    Args:
-        coin: Uniform in [0, 1), drawn for this item alone; the audit's randomness, on which the
-        certificate rests.
-    """
-    state, drifted = _watch_disagreement(state, evidence, policy)
-    key = evidence.stratum
-    if key not in state.strata:
-        made = state.made + 1
-        state = _with(replace(state, made=made), key, Stratum(order=made, strong=evidence.strong))
-    stratum = state.strata[key]
-    mean, variance = stratum.moments
-    quality = 1.0 - (stratum.bound if policy.gate == "strict" else min(1.0, mean + 1.64 * variance**0.5))
-    trusted = mean + stratum.doubt <= policy.worth and _affordable(state, key, policy)
-    chance = _audit_chance(state, stratum, policy) if trusted and evidence.auditable else 0.0
-    action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
-    ruling = Ruling(action, evidence, quality, mean, chance, drifted)
-    if action == "escalate":
-        # Without a paid call the answer goes out as not accepted: it neither uses nor earns budget.
-        return ruling, replace(state, items=state.items + evidence.auditable)
-    certificate = state.certificate.spared(audited=evidence.auditable)
-    state = replace(state, items=state.items + 1, certificate=certificate)
-    return ruling, _charge(state, key) if action == "deliver" else state
+    def window_expected(self, use_case: str) -> Moments:
+        """The same for the last deliveries."""
+        keys = {stratum.order: key for key, stratum in self.of(use_case)}
+        return self.account(use_case).window_expected(lambda order: self.moments(keys[order]))
 
 
-def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState, bool]:
-    """Record what an audit or an escalation showed; True when the stratum's failures raised a drift alarm."""
-    if label.ruling is None:
-        return replace(state, items=state.items + 1), False
-    key = label.ruling.evidence.stratum
-    stratum = state.strata.get(key)
-    if stratum is None:
-        return state, False
-    if label.endorsed is None:
-        return _without_label(state, label, key), False
-    failed = not label.endorsed
-    if failed and label.ruling.action == "audit":
-        state = replace(state, certificate=state.certificate.failed(label.ruling.probability))
-    audits, alarm = stratum.audits, False
-    if stratum.unjudged:
-        # A stratum that was never trusted has nothing to lose.
-        audits, alarm = watch(stratum.audits, bad=failed, patience=policy.audit_patience)
-    stratum = replace(
-        stratum,
-        n=stratum.n + 1,
-        k=stratum.k + failed,
-        labelled=stratum.labelled + 1,
-        disowned=stratum.disowned + failed,
-        audits=audits,
-    )
-    state = _with(state, key, stratum)
-    return (_reset(state, [key]), True) if alarm else (state, False)
+def enrolled(state: RiskState, evidence: Evidence) -> RiskState:
+    """The state in which the stratum of some evidence exists."""
+    if evidence.stratum in state.strata:
+        return state
+    made = state.made + 1
+    return _with(replace(state, made=made), evidence.stratum, Stratum(made, evidence.strong))
 
 
-def _without_label(state: RiskState, label: Label, key: str) -> RiskState:
-    """An audit that could not be done is an un-judged delivery after all; a refused escalation earns nothing."""
-    if label.ruling is not None and label.ruling.action == "audit":
-        missed = replace(state.certificate, unaudited=state.certificate.unaudited + 1)
-        return _charge(replace(state, certificate=missed), key)
-    return state if label.accepted else replace(state, items=state.items - 1)
-
-
-def _with(state: RiskState, key: str, stratum: Stratum) -> RiskState:
-    return replace(state, strata={**state.strata, key: stratum})
-
-
-def _charge(state: RiskState, key: str) -> RiskState:
-    stratum = state.strata[key]
-    state = replace(state, charged=state.charged + stratum.bound)
-    return _with(state, key, replace(stratum, unjudged=stratum.unjudged + 1))
-
-
-def _affordable(state: RiskState, key: str, policy: RiskPolicy) -> bool:
-    budget = policy.eps * (state.items + 1)
-    if policy.gate == "strict":
-        return state.charged + state.strata[key].bound <= budget
-    if (state.strata[key].n + sum(_PRIORS[state.strata[key].strong])) * policy.eps < policy.least:
-        return False
-    mean, variance = _charge(state, key).expected()
-    return bool(mean + policy.safety * variance**0.5 <= budget)
-
-
-def _audit_chance(state: RiskState, stratum: Stratum, policy: RiskPolicy) -> float:
-    rate = stratum.bound if policy.gate == "strict" else stratum.moments[0]
-    budget = policy.eps * (state.items + 1)
-    used = min(1.0, stratum.unjudged * rate / budget) if budget > 0 else 1.0
-    chance = policy.audit_gain * used * policy.audit_half / (policy.audit_half + stratum.n)
-    return min(1.0, max(policy.audit_floor, chance))
-
-
-def _watch_disagreement(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> tuple[RiskState, bool]:
+def observe(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> tuple[RiskState, bool]:
+    """Watch whether the first two free answers of a task agree, as soon as both have come; True: an alarm."""
     group = evidence.group
     if group is None:
         return state, False
@@ -324,42 +379,214 @@ def _watch_disagreement(state: RiskState, evidence: Evidence, policy: RiskPolicy
     state = replace(state, groups={**state.groups, group: seen})
     if not alarm:
         return state, False
-    touched = [
-        key
-        for key in state.strata
-        if key.split("|")[0] == evidence.use_case and all(model in key for model in evidence.pair)
-    ]
-    return _reset(state, touched), True
+    touched = [key for key, _ in state.of(evidence.use_case) if all(model in key for model in evidence.pair)]
+    return _reset(state, evidence.use_case, touched), True
 
 
-_RECENT = 25
-"""Un-judged deliveries before an alarm that are charged as if they had all been hopeless."""
+def rule(
+    state: RiskState,
+    evidence: Evidence,
+    policy: RiskPolicy,
+    coin: float,
+    *,
+    other: float = 1.0,
+    check: float = 1.0,
+    task: str = "",
+) -> tuple[Ruling, RiskState]:
+    """Decide one item and record the decision. What is delivered counts when it is delivered, not here.
+
+    Args:
+        state: What is known.
+        evidence: What speaks for the answer.
+        policy: The rates.
+        coin: Uniform in [0, 1), of this task alone: the audit's randomness, on which the certificate rests.
+        other: An independent coin, for the caller's own draws.
+        check: A third one: whether an answer that passes a comparison is judged as well.
+        task: The task's content key.
+    """
+    state = enrolled(state, evidence)
+    key = evidence.stratum
+    stratum = state.strata[key]
+    (mean, variance), labels, most = state.basis(key)
+    quality = 1.0 - (stratum.bound if policy.gate == "strict" else min(1.0, mean + 1.64 * variance**0.5))
+    trusted = evidence.auditable and _affordable(state, key, policy)
+    if policy.gate == "balanced":
+        doubt = 0.0 if most >= 0 else (2.0 if labels < policy.few else 1.0)
+        enough = stratum.unjudged < most if most >= 0 else labels >= _OWN
+        trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
+    else:
+        trusted = trusted and mean <= _HOPELESS
+    chance = _audit_chance(state, key, policy) if trusted else 0.0
+    action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
+    drawn = max(policy.audit_floor, 5.0 / (10 + stratum.verdicts))
+    place = -1
+    if action == "deliver":
+        state = _charge(state, key)
+    elif evidence.auditable:
+        place, waiting = stratum.placed()
+        state = _with(state, key, waiting)
+        if action == "audit":
+            state = replace(state, certificate=state.certificate.opened(chance))
+    ruling = Ruling(action, evidence, quality, mean, chance, task=task, coin=other, order=stratum.order)
+    return replace(ruling, place=place, check=drawn if check < drawn else 0.0), state
 
 
-def _reset(state: RiskState, keys: list[str]) -> RiskState:
-    """Forget what `keys` have earned; what they delivered stays charged, the latest at the worst rate."""
-    mean, variance = state.frozen_mean, state.frozen_variance
+def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState, bool]:
+    """Record a label and the end of its task; True when rejections raised a drift alarm."""
+    ruling, alarm = label.ruling, False
+    if ruling is not None and label.endorsed is not None:
+        if label.proxy:
+            state = compared(state, ruling, failed=not label.endorsed, policy=policy)
+        else:
+            state, alarm = judged(state, ruling, policy, failed=not label.endorsed)
+    if label.ended:
+        if ruling is not None and (label.endorsed is None or label.proxy):
+            state, _ = unlabelled(state, label, ruling, policy)
+        state = delivered(state, label) if label.accepted else state
+    return state, alarm
+
+
+def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> RiskState:
+    """Record how a free model compared an answer with the orchestrator's own; under `strict` that earns nothing."""
+    stratum = state.strata[ruling.evidence.stratum]
+    if stratum.order != ruling.order or policy.gate == "strict":
+        return state
+    stratum = replace(stratum, compared=stratum.compared + 1, worse=stratum.worse + failed)
+    return _with(state, ruling.evidence.stratum, stratum)
+
+
+def judged(
+    state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool, passed: bool = False
+) -> tuple[RiskState, bool]:
+    """Record the orchestrator's word on one answer.
+
+    Args:
+        state: What is known.
+        ruling: The item's ruling.
+        policy: The rates.
+        failed: Whether the answer was rejected.
+        passed: Whether the answer had passed a comparison, after which its verdict was drawn.
+    """
+    key, signal = ruling.evidence.stratum, ruling.evidence.signal
+    if ruling.action == "audit":
+        certificate = state.certificate
+        certificate = (
+            replace(certificate, found=certificate.found + 1)
+            if failed
+            else certificate.passed(ruling.probability)
+        )
+        state = replace(state, certificate=certificate)
+    n, k = state.pools.get(signal, (0, 0))
+    state = replace(state, pools={**state.pools, signal: (n + 1, k + failed)})
+    stratum = state.strata[key]
+    stratum = replace(stratum, labelled=stratum.labelled + 1, rejected=stratum.rejected + failed)
+    if stratum.order != ruling.order:
+        # The word on an answer from before a reset says nothing of what came after.
+        return _with(state, key, stratum), False
+    if passed:
+        weight = 1.0 / ruling.check if ruling.check else 1.0
+        stratum = replace(
+            stratum.settled(ruling.place, "-") if ruling.place >= 0 else stratum,
+            verdicts=stratum.verdicts + 1,
+            weight=stratum.weight + weight,
+            squares=stratum.squares + weight**2,
+            bad_weight=stratum.bad_weight + weight * failed,
+        )
+    elif ruling.place >= 0:
+        stratum = stratum.settled(ruling.place, "1" if failed else "0")
+    else:
+        stratum = replace(stratum, n=stratum.n + 1, k=stratum.k + failed)
+    alarm = False
+    if stratum.unjudged:
+        # A stratum that was never trusted has nothing to lose.
+        audits, alarm = watch(stratum.audits, bad=failed, patience=policy.audit_patience)
+        stratum = replace(stratum, audits=audits)
+    state = _with(state, key, stratum)
+    return (_reset(state, ruling.evidence.use_case, [key]), True) if alarm else (state, False)
+
+
+def delivered(state: RiskState, label: Label) -> RiskState:
+    """Count one accepted delivery."""
+    ruling, certificate = label.ruling, state.certificate
+    use_case = label.use_case if ruling is None else ruling.evidence.use_case
+    if ruling is not None and ruling.action != "escalate":
+        certificate = replace(certificate, trusted=certificate.trusted + 1)
+    accounts = {**state.accounts, use_case: state.account(use_case).delivered()}
+    return replace(state, accounts=accounts, certificate=certificate)
+
+
+def unlabelled(
+    state: RiskState, label: Label, ruling: Ruling, policy: RiskPolicy
+) -> tuple[RiskState, Literal["-", "1"]]:
+    """Close a label that did not come, and say as what it counts: under `strict` as a rejection.
+
+    An audit that was not done is a delivery without a check after all.
+    """
+    key = ruling.evidence.stratum
+    if ruling.action == "audit" and label.accepted and not label.proxy:
+        missed = replace(state.certificate, unaudited=state.certificate.unaudited + 1)
+        state = _charge(replace(state, certificate=missed), key)
+    # Where the check is a verdict, whether it was asked for depends on price class and coin, not on the answer.
+    lost = policy.gate == "strict" and not (label.accepted and ruling.evidence.price_class)
+    found: Literal["-", "1"] = "1" if lost else "-"
+    stratum = state.strata[key]
+    if ruling.place < 0 or stratum.order != ruling.order:
+        return state, found
+    return _with(state, key, stratum.settled(ruling.place, found)), found
+
+
+def _with(state: RiskState, key: str, stratum: Stratum) -> RiskState:
+    return replace(state, strata={**state.strata, key: stratum})
+
+
+def _charge(state: RiskState, key: str) -> RiskState:
+    stratum, use_case = state.strata[key], key.split("|", 1)[0]
+    account = state.account(use_case).charge(stratum.order, stratum.bound)
+    state = replace(state, accounts={**state.accounts, use_case: account})
+    return _with(state, key, replace(stratum, unjudged=stratum.unjudged + 1))
+
+
+def _affordable(state: RiskState, key: str, policy: RiskPolicy) -> bool:
+    """Whether one more delivery without a check is within the budget of its use case, and of the window."""
+    use_case = key.split("|", 1)[0]
+    after = _charge(state, key)
+    account = after.account(use_case)
+    budgets = (policy.eps * (account.items + 1), policy.eps * (account.window_items + 1))
+    if policy.gate == "strict":
+        return account.charged <= budgets[0] and account.window_charged <= budgets[1]
+    spent = [after.expected(use_case)]
+    if account.items > account.window_items:
+        spent.append(after.window_expected(use_case))
+    return all(
+        mean + policy.safety * variance**0.5 <= budget
+        for (mean, variance), budget in zip(spent, budgets, strict=False)
+    )
+
+
+def _audit_chance(state: RiskState, key: str, policy: RiskPolicy) -> float:
+    stratum = state.strata[key]
+    rate = stratum.bound if policy.gate == "strict" else state.moments(key)[0]
+    budget = policy.eps * (state.account(key.split("|", 1)[0]).items + 1)
+    used = min(1.0, stratum.unjudged * rate / budget) if budget > 0 else 1.0
+    chance = policy.audit_gain * used * policy.audit_half / (policy.audit_half + stratum.n)
+    return min(1.0, max(policy.audit_floor, chance))
+
+
+def _reset(state: RiskState, use_case: str, keys: list[str]) -> RiskState:
+    """Forget what `keys` have shown; what they delivered stays charged, the latest at the worst rate."""
+    account = state.account(use_case)
+    mean, variance = account.mean, account.variance
     strata, made = dict(state.strata), state.made
     for key in keys:
         stratum = strata[key]
-        p, v = stratum.moments
+        p, v = state.moments(key)
         recent = min(stratum.unjudged, _RECENT)
-        older = stratum.unjudged - recent
-        mean += older * p + recent * max(p, _HOPELESS)
+        older, worst = stratum.unjudged - recent, max(p, _HOPELESS)
+        mean += older * p + recent * worst
         variance += older**2 * v + stratum.unjudged * p * (1 - p)
+        account = account.freeze(stratum.order, p, worst, recent)
         made += 1
-        strata[key] = Stratum(
-            order=made,
-            # Agreement that has just failed has no claim to a friendly prior.
-            strong=False,
-            labelled=stratum.labelled,
-            disowned=stratum.disowned,
-        )
-    return replace(
-        state,
-        made=made,
-        strata=strata,
-        frozen_mean=mean,
-        frozen_variance=variance,
-        alarms=state.alarms + 1,
-    )
+        # Agreement that has just failed has no claim to a friendly prior.
+        strata[key] = Stratum(made, pooled=False, labelled=stratum.labelled, rejected=stratum.rejected)
+    account = replace(account, mean=mean, variance=variance, alarms=account.alarms + 1)
+    return replace(state, made=made, strata=strata, accounts={**state.accounts, use_case: account})

@@ -1,81 +1,124 @@
 """The risk ledger of one configuration, shared by all its runs: decide and record in one transaction.
 
-trust = TrustLedger(database, scope_of(orchestrator.key, policy))
-rulings = await trust.rule(evidence, risk_policy, coins)     # many items, one transaction
-alarms = await trust.learn(labels, risk_policy)
+store = RiskStore(database, scope_of(orchestrator.key, policy))
+rulings = await store.rule([(task_key(text), evidence)], risk_policy)     # many items, one transaction
+alarms = await store.learn(labels, risk_policy)
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
-from tta_dev_primitives.blocks.ledger.shared_document import Strata
+from tta_dev_primitives.blocks.ledger.shared_document import Book, Strata
 from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import (
-    Evidence,
-    Label,
-    RiskPolicy,
-    RiskState,
-    Ruling,
-    learn,
-    rule,
-)
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, Ruling
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, observe_once, rule_once
 
-__all__ = ["TrustLedger", "scope_of"]
+__all__ = ["RiskStore", "scope_of"]
+
+_LOG = logging.getLogger("tta_dev_primitives.validation")
+T = TypeVar("T")
 
 
-def scope_of(orchestrator_key: str, policy: Policy) -> str:
-    """What all trust depends on besides the answering models: who endorses, by which prompts, at which threshold.
+def scope_of(orchestrator_key: str, policy: Policy, version: str = "risk/2") -> str:
+    """What all trust depends on besides the answering models: who judges, by which prompts, at which threshold.
 
     The answering models' identities are part of each stratum's own key.
     """
-    parts = ("risk/1", orchestrator_key, versions(), f"{policy.threshold:.6f}", policy.gate)
+    parts = (version, orchestrator_key, versions(), f"{policy.threshold:.6f}", policy.gate)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
-class TrustLedger:
-    """Rulings and labels of one scope, safe under concurrent runs and processes."""
+class RiskStore:
+    """Rulings and labels of one scope, safe under concurrent runs and processes.
 
-    def __init__(self, database: Database, scope: str) -> None:
-        self._strata = Strata(database)
-        self._scope = scope
+    Args:
+        database: The ledger's database.
+        scope: A digest of what the labels depend on.
+        before: The scope of version 0.1.0, whose labels lack what is needed now; it is deleted with a warning.
+    """
+
+    def __init__(self, database: Database, scope: str, before: str | None = None) -> None:
+        self._strata, self._scope, self._before = Strata(database), scope, before
+
+    @classmethod
+    def of(cls, database: Database, orchestrator_key: str, policy: Policy) -> RiskStore:
+        """The store of what an orchestrator says under a policy."""
+        return cls(database, scope_of(orchestrator_key, policy), scope_of(orchestrator_key, policy, "risk/1"))
 
     async def rule(
-        self, evidence: Sequence[Evidence], policy: RiskPolicy, coins: Sequence[float]
+        self,
+        items: Sequence[tuple[str, Evidence]],
+        policy: RiskPolicy,
+        observed: Sequence[tuple[str, Evidence]] = (),
     ) -> list[Ruling]:
         """Decide on many items in order, each seeing the decisions before it.
 
         Args:
-            coins: One number in [0, 1) for each item, drawn before: the transaction may have to be repeated.
+            items: Content keys of tasks with what speaks for their answers.
+            policy: The rates.
+            observed: Tasks whose first two answers have come, but which wait for a third: only their agreement counts.
+
+        Returns:
+            The rulings of `items`; behind them a ruling for each of `observed` that raised a drift alarm.
         """
 
-        def work(text: str | None) -> tuple[str, list[Ruling]]:
-            state = RiskState.from_json(text)
-            rulings = []
-            for item, coin in zip(evidence, coins, strict=True):
-                ruling, state = rule(state, item, policy, coin)
+        def work(state: RiskState, rows: dict[str, TaskRow], book: Book) -> tuple[RiskState, list[Ruling]]:
+            rulings, alarms = [], []
+            for task, seen in observed:
+                alarm, state, rows[task] = observe_once(state, rows[task], seen, policy)
+                if alarm:
+                    alarms.append(Ruling("escalate", seen, 0.0, 1.0, drifted=True, task=task))
+            for task, evidence in items:
+                ruling, state, rows[task] = rule_once(
+                    state, rows[task], task, evidence, policy, secret=book.secret, month=book.month
+                )
                 rulings.append(ruling)
-            return state.to_json(), rulings
+            return state, rulings + alarms
 
-        return await self._strata.change(self._scope, work) if evidence else []
+        tasks = [task for task, _ in (*observed, *items)]
+        return await self._change(tasks, work) if tasks else []
 
     async def learn(self, labels: Sequence[Label], policy: RiskPolicy) -> list[str]:
-        """Record what ended items showed; returns the strata whose failures raised a drift alarm."""
+        """Record what items showed and how they ended; returns the strata whose rejections raised a drift alarm."""
 
-        def work(text: str | None) -> tuple[str, list[str]]:
-            state = RiskState.from_json(text)
+        def work(state: RiskState, rows: dict[str, TaskRow], book: Book) -> tuple[RiskState, list[str]]:
             alarms = []
             for label in labels:
-                state, alarm = learn(state, label, policy)
+                alarm, state, rows[label.task] = learn_once(state, rows[label.task], label, policy)
                 if alarm and label.ruling is not None:
                     alarms.append(label.ruling.evidence.stratum)
-            return state.to_json(), alarms
+            return state, alarms
 
-        return await self._strata.change(self._scope, work) if labels else []
+        return await self._change([label.task for label in labels], work) if labels else []
+
+    async def _change(
+        self,
+        tasks: Sequence[str],
+        work: Callable[[RiskState, dict[str, TaskRow], Book], tuple[RiskState, T]],
+    ) -> T:
+        def within(book: Book) -> T:
+            rows = {task: TaskRow.from_json(book.tasks.get(task)) for task in tasks}
+            state, result = work(RiskState.from_json(book.body), rows, book)
+            book.body, book.tasks = state.to_json(), {task: row.to_json() for task, row in rows.items()}
+            return result
+
+        result, begun_anew = await self._strata.change_tasks(self._scope, tasks, within, before=self._before)
+        if begun_anew:
+            _LOG.warning(
+                "The risk ledger of version 0.1.0 cannot be used any more: free answers are checked anew."
+            )
+        return result
 
     async def state(self) -> RiskState:
-        """Everything the ledger knows, for reports."""
+        """Everything the store knows, for reports."""
         return RiskState.from_json(await self._strata.read(self._scope))
+
+    async def secret(self) -> str:
+        """The ledger's secret, under which coins are drawn."""
+        return await self._strata.secret()

@@ -1,11 +1,18 @@
-"""How often a stratum fails, from n labels with k failures: an any-time bound, and a posterior."""
+"""Rates of failure from labels: an any-time bound, posteriors, coins that cannot be drawn again, a drift detector.
+
+Sources: Beta-mixture confidence sequences (Robbins 1970; Howard, Ramdas, McAuliffe, Sekhon 2021), inverse-probability
+weights (Horvitz and Thompson 1952), Ville's inequality (1939), Shiryaev-Roberts e-detectors (Shin et al. 2022).
+"""
 
 from __future__ import annotations
 
+import hmac
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["posterior", "upper_bound"]
+__all__ = ["Watch", "coin", "posterior", "price_class", "upper_bound", "watch"]
 
 _MIX_A, _MIX_B = 0.5, 3.0
 
@@ -31,12 +38,70 @@ def upper_bound(n: float, k: float, delta: float) -> float:
     return high
 
 
-def posterior(n: int, k: int, prior: tuple[float, float]) -> tuple[float, float]:
+def posterior(n: float, k: float, prior: tuple[float, float]) -> tuple[float, float]:
     """Mean and variance of a failure rate after k failures in n labels, from a Beta prior (bad, good)."""
     a, b = prior[0] + k, prior[1] + n - k
     mean = a / (a + b)
     return mean, mean * (1 - mean) / (a + b + 1)
 
 
+def coin(secret: str, *parts: str) -> float:
+    """A number in [0, 1) that is the same whenever it is drawn: HMAC-SHA256 of `parts` under the ledger's secret."""
+    digest = hmac.digest(secret.encode(), "\x1f".join(parts).encode(), "sha256")
+    return int.from_bytes(digest[:7]) / 2**56
+
+
+def price_class(verdict: float, answer: float) -> str:
+    """The fixed class of what a check costs against an answer: tasks whose labels are missing alike share it."""
+    if answer <= 0:
+        return ""
+    return next((name for name, most in (("v<.3", 0.3), ("v<1", 1.0)) if verdict < most * answer), "v>1")
+
+
 def _log_beta(a: float, b: float) -> float:
     return math.lgamma(a) + math.lgamma(b) - math.lgamma(a + b)
+
+
+_WARM_UP = 30
+_CAUTION = 2.0
+_LEAST_CAUTION = 0.02
+"""Standard errors, or this much, added to the old rate: a lucky start must not make the usual look like a rise."""
+_LARGE = 0.18
+"""The smallest rise of a rate that is worth an alarm."""
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """One watched rate: `k` bad events among `n`, and the detector's statistic."""
+
+    n: int = 0
+    k: int = 0
+    statistic: float = 0.0
+
+    @classmethod
+    def of(cls, raw: Mapping[str, float]) -> Watch:
+        """The watch that was stored as a dictionary."""
+        return cls(int(raw["n"]), int(raw["k"]), raw["statistic"])
+
+
+def watch(state: Watch, *, bad: bool, patience: float) -> tuple[Watch, bool]:
+    """Take one event; True when the rate has risen beyond doubt (Shiryaev-Roberts).
+
+    While the rate is at most the assumed old one, the statistic grows by one an event in expectation. So a false
+    alarm comes once in `patience` events at the earliest. The old rate is what was seen plus two standard errors.
+
+    Args:
+        bad: Whether this event was a failure (or a disagreement).
+        patience: The alarm level; larger is slower and calmer.
+    """
+    n, k = state.n, state.k
+    statistic = state.statistic
+    if n >= _WARM_UP:
+        rate = (k + 1) / (n + 10)
+        old = min(0.85, rate + max(_LEAST_CAUTION, _CAUTION * (rate * (1 - rate) / n) ** 0.5))
+        new = min(0.97, max(old + _LARGE, 1.6 * old))
+        likelihood = new / old if bad else (1 - new) / (1 - old)
+        statistic = (1 + statistic) * likelihood
+        if statistic >= patience:
+            return Watch(), True
+    return Watch(n + 1, k + bad, statistic), False

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_dev_primitives.flows.validation.certificate import Certificate
-from tta_dev_primitives.flows.validation.drift import Watch, watch
 from tta_dev_primitives.flows.validation.risk import (
     Evidence,
     Label,
@@ -22,7 +21,7 @@ from tta_dev_primitives.flows.validation.risk import (
     learn,
     rule,
 )
-from tta_dev_primitives.flows.validation.statistics import posterior, upper_bound
+from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), disagreed=False, strong=True)
 SPLIT = Evidence("moderate", "split2", 0, ("a", "b"), ("a", "b"), disagreed=True)

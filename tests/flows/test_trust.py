@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ import pytest
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
 from tta_dev_primitives.blocks.ledger.shared_document import Strata
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
-from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.risk_store import RiskStore, scope_of
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once, task_key
 
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), strong=True)
 POLICY = RiskPolicy(0.15)
@@ -41,27 +43,60 @@ async def database(url: str) -> AsyncIterator[Database]:
 
 async def test_the_stored_ledger_decides_as_the_pure_one(database: Database) -> None:
     """Many items in one transaction are decided in order, each seeing the ones before."""
-    trust = TrustLedger(database, "scope")
-    coins = [0.5] * 40
-    rulings = await trust.rule([AGREED] * 40, POLICY, coins)
-    await trust.learn([Label(r, True) for r in rulings], POLICY)
+    store = RiskStore(database, "scope")
+    rulings = await store.rule([(f"t{n}", AGREED) for n in range(40)], POLICY)
+    await store.learn([Label(r, True, task=r.task) for r in rulings], POLICY)
 
-    state, pure = RiskState(), []
-    for coin in coins:
-        ruling, state = rule(state, AGREED, POLICY, coin)
+    state, rows, pure = RiskState(), {}, []
+    secret, month = await store.secret(), f"{datetime.now(UTC):%Y-%m}"
+    for n in range(40):
+        key = f"t{n}"
+        ruling, state, rows[key] = rule_once(
+            state, TaskRow(), key, AGREED, POLICY, secret=secret, month=month
+        )
         pure.append(ruling)
     for ruling in pure:
-        state, _ = learn(state, Label(ruling, True), POLICY)
+        _, state, _ = learn_once(state, rows[ruling.task], Label(ruling, True, task=ruling.task), POLICY)
     assert rulings == pure
-    assert await trust.state() == state
+    assert await store.state() == state
 
 
-async def test_concurrent_runs_lose_no_decision(database: Database) -> None:
-    """Thirty runs at once, one item each: all thirty are counted, and the budget is never passed."""
-    ledgers = [TrustLedger(database, "scope") for _ in range(30)]
-    await asyncio.gather(*(ledger.rule([AGREED], POLICY, [0.9]) for ledger in ledgers))
-    state = await ledgers[0].state()
-    assert state.items == 30
+async def test_concurrent_runs_lose_no_delivery(database: Database) -> None:
+    """Thirty runs at once, one item each: all thirty are counted."""
+    stores = [RiskStore(database, "scope") for _ in range(30)]
+
+    async def one(n: int, store: RiskStore) -> None:
+        (ruling,) = await store.rule([(f"t{n}", AGREED)], POLICY)
+        await store.learn([Label(ruling, True, task=f"t{n}")], POLICY)
+
+    await asyncio.gather(*(one(n, store) for n, store in enumerate(stores)))
+    assert (await stores[0].state()).items == 30
+
+
+async def test_a_repeated_or_restarted_task_meets_its_ruling_and_counts_once(database: Database) -> None:
+    """One task, run 90 times by new processes: one ruling, one label, one delivery, whatever its white space."""
+    rulings = []
+    for n in range(90):
+        store, key = RiskStore(database, "scope"), task_key(f"What is  2 + 2? {' ' * n}".upper())
+        (ruling,) = await store.rule([(key, AGREED)], POLICY)
+        rulings.append(ruling)
+        await store.learn([Label(ruling, True, task=key, reused=n > 0)], POLICY)
+    state = await store.state()
+    assert {(r.action, r.coin) for r in rulings} == {(rulings[0].action, rulings[0].coin)}
+    assert (state.items, state.strata[AGREED.stratum].n) == (1, 1)
+
+
+async def test_labels_of_version_0_1_begin_anew_and_that_is_said_once(
+    database: Database, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The document of the old scope is deleted, with one warning."""
+    policy = Policy(0.85)
+    await Strata(database).change(scope_of("key", policy, "risk/1"), lambda _: ('{"made": 1}', None))
+    for n in range(3):
+        await RiskStore.of(database, "key", policy).rule([(f"t{n}", AGREED)], POLICY)
+    assert [r.message for r in caplog.records].count(
+        "The risk ledger of version 0.1.0 cannot be used any more: free answers are checked anew."
+    ) == 1
 
 
 def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
@@ -82,7 +117,7 @@ def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
     async def look() -> RiskState:
         database = database_for(url)
         try:
-            return await TrustLedger(database, "scope").state()
+            return await RiskStore(database, "scope").state()
         finally:
             await database.aclose()
 
@@ -90,10 +125,10 @@ def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
     (stratum,) = state.strata.values()
     assert done["deliver"] > 0, "without trust there would be nothing to lose"
     assert state.items == done["deliver"] + done["audit"] + done["escalate"] == 360
-    assert (stratum.labelled, stratum.disowned) == (done["labels"], done["disowned"])
+    assert (stratum.labelled, stratum.rejected) == (done["labels"], done["rejected"])
     assert state.certificate.trusted == done["deliver"] + done["audit"]
     if not state.alarms:
-        assert (stratum.n, stratum.unjudged) == (done["labels"], done["deliver"])
+        assert (stratum.n, stratum.tail, stratum.unjudged) == (done["labels"], "", done["deliver"])
 
 
 async def test_scopes_do_not_share_trust(database: Database) -> None:
@@ -106,8 +141,8 @@ async def test_scopes_do_not_share_trust(database: Database) -> None:
     }
     assert len(scopes) == 8
     one, other = sorted(scopes)[:2]
-    await TrustLedger(database, one).rule([AGREED], POLICY, [0.5])
-    assert (await TrustLedger(database, other).state()) == RiskState()
+    await RiskStore(database, one).rule([("t", AGREED)], POLICY)
+    assert (await RiskStore(database, other).state()) == RiskState()
 
 
 async def test_a_failing_work_changes_nothing(database: Database) -> None:
@@ -126,6 +161,6 @@ async def test_a_failing_work_changes_nothing(database: Database) -> None:
 
 async def test_nothing_to_decide_touches_no_database(database: Database) -> None:
     """Empty batches are free."""
-    trust = TrustLedger(database, "scope")
-    assert await trust.rule([], POLICY, []) == []
-    assert await trust.learn([], POLICY) == []
+    store = RiskStore(database, "scope")
+    assert await store.rule([], POLICY) == []
+    assert await store.learn([], POLICY) == []

@@ -11,7 +11,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -36,7 +36,8 @@ from tta_dev_primitives.flows.validation.next_step import (
     label_of,
     next_step,
 )
-from tta_dev_primitives.flows.validation.risk import RiskPolicy, RiskState, learn, rule
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
 __all__ = ["Recorded", "Scenario", "Tally", "load", "mix", "replay", "shuffled"]
 
@@ -182,10 +183,10 @@ def replay(
     """Run the tasks in order, one risk ledger for all; from task `swap_from` on other models stand in (a drift)."""
     policy = scenario.policy
     risk = risk or RiskPolicy(policy.eps, policy.gate)
-    tally = Tally(policy.eps)
+    tally, secret = Tally(policy.eps), str(rng.random())
     for number, record in enumerate(records):
         one = _Task(scenario, record, swaps if number >= swap_from else None, tally)
-        one.run(rng, risk)
+        one.run(secret, risk)
     return tally
 
 
@@ -196,23 +197,27 @@ class _Task:
         self, scenario: Scenario, record: Recorded, swaps: dict[str, str] | None, tally: Tally
     ) -> None:
         self.record, self.swaps, self.tally = record, swaps, tally
+        self.key, self.row = str(tally.tasks), TaskRow()
         self.orchestrator = scenario.orchestrator
         route = scenario.route(record.use_case)
         self.case = Case(
             record.format, record.use_case, route, self.orchestrator, scenario.policy, long=record.long
         )
 
-    def run(self, rng: random.Random, risk: RiskPolicy) -> None:
+    def run(self, secret: str, risk: RiskPolicy) -> None:
         while not isinstance(step := next_step(self.case), Deliver | GiveUp):
-            self._take(step, rng, risk)
+            self._take(step, secret, risk)
         label = label_of(self.case, step)
+        if label is None and isinstance(step, Deliver):
+            label = Label(self.case.ruling, None, step.accepted)
         if label is not None:
-            self.tally.state, alarm = learn(self.tally.state, label, risk)
+            label = replace(label, task=self.key, use_case=self.record.use_case)
+            alarm, self.tally.state, self.row = learn_once(self.tally.state, self.row, label, risk)
             if alarm:
                 self.tally.alarms.append(self.tally.tasks)
         self._count(step)
 
-    def _take(self, step: Step, rng: random.Random, risk: RiskPolicy) -> None:
+    def _take(self, step: Step, secret: str, risk: RiskPolicy) -> None:
         match step:
             case Answers(slots):
                 for slot in slots:
@@ -223,7 +228,9 @@ class _Task:
                 self.tally.paid_calls[reason] += 1
                 self._answer(models[0])
             case Consult(evidence):
-                ruling, self.tally.state = rule(self.tally.state, evidence, risk, rng.random())
+                ruling, self.tally.state, self.row = rule_once(
+                    self.tally.state, self.row, self.key, evidence, risk, secret=secret, month="2026-11"
+                )
                 self.case = self.case.with_ruling(ruling)
                 if ruling.drifted:
                     self.tally.alarms.append(self.tally.tasks)

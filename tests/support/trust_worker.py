@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import random
 import sys
 from collections import Counter
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy
-from tta_dev_primitives.flows.validation.risk_store import TrustLedger
+from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 POLICY = RiskPolicy(0.15)
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), strong=True)
@@ -18,16 +17,19 @@ AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), strong=Tru
 
 async def work(url: str, seed: int, tasks: int) -> Counter[str]:
     """Rule on tasks one by one, and label what was not delivered at once; every twentieth label is a failure."""
-    rng, done, database = random.Random(seed), Counter[str](), database_for(url)
-    trust = TrustLedger(database, "scope")
+    done, database = Counter[str](), database_for(url)
+    store = RiskStore(database, "scope")
     for n in range(tasks):
-        (ruling,) = await trust.rule([AGREED], POLICY, [rng.random()])
+        key = f"{seed}.{n}"
+        (ruling,) = await store.rule([(key, AGREED)], POLICY)
         done[ruling.action] += 1
-        if ruling.action != "deliver":
+        if ruling.action == "deliver":
+            await store.learn([Label(ruling, None, task=key)], POLICY)
+        else:
             endorsed = n % 20 != 10
             done["labels"] += 1
-            done["disowned"] += not endorsed
-            await trust.learn([Label(ruling, endorsed)], POLICY)
+            done["rejected"] += not endorsed
+            await store.learn([Label(ruling, endorsed, task=key)], POLICY)
     await database.aclose()
     return done
 

@@ -28,7 +28,7 @@ from tta_dev_primitives.flows.bulk.estimate import estimate as add_up
 from tta_dev_primitives.flows.bulk.progress import span_text
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk_store import TrustLedger, scope_of
+from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 __all__ = ["estimate"]
 
@@ -115,14 +115,14 @@ async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str,
         gate=config.validation.gate,
         agreement=config.validation.agreement,
     )
-    trust = TrustLedger(ledger.database, scope_of(targets[config.orchestrator.model].key, policy))
+    store = RiskStore.of(ledger.database, targets[config.orchestrator.model].key, policy)
     books = await Quota(ledger.database).snapshot(list(keyed.values())) if keyed else []
     blocked = await Availability(ledger.database).blocked(list(keyed.values()))
     months = (await ledger.months())[-2:]
     rows = [row for month in months for row in await ledger.report_rows(month)]
     return Facts(
         rows=tuple(rows),
-        risk=await trust.state(),
+        risk=await store.state(),
         windows=dict(zip(keyed, books, strict=True)),
         blocked_until={n: blocked[t.key].until for n, (t, _) in keyed.items() if t.key in blocked},
         unreachable=frozenset(missing),

@@ -1,0 +1,173 @@
+"""One ruling and one label a task: what the risk ledger remembers of each task, by its content. Pure.
+
+A task that is postponed, killed, restarted or repeated meets the ruling that it met before. Its delivery counts once,
+and its label counts once for each incarnation of a stratum. A word that comes from the store teaches only a task that
+was cut off before its first end was recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from tta_dev_primitives.flows.validation.risk import (
+    Evidence,
+    Label,
+    RiskPolicy,
+    RiskState,
+    Ruling,
+    compared,
+    delivered,
+    enrolled,
+    judged,
+    observe,
+    rule,
+    unlabelled,
+)
+from tta_dev_primitives.flows.validation.statistics import coin
+
+__all__ = ["Held", "TaskRow", "learn_once", "observe_once", "rule_once", "task_key"]
+
+
+def task_key(task: str, system: str | None = None) -> str:
+    """The content key of a task: white space, case and the form of its letters do not matter."""
+    parts = [
+        " ".join(unicodedata.normalize("NFKC", part or "").casefold().split()) for part in (system, task)
+    ]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """One ruling, and what has come of it."""
+
+    ruling: Ruling
+    """Its evidence is not kept: it comes with the task."""
+    labelled: bool = False
+    passed: bool | None = None
+    """How a comparison with the orchestrator's own answer went."""
+    closed: Literal["", "-", "1"] = ""
+    """The task ended without a label, and as what it counts; one that comes later still counts."""
+
+
+_KEPT = ("action", "quality", "estimate", "probability", "coin", "check", "order", "place")
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRow:
+    """What is remembered of one task."""
+
+    observed: bool = False
+    counted: bool = False
+    held: Mapping[int, Held] = field(default_factory=dict)
+    """Order of a stratum -> its ruling."""
+
+    def to_json(self) -> str:
+        """One line of JSON."""
+        held = [
+            [[getattr(h.ruling, name) for name in _KEPT], h.labelled, h.passed, h.closed]
+            for h in self.held.values()
+        ]
+        return json.dumps([self.observed, self.counted, held], separators=(",", ":"), allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str | None) -> TaskRow:
+        """The row that `to_json` wrote; an empty one for None."""
+        if text is None:
+            return cls()
+        observed, counted, rulings = json.loads(text)
+        held = [
+            Held(Ruling(evidence=Evidence("", ""), **dict(zip(_KEPT, kept, strict=True))), *rest)
+            for kept, *rest in rulings
+        ]
+        return cls(observed, counted, {one.ruling.order: one for one in held})
+
+    def keep(self, held: Held) -> TaskRow:
+        """The row with one ruling replaced."""
+        return replace(self, held={**self.held, held.ruling.order: held})
+
+
+def observe_once(
+    state: RiskState, row: TaskRow, evidence: Evidence, policy: RiskPolicy
+) -> tuple[bool, RiskState, TaskRow]:
+    """Watch whether the first two answers of a task agree; True when that raised an alarm."""
+    if row.observed or evidence.group is None:
+        return False, state, row
+    state, alarm = observe(state, evidence, policy)
+    return alarm, state, replace(row, observed=True)
+
+
+def rule_once(
+    state: RiskState,
+    row: TaskRow,
+    task: str,
+    evidence: Evidence,
+    policy: RiskPolicy,
+    *,
+    secret: str,
+    month: str,
+) -> tuple[Ruling, RiskState, TaskRow]:
+    """The ruling of a task: the one that it met before, or a new one.
+
+    Args:
+        state: What is known.
+        row: What is known of the task.
+        task: Its content key.
+        evidence: What speaks for its answer.
+        policy: The rates.
+        secret: The ledger's secret, under which the coins are drawn.
+        month: The ledger's month.
+    """
+    drifted, state, row = observe_once(state, row, evidence, policy)
+    state = enrolled(state, evidence)
+    order = state.strata[evidence.stratum].order
+    held = row.held.get(order)
+    if held is not None:
+        again = replace(held.ruling, evidence=evidence, drifted=drifted, resumed=True, task=task)
+        return again, state, row
+    # The order of the stratum's incarnation is its epoch: an alarm makes a new one.
+    audit, other, check = (
+        coin(secret, purpose, task, evidence.stratum, f"{month}.{order}")
+        for purpose in ("audit", "other", "check")
+    )
+    ruling, state = rule(state, evidence, policy, audit, other=other, check=check, task=task)
+    return replace(ruling, drifted=drifted), state, row.keep(Held(ruling))
+
+
+def learn_once(
+    state: RiskState, row: TaskRow, label: Label, policy: RiskPolicy
+) -> tuple[bool, RiskState, TaskRow]:
+    """Record what a task showed, and its end, as far as both are new; True when rejections raised an alarm."""
+    ruling, alarm = label.ruling, False
+    new = not label.reused or (ruling is not None and ruling.resumed)
+    held = row.held.get(ruling.order) if ruling is not None else None
+    if ruling is not None and held is not None:
+        ruling = replace(held.ruling, evidence=ruling.evidence)
+        if label.endorsed is not None and new:
+            state, held, alarm = _word(state, held, ruling, label, policy)
+        if label.ended and not held.labelled and not held.closed:
+            state, closed = unlabelled(state, label, ruling, policy)
+            held = replace(held, closed=closed)
+        row = row.keep(held)
+    if label.ended and label.accepted and new and not row.counted:
+        state, row = delivered(state, replace(label, ruling=ruling)), replace(row, counted=True)
+    return alarm, state, row
+
+
+def _word(
+    state: RiskState, held: Held, ruling: Ruling, label: Label, policy: RiskPolicy
+) -> tuple[RiskState, Held, bool]:
+    """Record the orchestrator's word, or a comparison, once."""
+    if held.labelled or (label.proxy and held.passed is not None):
+        return state, held, False
+    failed = not label.endorsed
+    if label.proxy:
+        return compared(state, ruling, policy, failed=failed), replace(held, passed=not failed), False
+    if held.closed == "-" and ruling.place < state.strata[ruling.evidence.stratum].base:
+        ruling = replace(ruling, place=-1)
+    state, alarm = judged(state, ruling, policy, failed=failed, passed=bool(held.passed))
+    return state, replace(held, labelled=True), alarm
