@@ -63,7 +63,7 @@ def test_without_history_the_prior_is_stated() -> None:
 
 def test_recorded_outcomes_replace_the_prior() -> None:
     """With enough rulings of the use case, their share of paid checks is what counts."""
-    risk = RiskState(items=100, strata={"moderate|judged|a|b": Stratum(order=1, unjudged=80, labelled=20)})
+    risk = RiskState(strata={"moderate|judged|a|b": Stratum(order=1, unjudged=80, labelled=20)})
     found = of(1000, Facts(risk=risk))
     assert found.paid_share == pytest.approx(0.2)
     assert "100 recorded outcomes" in found.paid_source
