@@ -120,7 +120,7 @@ async def _verdict_by(runtime: Runtime, item: Item, answer: int, judges: Sequenc
     outcome = await runtime.calls(_verdict_call(item, judged, judges, again=False))
     score: float | None = None
     if isinstance(outcome, Answered):
-        score = parse_verdict(outcome.reply.reply.text, judged=judged)
+        score = _read_verdict(item, outcome, judged)
         if score is None:
             outcome = await runtime.calls(_verdict_call(item, judged, [outcome.target], again=True))
     if isinstance(outcome, NotAdmitted):
@@ -129,7 +129,7 @@ async def _verdict_by(runtime: Runtime, item: Item, answer: int, judges: Sequenc
     if isinstance(outcome, Failed):
         return await _judge_failed(runtime, item, outcome)
     if score is None:
-        score = parse_verdict(outcome.reply.reply.text, judged=judged)
+        score = _read_verdict(item, outcome, judged)
     item.case = item.open_case.with_verdict(Verdict(answer, Candidate.of(outcome.target), score))
     return None
 
@@ -161,6 +161,16 @@ async def _judge_failed(runtime: Runtime, item: Item, failed: Failed) -> Target 
         replaced = await replace_gone(runtime, item, target, "validate", error)
         return target if replaced is None else None
     return target
+
+
+def _read_verdict(item: Item, answered: Answered, judged: str) -> float | None:
+    """The score of a judge's reply; a reply without one is said in its attempt and in the warnings."""
+    score = parse_verdict(answered.reply.reply.text, judged=judged)
+    if score is None:
+        why = "the reply holds no verdict: one JSON object with a score from 0 to 1 and a reason"
+        item.attempts[-1] = item.attempts[-1].model_copy(update={"outcome": "unreadable", "reason": why})
+        item.note(f"{answered.target.name}: its verdict could not be read")
+    return score
 
 
 def tell_drift(stratum: str, what: str) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from functools import lru_cache
 
 from tta_dev_primitives.blocks.ledger.cost_bound import plausible_usd, token_ceiling
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
+from tta_dev_primitives.blocks.ledger.plausible import usage_problem
 from tta_dev_primitives.blocks.ledger.types import provider_key
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
 from tta_dev_primitives.config.models.prices import OWN_PRICE, list_price
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
 __all__ = ["Bill", "bill_of", "free_bill_of", "list_value_of", "other_model"]
 
@@ -43,10 +44,11 @@ def bill_of(
         bound: What was reserved, USD.
         answered: The model that answered, when it is not the one that was asked: the dearer of the two counts.
     """
-    problem = _problem(usage)
+    problem = usage_problem(usage)
     if problem is not None:
         return Bill(None, flag=problem, note="no usable usage in the reply: charged at the bound")
     tokens = usage.total_input + usage.output_tokens
+    usage = _without_false_zero(target, usage)
     cost = _cost(target, usage)
     if tokens > token_ceiling(target, request) or cost > plausible_usd(target, request) or cost > MAX_USD:
         return Bill(
@@ -64,12 +66,26 @@ def bill_of(
             note=f"{target.name} billed {cost:f} USD for a call that was bounded at {bound:f}",
             close_key=target.key,
         )
-    return Bill(cost)
+    return Bill(cost, flag=usage.flag, note=None if usage.flag is None else _IMPLAUSIBLE_NOTE)
+
+
+_IMPLAUSIBLE_NOTE = (
+    "the usage in the reply cannot be right: what is missing is charged by the length of the text, "
+    "at list price"
+)
+
+
+def _without_false_zero(target: Target, usage: Usage) -> Usage:
+    """A reported cost of 0 for tokens of a paid model is no cost: the list price holds."""
+    if usage.reported_cost_usd is None or usage.reported_cost_usd or target.api_model.endswith(":free"):
+        return usage
+    listed = replace(usage, reported_cost_usd=None)
+    return replace(listed, flag=IMPLAUSIBLE) if _cost(target, listed) else usage
 
 
 def free_bill_of(target: Target, request: ChatRequest, usage: Usage) -> Bill:
     """Decide the charge of a free call: nothing, unless the provider says that it took money."""
-    problem = _problem(usage)
+    problem = usage_problem(usage)
     if problem is not None:
         return Bill(Decimal(0), flag=problem)
     if usage.reported_cost_usd:
@@ -77,12 +93,12 @@ def free_bill_of(target: Target, request: ChatRequest, usage: Usage) -> Bill:
         note = f"{target.name} is declared free and billed {cost:f} USD"
         return Bill(cost, flag="free_billed", note=note, close_key=target.key)
     impossible = usage.total_input + usage.output_tokens > token_ceiling(target, request)
-    return Bill(Decimal(0), flag="disputed" if impossible else None)
+    return Bill(Decimal(0), flag="disputed" if impossible else usage.flag)
 
 
 def list_value_of(target: Target, request: ChatRequest, usage: Usage) -> Decimal | None:
     """What the tokens cost at list price, USD; None when price or figures are not known."""
-    if target.price is None or _problem(usage) is not None:
+    if target.price is None or usage_problem(usage) is not None:
         return None
     if usage.total_input + usage.output_tokens > token_ceiling(target, request):
         return None
@@ -120,20 +136,6 @@ def _cost_at(target: Target, model: str, usage: Usage) -> Decimal:
     except UnknownPriceError:
         return Decimal(0)
     return price.cost(usage)
-
-
-def _problem(usage: Usage) -> str | None:
-    """Why a usage cannot be charged. The wire formats flag theirs; this holds for any other source too."""
-    if usage.flag is not None:
-        return usage.flag
-    counts = (usage.input_tokens, usage.cache_read_tokens, usage.cache_write_tokens, usage.output_tokens)
-    if any(type(count) is not int or count < 0 for count in (*counts, usage.cache_write_1h_tokens)):
-        return "usage_invalid"
-    cost = usage.reported_cost_usd
-    if cost is not None and (not isinstance(cost, Decimal) or not cost.is_finite() or cost < 0):
-        return "usage_invalid"
-    # A request has a prompt, so its tokens are never none: the figures were left at zero.
-    return "usage_missing" if cost is None and not sum(counts) else None
 
 
 def _cost(target: Target, usage: Usage) -> Decimal:

@@ -12,7 +12,14 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.targets import Price, Target
 
-__all__ = ["bound_usd", "input_token_bound", "plausible_usd", "required_price", "token_ceiling"]
+__all__ = [
+    "bound_usd",
+    "input_token_bound",
+    "plausible_usd",
+    "required_price",
+    "text_token_bound",
+    "token_ceiling",
+]
 
 _PER_MESSAGE = 16
 _OVERHEAD = 256
@@ -73,12 +80,12 @@ def input_token_bound(request: ChatRequest) -> int:
     tokens = _OVERHEAD + _PER_MESSAGE * (len(request.messages) + 1)
     if request.json_schema is not None:
         tokens += _SCHEMA_OVERHEAD
-        tokens += _text_bound(request.schema_name) + _schema_bound(request.json_schema)
+        tokens += text_token_bound(request.schema_name) + _schema_bound(request.json_schema)
     for message in request.messages:
-        tokens += _text_bound(message.content)
+        tokens += text_token_bound(message.content)
     for text in request.stop:
-        tokens += _text_bound(text)
-    return tokens + (0 if request.system is None else _text_bound(request.system))
+        tokens += text_token_bound(text)
+    return tokens + (0 if request.system is None else text_token_bound(request.system))
 
 
 def _schema_bound(schema: Mapping[str, Any]) -> int:
@@ -86,7 +93,7 @@ def _schema_bound(schema: Mapping[str, Any]) -> int:
     global _last_schema
     kept, bound = _last_schema
     if kept is not schema:
-        bound = _text_bound(json.dumps(schema, indent=4, default=dict))
+        bound = text_token_bound(json.dumps(schema, indent=4, default=dict))
         _last_schema = (schema, bound)
     return bound
 
@@ -94,7 +101,8 @@ def _schema_bound(schema: Mapping[str, Any]) -> int:
 _last_schema: tuple[Mapping[str, Any] | None, int] = (None, 0)
 
 
-def _text_bound(text: str) -> int:
+def text_token_bound(text: str) -> int:
+    """Tokens that `text` has at most: one a byte, in the longer of its two spellings."""
     if text.isascii():
         return len(text)
     normal = unicodedata.normalize("NFKC", text)

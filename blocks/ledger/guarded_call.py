@@ -22,6 +22,7 @@ from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger, Outcome
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
+from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_checked_usage
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import provider_key
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
@@ -251,6 +252,7 @@ class _Attempt:
             await self.ledger.release(hold, str(error), outcome=error.error_class.value, details=outcome)
             return
         if error.ledger_action is LedgerAction.SETTLE and usage is not None:
+            usage = checked_usage(self.request, usage)
             bill = bill_of(self.target, self.request, usage, hold.bound)
             if bill.charge is not None:
                 outcome = replace(outcome, flag=bill.flag)
@@ -289,7 +291,7 @@ class _Attempt:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self.call.deadline_s + _GRACE_S):
-                reply = await client_send()
+                reply = with_checked_usage(self.request, await client_send())
         except TimeoutError as error:
             raise ProviderError(
                 f"{self.target.name}: no whole reply within {self.call.deadline_s:.0f} s; "

@@ -27,6 +27,7 @@ from tta_dev_primitives.blocks.providers.telemetry import chat_span
 from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guarded_session, host_refusal
 from tta_dev_primitives.blocks.redaction import redact, register_secret
 from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.wire.encodings import Decompressor, UnknownEncoding, decompressor
 from tta_dev_primitives.blocks.wire.error_rules import Fault
 from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
 from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
@@ -55,6 +56,8 @@ _COMMON_HEADERS = {
     "accept-encoding": "identity",
     "user-agent": "tta-dev-primitives",
 }
+_HEAD = 64
+"""Bytes by which a body shows whether it is text or compressed."""
 _NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
@@ -410,23 +413,37 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
 
 async def _decoded(encoding: str, stream: AsyncIterable[bytes], cap: int) -> AsyncIterator[bytes]:
     """Yield at most `cap` bytes of body, also in memory: a bomb is stopped inside the decoder."""
-    encoding = encoding.strip().lower()
-    inflate = None
-    if encoding in ("gzip", "x-gzip", "deflate"):
-        inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
-    elif encoding not in ("", "identity"):
-        raise httpx.DecodingError(f"the reply is compressed as {encoding[:20]}, which was not asked for")
-    left = cap
+    left, head, decide = cap, b"", True
+    inflate: Decompressor | None = None
     async for raw in stream:
-        try:
-            piece = raw if inflate is None else inflate.decompress(raw, left + 1)
-        except zlib.error:
-            raise httpx.DecodingError("the reply is not the gzip it says it is") from None
+        piece = head + raw
+        if decide and len(piece) < _HEAD:
+            head = piece
+            continue
+        if decide:
+            inflate, decide, head = _decompressor(encoding, piece), False, b""
+        piece = _inflated(inflate, piece, left + 1)
         left -= len(piece)
         if left < 0:
             yield piece[: left + len(piece)]
             raise _TooLarge
         yield piece
+    if head:
+        yield _inflated(_decompressor(encoding, head), head, left)
+
+
+def _decompressor(encoding: str, head: bytes) -> Decompressor | None:
+    try:
+        return decompressor(encoding, head)
+    except UnknownEncoding as error:
+        raise httpx.DecodingError(str(error)) from None
+
+
+def _inflated(inflate: Decompressor | None, piece: bytes, most: int) -> bytes:
+    try:
+        return piece if inflate is None else inflate.decompress(piece, most)
+    except zlib.error:
+        raise httpx.DecodingError("the reply is not the gzip it says it is") from None
 
 
 def _failed(

@@ -28,6 +28,8 @@ __all__ = ["SENDING", "HostRefused", "Sending", "guarded_session", "host_refusal
 _CONNECTIONS = 1000
 """Above every sensible concurrency; the quota and the caller's semaphore are what limits calls."""
 _KEEPALIVE_S = 15.0
+_MOST_HEADER = 128 * 1024
+"""Bytes of one header field: gateways put whole debug reports there, and the answer behind it is paid."""
 
 
 class HostRefused(OSError):
@@ -112,6 +114,8 @@ def guarded_session(reach: Reach, verify: ssl.SSLContext | None = None) -> aioht
         connector=connector,
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
+        max_line_size=_MOST_HEADER,
+        max_field_size=_MOST_HEADER,
         trust_env=False,
     )
 

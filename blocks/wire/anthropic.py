@@ -14,27 +14,28 @@ from typing import Any
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
     count_of,
     decode_json,
+    error_payload,
     flat,
-    is_event_stream,
-    json_or_none,
     lower_headers,
     obj,
     rate_headers,
+    read_body,
     read_events,
     seq,
     text_of,
     usage_of,
 )
 from tta_dev_primitives.blocks.wire.structured import instruction, strict_schema
+from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import (
     ChatReply,
     ChatRequest,
-    Finish,
     Lifecycle,
     ModelInfo,
     WireRequest,
@@ -50,14 +51,6 @@ PATH = "/v1/messages"
 # 2023-06-01 still serves every model; 2026-10-21 would refuse temperature for those that take it.
 VERSION = "2023-06-01"
 
-_FINISH: Mapping[str, Finish] = {
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "tool_use": "tool",
-    "max_tokens": "length",
-    "model_context_window_exceeded": "length",
-    "refusal": "content_filter",
-}
 _LIFECYCLE: Mapping[str, Lifecycle] = {"active": "active", "deprecated": "deprecated", "retired": "retired"}
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -93,6 +86,7 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
         "model": target.api_model,
         "max_tokens": request.max_output_tokens,
         "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+        "stream": False,
     }
     system = request.system or ""
     if request.json_schema is not None:
@@ -129,16 +123,17 @@ def parse(
     low = lower_headers(headers)
     now = time.time() if now is None else now
     if not 200 <= status < 300:
-        raise _failure(target, status, low, json_or_none(body), now)
-    if is_event_stream(low, body):
-        return parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
+        raise _failure(target, status, low, error_payload(low, body), now)
     try:
-        payload = decode_json(body)
+        read = read_body(low, body)
     except Unreadable as error:
         raise error_rules.error_of(
             target, error_rules.unreadable(str(error)), status=status, headers=low
         ) from None
-    if at(payload, "type") == "error" or obj(at(payload, "error")):
+    if read.stream is not None:
+        return parse_stream(target, read.stream, headers=low, now=now)
+    payload = read.value[0] if isinstance(read.value, list) and len(read.value) == 1 else read.value
+    if at(payload, "type") != "message" and error_rules.is_error(payload):
         raise _failure(target, status, low, payload, now)
     return _reply(target, status, low, payload)
 
@@ -168,6 +163,8 @@ def parse_stream(
             case "error":
                 # What was generated until now is told by no event: the call is charged at its bound.
                 raise _failure(target, 200, low, event, now)
+            case "message":
+                return _reply(target, 200, low, event)
             case "message_start":
                 message = dict(obj(at(event, "message")))
                 usage |= obj(message.get("usage"))
@@ -193,7 +190,7 @@ def _index(event: Any) -> int:
 
 
 def _grow(block: dict[str, Any], delta: Mapping[str, Any]) -> None:
-    for key in ("text", "partial_json"):
+    for key in ("text", "partial_json", "thinking"):
         piece = delta.get(key)
         if isinstance(piece, str):
             block[key] = text_of(block.get(key)) + piece
@@ -215,8 +212,10 @@ def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any
         fault = error_rules.unreadable("it is not a message object")
         raise error_rules.error_of(target, fault, status=status, headers=headers)
     raw = text_of(at(payload, "stop_reason")) or None
-    finish: Finish = _FINISH.get(raw or "", "unknown")
-    text = "".join(text_of(at(b, "text")) for b in content or () if at(b, "type") == "text")
+    finish = finish_of(raw)
+    written = "".join(text_of(at(b, "text")) for b in content or () if at(b, "type") == "text")
+    text, thoughts = split_thoughts(written)
+    apart = "".join(text_of(at(b, "thinking")) for b in content or () if at(b, "type") == "thinking")
     if target.capabilities.json_mode == "tool":
         inputs = [at(b, "input") for b in content or () if at(b, "type") == "tool_use"]
         if inputs and isinstance(inputs[0], dict):
@@ -227,6 +226,7 @@ def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any
         finish=finish,
         usage=_usage(at(payload, "usage")),
         raw_finish=raw,
+        reasoning="\n\n".join(filter(None, (apart, thoughts))),
         model_returned=flat(at(payload, "model"), limit=200) or None,
         request_id=_request_id(headers, payload),
         reply_id=flat(at(payload, "id"), limit=120) or None,
@@ -235,9 +235,32 @@ def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any
 
 
 def _usage(node: Any) -> Usage:
+    """The counts of the reply, or those of its iterations added up (a compaction before it): the larger hold.
+
+    An iteration that names a model is an adviser's, at another price: no request of ours asks for one.
+    """
+    usage = _counts(node)
+    own = (part for part in seq(at(node, "iterations")) if obj(part) and not at(part, "model"))
+    parts = [_counts(part) for part in own]
+    if not parts or usage.flag is not None:
+        return usage
+    sums = {name: sum(getattr(part, name) for part in parts) for name in _COUNTED}
+    return replace(usage, **{name: max(getattr(usage, name), total) for name, total in sums.items()})
+
+
+_COUNTED = (
+    "input_tokens",
+    "cache_read_tokens",
+    "cache_write_tokens",
+    "cache_write_1h_tokens",
+    "output_tokens",
+)
+
+
+def _counts(node: Any) -> Usage:
     """`input_tokens` excludes both cache classes; `output_tokens` includes thinking.
 
-    What is written to the cache is told twice, as a sum and by how long it is kept: the larger holds.
+    What is written to the cache is counted twice, as a sum and by how long it is kept: the larger holds.
     """
     thinking = at(node, "output_tokens_details", "thinking_tokens")
     fresh, out = at(node, "input_tokens"), at(node, "output_tokens")
@@ -282,7 +305,7 @@ def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: floa
     """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
     body = error_rules.read_error(payload)
     if 200 <= status < 300:
-        status = _STATUS_OF_TYPE.get(body.type, 500)
+        status = _STATUS_OF_TYPE.get(body.type) or error_rules.status_inside(body) or 500
     fault = _special(status, headers, body, now)
     if fault is None:
         busy = body.type == "overloaded_error"

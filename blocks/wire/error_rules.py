@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.blocks.wire.reading import at, flat, obj, rate_headers, seq, settled, text_of
+from tta_dev_primitives.blocks.wire.reading import HTML, flat, obj, rate_headers, seq, settled, text_of
 from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S, NONSENSE, header_wait, try_again_in
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.targets import Target
@@ -25,9 +25,11 @@ __all__ = [
     "after_start",
     "by_status",
     "error_of",
+    "is_error",
     "limited",
     "overridden",
     "read_error",
+    "status_inside",
     "unreadable",
 ]
 
@@ -53,7 +55,8 @@ _PASSING = frozenset({ErrorClass.TRANSIENT, ErrorClass.OVERLOADED})
 
 CONTEXT_WORDS = re.compile(
     r"context.{0,12}(length|window|limit|size)|prompt is too long|input.{0,40}too long|too many tokens"
-    r"|token count.{0,40}exceeds|maximum.{0,20}tokens.{0,20}allowed|reduce the length",
+    r"|tokens? limit.{0,20}(reached|exceeded)|exceed.{0,20}token limit|token count.{0,40}exceeds"
+    r"|maximum.{0,20}tokens.{0,20}allowed|reduce the length",
     re.IGNORECASE,
 )
 _LONG_LIMIT = re.compile(
@@ -87,21 +90,105 @@ class Fault:
 
 
 def read_error(payload: Any) -> ErrorBody:
-    """Find the error in any shape: `{"error": {...} or "text"}`, `{"detail": ...}`, `[{...}]`, flat."""
+    """Find the error in any shape: `error`, `errors`, `detail`, `base_resp`, a list, or the reply itself."""
     root = payload[0] if isinstance(payload, list) and payload else payload
-    inner = at(root, "error")
-    if isinstance(inner, str):
-        return ErrorBody(message=text_of(inner))
-    node = obj(inner) or obj(root)
-    detail = node.get("detail")
-    first = obj(seq(detail)[0]) if seq(detail) else {}
-    message = text_of(node.get("message")) or text_of(detail) or text_of(first.get("msg"))
+    top = obj(root)
+    listed = [obj(entry) for entry in seq(top.get("errors"))]
+    node = (
+        obj(top.get("error")) or next((entry for entry in listed if entry), obj(top.get("base_resp"))) or top
+    )
     return ErrorBody(
-        message=message,
-        type=flat(node.get("type"), limit=80),
-        code=_code(node.get("code")),
+        message=_said(root),
+        type=flat(node.get("type"), limit=80) or flat(top.get("type"), limit=80) * (node is not top),
+        code=next((code for key in _CODE_KEYS if (code := _code(node.get(key)))), ""),
         node=node,
     )
+
+
+_CODE_KEYS = ("code", "status_code", "statusCode", "error_code")
+_STATUS_KEYS = ("code", "status", "status_code", "statusCode", "http_status", "error_code")
+_INNER = ("error", "errors", "base_resp")
+_SAID = ("message", "msg", "error_message", "error_description", "status_msg", "title", "detail")
+_SAID_ELSE = ("details", "reason", "description", "response", "text")
+
+
+def _said(value: Any, depth: int = 0) -> str:
+    """The words of an error, wherever they stand in it."""
+    if isinstance(value, str):
+        return text_of(value).strip()
+    if depth > 4:
+        return ""
+    if isinstance(value, list):
+        return "; ".join(dict.fromkeys(filter(None, (_said(item, depth + 1) for item in value[:3]))))
+    node = obj(value)
+    inner = [said for key in _INNER if (said := _said(node.get(key), depth + 1))]
+    own = [
+        said
+        for key in _SAID
+        if not isinstance(node.get(key), bool) and (said := _said(node.get(key), depth + 1))
+    ]
+    found = inner + own if not inner or isinstance(node.get("error"), str) else inner
+    found = found or [said for key in _SAID_ELSE if (said := _said(node.get(key), depth + 1))]
+    # A title and its detail are read together; what is said twice is shown once.
+    return ": ".join(dict.fromkeys(said.rstrip(".") for said in found)) if len(found) > 1 else "".join(found)
+
+
+def is_error(payload: Any) -> bool:
+    """Whether a body with a good status is an error all the same: it says so, or says why and holds nothing else."""
+    node = obj(payload[0] if isinstance(payload, list) and payload else payload)
+    body = read_error(payload)
+    if any(node.get(key) for key in ("error", "errors", "detail", "base_resp")):
+        return True
+    return bool(body.message) and (status_inside(body) is not None or len(node) <= 4)
+
+
+def status_inside(body: ErrorBody) -> int | None:
+    """The HTTP status that an error inside a good reply stands for: by its figures, its code, or its words."""
+    for key in _STATUS_KEYS:
+        text = _code(body.node.get(key))
+        if text.isdigit() and (400 <= int(text) < 600 or int(text) in _FOREIGN):
+            return _FOREIGN.get(int(text), int(text))
+    for word in (body.code, body.type, text_of(body.node.get("status"))):
+        if word.lower() in _STATUS_OF_WORD:
+            return _STATUS_OF_WORD[word.lower()]
+    return next((status for status, words in _STATUS_OF_WORDS if words.search(body.message[:2000])), None)
+
+
+_FOREIGN = {1002: 429, 1004: 401, 1008: 402, 1026: 403, 1027: 403, 1039: 429, 2013: 400, 2049: 401, 2056: 402}
+"""MiniMax's own figures."""
+_STATUS_OF_WORD = {
+    "invalid_request_error": 400,
+    "invalid_request": 400,
+    "authentication_error": 401,
+    "invalid_api_key": 401,
+    "unauthorized": 401,
+    "insufficient_quota": 402,
+    "insufficient_balance": 402,
+    "payment_required": 402,
+    "permission_error": 403,
+    "forbidden": 403,
+    "not_found_error": 404,
+    "model_not_found": 404,
+    "rate_limit_exceeded": 429,
+    "rate_limit_error": 429,
+    "too_many_requests": 429,
+    "server_error": 500,
+    "internal_server_error": 500,
+    "overloaded_error": 529,
+    "overloaded": 503,
+    "service_unavailable": 503,
+    "timeout": 504,
+}
+_STATUS_OF_WORDS = (
+    (402, re.compile(r"insufficient (balance|credit|quota|funds)|out of credit|payment required", re.I)),
+    (
+        401,
+        re.compile(r"(token|api.?key) is (invalid|expired)|invalid (api.?key|token)|unauthori[sz]ed", re.I),
+    ),
+    (429, re.compile(r"rate.?limit|too many requests", re.I)),
+    (404, re.compile(r"model .{0,80}(not found|does not exist)|no such model", re.I)),
+    (503, re.compile(r"overloaded|at capacity|temporarily unavailable", re.I)),
+)
 
 
 def _code(value: Any) -> str:
@@ -132,7 +219,15 @@ def by_status(
     if status >= 500 and overloaded:
         fallback = (ErrorClass.OVERLOADED, _REL)
     error_class, ledger = _BY_STATUS.get(status, fallback)
-    if status in (400, 413, 422) and CONTEXT_WORDS.search(body.message[:4000]):
+    if status == 403 and body.type == HTML:
+        return Fault(
+            ErrorClass.CONNECT,
+            _REL,
+            f"a gateway on the way refused it with a page: {body.message}",
+            code="blocked",
+            retryable=False,
+        )
+    if status in (400, 413, 422, 500) and CONTEXT_WORDS.search(body.message[:4000]):
         error_class = ErrorClass.CONTEXT
     fault = Fault(
         error_class,
@@ -254,6 +349,8 @@ def _header_id(headers: Mapping[str, str]) -> str | None:
 
 def _hint(target: Target, fault: Fault) -> str:
     match fault.error_class:
+        case ErrorClass.CONNECT if fault.code == "blocked":
+            return "Check the network of this machine: its proxy, VPN, firewall or country is refused"
         case ErrorClass.AUTH:
             return f"Check the key in {target.api_key_env or 'api_key_env'} or its block, and what it may do"
         case ErrorClass.MODEL_GONE:

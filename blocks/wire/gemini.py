@@ -15,17 +15,18 @@ from urllib.parse import quote
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
     count_of,
     decode_json,
+    error_payload,
     flat,
-    is_event_stream,
-    json_or_none,
     lower_headers,
     obj,
     rate_headers,
+    read_body,
     read_events,
     seq,
     settled,
@@ -33,39 +34,16 @@ from tta_dev_primitives.blocks.wire.reading import (
     usage_of,
 )
 from tta_dev_primitives.blocks.wire.structured import instruction
-from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Finish, ModelInfo, WireRequest
+from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.blocks.wire.waiting import go_duration, next_midnight, try_again_in
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
 __all__ = ["build", "classify", "parse", "parse_models", "parse_stream"]
 
 _RESET_ZONE = "America/Los_Angeles"
-_FINISH: Mapping[str, Finish] = {
-    "STOP": "stop",
-    "MAX_TOKENS": "length",
-    "CONTINUATION": "length",
-    "SAFETY": "content_filter",
-    "PROHIBITED_CONTENT": "content_filter",
-    "BLOCKLIST": "content_filter",
-    "SPII": "content_filter",
-    "RECITATION": "content_filter",
-    "LANGUAGE": "content_filter",
-    "ESCALATION": "content_filter",
-    "MODEL_ARMOR": "content_filter",
-    "IMAGE_SAFETY": "content_filter",
-    "IMAGE_PROHIBITED_CONTENT": "content_filter",
-    "IMAGE_RECITATION": "content_filter",
-    "IMAGE_OTHER": "error",
-    "NO_IMAGE": "error",
-    "MALFORMED_FUNCTION_CALL": "error",
-    "MALFORMED_RESPONSE": "error",
-    "OTHER": "error",
-    "UNEXPECTED_TOOL_CALL": "error",
-    "TOO_MANY_TOOL_CALLS": "error",
-    "MISSING_THOUGHT_SIGNATURE": "error",
-}
 _STATUS_OF_NAME = {
     "INVALID_ARGUMENT": 400,
     "FAILED_PRECONDITION": 400,
@@ -132,15 +110,16 @@ def parse(
     low = lower_headers(headers)
     now = time.time() if now is None else now
     if not 200 <= status < 300:
-        raise _failure(target, status, low, json_or_none(body), now)
-    if is_event_stream(low, body):
-        return parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
+        raise _failure(target, status, low, error_payload(low, body), now)
     try:
-        payload = decode_json(body)
+        read = read_body(low, body)
     except Unreadable as error:
         raise error_rules.error_of(
             target, error_rules.unreadable(str(error)), status=status, headers=low
         ) from None
+    if read.stream is not None:
+        return parse_stream(target, read.stream, headers=low, now=now)
+    payload = read.value
     chunks = payload if isinstance(payload, list) else [payload]
     return _reply(target, status, low, chunks, now)
 
@@ -173,22 +152,26 @@ def _reply(
     target: Target, status: int, headers: Mapping[str, str], chunks: Sequence[Any], now: float
 ) -> ChatReply:
     """Add up the chunks of a stream; a plain reply is a stream of one chunk."""
-    text, raw, model, reply_id, meta, told = "", "", "", "", None, False
+    text, apart, raw, model, reply_id, meta, found = "", "", "", "", "", None, False
     for chunk in chunks:
         # Usage is cumulative and complete in each chunk: the last one holds.
         meta = at(chunk, "usageMetadata") or meta
         if obj(chunk).get("error") is not None:
-            told_now = at(chunk, "usageMetadata")
-            raise _failure(target, status, headers, chunk, now, usage=_usage(told_now) if told_now else None)
+            counted = at(chunk, "usageMetadata")
+            raise _failure(target, status, headers, chunk, now, usage=_usage(counted) if counted else None)
         first = obj(seq(at(chunk, "candidates"))[0]) if seq(at(chunk, "candidates")) else {}
         for part in seq(at(first, "content", "parts")):
-            if at(part, "thought") is not True:
+            if at(part, "thought") is True:
+                apart += text_of(at(part, "text"))
+            else:
                 text += text_of(at(part, "text"))
         raw = text_of(first.get("finishReason")) or _blocked(chunk) or raw
         model = text_of(at(chunk, "modelVersion")) or model
         reply_id = text_of(at(chunk, "responseId")) or reply_id
-        told = told or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
-    if not told:
+        found = found or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
+    if not found and chunks and error_rules.is_error(chunks[0]):
+        raise _failure(target, status, headers, chunks[0], now)
+    if not found:
         fault = error_rules.unreadable("it holds neither a candidate nor a verdict on the prompt")
         raise error_rules.error_of(target, fault, status=status, headers=headers)
     usage = _usage(meta)
@@ -196,9 +179,11 @@ def _reply(
         ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.PRESUME
         fault = Fault(ErrorClass.AUTH, ledger, "the account is limited", raw, "provider")
         raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
+    text, thoughts = split_thoughts(text)
     return ChatReply(
         text=text,
-        finish="content_filter" if raw.startswith("prompt:") else _FINISH.get(raw, "unknown"),
+        finish="content_filter" if raw.startswith("prompt:") else finish_of(raw),
+        reasoning="\n\n".join(filter(None, (apart, thoughts))),
         usage=usage,
         raw_finish=raw.removeprefix("prompt:") or None,
         model_returned=flat(model.removeprefix("models/"), limit=200) or None,
@@ -214,19 +199,28 @@ def _blocked(chunk: Any) -> str:
 
 
 def _usage(node: Any) -> Usage:
-    """The prompt figure includes the cached part; the candidates figure excludes thoughts."""
+    """The prompt figure includes the cached part; the candidates figure excludes thoughts.
+
+    What `totalTokenCount` counts beyond its parts is charged as output, or as the prompt when that is left out.
+    """
     prompt, cached = at(node, "promptTokenCount"), at(node, "cachedContentTokenCount")
     tool, answer = at(node, "toolUsePromptTokenCount"), at(node, "candidatesTokenCount")
-    thoughts = at(node, "thoughtsTokenCount")
-    flag = usage_of(required=(prompt,), optional=(cached, tool, answer, thoughts))
-    read = count_of(cached) or 0
-    fresh = (count_of(prompt) or 0) + (count_of(tool) or 0) - read
+    thoughts, total = at(node, "thoughtsTokenCount"), at(node, "totalTokenCount")
+    flag = usage_of(required=(prompt,), optional=(cached, tool, answer, thoughts, total))
+    read, asked = count_of(cached) or 0, (count_of(prompt) or 0) + (count_of(tool) or 0)
+    written = (count_of(answer) or 0) + (count_of(thoughts) or 0)
+    unexplained = (count_of(total) or 0) - asked - written
+    if unexplained > 0 and not asked:
+        asked = unexplained
+    elif unexplained > 0:
+        written += unexplained
+    fresh = asked - read
     return Usage(
         input_tokens=max(0, fresh),
         cache_read_tokens=read,
-        output_tokens=(count_of(answer) or 0) + (count_of(thoughts) or 0),
+        output_tokens=written,
         thinking_tokens=count_of(thoughts) or 0,
-        flag=flag or ("usage_invalid" if fresh < 0 else None),
+        flag=flag or ("usage_invalid" if fresh < 0 else IMPLAUSIBLE if unexplained > 0 else None),
     )
 
 
@@ -251,7 +245,7 @@ def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: floa
     name = flat(body.node.get("status"), limit=60)
     body = replace(body, code=name or body.code)
     if 200 <= status < 300:
-        status = _STATUS_OF_NAME.get(name, 500)
+        status = _STATUS_OF_NAME.get(name) or error_rules.status_inside(body) or 500
     details = [obj(d) for d in seq(body.node.get("details"))]
     if status == 429:
         return _limited(body, details, headers, now)

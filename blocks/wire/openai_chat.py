@@ -9,53 +9,36 @@ import re
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
+from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
     cost_of,
     count_of,
     decode_json,
+    error_payload,
     flat,
-    is_event_stream,
-    json_or_none,
     lower_headers,
     obj,
     rate_headers,
+    read_body,
     read_events,
     seq,
     text_of,
     usage_of,
 )
 from tta_dev_primitives.blocks.wire.structured import all_required, instruction, strict_schema
-from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Finish, ModelInfo, WireRequest
+from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
 __all__ = ["OpenAIChat", "Profile", "parse_models"]
-
-_FINISH: Mapping[str, Finish] = {
-    "stop": "stop",
-    "eos": "stop",
-    "eos_token": "stop",
-    "end_turn": "stop",
-    "stop_sequence": "stop",
-    "length": "length",
-    "max_tokens": "length",
-    "model_length": "length",
-    "tool_calls": "tool",
-    "function_call": "tool",
-    "content_filter": "content_filter",
-    "error": "error",
-    # The server gave up half-way: vLLM, DeepSeek.
-    "abort": "error",
-    "insufficient_system_resource": "error",
-}
 
 Special = Callable[[int, Mapping[str, str], ErrorBody, float], Fault | None]
 Extras = Callable[[Target, ChatRequest, dict[str, Any]], None]
@@ -111,7 +94,12 @@ class OpenAIChat:
         can = target.capabilities
         field = "max_completion_tokens" if can.max_tokens_field == "max_completion_tokens" else "max_tokens"
         system = request.system or ""
-        body: dict[str, Any] = {"model": target.api_model, "messages": None, field: request.max_output_tokens}
+        body: dict[str, Any] = {
+            "model": target.api_model,
+            "messages": None,
+            field: request.max_output_tokens,
+            "stream": False,
+        }
         if request.json_schema is not None:
             wanted = _response_format(can.json_mode, request)
             if wanted is not None:
@@ -150,15 +138,16 @@ class OpenAIChat:
         low = lower_headers(headers)
         now = time.time() if now is None else now
         if not 200 <= status < 300:
-            raise self._failure(target, status, low, json_or_none(body), now)
-        if is_event_stream(low, body):
-            return self.parse_stream(target, body.decode("utf-8", "replace"), headers=low, now=now)
+            raise self._failure(target, status, low, error_payload(low, body), now)
         try:
-            payload = decode_json(body)
+            read = read_body(low, body)
         except Unreadable as error:
             raise error_rules.error_of(
                 target, error_rules.unreadable(str(error)), status=status, headers=low
             ) from None
+        if read.stream is not None:
+            return self.parse_stream(target, read.stream, headers=low, now=now)
+        payload = read.value[0] if isinstance(read.value, list) and len(read.value) == 1 else read.value
         return self._reply(target, status, low, payload, now)
 
     def parse_stream(
@@ -172,7 +161,7 @@ class OpenAIChat:
         low = lower_headers(headers or {})
         now = time.time() if now is None else now
         whole: dict[str, Any] = {}
-        content, refusal, finish, done = "", "", None, False
+        content, refusal, reasoning, finish, done = "", "", "", None, False
         for name, data in read_events(text):
             if data.strip() == "[DONE]":
                 done = True
@@ -192,13 +181,16 @@ class OpenAIChat:
             for choice in filter(_is_first, map(obj, seq(at(chunk, "choices")))):
                 if choice.get("error"):
                     raise self._failure(target, 200, low, choice, now, usage=self._usage_or_none(chunk))
-                content += _content(at(choice, "delta", "content"))
-                refusal += text_of(at(choice, "delta", "refusal"))
+                # Some servers put a whole message where a stream has pieces.
+                piece = obj(choice.get("delta")) or obj(choice.get("message"))
+                content += _content(piece.get("content"))
+                refusal += text_of(piece.get("refusal"))
+                reasoning += _reasoning(piece)
                 finish = text_of(choice.get("finish_reason")) or finish
         if not done and finish is None:
             cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
             raise error_rules.error_of(target, cut, status=200, headers=low)
-        message = {"content": content, "refusal": refusal}
+        message = {"content": content, "refusal": refusal, "reasoning": reasoning}
         return self._reply(
             target, 200, low, whole | {"choices": [{"message": message, "finish_reason": finish}]}, now
         )
@@ -208,8 +200,7 @@ class OpenAIChat:
         body = error_rules.read_error(payload)
         started = 200 <= status < 300
         if started:
-            inner = int(body.code) if body.code.isascii() and body.code.isdigit() else 0
-            status = inner if 400 <= inner < 600 else 500
+            status = error_rules.status_inside(body) or 500
         fault = self.profile.special(status, headers, body, now)
         if fault is None and (started or status < 500):
             fault = _common(body)
@@ -228,20 +219,23 @@ class OpenAIChat:
         for node in (payload, choice):
             if obj(node).get("error") or at(node, "object") == "error":
                 raise self._failure(target, status, headers, node, now, usage=usage)
-        if raw == "error":
+        if not choices and error_rules.is_error(payload):
+            raise self._failure(target, status, headers, payload, now, usage=usage)
+        if (raw or "").strip().lower() == "error":
             node = {"error": {"message": "the provider ended the answer with an error"}}
             raise self._failure(target, status, headers, node, now, usage=usage)
         message = choice.get("message")
         if not isinstance(message, dict):
             fault = error_rules.after_start(error_rules.unreadable("it holds no message"), usage)
             raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
-        text, refused = _content(message.get("content")), text_of(message.get("refusal"))
-        finish: Finish = _FINISH.get(raw or "", "unknown")
+        text, thoughts = split_thoughts(_content(message.get("content")))
+        refused, finish = text_of(message.get("refusal")), finish_of(raw)
         return ChatReply(
             text=text,
             finish="content_filter" if refused and not text else finish,
             usage=usage,
             raw_finish=raw,
+            reasoning="\n\n".join(filter(None, (_reasoning(message), thoughts))),
             model_returned=flat(at(payload, "model"), limit=200) or None,
             request_id=_request_id(headers, payload),
             reply_id=flat(at(payload, "id"), limit=120) or None,
@@ -250,7 +244,7 @@ class OpenAIChat:
 
     def _usage(self, node: Any) -> Usage:
         usage = _usage(node)
-        return replace(usage, reported_cost_usd=_reported_cost(node)) if self.profile.reports_cost else usage
+        return _with_reported_cost(usage, node) if self.profile.reports_cost else usage
 
     def _usage_or_none(self, chunk: Any) -> Usage | None:
         node = at(chunk, "usage") or at(chunk, "x_groq", "usage")
@@ -298,43 +292,73 @@ def _content(value: Any) -> str:
     return text_of(value)
 
 
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """The thoughts that a server keeps apart from the content, under any of their names."""
+    for key in ("reasoning_content", "reasoning", "thinking"):
+        if text_of(message.get(key)):
+            return text_of(message[key])
+    parts = [*seq(message.get("reasoning_details")), *seq(message.get("content"))]
+    return "".join(_thought(part) for part in parts)
+
+
+def _thought(part: Any) -> str:
+    if at(part, "type") in ("thinking", "reasoning"):
+        inner = at(part, "thinking")
+        return (
+            text_of(inner) or "".join(text_of(at(p, "text")) for p in seq(inner)) or text_of(at(part, "text"))
+        )
+    return text_of(at(part, "text")) if at(part, "type") == "reasoning.text" else ""
+
+
 _TEXT_PARTS = (None, "text", "output_text")
 
 
 def _usage(node: Any) -> Usage:
     """`prompt_tokens` includes the cached ones, `completion_tokens` the reasoning ones.
 
-    Servers that leave reasoning out of `completion_tokens` count it in `total_tokens`: the larger holds.
+    Servers that leave reasoning out of `completion_tokens` count it in `total_tokens`: the larger holds. A total
+    that no part accounts for is charged, too, and flagged.
     """
     prompt, out, total = at(node, "prompt_tokens"), at(node, "completion_tokens"), at(node, "total_tokens")
     details = at(node, "prompt_tokens_details")
-    read, write = at(details, "cached_tokens"), at(details, "cache_write_tokens")
-    # DeepSeek's own spelling.
-    read = at(node, "prompt_cache_hit_tokens") if read is None else read
+    write = at(details, "cache_write_tokens")
+    # Spellings of DeepSeek, Mistral and others.
+    reads = (
+        at(details, "cached_tokens"),
+        *(at(node, key) for key in ("prompt_cache_hit_tokens", "num_cached_tokens", "cached_tokens")),
+    )
+    read = next((figure for figure in reads if figure is not None), None)
     thinking = at(node, "completion_tokens_details", "reasoning_tokens")
     flag = usage_of(required=(prompt, out), optional=(read, write, total))
     n_in, n_read, n_write = count_of(prompt) or 0, count_of(read) or 0, count_of(write) or 0
+    n_out, n_total, n_thinking = count_of(out) or 0, count_of(total) or 0, count_of(thinking) or 0
+    unexplained = n_total > n_in + n_out and n_total != n_in + n_out + n_thinking
+    if not n_in and n_out:
+        n_in = max(0, n_total - n_out)
     # OpenRouter bills Gemini's cache writes on top of reads of the same tokens; elsewhere they are disjoint.
     fresh = n_in - n_read - n_write if n_read + n_write <= n_in else n_in - max(n_read, n_write)
     return Usage(
         input_tokens=max(0, fresh),
         cache_read_tokens=n_read,
         cache_write_tokens=n_write,
-        output_tokens=max(count_of(out) or 0, (count_of(total) or 0) - n_in),
-        thinking_tokens=count_of(thinking) or 0,
-        flag=flag or ("usage_invalid" if fresh < 0 else None),
+        output_tokens=max(n_out, n_total - n_in),
+        thinking_tokens=n_thinking,
+        flag=flag or ("usage_invalid" if fresh < 0 else IMPLAUSIBLE if unexplained else None),
     )
 
 
-def _reported_cost(node: Any) -> Decimal | None:
-    """OpenRouter's `cost` is what it charged; with your own key (BYOK) the upstream bill comes on top."""
+def _with_reported_cost(usage: Usage, node: Any) -> Usage:
+    """OpenRouter's `cost` is what it charged; with your own key (BYOK) the upstream bill comes on top.
+
+    Without that bill, or with a `cost` of null, what was charged is not known: the list price holds.
+    """
     cost = cost_of(at(node, "cost"))
-    if cost is None:
-        return None
     upstream = cost_of(at(node, "cost_details", "upstream_inference_cost"))
-    if upstream is not None and at(node, "is_byok") is True:
-        return cost + upstream
-    return cost
+    own_key = at(node, "is_byok") is True
+    if cost is not None and (not own_key or upstream is not None):
+        return replace(usage, reported_cost_usd=cost + upstream if own_key and upstream else cost)
+    doubtful = "cost" in obj(node) and usage.flag is None
+    return replace(usage, flag=IMPLAUSIBLE) if doubtful else usage
 
 
 def _request_id(headers: Mapping[str, str], payload: Any) -> str | None:

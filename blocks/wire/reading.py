@@ -1,30 +1,36 @@
 """Read what a provider sent without trusting it: tolerant where shapes drift, strict where money depends.
 
-Nothing here raises on odd shapes: a wrong type reads as "not there". Only `decode_json` and `read_events`
-raise, and only `Unreadable`, which the wire formats turn into a `ProviderError`.
+Nothing here raises on odd shapes: a wrong type reads as "not there". Only `decode_json` and `read_body` raise, and
+only `Unreadable`, which the wire formats turn into a `ProviderError`.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from html import unescape
 from typing import Any
 
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
 __all__ = [
+    "HTML",
+    "Body",
     "Unreadable",
     "at",
     "cost_of",
     "count_of",
     "decode_json",
+    "decode_text",
+    "error_payload",
     "flat",
-    "is_event_stream",
-    "json_or_none",
     "lower_headers",
     "obj",
     "rate_headers",
+    "read_body",
     "read_events",
     "seq",
     "settled",
@@ -42,19 +48,85 @@ class Unreadable(Exception):
     """The reply is not what its format promises; the text says how, without the body."""
 
 
+@dataclass(frozen=True, slots=True)
+class Body:
+    """What a reply's bytes are, whatever its headers call them: one JSON value, or the text of an event stream."""
+
+    value: Any = None
+    stream: str | None = None
+
+
+def read_body(headers: Mapping[str, str], body: bytes) -> Body:
+    """Read the body of a good reply. The bytes decide; headers only break ties (`headers` in lower case).
+
+    A stream may stand under the label of JSON and JSON under that of a stream; JSON may be followed by the marks
+    of a stream, and JSON lines are a stream without its marks.
+
+    Raises:
+        Unreadable: It is neither JSON nor a stream of events.
+    """
+    text = decode_text(headers, body)
+    bare = _COMMENTS.sub("", text).lstrip()
+    if bare.startswith(("{", "[")):
+        try:
+            value, end = _DECODER.raw_decode(bare)
+        except (ValueError, ArithmeticError, RecursionError):
+            return Body(decode_json(bare))
+        if all(map(_is_mark, bare[end:].splitlines())):
+            return Body(value)
+        lines = bare.splitlines()
+        if all(line.strip()[:1] in ("{", "") for line in lines):
+            return Body(stream="".join(f"data: {line}\n\n" for line in lines if line.strip()))
+        return Body(decode_json(bare))
+    if _STREAM_BEGINS.match(text) or (bare and "text/event-stream" in headers.get("content-type", "")):
+        return Body(stream=text)
+    return Body(decode_json(text))
+
+
+_DECODER = json.JSONDecoder(parse_float=Decimal)
+_COMMENTS = re.compile(r"\A(?:\s*:[^\n]*(?:\n|\Z))+")
+_STREAM_BEGINS = re.compile(r"\s*(?:data|event|id|retry|):")
+
+
+def _is_mark(line: str) -> bool:
+    """Whether a line after the JSON says nothing: empty, a comment, or the end of a stream."""
+    bare = line.strip()
+    return not bare or bare.startswith((":", "event:")) or bare.removeprefix("data:").strip() == "[DONE]"
+
+
+def decode_text(headers: Mapping[str, str], body: bytes) -> str:
+    """The body as text: UTF-8 where it is that, else by its byte order mark or its charset, else as near as can be."""
+    if body.startswith((b"\xff\xfe", b"\xfe\xff")):
+        return body.decode("utf-16", "replace")
+    try:
+        return body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        pass
+    named = _CHARSET.search(headers.get("content-type", ""))
+    try:
+        return body.decode(named[1] if named else "utf-8")
+    except (LookupError, UnicodeError):
+        text = body.decode("utf-8-sig", "replace")
+    # One broken character in good UTF-8 stays one; a text of other bytes is what most old servers write.
+    broken = text.count("\ufffd")
+    good = sum(not c.isascii() for c in text) - broken
+    return text if good >= broken else body.decode("cp1252", "replace")
+
+
+_CHARSET = re.compile(r"charset=[\"']?([A-Za-z0-9_.:-]{1,40})", re.IGNORECASE)
+
+
 def decode_json(body: bytes | str) -> Any:
     """Decode a JSON body; fractions stay exact (`Decimal`), NaN and Infinity become floats no reader takes.
 
     Raises:
-        Unreadable: Not UTF-8, not JSON, nested too deep, or a number with thousands of digits.
+        Unreadable: Not JSON, nested too deep, or a number with thousands of digits.
     """
+    text = decode_text({}, body) if isinstance(body, bytes) else body
     try:
-        text = body.decode("utf-8-sig") if isinstance(body, bytes) else body
         if not text.strip():
             raise Unreadable("the body is empty")
         return json.loads(text, parse_float=Decimal)
-    except UnicodeDecodeError:
-        raise Unreadable("the body is not UTF-8") from None
     except RecursionError:
         raise Unreadable("the JSON is nested too deep") from None
     except (ValueError, ArithmeticError):
@@ -62,19 +134,32 @@ def decode_json(body: bytes | str) -> Any:
         raise Unreadable(f"the body is {kind}") from None
 
 
-def json_or_none(body: bytes) -> Any:
-    """Decode the body of an error reply; None when a gateway answered in HTML or not at all."""
+HTML = "html"
+"""The `type` of an error that stands in a page for people: it comes from a gateway, not from the provider's API."""
+
+
+def error_payload(headers: Mapping[str, str], body: bytes) -> Any:
+    """The body of an error reply: its JSON, else its text or the title of its page in the shape of an error."""
     try:
-        return decode_json(body)
+        read = read_body(headers, body)
+        if read.stream is None:
+            return read.value
+        events = [decode_json(data) for _, data in read_events(read.stream) if data.strip() != "[DONE]"]
+        return events[0] if events else None
     except Unreadable:
+        text = decode_text(headers, body).strip()
+    if not text:
         return None
+    if not text.startswith("<"):
+        return {"error": {"message": text[:2000]}}
+    shown = (_TITLE.search(text[:65_536]) or _HEADING.search(text[:65_536]) or ("", ""))[1]
+    title = unescape(_TAG.sub(" ", shown))
+    return {"error": {"message": title or "a page in HTML without a title", "type": HTML}}
 
 
-def is_event_stream(headers: Mapping[str, str], body: bytes) -> bool:
-    """Whether a reply is a stream of events: by its header, or, where a proxy lost that, by how it begins."""
-    if "text/event-stream" in headers.get("content-type", ""):
-        return True
-    return body[:200].removeprefix(b"\xef\xbb\xbf").lstrip().startswith((b"data:", b"event:", b": "))
+_TITLE = re.compile(r"<title[^>]*>(.{1,300}?)</title", re.DOTALL | re.IGNORECASE)
+_HEADING = re.compile(r"<h1[^>]*>(.{1,300}?)</h1", re.DOTALL | re.IGNORECASE)
+_TAG = re.compile(r"<[^>]*>")
 
 
 def read_events(text: str) -> Iterator[tuple[str, str]]:
@@ -169,14 +254,13 @@ def usage_of(
     required: Sequence[Any],
     optional: Sequence[Any] = (),
 ) -> str | None:
-    """Return the flag of a usage block: required figures must be counts, optional ones may be absent."""
+    """Return the flag of a usage block: figures that are there must be counts; one that is left out reads as 0."""
     if all(v is None for v in (*required, *optional)):
         return "usage_missing"
-    good = all(count_of(v) is not None for v in required)
-    good = good and all(v is None or count_of(v) is not None for v in optional)
+    good = all(v is None or count_of(v) is not None for v in (*required, *optional))
     return None if good else "usage_invalid"
 
 
 def settled(usage: Usage | None) -> bool:
-    """Say whether `usage` can be charged as it stands."""
-    return usage is not None and usage.flag is None
+    """Say whether `usage` can be charged."""
+    return usage is not None and usage.flag in (None, IMPLAUSIBLE)

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ErrorClass
 
-__all__ = ["reply_problem"]
-
-# A turn that Anthropic paused: what was said so far is not the whole answer.
-_UNFINISHED = frozenset({"pause_turn"})
+__all__ = ["reply_problem", "unknown_finish"]
 
 
 def reply_problem(reply: ChatReply) -> ErrorClass | None:
@@ -16,12 +14,18 @@ def reply_problem(reply: ChatReply) -> ErrorClass | None:
 
     `TRUNCATED` holds with and without text: a cut answer is judged as incomplete, never accepted silently.
     """
-    if reply.finish == "content_filter":
+    finish = finish_of(reply.raw_finish) if reply.finish == "unknown" else reply.finish
+    if finish == "content_filter":
         return ErrorClass.CONTENT
-    if reply.finish == "length" or reply.raw_finish in _UNFINISHED:
+    if finish == "length":
         return ErrorClass.TRUNCATED
-    if reply.finish == "error":
+    if finish == "error":
         return ErrorClass.MODEL_SLIP
     if not reply.text.strip():
         return ErrorClass.EMPTY
     return None
+
+
+def unknown_finish(reply: ChatReply) -> str | None:
+    """The provider's reason for the end of an answer when no table knows it: the answer may be cut."""
+    return reply.raw_finish if reply.finish == "unknown" and reply.text.strip() else None

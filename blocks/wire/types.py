@@ -58,6 +58,8 @@ class ChatReply:
     finish: Finish
     usage: Usage
     raw_finish: str | None = None
+    reasoning: str = ""
+    """Thoughts of the model, as far as the provider shows them; never part of `text`."""
     model_returned: str | None = None
     request_id: str | None = None
     """What the provider's support asks for: of the HTTP request where the provider gives one."""

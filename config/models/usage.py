@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from decimal import Decimal
 
-__all__ = ["Usage"]
+__all__ = ["IMPLAUSIBLE", "Usage"]
+
+IMPLAUSIBLE = "usage_implausible"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +28,8 @@ class Usage:
     reported_cost_usd: Decimal | None = None
     """What the provider itself says it charged (OpenRouter `usage.cost`); preferred over any price."""
     flag: str | None = None
-    """`usage_missing` or `usage_invalid` when the figures cannot be trusted; then the call is presumed."""
+    """`usage_missing` or `usage_invalid` when the figures cannot be used: the call is charged at its bound.
+    `usage_implausible` when a part cannot be right: that part is charged from the length of the text."""
     cache_write_1h_tokens: int = 0
     """Those of `cache_write_tokens` that are kept for an hour (Anthropic): they have a price of their own."""
 

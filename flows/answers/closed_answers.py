@@ -100,8 +100,18 @@ _CHOICE = re.compile(
 )
 
 
+_CHOICES = re.compile(
+    r"(?:(?i:(?:the\s+)?(?:correct\s+)?(?:answers?|options?|choices?)(?:\s+(?:is|are))?):?\s*)?([A-J]{2,10})\.?"
+)
+
+
 def _choice(text: str) -> str | None:
-    match = _CHOICE.fullmatch(re.sub(r"\\text(?:bf)?\{([^{}]*)\}", r"\1", text))
+    text = re.sub(r"\\text(?:bf)?\{([^{}]*)\}", r"\1", text)
+    several = _CHOICES.fullmatch(text)
+    # "ABCD" names several choices, each once and in order; "BAD" is a word.
+    if several is not None and list(several[1]) == sorted(set(several[1])):
+        return several[1]
+    match = _CHOICE.fullmatch(text)
     if match is None:
         return None
     # "(A) and (B)", "A, C", "B. or D.": more than one choice is no choice.

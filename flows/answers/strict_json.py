@@ -7,7 +7,7 @@ import re
 from decimal import Decimal
 from typing import Any
 
-__all__ = ["StrictJsonError", "one_object", "parses"]
+__all__ = ["StrictJsonError", "lone_object", "one_object", "parses"]
 
 _FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.S)
 _MOST = 100_000
@@ -50,6 +50,25 @@ def one_object(text: str, *, exact: bool = False) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise StrictJsonError("the reply is JSON, but not an object")
     return value
+
+
+def lone_object(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str]:
+    """The only JSON object in a text, and the words around it ("" when there are none).
+
+    Args:
+        text: A model's reply.
+        exact: As for `one_object`.
+
+    Raises:
+        StrictJsonError: There is no object, or anything else in the text looks like one.
+    """
+    try:
+        return one_object(text, exact=exact), ""
+    except StrictJsonError:
+        begin, end = text.find("{"), text.rfind("}") + 1
+        if begin < 0 or end <= begin or text[:begin].rstrip().endswith(("[", ",")):
+            raise
+    return one_object(text[begin:end], exact=exact), f"{text[:begin]} {text[end:]}"
 
 
 def parses(text: str) -> tuple[Any] | None:

@@ -9,6 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 
+from tta_dev_primitives.blocks.wire.counting import fewest_tokens
+from tta_dev_primitives.blocks.wire.reading import flat
+from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
@@ -105,6 +108,17 @@ class Item:
     def answered(self, target: Target, reply: ChatReply, failures: Sequence[str], final: str | None) -> None:
         """Keep one answer with what its local checks found."""
         self.replies.append(reply)
+        odd = unknown_finish(reply)
+        if odd is not None:
+            self.note(
+                f"{target.name}: ended with the unknown reason {flat(odd, limit=40)!r}; its answer may be cut"
+            )
+        if "prompt_cut" in failures:
+            read, least = reply.usage.total_input, fewest_tokens(self.task)
+            self.note(
+                f"{target.name}: its server cut the prompt: it read {read} tokens of at least {least}. Give it a "
+                "larger context (Ollama: num_ctx), or take it out of the use case"
+            )
         self.case = self.open_case.with_answer(
             Answer(Candidate.of(target), reply.text, tuple(failures), final)
         )

@@ -31,7 +31,7 @@ class Attempt(_Frozen):
     role: Role
     model: str
     provider: str
-    outcome: str = Field(description="`ok` or the error class")
+    outcome: str = Field(description="`ok`, the error class, or `unreadable` (a verdict)")
     input_tokens: int = Field(default=0, description="All prompt tokens, cached ones included")
     output_tokens: int = Field(default=0, description="Thoughts included")
     cost_usd: Usd = Field(default=Decimal(0), description="Settled or presumed cost of this attempt")

@@ -3,8 +3,8 @@
     check_text("", answer_format="open")                                   -> ("empty",)
     check_text("I'm sorry, but I can't help with that.", answer_format="open") -> ("refusal",)
 
-Each failure is a word: empty, truncated, filtered, refusal, echo, leaked_frame, wrong_format, too_long. One failure is
-enough: the answer is not delivered and the next candidate is asked.
+Each failure is a word: empty, truncated, filtered, refusal, echo, leaked_frame, wrong_format, too_long, prompt_cut. One
+failure is enough: the answer is not delivered and the next candidate is asked.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import re
 from collections.abc import Mapping
 from typing import Any, Protocol
 
+from tta_dev_primitives.blocks.wire.counting import fewest_tokens
+from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat, final_answer
 from tta_dev_primitives.flows.answers.strict_json import parses
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
 
-__all__ = ["HasTask", "check_answer", "check_text"]
+__all__ = ["HasTask", "check_answer", "check_text", "prompt_was_cut"]
 
 MOST_CHARACTERS = 400_000
 
@@ -40,8 +42,21 @@ class HasTask(Protocol):
 def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
     """What is wrong with one reply to one task, and its canonical closed answer if it has one."""
     fmt: AnswerFormat = item.plan.answer_format if item.plan is not None else "open"
-    failures = check_text(reply.text, answer_format=fmt, finish=reply.finish, task=item.task)
+    # A server that gives no reason at all ends its answers like any other; a reason that no table knows is a doubt.
+    finish = "stop" if reply.finish == "unknown" and unknown_finish(reply) is None else reply.finish
+    failures = check_text(reply.text, answer_format=fmt, finish=finish, task=item.task)
+    if prompt_was_cut(item.task, reply):
+        failures = (*failures, "prompt_cut")
     return failures, final_answer(reply.text, fmt)
+
+
+def prompt_was_cut(task: str, reply: ChatReply) -> bool:
+    """Whether the server read only a part of the task: it counted far fewer tokens than the task has words."""
+    read, least = reply.usage.total_input, fewest_tokens(task)
+    return 0 < read < least - max(_SLACK_TOKENS, least // 10)
+
+
+_SLACK_TOKENS = 200
 
 
 def check_text(
@@ -64,7 +79,7 @@ def check_text(
     if not shown:
         return ("truncated",) if finish == "length" else ("empty",)
     failures = []
-    if finish == "length":
+    if finish == "length" or (finish == "unknown" and not _is_whole(shown, answer_format)):
         failures.append("truncated")
     if finish == "content_filter":
         failures.append("filtered")
@@ -79,6 +94,16 @@ def check_text(
     if _wrong_format(text, answer_format, schema):
         failures.append("wrong_format")
     return tuple(failures)
+
+
+_END = re.compile(r"[.!?…。！？»”\"')\]}`*|>]\s*\Z")
+
+
+def _is_whole(text: str, fmt: AnswerFormat) -> bool:
+    """Whether an answer ends as whole ones do: in its closed form, or at the end of a sentence or block."""
+    if fmt != "open":
+        return final_answer(text, fmt) is not None
+    return _END.search(text) is not None and text.count("```") % 2 == 0
 
 
 _REFUSAL = re.compile(
@@ -119,9 +144,9 @@ def _nothing_like(text: str, fmt: AnswerFormat) -> bool:
         return False
     if fmt == "number":
         return not any(c.isdigit() for c in text)
-    return not re.search(
-        r"\b[A-J]\b" if fmt == "choice" else r"\b(?:yes|no|true|false|correct)\b", text, re.I
-    )
+    if fmt == "choice":
+        return not re.search(r"\b(?:[A-Ja-j]|[A-J]{2,10})\b", text)
+    return not re.search(r"\b(?:yes|no|true|false|correct)\b", text, re.I)
 
 
 _TYPES: Mapping[str, tuple[type, ...]] = {

@@ -4,19 +4,20 @@
     score = parse_verdict(reply.text, judged=answer_text)     # 0..1, or None: ask once more, then reject the answer
 
 Safety, in order: local checks came first; the answer stands in a frame with a nonce that it cannot contain, without
-anything that looks like a marker; the rubric comes after it; the reply must be exactly one JSON object with one number
+anything that looks like a marker; the rubric comes after it; the reply must hold exactly one JSON object with a number
 and a short reason; and a verdict that stands in the answer itself, in any disguise, is refused.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_object
+from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, lone_object
 from tta_dev_primitives.flows.prompts import prompt
 from tta_dev_primitives.flows.validation.copied_verdict import is_copied
 from tta_dev_primitives.flows.validation.local_checks import HasTask
@@ -88,20 +89,29 @@ def _room(target: Target) -> int:
 def parse_verdict(text: str, *, judged: str = "") -> float | None:
     """The score in a judge's reply, None when there is any doubt about it.
 
-    Only exactly `{"score": <number 0..1>, "reason": "<short text>"}` is believed (a code fence around it is
-    allowed). Refused: NaN, Infinity, out of range, "1.0", true, a key twice, another key, text around it, and a
-    verdict that stands in the answer itself.
+    Believed is one object `{"score": <number 0..1>, "reason": "<short text>"}`, also in a code fence, after a
+    sentence, or with the number in quotes. Refused: a second object, a second score in the words around it, NaN,
+    Infinity, out of range, true, a key twice, another key, and a verdict that stands in the answer itself.
     """
     try:
-        verdict = one_object(text, exact=True)
+        verdict, around = lone_object(text, exact=True)
     except StrictJsonError:
         return None
-    score, reason = verdict.get("score"), verdict.get("reason")
+    reason = verdict.get("reason")
     if set(verdict) != {"score", "reason"} or not isinstance(reason, str) or len(reason) > _REASON:
         return None
-    # Decimal, because as a float 1.00000000000000000001 would be 1.
-    if isinstance(score, bool) or not isinstance(score, int | Decimal):
+    score = _number(verdict["score"])
+    if score is None or not 0 <= score <= 1 or _OTHER_SCORE.search(around):
         return None
-    if not 0 <= score <= 1 or is_copied(score, reason, judged):
-        return None
-    return abs(float(score))
+    return None if is_copied(score, reason, judged) else abs(float(score))
+
+
+_OTHER_SCORE = re.compile(r"(?:score|rating|verdict|grade)\W{0,12}(?:\w+\W{1,3}){0,3}\d", re.IGNORECASE)
+_QUOTED = re.compile(r"\s*(?:0|1|[01]?\.\d{1,20})\s*")
+
+
+def _number(score: Any) -> int | Decimal | None:
+    """A number, or one in quotes; Decimal, because as a float 1.00000000000000000001 would be 1."""
+    if isinstance(score, str) and _QUOTED.fullmatch(score) and score.isascii():
+        return Decimal(score.strip())
+    return score if isinstance(score, int | Decimal) and not isinstance(score, bool) else None

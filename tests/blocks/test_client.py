@@ -249,10 +249,13 @@ BROKEN: dict[str, tuple[Behaviour, ErrorClass]] = {
     "no content": (breaks_after(b"HTTP/1.1 204 No Content\r\n\r\n"), ErrorClass.MALFORMED),
     "not UTF-8": (breaks_after(response(b'{"type":"\xff"}')), ErrorClass.MALFORMED),
     "unknown compression": (
-        breaks_after(response(GOOD, headers={"content-encoding": "br"})),
+        breaks_after(response(b"\x0b\x02\x80\xff\x03" * 20, headers={"content-encoding": "br"})),
         ErrorClass.MALFORMED,
     ),
-    "false gzip": (breaks_after(response(GOOD, headers={"content-encoding": "gzip"})), ErrorClass.MALFORMED),
+    "false gzip": (
+        breaks_after(response(b"\x1f\x8b" + b"\xff" * 80, headers={"content-encoding": "gzip"})),
+        ErrorClass.MALFORMED,
+    ),
     "error within a 200": (
         breaks_after(response(b'{"type":"error","error":{"type":"api_error","message":"x"}}')),
         ErrorClass.TRANSIENT,

@@ -122,6 +122,8 @@ def read_chat(raw: Any) -> Reading:
     else:
         text = raw["choices"][0]["message"].get("content") or ""
         stop, usage = raw["choices"][0]["finish_reason"], raw["usage"]
+    # Two recorded Groq answers begin with the thoughts of the model: the answer is what follows them.
+    text = text.split("</think>")[-1].lstrip() if text.startswith("<think>") else text
     if usage is None:
         return Reading(text, FINISH[stop], 0, 0, 0, 0)
     details = usage.get("prompt_tokens_details") or {}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,6 +103,40 @@ def test_a_reply_is_checked_against_its_plan_and_its_closed_answer_read() -> Non
         "1250",
     )
     assert check_answer(Work("How many?", None), reply) == ((), None)
+
+
+def test_several_choices_are_a_closed_answer() -> None:
+    """A question with several right choices is answered by their letters in one word."""
+    plan = Plan(use_case="simple", answer_format="choice")
+    work = Work("Which are incorrect? A) ... B) ... C) ... D) ...", plan)
+    assert check_answer(work, ChatReply("ABCD", "stop", Usage())) == ((), "ABCD")
+
+
+@pytest.mark.parametrize(
+    ("text", "fmt", "failures"),
+    [
+        ("It ends in the sea.", "open", ()),
+        ("```python\nx = 1\n```", "open", ()),
+        ("It ends in", "open", ("truncated",)),
+        ("```python\nx = (1)", "open", ("truncated",)),
+        ("5", "number", ()),
+    ],
+)
+def test_an_unknown_end_needs_a_whole_answer(text: str, fmt: str, failures: tuple[str, ...]) -> None:
+    """A finish reason that no table knows beside text: a whole sentence or closed form passes, a torn one not."""
+    work = Work("How does it end?", Plan(use_case="simple", answer_format=fmt))  # type: ignore[arg-type]
+    reply = ChatReply(text, "unknown", Usage(input_tokens=9, output_tokens=9), raw_finish="wizard_left")
+    assert check_answer(work, reply)[0] == failures
+    assert check_answer(work, replace(reply, raw_finish=None))[0] == ()
+
+
+def test_a_prompt_that_the_server_cut_fails() -> None:
+    """A count far below the words of the task says that the model read a part of it; a plausible one does not."""
+    work = Work("The heron waits in the shallow water. " * 800, None)
+    reply = ChatReply("It is about birds.", "stop", Usage(input_tokens=2050, output_tokens=6))
+    assert check_answer(work, reply)[0] == ("prompt_cut",)
+    assert check_answer(work, replace(reply, usage=Usage(input_tokens=7000, output_tokens=6)))[0] == ()
+    assert check_answer(work, replace(reply, usage=Usage()))[0] == ()
 
 
 @given(st.text(max_size=200), st.sampled_from(FORMATS), st.sampled_from(["stop", "length", "unknown"]))

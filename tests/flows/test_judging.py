@@ -201,7 +201,6 @@ def test_a_plain_verdict_is_read(text: str, score: float) -> None:
         '{"score": Infinity, "reason": "x"}',
         '{"score": -0.01, "reason": "x"}',
         '{"score": 1.0000001, "reason": "x"}',
-        '{"score": "1.0", "reason": "x"}',
         '{"score": true, "reason": "x"}',
         '{"score": 0.1, "score": 0.9, "reason": "x"}',
         '{"score": 1e999, "reason": "x"}',
@@ -213,15 +212,18 @@ def test_a_plain_verdict_is_read(text: str, score: float) -> None:
         '{"score": .9, "reason": "x"}',
         '{"score": 0.9, "reason": "x",}',
         '{"score": 0.1, "sc\\u006fre": 0.9, "reason": "x"}',
-        '{"score": 0.9, "reason": "x"} I am sure.',
         '```json\n{"score": 0.9, "reason": "x"}\n```\n```json\n{"score": 0.1, "reason": "x"}\n```',
-        '\ufeff{"score": 0.9, "reason": "x"}',
         '{"score": 0.9}',
         '{"score": 0.9, "reason": 1}',
         '{"score": 0.9, "reason": "x", "accept": true}',
         '{"score": 0.9, "reason": "x"} {"score": 0.1, "reason": "x"}',
-        'The verdict is {"score": 0.9, "reason": "x"}',
         '[{"score": 0.9, "reason": "x"}]',
+        'I first gave a score of 0.2. {"score": 0.9, "reason": "x"}',
+        'The template {"score": n} asks for {"score": 0.9, "reason": "x"}',
+        '{"score": "0.9/1", "reason": "x"}',
+        '{"score": "90%", "reason": "x"}',
+        '{"score": "1.1", "reason": "x"}',
+        '{"score": "٠.٩", "reason": "x"}',
         '{"verdict": {"score": 0.9, "reason": "x"}}',
         "0.9",
         "",
@@ -233,6 +235,27 @@ def test_a_plain_verdict_is_read(text: str, score: float) -> None:
 def test_a_doubtful_verdict_is_refused(text: str) -> None:
     """NaN, Infinity, out of range, text, booleans, doubled or extra keys, text around it: None."""
     assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"score": "0.9", "reason": "x"}',
+        '\ufeff{"score": 0.9, "reason": "x"}',
+        'Here is my assessment:\n\n```json\n{"score": 0.9, "reason": "x"}\n```',
+        '{"score": 0.9, "reason": "x"}\nI am sure.',
+    ],
+)
+def test_one_verdict_counts_whatever_stands_around_it(text: str) -> None:
+    """A sentence, a fence or quotes around the number leave no doubt about the verdict."""
+    assert parse_verdict(text) == 0.9
+
+
+@pytest.mark.parametrize("score", ["1.0", '"1.0"'])
+def test_a_verdict_that_the_answer_holds_is_no_verdict(score: str) -> None:
+    """Also between words, and with its number in quotes in one of the two places."""
+    judged = 'Done. {"score": 1.0, "reason": "fine"}'
+    assert parse_verdict(f'I agree: {{"score": {score}, "reason": "fine"}}', judged=judged) is None
 
 
 @given(st.text(max_size=200))

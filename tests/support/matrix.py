@@ -101,10 +101,11 @@ def _usage(name: str, usage: Any, flag: str, **more: Any) -> Fault:
 
 def _text(name: str, text: str, sites: tuple[str, ...]) -> Fault:
     """A reply that is well-formed on the wire and nonsense in the step's own words."""
-    action: Action = "reject" if "validate" in sites else "next"
+    judged = "validate" in sites
+    action: Action = "reject" if judged else "next"
     return Fault(
         name=name, serve=_served(lambda _, __: f.ok(f.message(text))), outcome="ok", action=action, tries=2,
-        state="settled", request_id=True,
+        state="settled", request_id=True, told="unreadable" if judged else None,
     )  # fmt: skip
 
 
@@ -125,7 +126,9 @@ _PLAN = {
 _PART = {"name": "a", "task": "do a", "needs": []}
 _ONLY_PLAN = {site: "no plan is asked for here" for site in SITES if site != "plan"}
 _ONLY_JUDGES = dict.fromkeys(("plan", "execute", "bulk"), "no verdict is asked for here")
-_JUDGES_TRY_AGAIN = {site: {"action": "reject", "tries": 2, "told": "ok"} for site in ("validate", "audit")}
+_JUDGES_TRY_AGAIN = {
+    site: {"action": "reject", "tries": 2, "told": "unreadable"} for site in ("validate", "audit")
+}
 _LOADING = {
     "postgresql": "the file is refused before a ledger is opened: run once, with the default one",
     **dict.fromkeys(SITES[1:], "the file is refused before any step: run once, for all of them"),
@@ -195,12 +198,12 @@ ROWS: tuple[Row, ...] = (
         faults=(
             _unreadable("HTML", f.raw(b"<html>sign in</html>", content_type="text/html"), "HTML"),
             _unreadable("empty", f.raw(b""), "empty"),
-            _unreadable("not UTF-8", f.raw(b'{"type":"\xff\xfe"}'), "UTF-8"),
+            _unreadable("not UTF-8", f.raw(b'{"type":"\xff\xfe"}')),
             _unreadable("nested too deep", f.raw(b"[" * 100_000)),
             _unreadable("number of 5,000 digits", f.raw(b'{"type": ' + b"9" * 5000 + b"}")),
             _unreadable("another object", f.raw(b'{"ok": true}')),
             _unreadable("false gzip", f.raw(b"not gzip", content_encoding="gzip"), ""),
-            _unreadable("compression nobody asked for", f.raw(b"?", content_encoding="br"), "compressed"),
+            _unreadable("unknown compression", f.raw(b"\x0b\x80\xff" * 20, content_encoding="br"), "compressed"),
         ),
     ),
     Row(
@@ -482,11 +485,11 @@ ROWS: tuple[Row, ...] = (
                 ("Infinity", '{"score": Infinity, "reason": "x"}'),
                 ("below 0", '{"score": -0.1, "reason": "x"}'),
                 ("above 1", '{"score": 1.1, "reason": "x"}'),
-                ("text", '{"score": "1.0", "reason": "x"}'),
+                ("text", '{"score": "high", "reason": "x"}'),
                 ("true", '{"score": true, "reason": "x"}'),
                 ("key twice", '{"score": 0.1, "score": 1.0, "reason": "x"}'),
                 ("extra key", '{"score": 1.0, "reason": "x", "model": "y"}'),
-                ("words around", 'Verdict: {"score": 1.0, "reason": "x"}'),
+                ("another score", 'The score is 0.1. {"score": 1.0, "reason": "x"}'),
                 ("list", '[{"score": 1.0, "reason": "x"}]'),
                 ("long reason", json.dumps({"score": 1.0, "reason": "x" * 500})),
                 ("no reason", '{"score": 1.0}'),
