@@ -186,7 +186,6 @@ def test_a_reason_of_another_vendor_is_understood(provider: str) -> None:
         (200, {"response": "Token is invalid [2]", "status": 401}, "auth", "Token is invalid"),
         (200, {"success": False, "errors": ["rate limit reached"]}, "rate_limit", "rate limit reached"),
         (200, {"error": {"message": "Token limit reached"}}, "context_length", "Token limit reached"),
-        (200, {"code": 503, "msg": "at capacity"}, "overloaded", "at capacity"),
     ],
 )
 def test_the_words_of_a_foreign_error_reach_the_user(status: int, body: Any, kind: str, said: str) -> None:
