@@ -44,6 +44,7 @@ async def orchestrate(
     use_case: UseCase | None = None,
     system: str | None = None,
     config_path: str | None = None,
+    fresh: bool = False,
 ) -> OrchestrationResult:
     """Plan, execute and validate one task with the models of the configuration.
 
@@ -52,6 +53,7 @@ async def orchestrate(
         use_case: Kind of work; found out from the text when empty.
         system: Extra instructions for the models.
         config_path: Configuration file; empty searches the usual places.
+        fresh: Ask anew, and pay again, for answers that are stored.
 
     Raises:
         BudgetExceededError: The answer needs a paid call that the budget refuses.
@@ -60,7 +62,7 @@ async def orchestrate(
     """
     check_task(task, use_case, system)
     resident = current_runtime()
-    runtime = await (resident or await Runtime.load(config_path)).for_run()
+    runtime = await (resident or await Runtime.load(config_path)).for_run(fresh=fresh)
     item = Item(
         "1", task, use_case=use_case, system=system, calls_left=runtime.config.fallback_strategy.max_attempts
     )

@@ -49,13 +49,16 @@ class MultiModelWorkflow:
         """The loaded configuration."""
         return self._config
 
-    def run(self, task: str, use_case: str | None = None, system: str | None = None) -> OrchestrationResult:
+    def run(
+        self, task: str, use_case: str | None = None, system: str | None = None, *, fresh: bool = False
+    ) -> OrchestrationResult:
         """Run one task and wait for its answer. Works inside a running event loop too (a notebook).
 
         Args:
             task: What to do; not empty.
             use_case: One of the guide's use cases; None lets the local classifier decide.
             system: Extra instructions for the models.
+            fresh: Ask anew, and pay again, for answers that are stored.
 
         Returns:
             The answer with its evidence, attempts and cost.
@@ -65,10 +68,10 @@ class MultiModelWorkflow:
             AllModelsFailedError: Every candidate failed; `.attempts` says how.
             ConfigError: The task, the use case or a needed key is wrong.
         """
-        return wait_for(self.execute(task, use_case, system))
+        return wait_for(self.execute(task, use_case, system, fresh=fresh))
 
     async def execute(
-        self, task: str, use_case: str | None = None, system: str | None = None
+        self, task: str, use_case: str | None = None, system: str | None = None, *, fresh: bool = False
     ) -> OrchestrationResult:
         """Run one task as one Prefect flow run; see `run` for arguments and errors.
 
@@ -81,7 +84,7 @@ class MultiModelWorkflow:
         runtime = await self.ready()
         from tta_dev_primitives.flows.prefect_support.recorded_run import run_recorded
 
-        return await run_recorded(runtime, task, use_case, system, self._path)
+        return await run_recorded(runtime, task, use_case, system, self._path, fresh)
 
     async def execute_bulk(
         self,

@@ -12,7 +12,7 @@ from tta_dev_primitives.blocks.ledger.core import LedgerCore, answer_of, closed_
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.settle import free_call
-from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome, StoredAnswer
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, KeptAnswer, Outcome, StoredAnswer
 from tta_dev_primitives.config.errors import QuarantinedError
 
 __all__ = ["Answers"]
@@ -128,6 +128,35 @@ class Answers(LedgerCore):
             return int(rows[0]["n"]) + 1
 
         return await self.database.read(work)
+
+    async def forget_answer(self, step_key: str) -> None:
+        """Delete the answer kept under a content key, so that it is asked for anew."""
+
+        async def work(tx: Tx) -> None:
+            await tx.execute(
+                "DELETE FROM ledger_answer WHERE scope = ? AND step_key = ?", self.scope, step_key
+            )
+
+        await self.database.transact(work, idempotent=True, label="forget")
+
+    async def kept_answers(self, before: float, *, most: int) -> tuple[Kept, list[KeptAnswer]]:
+        """What is stored from before a moment (seconds since 1970): the sums, and the newest `most` one by one."""
+
+        async def work(tx: Tx) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+            sums = await tx.fetch(
+                "SELECT count(*) AS answers, CAST(coalesce(sum(length(body)), 0) AS BIGINT) AS size, "
+                "min(created_at) AS oldest FROM ledger_answer WHERE scope = ? AND created_at < ?",
+                *(self.scope, before),
+            )
+            return sums, await tx.fetch(
+                "SELECT a.step_key, a.created_at AS at, length(a.body) AS size, c.provider, c.model, c.role, "
+                "c.use_case FROM ledger_answer a LEFT JOIN ledger_call c ON c.id = a.call_id "
+                "WHERE a.scope = ? AND a.created_at < ? ORDER BY a.created_at DESC, a.step_key LIMIT ?",
+                *(self.scope, before, most),
+            )
+
+        sums, rows = await self.database.read(work)
+        return Kept(**sums[0]), [KeptAnswer(**row) for row in rows]
 
     async def forget_answers(self, before: float) -> int:
         """Delete the answers kept before a moment (seconds since 1970); returns how many."""

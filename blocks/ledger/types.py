@@ -21,6 +21,8 @@ __all__ = [
     "Glance",
     "Hold",
     "JournalEntry",
+    "Kept",
+    "KeptAnswer",
     "MonthBalance",
     "OpenCall",
     "Outcome",
@@ -228,6 +230,30 @@ class StoredAnswer:
 
 Question = Literal["ask", "unanswered"]
 """What the journal keeps of a question to a person, besides the answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """The stored answers in sum."""
+
+    answers: int
+    size: int
+    """Bytes."""
+    oldest: float | None
+    """Seconds since 1970; None without any."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAnswer:
+    """One stored answer, without its text."""
+
+    step_key: str
+    at: float
+    size: int
+    provider: str | None
+    model: str | None
+    role: str | None
+    use_case: str | None
 
 
 @dataclass(frozen=True, slots=True)

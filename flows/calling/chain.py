@@ -32,11 +32,12 @@ class Calls:
         priority: Priority,
         waits_for_quota: bool,
         rng: random.Random,
+        fresh: bool = False,
     ) -> None:
         hold = LedgerHold(Send(services), services)
         budget = WithinJobBudget(hold, job_budget)
         quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)
-        self._stored = StoredAnswers(quota, services)
+        self._stored = StoredAnswers(quota, services, fresh=fresh)
         attempts = Attempts(self._stored, services, rng=rng)
         self._first = Admitted(attempts, services, admission)
 

@@ -84,6 +84,7 @@ class Runtime:
         waits_for_quota: Whether a model that is out for a while stays a candidate (admission waits for it).
         order: What `routing: learned` knew when the run began; None: the order of the file.
         rng: For jitter and audit coins.
+        fresh: Ask anew for what is stored.
     """
 
     def __init__(
@@ -95,6 +96,7 @@ class Runtime:
         waits_for_quota: bool = False,
         order: Standings | None = None,
         rng: random.Random | None = None,
+        fresh: bool = False,
     ) -> None:
         self.services = services
         self.order = order
@@ -113,6 +115,7 @@ class Runtime:
             priority=self.priority,
             waits_for_quota=waits_for_quota,
             rng=self.rng,
+            fresh=fresh,
         )
 
     @classmethod
@@ -135,15 +138,18 @@ class Runtime:
             kept[identity] = _Kept(services, closing)
         return cls(kept[identity].services)
 
-    async def for_run(self) -> Self:
-        """A fresh run; with `routing: learned`, what is known now orders the models to its end.
+    async def for_run(self, *, fresh: bool = False) -> Self:
+        """A new run; with `routing: learned`, what is known now orders the models to its end.
+
+        Args:
+            fresh: Ask anew for what is stored.
 
         Raises:
             LedgerError: The ledger's database cannot be used.
         """
         learned = self.config.routing != "file"
         order = await self.standings.state() if learned else None
-        return type(self)(self.services, order=order, rng=self.rng)
+        return type(self)(self.services, order=order, rng=self.rng, fresh=fresh)
 
     def for_job(
         self,

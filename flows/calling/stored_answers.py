@@ -42,15 +42,25 @@ class AnswerIndex:
 
 
 class StoredAnswers:
-    """One call at a time of this process asks for an answer: the second finds the first one's in the store."""
+    """One call at a time of this process asks for an answer: the second finds the first one's in the store.
 
-    def __init__(self, then: Layer, services: Services) -> None:
+    Args:
+        then: The next layer.
+        services: What the process keeps.
+        fresh: Forget what was stored before this run, when it is asked for.
+    """
+
+    def __init__(self, then: Layer, services: Services, *, fresh: bool = False) -> None:
         self._then, self._services, self._index = then, services, services.answers
+        self._fresh, self._asked = fresh, set[str]()
 
     async def __call__(self, call: Call) -> Outcome:
         """The stored answer, or what the next layer returns."""
         key = call.step_key = self._index.step_key(call.target, call.request)
         async with _Alone(self._index.under_way, key):
+            if self._fresh and key not in self._asked:
+                self._asked.add(key)
+                await self._services.ledger.forget_answer(key)
             if time.monotonic() - self._index.missing.pop(key, -math.inf) >= _MISSING_BELIEVED_S:
                 try:
                     stored = await stored_reply(self._services.ledger, key, call.target)

@@ -53,7 +53,12 @@ _FAILED = "Flow run encountered an exception:"
 
 
 async def run_recorded(
-    runtime: Runtime, task: str, use_case: str | None, system: str | None, config_path: str | None
+    runtime: Runtime,
+    task: str,
+    use_case: str | None,
+    system: str | None,
+    config_path: str | None,
+    fresh: bool = False,
 ) -> OrchestrationResult:
     """One flow run of checked arguments with a runtime that is ready; see `MultiModelWorkflow.run` for errors."""
     known = known_use_case(runtime, task, use_case)
@@ -61,8 +66,14 @@ async def run_recorded(
     with active(runtime), tags(*([f"use_case:{known}"] if known else [])):
         if FlowRunContext.get() is not None:
             # Inside a flow of the caller's it is a subflow, with that flow's connection.
-            return await orchestrate(task, cast("UseCase | None", use_case), system, config_path)
-        given = {"task": task, "use_case": use_case, "system": system, "config_path": config_path}
+            return await orchestrate(task, cast("UseCase | None", use_case), system, config_path, fresh)
+        given = {
+            "task": task,
+            "use_case": use_case,
+            "system": system,
+            "config_path": config_path,
+            "fresh": fresh,
+        }
         connection = await api_connection()
         run = await _create_run(connection, orchestrate, given)
         async with defer_until_end():

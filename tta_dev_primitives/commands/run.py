@@ -26,6 +26,7 @@ def run(
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     raw: Annotated[bool, Parameter(negative="")] = False,
+    fresh: Annotated[bool, Parameter(negative="")] = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run one task and print its answer; the cost and the attempts go to stderr.
@@ -36,6 +37,7 @@ def run(
         system: Extra instructions for the models.
         config: The configuration file; otherwise the usual places are searched.
         json: Print the whole result as one JSON document.
+        fresh: Ask anew, and pay again, for what is stored from an earlier run.
         raw: Write control characters of the answer as they are, into a file or pipe. A terminal shows symbols.
         verbose: Show the log of the run on stderr.
     """
@@ -47,7 +49,7 @@ def run(
 
     workflow = MultiModelWorkflow(config)
     ask_trust(workflow.config)
-    result = workflow.run(task, use_case=use_case, system=system)
+    result = workflow.run(task, use_case=use_case, system=system, fresh=fresh)
     if json:
         print_json(result.to_json())
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from decimal import Decimal
 
@@ -12,6 +13,7 @@ from ledger_tools import Clock
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
+from tta_dev_primitives.blocks.ledger.types import Kept
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
     LedgerBusyError,
@@ -390,3 +392,23 @@ async def test_a_swept_call_is_not_called_unbilled_while_its_process_may_come_ba
     clock.now += 86_400
     assert await ledger.reconcile(lost.id, None, evidence="not on the bill of the next day") == usd("-0.1")
     assert await ledger.verify() == []
+
+
+async def test_stored_answers_are_listed_and_forgotten_by_age(
+    ledger: Ledger, clock: Clock, new_call: NewCall
+) -> None:
+    """Newest first, with the call that brought them; one by its key, or all from before a moment."""
+    first = clock.now
+    for number, key in enumerate(("a", "b", "c")):
+        clock.now = first + number
+        await ledger.record_free(new_call(step_key=key), Outcome(), answer=(key, "x" * (number + 1)))
+    sums, kept = await ledger.kept_answers(math.inf, most=2)
+    assert (sums.answers, sums.size, sums.oldest) == (3, 6, first)
+    assert [(k.step_key, k.size, k.at, k.model, k.use_case) for k in kept] == [
+        ("c", 3, first + 2, "m", "simple"),
+        ("b", 2, first + 1, "m", "simple"),
+    ]
+    await ledger.forget_answer("b")
+    assert (await ledger.answer("b"), (await ledger.kept_answers(first + 2, most=9))[0].answers) == (None, 1)
+    assert [await ledger.forget_answers(first + 2), await ledger.forget_answers(math.inf)] == [1, 1]
+    assert (await ledger.kept_answers(math.inf, most=9)) == (Kept(0, 0, None), [])

@@ -1,0 +1,75 @@
+"""`tta answers`: what is kept of the models' answers, and its deletion."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import re
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._ledger import open_ledger
+from tta_dev_primitives.commands._output import console, print_json, table
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["answers"]
+
+_AGE = re.compile(r"(\d{1,6})\s*([hdw])")
+_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
+_MOST_SHOWN = 20
+
+
+def answers(
+    *,
+    older_than: str | None = None,
+    delete: Annotated[bool, Parameter(negative="")] = False,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """List the stored answers, which make a repeated task free, or delete them.
+
+    Args:
+        older_than: Only those older than this: `12h`, `30d` or `8w`.
+        delete: Delete them; the same task is asked and paid anew afterwards.
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    before = math.inf if older_than is None else time.time() - _age(older_than)
+    _, ledger = open_ledger(config)
+    if delete:
+        deleted = asyncio.run(ledger.forget_answers(before))
+        if json:
+            print_json({"deleted": deleted})
+        else:
+            console().print(f"{deleted} stored answers deleted; the ledger keeps what they cost")
+        return 0
+    sums, kept = asyncio.run(ledger.kept_answers(before, most=1_000_000 if json else _MOST_SHOWN))
+    if json:
+        rows = [{**asdict(one), "at": _moment(one.at)} for one in kept]
+        print_json({"answers": sums.answers, "bytes": sums.size, "kept": rows})
+        return 0
+    out = console()
+    if kept:
+        rows = [[_moment(k.at), k.model or "", k.role or "", k.use_case or "", f"{k.size:,}"] for k in kept]
+        out.print(
+            table("Stored answers", ["stored", "model", "role", "use case", "bytes"], rows, right=["bytes"])
+        )
+    since = f", the oldest from {_moment(sums.oldest)}" if sums.oldest is not None else ""
+    out.print(f"{sums.answers} stored answers, {sums.size:,} bytes{since}")
+    return 0
+
+
+def _age(text: str) -> float:
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"--older-than {text!r}: expected a number with h, d or w, such as 30d.")
+    return int(found[1]) * _SECONDS[found[2]]
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
