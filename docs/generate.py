@@ -13,6 +13,7 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
 
@@ -256,12 +257,41 @@ def peers() -> str:
     return "\n".join(lines)
 
 
+def licenses() -> str:
+    """Every package of requirements.txt with its licence, as the installed package states it."""
+    names = re.findall(r"^([\w.-]+)==", (DOCS.parent / "requirements.txt").read_text(encoding="utf-8"), re.M)
+    before = dict(
+        re.findall(r"^\| `([^`]+)` \| (.+) \|$", (DOCS / "licenses.md").read_text(encoding="utf-8"), re.M)
+    )
+    found = {name: _license(name) or before.get(name) for name in sorted(set(names))}
+    unknown = [name for name, stated in found.items() if stated is None]
+    if unknown:
+        raise SystemExit(f"licence of {', '.join(unknown)}: not installed. pip install -r requirements.txt")
+    rows = [f"| `{name}` | {stated} |" for name, stated in found.items()]
+    return "\n".join(["| Package | Licence |", "|--|--|", *rows])
+
+
+def _license(name: str) -> str | None:
+    """The licence of an installed package; None for one that this machine does not need."""
+    try:
+        found = metadata(name)
+    except PackageNotFoundError:
+        return None
+    classes = [
+        c.rpartition(" :: ")[2] for c in found.get_all("Classifier") or () if c.startswith("License ::")
+    ]
+    stated = found.get("License-Expression") or ", ".join(c for c in classes if c != "OSI Approved")
+    first_line = (found.get("License") or "").strip().partition("\n")[0]
+    return stated or (first_line if 0 < len(first_line) < 30 else "see its licence file")
+
+
 PARTS: Mapping[str, Callable[[], str]] = {
     "options": options,
     "options-short": options_short,
     "variables": variables,
     "commands": commands,
     "errors": errors,
+    "licenses": licenses,
     "peers": peers,
     "python-api": python_api,
 }

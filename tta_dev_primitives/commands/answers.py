@@ -50,8 +50,8 @@ def answers(
         return 0
     sums, kept = asyncio.run(ledger.kept_answers(before, most=1_000_000 if json else _MOST_SHOWN))
     if json:
-        rows = [{**asdict(one), "at": _moment(one.at)} for one in kept]
-        print_json({"answers": sums.answers, "bytes": sums.size, "kept": rows})
+        documents = [{**asdict(one), "at": _moment(one.at)} for one in kept]
+        print_json({"answers": sums.answers, "bytes": sums.size, "kept": documents})
         return 0
     out = console()
     if kept:
