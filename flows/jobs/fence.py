@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.jobs.modules import Module
 
 __all__ = ["Fence", "FenceError", "find_fence", "no_fence"]
@@ -38,7 +39,7 @@ _PROBE: dict[str, Any] = {"module": "", "code": "", "hollow": False}
 Kind = Literal["bubblewrap", "landlock", "none"]
 
 
-class FenceError(RuntimeError):
+class FenceError(OrchestrationError):
     """The fence could not be put up, or does not hold."""
 
 
