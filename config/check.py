@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
-from tta_dev_primitives.config.models.catalogue import Catalogue
+from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue
 from tta_dev_primitives.config.models.resolve import defined_targets, unknown_models
 from tta_dev_primitives.config.models.targets import Target, endpoint_in
 from tta_dev_primitives.config.options import USE_CASES, OrchestrationConfig
@@ -210,12 +210,18 @@ def _key(
         return CheckLine("fail", variable, f"for {names}: {error}", mend), False
     if key is not None:
         return CheckLine("ok", variable, f"set, for {names}"), True
-    if all(target.provider == "openai-compatible" for target in served):
+    if all(_may_lack_a_key(target) for target in served):
         return CheckLine("ok", variable, f"{absent}: {names} called without a key"), True
     consequence = "the orchestrator cannot plan or validate" if needed else "passed over"
     return CheckLine(
         "fail" if needed else "warn", variable, f"{absent}; needed by {names}: {consequence}", mend
     ), False
+
+
+def _may_lack_a_key(target: Target) -> bool:
+    """A server of one's own may need no key; a service on the internet does, whatever format it speaks."""
+    preset = load_catalogue().providers.get(target.provider)
+    return target.provider == "openai-compatible" or (preset is not None and preset.own_server)
 
 
 def _stranger_key(config: OrchestrationConfig, targets: list[Target]) -> Iterator[CheckLine]:

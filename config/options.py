@@ -44,7 +44,23 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 USE_CASES = ("simple", "moderate", "complex", "expert", "speed-critical", "reasoning")
-ProviderName = Literal["anthropic", "google-ai-studio", "groq", "openrouter", "openai-compatible"]
+ProviderName = Literal[
+    "anthropic",
+    "google-ai-studio",
+    "groq",
+    "openrouter",
+    "openai-compatible",
+    "openai",
+    "mistral",
+    "deepseek",
+    "xai",
+    "cerebras",
+    "together",
+    "fireworks",
+    "ollama",
+    "lmstudio",
+    "vllm",
+]
 
 
 class _Options(BaseModel):
@@ -162,6 +178,18 @@ class ExecutorConfig(_Endpoint):
     """Environment variable that holds the API key."""
     use_cases: list[str] = Field(json_schema_extra={"items": {"type": "string", "enum": list(USE_CASES)}})
     """Kinds of task that this executor takes."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _usual_key(cls, data: Any) -> Any:
+        """A preset has a usual variable for its key; the other providers' executors name theirs."""
+        if isinstance(data, dict) and "api_key_env" not in data and isinstance(data.get("provider"), str):
+            from tta_dev_primitives.config.models.catalogue import load_catalogue
+
+            preset = load_catalogue().providers.get(data["provider"])
+            if preset is not None and preset.base_url is not None:
+                return {**data, "api_key_env": preset.api_key_env}
+        return data
 
     @field_validator("use_cases")
     @classmethod
@@ -337,6 +365,21 @@ class OrchestrationConfig(_Options):
         copy = self.model_copy()
         copy._provenance = provenance
         return copy
+
+    @property
+    def fallback_models(self) -> list[str]:
+        """The fallback list as runs use it.
+
+        A file with executors of its own that gives no list does not mean the guide's default models: of those, only
+        the ones that it names count.
+        """
+        models = self.fallback_strategy.models
+        if "executors" not in self.model_fields_set or "models" in self.fallback_strategy.model_fields_set:
+            return models
+        defined = {executor.model for executor in self.executors}
+        if "model" in self.orchestrator.model_fields_set:
+            defined.add(self.orchestrator.model)
+        return [model for model in models if model in defined]
 
     def get_executor_for_use_case(self, use_case: str) -> ExecutorConfig | None:
         """The first executor that takes `use_case`, or None."""

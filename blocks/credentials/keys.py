@@ -15,6 +15,7 @@ from pydantic import SecretStr
 from tta_dev_primitives.blocks.providers.address_rules import base_of, host_of, is_private_host
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 
@@ -45,7 +46,11 @@ async def load_key(target: Target) -> SecretStr:
         found, missing = None, error
     if found is None:
         found = await _from_block(target)
-    if found is None and target.provider == "openai-compatible" and is_private_host(base_of(target).host):
+    if (
+        found is None
+        and load_catalogue().is_compatible(target.provider)
+        and is_private_host(base_of(target).host)
+    ):
         return SecretStr("")
     if found is None:
         said = missing or f"API key not found: set {target.api_key_env} (environment or .env)."
@@ -99,10 +104,10 @@ async def _read_block(name: str, target: Target) -> SecretStr | None:
         return None
     import httpx
 
-    from tta_dev_primitives.blocks.credentials.provider_credentials import CREDENTIALS, ProviderCredentials
+    from tta_dev_primitives.blocks.credentials.provider_credentials import ProviderCredentials, credentials_of
 
     try:
-        block: ProviderCredentials = await CREDENTIALS[target.provider].aload(name)
+        block: ProviderCredentials = await credentials_of(target.provider).aload(name)
     except ValueError as error:
         # Prefect's answer for "no such block", and pydantic's for one that an older version saved.
         logger.debug("Block %s is not there: %s", name, type(error).__name__)

@@ -22,6 +22,7 @@ __all__ = [
     "OpenAICompatibleCredentials",
     "OpenRouterCredentials",
     "ProviderCredentials",
+    "credentials_of",
 ]
 
 
@@ -200,3 +201,8 @@ CREDENTIALS: Mapping[str, type[ProviderCredentials]] = {
     )
 }
 """The block class of each provider."""
+
+
+def credentials_of(provider: str) -> type[ProviderCredentials]:
+    """The block class for keys of `provider`; a preset's keys are those of an OpenAI-compatible server."""
+    return CREDENTIALS.get(provider, OpenAICompatibleCredentials)

@@ -12,10 +12,11 @@ from typing import Literal
 from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.credentials.keys import block_name, forget_keys
-from tta_dev_primitives.blocks.credentials.provider_credentials import CREDENTIALS, ProviderCredentials
+from tta_dev_primitives.blocks.credentials.provider_credentials import ProviderCredentials, credentials_of
 from tta_dev_primitives.blocks.providers.address_rules import base_of, host_of
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import MissingKeyError
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.options import OrchestrationConfig
@@ -62,7 +63,7 @@ def sync_blocks(
 
 
 def _sync(name: str, target: Target, environ: Mapping[str, str] | None) -> SyncedBlock:
-    kind = CREDENTIALS[target.provider]
+    kind = credentials_of(target.provider)
     detail = ""
     try:
         key = find_api_key(target.api_key_env, environ)
@@ -78,13 +79,19 @@ def _sync(name: str, target: Target, environ: Mapping[str, str] | None) -> Synce
         return _report(name, kind, target, "no key", detail or f"{target.api_key_env} is not set")
     merged = kind(
         api_key=key or (stored.api_key if stored else None),
-        base_url=target.base_url,
-        allow_private_hosts=target.allow_private_hosts,
+        base_url=target.base_url or _address_of_preset(target),
+        allow_private_hosts=target.allow_private_hosts or base_of(target).reach == "private",
     )
     if stored is not None and _fields(merged) == _fields(stored):
         return _report(name, kind, target, "unchanged", detail)
     merged.save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]  # added by Prefect's decorator
     return _report(name, kind, target, "created" if stored is None else "updated", detail)
+
+
+def _address_of_preset(target: Target) -> str | None:
+    """A block knows the format of a preset, not its address."""
+    preset = load_catalogue().providers.get(target.provider)
+    return None if preset is None else preset.base_url
 
 
 def _stored(kind: type[ProviderCredentials], name: str) -> ProviderCredentials | None:

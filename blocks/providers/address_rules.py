@@ -77,7 +77,9 @@ def base_of(target: Target) -> Base:
             f"Model '{target.name}': provider {target.provider} has no address of its own. "
             'Set base_url, for example "https://host.example/v1".'
         )
-    return _checked(text, f"Model '{target.name}': base_url", private_allowed=target.allow_private_hosts)
+    # The address of a preset is ours, not the file's: Ollama's may be on this machine.
+    private_allowed = target.allow_private_hosts or (target.base_url is None and text.startswith("http://"))
+    return _checked(text, f"Model '{target.name}': base_url", private_allowed=private_allowed)
 
 
 @lru_cache(maxsize=256)

@@ -40,6 +40,7 @@ from tta_dev_primitives.config.errors import (
     OrchestrationError,
     ProviderError,
 )
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
 __all__ = ["MAX_BODY", "Prepared", "ProviderClient"]
@@ -330,7 +331,7 @@ def _require_usable(target: Target, key: SecretStr) -> None:
     register_secret(key)
     if not key:
         # Local servers take any key.
-        if target.provider == "openai-compatible":
+        if load_catalogue().is_compatible(target.provider):
             return
         raise MissingKeyError(
             f"Model '{target.name}': no API key. Set {target.api_key_env}.", variables=(target.api_key_env,)

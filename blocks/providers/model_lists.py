@@ -11,7 +11,7 @@ from tta_dev_primitives.blocks.credentials.keys import load_key
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ModelInfo
 from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError, OrchestrationError, ProviderError
-from tta_dev_primitives.config.models.catalogue import Catalogue
+from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
 __all__ = ["ListState", "ask_model_lists", "listed_as"]
@@ -92,7 +92,7 @@ def listed_as(target: Target, listed: Iterable[ModelInfo], catalogue: Catalogue)
     """
     entry = catalogue.find(target.api_model, target.provider)
     names = [target.api_model, *(entry.names if entry is not None else ())]
-    if target.provider == "openai-compatible":
+    if load_catalogue().is_compatible(target.provider):
         names.append(f"{target.api_model}:latest")
     by_id = {info.id: info for info in listed}
     return next((by_id[name] for name in names if name in by_id), None)

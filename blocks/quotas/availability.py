@@ -26,6 +26,7 @@ from datetime import UTC, datetime
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, period_of
 from tta_dev_primitives.config.errors import ErrorClass, ProviderError
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
 __all__ = ["Availability", "Blocked"]
@@ -244,7 +245,7 @@ def _refused(target: Target) -> str:
 
 def _gone_s(target: Target, error: ProviderError) -> float:
     """How long a model that is gone is not asked: a day, or less where the user can bring it back at once."""
-    mendable = target.provider == "openai-compatible" or error.code in _MENDABLE
+    mendable = load_catalogue().is_compatible(target.provider) or error.code in _MENDABLE
     return PULLED_S if mendable else GONE_S
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Protocol
 
 from pydantic import SecretStr
@@ -15,6 +16,7 @@ from tta_dev_primitives.blocks.wire.openrouter import OPENROUTER
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
 __all__ = ["PROVIDERS", "WireFormat", "reply_problem", "wire_format"]
@@ -117,7 +119,16 @@ _FORMATS: Mapping[str, WireFormat] = {
     )
 }
 PROVIDERS = tuple(_FORMATS)
-"""Provider names as the configuration writes them."""
+"""Provider names as the configuration writes them, without the presets of the catalogue."""
+
+
+@cache
+def _presets() -> Mapping[str, WireFormat]:
+    """The formats of the catalogue's presets."""
+    entries = load_catalogue().providers.values()
+    return {
+        e.name: _chat(e.name, e.base_url, _COMPATIBLE, "/models") for e in entries if e.base_url is not None
+    }
 
 
 def wire_format(provider: str) -> WireFormat:
@@ -127,7 +138,7 @@ def wire_format(provider: str) -> WireFormat:
         ConfigError: The name is not one of `PROVIDERS`.
     """
     try:
-        return _FORMATS[provider]
+        return _FORMATS.get(provider) or _presets()[provider]
     except KeyError:
-        names = ", ".join(PROVIDERS)
+        names = ", ".join([*PROVIDERS, *_presets()])
         raise ConfigError(f"Unknown provider '{provider[:60]}'. Must be one of: {names}") from None

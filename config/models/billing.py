@@ -15,6 +15,11 @@ def default_billing(provider: str, model: str) -> Billing | None:
         return "paid"
     if provider in ("google-ai-studio", "groq"):
         return "free"
-    if provider == "openrouter" and (model.endswith(":free") or model == "openrouter/free"):
-        return "free"
-    return None
+    if provider == "openrouter":
+        return "free" if model.endswith(":free") or model == "openrouter/free" else "paid"
+    if provider == "openai-compatible":
+        return None
+    from tta_dev_primitives.config.models.catalogue import load_catalogue
+
+    entry = load_catalogue().providers.get(provider)
+    return entry.billing if entry is not None else None  # type: ignore[return-value]

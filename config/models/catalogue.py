@@ -50,6 +50,17 @@ class ProviderEntry:
     reset_zone: str = "UTC"
     tokens_counted: str = "total"
     free_pool: str | None = None
+    base_url: str | None = None
+    """A preset: the address of a server that speaks OpenAI's chat format, with `/v1`."""
+    billing: str | None = None
+    """What a key of a preset costs, where that is certain."""
+    batch: bool = False
+    """Whether it has a batch API at half the price."""
+
+    @property
+    def own_server(self) -> bool:
+        """A server that users run themselves: it may go without a key."""
+        return self.base_url is not None and self.base_url.startswith("http://")
 
     def limits(self, figures: Mapping[str, int] | None = None, *, source: str, pooled: bool) -> Limits:
         """Limits with this provider's reset zone, pool and way of counting."""
@@ -131,9 +142,16 @@ class Catalogue:
 
     def find(self, name: str, provider: str | None = None) -> ModelEntry | None:
         """The entry for a name or alias, of `provider` or else of the first provider that has it."""
+        name = name.removeprefix("models/")  # Gemini's API lists `models/x` for x
         return next(
             (entry for entry in self.models if name in entry.names and provider in (None, entry.provider)),
             None,
+        )
+
+    def is_compatible(self, provider: str) -> bool:
+        """Whether a provider is `openai-compatible` or a preset of it."""
+        return provider == "openai-compatible" or (
+            provider in self.providers and self.providers[provider].base_url is not None
         )
 
     def successor(self, entry: ModelEntry, today: date) -> ModelEntry | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, time
 from decimal import Decimal
 from typing import Any
@@ -18,6 +20,13 @@ _GENAI_PROVIDERS = {
     "google-ai-studio": "google",
     "groq": "groq",
     "openrouter": "openrouter",
+    "openai": "openai",
+    "mistral": "mistral",
+    "deepseek": "deepseek",
+    "xai": "x-ai",
+    "cerebras": "cerebras",
+    "together": "together",
+    "fireworks": "fireworks",
 }
 OWN_PRICE = "configuration"
 """`Price.source` of a price that the user gave."""
@@ -45,6 +54,7 @@ def list_price(
     """
     if own is not None:
         return _own_price(own)
+    api_model = api_model.removeprefix("models/")
     free_variant = provider == "openrouter" and api_model.endswith(_FREE_SUFFIX)
     sought = api_model.removesuffix(_FREE_SUFFIX) if free_variant else api_model
     entry = catalogue.find(sought, provider)
@@ -72,6 +82,8 @@ def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
         _, model = get_snapshot().find_provider_model(api_model, None, genai_provider, None)
     except LookupError:
         return None
+    if not _is_named(api_model, model):
+        return None
     prices = model.get_prices(datetime.combine(today, time(12), tzinfo=UTC))
     if prices.input_mtok is None or prices.output_mtok is None:
         return None
@@ -91,6 +103,29 @@ def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
         long_cache_write_1h_usd_per_mtok=_dearest(prices.cache_write_1h_mtok) if tiers else None,
         source=f"genai-prices ({model.id})",
     )
+
+
+_DATED = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)")
+
+
+def _is_named(api_model: str, model: Any) -> bool:
+    """Whether the tables mean this very model: many of their entries take every name that begins like theirs.
+
+    `gemini-3.8-flash-cyber` is not `gemini-3.8-flash`; a date at the end names a snapshot of the same model.
+    """
+    names = {model.id, *_names_in(model.match)}
+    return api_model in names or any(
+        api_model.startswith(name) and _DATED.fullmatch(api_model[len(name) :]) for name in names
+    )
+
+
+def _names_in(clause: Any) -> Iterator[str]:
+    for attribute in ("equals", "starts_with"):
+        name = getattr(clause, attribute, None)
+        if isinstance(name, str):
+            yield name
+    for part in [*(getattr(clause, "or_", None) or ()), *(getattr(clause, "and_", None) or ())]:
+        yield from _names_in(part)
 
 
 def _own_price(own: PriceConfig) -> Price:

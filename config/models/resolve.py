@@ -71,7 +71,7 @@ def unknown_models(config: OrchestrationConfig, catalogue: Catalogue) -> list[tu
     defined = {executor.model for executor in config.executors} | {config.orchestrator.model}
     return [
         (f"orchestration.fallback_strategy.models[{index}]", name)
-        for index, name in enumerate(config.fallback_strategy.models)
+        for index, name in enumerate(config.fallback_models)
         if name not in defined and catalogue.find(name) is None
     ]
 
@@ -145,7 +145,7 @@ def _sources(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[_Sou
     for executor in config.executors:
         yield _from_executor(executor)
     yield _from_orchestrator(config, catalogue)
-    for name in config.fallback_strategy.models:
+    for name in config.fallback_models:
         entry = catalogue.find(name)
         if entry is not None:
             yield _from_catalogue(name, entry, config, catalogue)
@@ -201,6 +201,7 @@ def _own_key(
 ) -> str:
     """The orchestrator's variable, unless it is the one of another provider: no key is sent to a stranger."""
     strangers = {entry.api_key_env for name, entry in catalogue.providers.items() if name != provider}
+    strangers -= {catalogue.providers[provider].api_key_env}
     if orchestrator.api_key_env not in strangers:
         return orchestrator.api_key_env
     return _usual_key(provider, config, catalogue)
@@ -211,7 +212,8 @@ def _usual_key(provider: str, config: OrchestrationConfig, catalogue: Catalogue)
     executors = (e for e in config.executors if e.provider == provider and e.base_url is None)
     named = next((executor.api_key_env for executor in executors), None)
     orchestrator = config.orchestrator
-    if named is None and orchestrator.said_provider == provider and orchestrator.base_url is None:
+    said = orchestrator.said_provider == provider and "api_key_env" in orchestrator.model_fields_set
+    if named is None and said and orchestrator.base_url is None:
         named = orchestrator.api_key_env
     return named or catalogue.providers[provider].api_key_env
 

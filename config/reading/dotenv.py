@@ -1,12 +1,13 @@
 """Variables from the environment and from a `.env` file in the working directory; real variables win.
 
-The reader is small on purpose: `KEY=value`, `export KEY=value`, single or double quotes, comments. No `$NAME`
-is replaced and nothing is written to the environment. A `.env` that others may change is refused, one that
-others may read is warned of (docs/decisions says why).
+python-dotenv parses it. No `$NAME` is replaced and nothing is written to the environment. A `.env` that others may
+change is refused, one that others may read is warned of (docs/decisions says why), and one that is not UTF-8 is
+refused before Prefect reads the same file.
 """
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import re
@@ -16,17 +17,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from dotenv.parser import parse_stream
 from pydantic import SecretStr
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.reading.files import MAX_BYTES, read_regular_file
 
-__all__ = ["Variable", "find_variable", "parse_dotenv", "read_dotenv"]
+__all__ = ["Variable", "find_variable", "parse_dotenv", "read_dotenv", "refuse_other_encodings"]
 
 logger = logging.getLogger(__name__)
 
-_LINE = re.compile(r"(?:export\s+)?([A-Za-z_][A-Za-z0-9_]*)\s*=\s*(.*)", re.ASCII | re.DOTALL)
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "$": "$"}
+_NOT_TEXT = re.compile("[\0\udc80-\udcff]")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
 _ALLOW = "TTA_ALLOW_OPEN_ENV"
 
 _Signature = tuple[int, int, int, int, int]
@@ -58,7 +60,7 @@ def find_variable(name: str, environ: Mapping[str, str] | None = None) -> Variab
         environ: Stands in for the process environment; `.env` is read all the same.
 
     Raises:
-        ConfigError: `.env` may be changed by others.
+        ConfigError: `.env` may be changed by others, or is not UTF-8.
     """
     secret = SecretStr((os.environ if environ is None else environ).get(name, ""))
     if not _is_empty(secret):
@@ -78,7 +80,7 @@ def read_dotenv(folder: Path | None = None) -> Mapping[str, SecretStr]:
     """The variables of `.env` in `folder` (the working directory); empty if there is none.
 
     Raises:
-        ConfigError: Others may change the file, or it is absurdly large.
+        ConfigError: Others may change the file, it is absurdly large, or it is not UTF-8.
     """
     path = (folder or Path()) / ".env"
     try:
@@ -107,7 +109,9 @@ def _read(path: Path, found: os.stat_result) -> Mapping[str, SecretStr]:
         return {}
     if found.st_size > MAX_BYTES:
         raise ConfigError(f"{path} has {found.st_size:,} bytes; at most {MAX_BYTES:,} (256 KiB) are read.")
-    values, skipped = parse_dotenv(read_regular_file(path, what="File").data)
+    data = read_regular_file(path, what="File").data
+    _refuse_other_encoding(data, path)
+    values, skipped = parse_dotenv(data)
     if skipped:
         lines = ", ".join(map(str, skipped[:10])) + (" ..." if len(skipped) > 10 else "")
         logger.warning("%s: not KEY=value, skipped: line %s", path, lines)
@@ -143,36 +147,46 @@ def _is_private_group(found: os.stat_result) -> bool:
     return group.gr_name == owner.pw_name and not set(group.gr_mem) - {owner.pw_name}
 
 
+def refuse_other_encodings(folder: Path | None = None) -> None:
+    """Stop before Prefect reads a `.env` that is not UTF-8: it would end with a traceback.
+
+    Raises:
+        ConfigError: The file is UTF-16 or another encoding; the message names the line.
+    """
+    path = (folder or Path()) / ".env"
+    try:
+        data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_BYTES else b""
+    except OSError:
+        return
+    _refuse_other_encoding(data, path)
+
+
+def _refuse_other_encoding(data: bytes, path: Path) -> None:
+    to_fix = f"Save it as UTF-8, for example with: iconv -f {{}} -t UTF-8 {path} > fixed.env"
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
+        raise ConfigError(f"{path}:1: this is UTF-16, not UTF-8. {to_fix.format('UTF-16')}")
+    try:
+        data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"{path}:{line}: not UTF-8 (byte {error.start}). {to_fix.format('CP1252')}"
+        ) from None
+
+
 def parse_dotenv(data: bytes) -> tuple[dict[str, SecretStr], list[int]]:
-    """The variables in `data`, and the numbers of the lines that could not be read. Cannot raise."""
+    """The variables in `data`, and the numbers of the lines that could not be read. No `$NAME` is replaced."""
+    text = data.decode("utf-8-sig", "surrogateescape")
     values: dict[str, SecretStr] = {}
     skipped: list[int] = []
-    for number, raw in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        try:
-            line = raw.decode("utf-8").strip()
-        except UnicodeDecodeError:
-            skipped.append(number)
-            continue
-        if not line or line.startswith("#"):
-            continue
-        match = _LINE.fullmatch(line)
-        value = _value(match[2]) if match else None
-        if match is None or value is None or "\0" in value:
-            skipped.append(number)
-        else:
-            values[match[1]] = SecretStr(value)
+    for binding in parse_stream(io.StringIO(text)):
+        name, value = binding.key, binding.value
+        if binding.error or (
+            name is not None and (value is None or not _NAME.fullmatch(name) or _NOT_TEXT.search(value))
+        ):
+            text_of_it = binding.original.string
+            empty_lines = text_of_it[: len(text_of_it) - len(text_of_it.lstrip())].count("\n")
+            skipped.append(binding.original.line + empty_lines)
+        elif name is not None and value is not None:
+            values[name] = SecretStr(value)
     return values, skipped
-
-
-def _value(text: str) -> str | None:
-    if text.startswith('"'):
-        quoted = re.fullmatch(r'"((?:[^"\\]|\\.)*)"\s*(?:#.*)?', text)
-        return re.sub(r"\\(.)", _unescape, quoted[1]) if quoted else None
-    if text.startswith("'"):
-        quoted = re.fullmatch(r"'([^']*)'\s*(?:#.*)?", text)
-        return quoted[1] if quoted else None
-    return re.split(r"(?:^|\s)#", text, maxsplit=1)[0].strip()
-
-
-def _unescape(match: re.Match[str]) -> str:
-    return _ESCAPES.get(match[1], match[0])

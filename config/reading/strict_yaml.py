@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -127,7 +128,27 @@ def _hint(text: str, line: int) -> str:
     here = lines[line - 1] if line <= len(lines) else ""
     if "\t" in here[: len(here) - len(here.lstrip())]:
         return " (indent with spaces, not with tabs)"
-    return ""
+    odd = _ODD_START.search(here)
+    return f' (a value cannot begin with {odd[1]}: put it in quotes, "{odd[1]}...")' if odd else ""
+
+
+_ODD_START = re.compile(r"(?:^|[:\-,\[{])\s*([@`%])")
+
+
+_FILLED_IN = re.compile(
+    r"\$\{([A-Za-z_]\w{0,127})[^}\n]{0,200}\}|\bos\.environ/(\w{1,128})|\{\{\s*(?:env\.)?([\w.]{1,128})[^}\n]{0,200}\}\}"
+)
+
+
+def _not_filled_in(named: re.Match[str], path: KeyPath) -> str:
+    """What to write in the place of a reference to a variable."""
+    variable = next(filter(None, named.groups()))
+    key = str(path[-1]) if path else ""
+    if key.startswith("api_key"):
+        instead = f"write the variable's bare name: api_key_env: {variable}"
+    else:
+        instead = "write the value itself"
+    return f"variables such as {named[0][:60]} are not filled in; {instead}"
 
 
 def _line(event: Any) -> int:
@@ -192,6 +213,10 @@ class _Builder:
             self._stop(event, path, "tags (!name) are not allowed; write the plain value")
 
     def _scalar(self, event: Any, path: KeyPath) -> Any:
+        named = _FILLED_IN.search(event.value)
+        if named is not None:
+            self._faults.append(Fault(_not_filled_in(named, path), path, _line(event)))
+            return event.value
         if event.style:  # quoted or block text
             return event.value
         try:

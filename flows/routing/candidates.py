@@ -53,7 +53,7 @@ def candidate_names(
     if not config.enabled:
         return [config.orchestrator.model]
     names = executor_names(config, use_case) if executors is None else list(executors)
-    names += config.fallback_strategy.models
+    names += config.fallback_models
     return list(dict.fromkeys(names))
 
 

@@ -113,7 +113,7 @@ def test_where_the_settings_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_contradictions_made_in_code_are_found() -> None:
     """The loader would have refused them in a file."""
-    executor = {"model": "m", "provider": "openrouter", "api_key_env": "K", "use_cases": ["simple"]}
+    executor = {"model": "m", "provider": "mistral", "api_key_env": "K", "use_cases": ["simple"]}
     config = OrchestrationConfig.model_validate({"executors": [executor]})
     lines = check_config(config, load_catalogue(), TODAY, environ=ALL_KEYS)
     assert [line.level for line in lines if "billing" in line.message] == ["fail"]

@@ -14,7 +14,13 @@ from pydantic import SecretStr
 from tta_dev_primitives.config import ConfigError, OrchestrationConfig
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.reading.api_keys import find_api_key, read_api_key
-from tta_dev_primitives.config.reading.dotenv import Variable, find_variable, parse_dotenv, read_dotenv
+from tta_dev_primitives.config.reading.dotenv import (
+    Variable,
+    find_variable,
+    parse_dotenv,
+    read_dotenv,
+    refuse_other_encodings,
+)
 
 
 def write_env(text: str, mode: int = 0o600) -> None:
@@ -198,3 +204,28 @@ def test_what_cannot_be_sent_is_refused_and_not_shown(text: str, fault: str) -> 
         read_api_key("K", {"K": text})
     assert "hush" not in str(caught.value)
     assert "hüsh" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("K=v\n".encode("utf-16"), "UTF-16"),
+        ("K=v\n".encode("utf-16-le"), "UTF-16"),
+        (b"A=1\nK=caf\xe9\n", ":2: not UTF-8"),
+    ],
+)
+def test_another_encoding_is_refused_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: bytes, said: str
+) -> None:
+    """Prefect reads the same file and would end with a traceback; a byte order mark of UTF-8 does no harm."""
+    monkeypatch.chdir(tmp_path)
+    env = tmp_path / ".env"
+    env.write_bytes(data)
+    env.chmod(0o600)
+    for read in (read_dotenv, refuse_other_encodings):
+        with pytest.raises(ConfigError, match=said) as refused:
+            read()
+        assert "\n" not in str(refused.value)
+    env.write_bytes("\ufeffK=v\n".encode())
+    refuse_other_encodings()
+    assert read_dotenv()["K"].get_secret_value() == "v"

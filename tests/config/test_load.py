@@ -243,14 +243,12 @@ def test_addresses_hold_no_secrets(url: str) -> None:
 def test_models_that_need_more_say_so() -> None:
     """openai-compatible needs an address; where free or paid is anybody's guess, the file must say."""
     body = "executors:\n  - {model: m, provider: openai-compatible, api_key_env: K, use_cases: [simple]}\n"
-    body += "  - {model: a/b, provider: openrouter, api_key_env: K, use_cases: [simple]}\n"
+    body += "  - {model: a/b, provider: cerebras, api_key_env: K, use_cases: [simple]}\n"
     body += "orchestrator: {provider: openai-compatible}"
     message = refusal(body)
     assert "c.yaml:3: orchestration.executors[0].base_url: this key is required" in message
     assert "c.yaml:3: orchestration.executors[0].billing: this key is required" in message
-    assert (
-        "c.yaml:4: orchestration.executors[1].billing: this key is required for a/b at openrouter" in message
-    )
+    assert "c.yaml:4: orchestration.executors[1].billing: this key is required for a/b at cerebras" in message
     assert "c.yaml:5: orchestration.orchestrator.base_url: this key is required" in message
 
 

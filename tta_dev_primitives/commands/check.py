@@ -178,7 +178,7 @@ def _mend(state: str, target: Target, catalogue: Catalogue) -> str | None:
         case "served":
             return None
         case "gone" | "retires":
-            if target.provider == "openai-compatible":
+            if catalogue.is_compatible(target.provider):
                 return f"pull {target.api_model} on that server, or name a model that it serves"
             entry = catalogue.find(target.api_model, target.provider)
             successor = catalogue.successor(entry, today_utc()) if entry else None
