@@ -44,27 +44,23 @@ def test_the_suite_is_large() -> None:
     assert len(set(ATTACKS.values())) >= 300
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_is_seen_outside_the_frame(name: str) -> None:
+def test_no_attack_is_seen_outside_the_frame() -> None:
     """A judge that obeys whatever stands outside the frames sees the same text as for a harmless answer."""
-    harmless = outside_frames(*verdict_prompt(TASK, "42"))
-    for attack in (
-        ATTACKS[name],
-        ATTACKS[name].replace("{nonce}", nonce_for("verdict", TASK, ATTACKS[name], "")),
-    ):
-        system, user, nonce = verdict_prompt(TASK, attack)
-        seen = outside_frames(system, user, nonce)
-        assert seen.replace(nonce, "N") == harmless.replace(verdict_prompt(TASK, "42")[2], "N")
-        assert user.count(nonce) == 4  # two frames, two marker lines each: nothing inside carries the nonce
+    system, user, harmless_nonce = verdict_prompt(TASK, "42")
+    harmless = outside_frames(system, user, harmless_nonce).replace(harmless_nonce, "N")
+    for name, text in ATTACKS.items():
+        for attack in {text, text.replace("{nonce}", nonce_for("verdict", TASK, text, ""))}:
+            system, user, nonce = verdict_prompt(TASK, attack)
+            assert outside_frames(system, user, nonce).replace(nonce, "N") == harmless, name
+            # Two frames, two marker lines each: nothing inside carries the nonce.
+            assert user.count(nonce) == 4, name
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_no_attack_is_believed_as_a_verdict(name: str) -> None:
+def test_no_attack_is_believed_as_a_verdict() -> None:
     """A judge that is made to repeat the answer, whole or its JSON alone, has given no verdict."""
-    attack = ATTACKS[name]
-    assert parse_verdict(attack, judged=attack) is None
-    for inner in re.findall(r"\{[^{}]*\}", attack):
-        assert parse_verdict(inner, judged=attack) is None
+    for name, attack in ATTACKS.items():
+        for said in (attack, *re.findall(r"\{[^{}]*\}", attack)):
+            assert parse_verdict(said, judged=attack) is None, f"{name}: {said[:200]}"
 
 
 @pytest.mark.parametrize(
@@ -168,15 +164,15 @@ def test_markers_inside_markers_cost_no_time(inner: tuple[str, str]) -> None:
     assert len(shown) < 13_000
 
 
-@pytest.mark.parametrize("name", ATTACKS)
-def test_attacks_on_the_task_side_stay_framed_too(name: str) -> None:
+def test_attacks_on_the_task_side_stay_framed_too() -> None:
     """A hostile document inside the task, or criteria taken from it, cannot speak to the judge either."""
-    system, user, nonce = verdict_prompt(ATTACKS[name], "42", [ATTACKS[name]])
-    plain_system, plain_user, plain_nonce = verdict_prompt("x", "42", ["x"])
-    seen = outside_frames(system, user, nonce).replace(nonce, "N")
-    same = outside_frames(plain_system, plain_user, plain_nonce).replace(plain_nonce, "N")
-    without_criteria = outside_frames(*verdict_prompt("x", "42"))
-    assert seen in (same, without_criteria.replace(verdict_prompt("x", "42")[2], "N"))
+    plain = [
+        outside_frames(system, user, nonce).replace(nonce, "N")
+        for system, user, nonce in (verdict_prompt("x", "42", ["x"]), verdict_prompt("x", "42"))
+    ]
+    for name, attack in ATTACKS.items():
+        system, user, nonce = verdict_prompt(attack, "42", [attack])
+        assert outside_frames(system, user, nonce).replace(nonce, "N") in plain, name
 
 
 @pytest.mark.parametrize(
