@@ -2,7 +2,7 @@
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test proofs lint types check docs format bench soak soak-flows requirements
+.PHONY: setup demo test test-fast proofs lint types check docs format bench soak soak-flows requirements
 
 setup:
 	python3 -m venv $(VENV)
@@ -14,6 +14,10 @@ demo:
 
 test:
 	$(BIN)/python -m pytest -q -n 3
+
+# Without servers and processes: under a minute on two cores.
+test-fast:
+	$(BIN)/python -m pytest -q -n 2 -m "not proof and not server"
 
 proofs:
 	$(BIN)/python -m pytest -q -n 3 -m proof

@@ -6,6 +6,7 @@ Fixtures of one subject stand in a plugin file of their own.
 from __future__ import annotations
 
 import os
+import random
 import shutil
 import sys
 import tempfile
@@ -21,6 +22,28 @@ settings.register_profile("ci", parent=settings.get_profile("tests"), derandomiz
 settings.load_profile("ci" if os.environ.get("CI") else "tests")
 
 _home = pytest.StashKey[str]()
+
+_SERVER_FIXTURES = {"prefect_server", "postgres_server_url", "postgres_binaries_or_skip"}
+"""Who needs one of these is marked `server`, and so is a test that runs on PostgreSQL by its parameter."""
+_SERVER_FOLDERS = {"contract", "end_to_end", "faults"}
+"""Tests of the whole product: they start servers and processes of their own."""
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """`--shuffle SEED`: no test may depend on another one."""
+    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in a random order")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark the tests that need a server, and shuffle them if asked."""
+    for item in items:
+        fixtures = set(getattr(item, "fixturenames", ()))
+        by_folder = item.path.relative_to(config.rootpath / "tests").parts[0] in _SERVER_FOLDERS
+        if by_folder or fixtures & _SERVER_FIXTURES or "postgresql" in item.name:
+            item.add_marker("server")
+    if (seed := config.getoption("--shuffle")) is not None:
+        random.Random(seed).shuffle(items)
 
 
 def pytest_configure(config: pytest.Config) -> None:

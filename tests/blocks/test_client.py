@@ -474,6 +474,7 @@ def test_a_client_stays_on_its_loop() -> None:
     asyncio.run(first())
 
 
+@pytest.mark.server
 def test_the_client_imports_without_prefect() -> None:
     """Prefect costs two seconds; commands that only call a provider do not pay them."""
     check = (

@@ -81,6 +81,7 @@ def test_the_package_announces_its_blocks_to_prefect() -> None:
     assert entry.load() is registry
 
 
+@pytest.mark.server
 def test_importing_the_room_does_not_import_prefect() -> None:
     """Names are loaded on first use; an unknown one is an ordinary AttributeError."""
     code = (

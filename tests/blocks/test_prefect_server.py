@@ -32,6 +32,8 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, temporary_environment
 from tta_dev_primitives.config.errors import PrefectServerError
 
+pytestmark = pytest.mark.server
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

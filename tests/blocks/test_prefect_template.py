@@ -20,7 +20,7 @@ from tta_dev_primitives.blocks.prefect_server.database_template import (
 )
 from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
 
-pytestmark = pytest.mark.prefect
+pytestmark = [pytest.mark.prefect, pytest.mark.server]
 
 
 def revision_of(database: Path) -> str:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import json
 import os
 import subprocess
 import sys
-import time
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fixtures_prefect import own_server
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentUpdate
 from prefect.events import emit_event
@@ -27,6 +26,8 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.automations import apply_automations
 from tta_dev_primitives.deployments.definitions import deployments
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 NAMES = {
     "orchestrate/on-demand", "orchestrate-bulk/nightly", "spend-report/scheduled", "check-models/daily",
@@ -34,7 +35,6 @@ NAMES = {
     "generate-tests/on-demand",
 }  # fmt: skip
 POOL = "tta-tests"
-_DEPLOYED: list[bool] = []
 
 
 def tta(*arguments: str) -> None:
@@ -44,34 +44,21 @@ def tta(*arguments: str) -> None:
     assert ended.value.code == 0
 
 
-async def eventually(
-    look: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool], seconds: float = 30
-) -> Any:
-    """Look until what is seen is what is wanted."""
-    end = time.monotonic() + seconds
+async def eventually(look: Callable[[], Awaitable[Any]], wanted: Callable[[Any], bool]) -> Any:
+    """Look until what is seen is what is wanted; the test's own timeout is the only clock."""
     while True:
         seen = await look()
         if wanted(seen):
             return seen
-        assert time.monotonic() < end, f"last seen: {seen!r}"
         await asyncio.sleep(0.1)
 
 
-@pytest.fixture(autouse=True)
-def one_at_a_time(prefect_server: ServerInfo) -> Iterator[None]:
-    """These tests change what all processes of the session share: the deployments of one server."""
-    assert prefect_server.home is not None
-    with (prefect_server.home.root.parent / "deployments.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@pytest.fixture(autouse=True)
-def deployed(one_at_a_time: None) -> None:
-    """The deployments, by `tta deploy` with its defaults; once a process."""
-    if not _DEPLOYED:
+@pytest.fixture(scope="module", autouse=True)
+def deployed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
+    """A server of this module's own with the deployments, made by `tta deploy` with its defaults."""
+    with own_server(tmp_path_factory.mktemp("prefect-server")) as server:
         tta("deploy", "--work-pool", POOL)
-        _DEPLOYED.append(True)
+        yield server
 
 
 def test_deploying_again_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -86,13 +73,13 @@ def test_deploying_again_changes_nothing(capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_without_a_worker_it_says_how_to_start_one(
-    capsys: pytest.CaptureFixture[str], prefect_server: ServerInfo
+    capsys: pytest.CaptureFixture[str], deployed: ServerInfo
 ) -> None:
     """Deployments that nobody runs are the usual first surprise; `tta check` says so as well."""
     tta("deploy", "--work-pool", POOL)
     assert f"prefect worker start --pool {POOL}" in capsys.readouterr().out
-    assert prefect_server.home is not None
-    waiting = [one for one in check_server(home=prefect_server.home.root) if "no worker" in one.message]
+    assert deployed.home is not None
+    waiting = [one for one in check_server(home=deployed.home.root) if "no worker" in one.message]
     assert [(one.level, f"prefect worker start --pool {POOL}" in one.mend) for one in waiting] == [
         ("warn", True)
     ]
@@ -175,7 +162,7 @@ async def test_the_budget_pauses_the_bulk_job_and_a_new_month_resumes_it() -> No
             resource = {"prefect.resource.id": "tta.budget.2026-11"}
 
             async def told(event: str = event, resource: dict[str, str] = resource) -> bool:
-                # Again and again: another test's event may have undone it.
+                # Again and again: the server may not listen for events yet.
                 emit_event(event=event, resource=resource, payload=payload)
                 await asyncio.sleep(0.2)
                 return await paused()
@@ -214,7 +201,7 @@ def test_half_an_option_is_a_usage_error(options: list[str], capsys: pytest.Capt
     assert "go" in capsys.readouterr().err
 
 
-def test_prefects_own_command_deploys_the_file(prefect_server: ServerInfo, tmp_path: Path) -> None:
+def test_prefects_own_command_deploys_the_file(deployed: ServerInfo, tmp_path: Path) -> None:
     """`prefect deploy --prefect-file deployments/prefect.yaml --all` works from a clone once the pool is there."""
     tta("deploy")  # makes the pool `tta`
     command = [str(Path(sys.executable).parent / "prefect"), "--no-prompt", "deploy",

@@ -147,6 +147,7 @@ def test_an_anthropic_refusal_is_a_200_without_text(sandbox: Sandbox) -> None:
 # Running
 
 
+@pytest.mark.server
 def test_hundreds_of_calls_at_once_are_all_answered(sandbox: Sandbox) -> None:
     """Three hundred calls wait together, not one after the other."""
     script(sandbox, "{latency: 0.3}")
@@ -205,6 +206,7 @@ def test_reset_forgets_calls_and_counters() -> None:
         assert ask(sandbox, "groq").status_code == 504
 
 
+@pytest.mark.server
 def test_it_starts_without_prefect() -> None:
     """Importing and starting it loads neither Prefect nor the price tables."""
     code = (

@@ -17,6 +17,8 @@ from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS, demo_scenario
 from tta_dev_primitives.deployments.sandbox.run import snippet
 
+pytestmark = pytest.mark.server
+
 COMMAND = [sys.executable, "-m", "tta_dev_primitives", "sandbox", "--port", "0"]
 
 

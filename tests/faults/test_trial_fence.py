@@ -22,6 +22,8 @@ from tta_dev_primitives.flows.jobs.fence import Fence, FenceError, find_fence, n
 from tta_dev_primitives.flows.jobs.modules import Module, read_module
 from tta_dev_primitives.flows.jobs.trial import NO_FENCE, trial
 
+pytestmark = pytest.mark.server
+
 ROOT = Path(__file__).parents[2]
 MODULE = read_module(ROOT / "flows" / "jobs" / "examples" / "temperature.py")
 GOOD = """

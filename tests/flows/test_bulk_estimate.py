@@ -105,6 +105,7 @@ def test_a_model_without_key_is_not_counted() -> None:
     assert set(found.time.share) == {"llama-3.3-70b-versatile"}
 
 
+@pytest.mark.server
 def test_the_command_needs_no_prefect_and_speaks_json(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -33,6 +33,7 @@ def runs(scenario: Scenario, corpora: dict[str, list[Recorded]], corpus: str) ->
     return tallies
 
 
+@pytest.mark.server
 @pytest.mark.parametrize(
     ("scenario", "corpus", "saving", "accuracy"),
     [

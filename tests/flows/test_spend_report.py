@@ -201,6 +201,7 @@ def test_a_wrong_option_is_named_with_its_mend(
     assert said in capsys.readouterr().err
 
 
+@pytest.mark.server
 def test_the_report_needs_no_prefect() -> None:
     """`tta report` must not pay the two seconds that importing Prefect takes."""
     code = "import sys, tta_dev_primitives.commands.report; sys.exit('prefect' in sys.modules)"

@@ -37,6 +37,24 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerI
 
 
 @contextmanager
+def own_server(home: Path) -> Iterator[ServerInfo]:
+    """A server for tests that change what all users of a server share, such as its deployments."""
+    # Imported here: Prefect must not see the settings of whoever runs the tests.
+    from prefect.events.worker import EventsWorker
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TTA_SERVER_FOR_PID", str(os.getpid()))
+        patch.setenv("TTA_SERVER_PORT", "0")
+        info = start_server(home=home, wait_s=100)
+        try:
+            with temporary_environment(server_environment(info)):
+                yield info
+                EventsWorker.drain_all()  # or it looks for the server when it is gone
+        finally:
+            stop_server(home=home)
+
+
+@contextmanager
 def _last_one_stops(home: Path) -> Iterator[None]:
     """Count the processes that use the server; the last to leave ends it."""
     _count(home, +1)

@@ -120,6 +120,7 @@ async def test_it_opens_again_after_it_was_closed(database: Database) -> None:
     assert await database.read(total) == 2
 
 
+@pytest.mark.server
 def test_a_forked_child_and_a_forgotten_close_do_no_harm(ledger_url: str) -> None:
     """A child of a process with an open ledger opens its own; no exit hangs, warns or prints."""
     script = f"""

@@ -155,6 +155,7 @@ class Job:
         return self.clock.now + plan.seconds
 
 
+@pytest.mark.server
 @pytest.mark.parametrize("groq_counts", [None, ASKED], ids=["tokens used", "tokens asked"])
 async def test_a_job_of_5000_tasks_uses_the_free_quota_up_and_is_hardly_ever_refused(
     tmp_path: Path, groq_counts: int | None

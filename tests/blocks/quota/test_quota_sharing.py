@@ -79,6 +79,7 @@ def race(url: str) -> list[int]:
     return [json.loads(out) for out in outputs]
 
 
+@pytest.mark.server
 def test_racing_processes_share_one_limit_to_the_last_request(url: str) -> None:
     """Three processes on one SQLite file are granted 120 requests of a minute together, not 121."""
     assert sum(race(url)) == 120
