@@ -89,7 +89,8 @@ class Fence:
             reply = await _ask(command, full, f"{inside}/scratch", seconds + _GRACE_S)
         finally:
             await asyncio.to_thread(_remove, folder)
-        problem = (reply["report"] or {}).get("unlocked")
+        report = reply["report"]
+        problem = report.get("unlocked") if isinstance(report, dict) else None
         if problem:
             raise FenceError(f"{self.kind}: {problem}")
         return reply

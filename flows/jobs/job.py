@@ -31,7 +31,7 @@ _LOG = logging.getLogger("tta_dev_primitives.jobs")
 
 @dataclass(frozen=True, slots=True)
 class JobPart:
-    """One task of a job. Its plan is made by the job, so nobody is asked or paid for one."""
+    """One task of a job. Its plan is made by the job, so no model is asked or paid for one."""
 
     name: str
     task: str
@@ -75,7 +75,7 @@ async def answer_parts(config_path: str | None, parts: Sequence[JobPart]) -> tup
     """Answer all parts at the same time, in this flow run, under the configuration's budget and quotas.
 
     Returns:
-        One result a part, in order; a part that nobody could answer holds its reason.
+        One result a part, in order; a part without an answer holds its reason.
 
     Raises:
         OrchestrationError: No part at all was answered: the first one's error.

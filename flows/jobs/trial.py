@@ -13,6 +13,8 @@ import ast
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
 from tta_dev_primitives.flows.jobs.fence import Fence, FenceError, find_fence
 from tta_dev_primitives.flows.jobs.modules import Module
 
@@ -23,6 +25,12 @@ NO_FENCE = (
     "or pass --run-unfenced inside a container"
 )
 _SHOWN = 5
+
+
+class _Report(BaseModel, extra="forbid", strict=True):
+    passed: list[str]
+    failed: list[list[str]]
+    hollowed: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,24 +84,26 @@ async def _run(module: Module, code: str, fence: Fence, seconds: float, *, hollo
         return Outcome(0, (f"the tests could not be run: {error}",))
     if reply["late"]:
         return Outcome(0, (f"the tests did not end within {seconds:g} s",))
-    report = reply["report"]
-    if reply["forged"] or not _is_report(report, code):
+    report = _checked(reply["report"], code)
+    if reply["forged"] or report is None:
         return Outcome(0, (f"the test process ended without a valid report (exit code {reply['status']})",))
-    if hollow and not report["hollowed"]:
+    if hollow and not report.hollowed:
         # A module of constants: there is nothing to empty, so nothing speaks against the tests.
-        return Outcome(len(report["passed"]), ("nothing to empty",))
-    failed = [f"failed {name}: {text}" for name, text in report["failed"]]
+        return Outcome(len(report.passed), ("nothing to empty",))
+    failed = ["failed " + ": ".join(words)[:300] for words in report.failed]
     more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
-    return Outcome(len(report["passed"]), (*failed[:_SHOWN], *more))
+    return Outcome(len(report.passed), (*failed[:_SHOWN], *more))
 
 
-def _is_report(report: Any, code: str) -> bool:
-    """Whether each test that it names is one of the file, and named as often as there are such tests at most."""
-    if not isinstance(report, dict) or set(report) != {"passed", "failed", "hollowed"}:
-        return False
+def _checked(report: Any, code: str) -> _Report | None:
+    """The report when it has the shape of one, and each test that it names as passed is one of the file."""
+    try:
+        given = _Report.model_validate(report)
+    except ValidationError:
+        return None
     tests = {
         node.name[:100]
         for node in ast.walk(ast.parse(code))
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
     }
-    return all(name in tests for name in report["passed"])
+    return given if tests.issuperset(given.passed) else None

@@ -2,8 +2,8 @@
 
     lock(readable=[...], writable="/tmp/x", files=True)    # for good: neither can be taken away again
 
-After it the process starts no process or program, opens no socket, signals and traces nobody, has no capability, and
-(`files`) reads and writes only what it was given. System calls by ctypes: no maintained library offers both.
+After it the process starts no process, opens no socket, sends no signal, traces nothing and has no capability; with
+`files` it reads and writes only what it was given. System calls by ctypes: no maintained library offers both.
 Only the standard library, since it runs where nothing else is importable.
 """
 

@@ -163,6 +163,19 @@ async def test_the_escapes_work_without_a_fence(victim: Path) -> None:
 
 
 FORGED = '{"passed": ["test_water"], "failed": [], "hollowed": ["f"]}'
+# Code in the process can find the secret there; what it then says must still be a report on tests of the file.
+FORGE = """
+import os, sys, unittest
+def write(fd, data):
+    try: os.write(fd, data)
+    except OSError: pass
+def forge(text):
+    frame = sys._getframe()
+    while "secret" not in frame.f_locals:
+        frame = frame.f_back
+    os.write(frame.f_locals["pipe"], frame.f_locals["secret"] + text.encode())
+    os._exit(0)
+"""
 FORGERIES = {
     "stdout": f"os.write(1, b'{FORGED}'); os._exit(0)",
     "every descriptor": f"[write(fd, b'{FORGED}') for fd in range(64)]; os._exit(0)",
@@ -170,6 +183,10 @@ FORGERIES = {
     "another exit code": "os._exit(3)",
     "a report in front": f"[write(fd, b'{FORGED}') for fd in range(64)]",
     "death": "os.abort()",
+    "a list in place of a report": "forge('[1]')",
+    "lists in place of names": 'forge(\'{"passed": [[]], "failed": [1], "hollowed": {}}\')',
+    "a lock that did not hold": "forge('{\"unlocked\": []}')",
+    "names that are not in the file, with the secret": "forge(FORGED.replace('water', 'invented'))",
     "names that are not in the file": "unittest.TestCase.id = lambda self: 'a.b.test_invented'",
 }
 
@@ -178,9 +195,7 @@ FORGERIES = {
 async def test_a_forged_report_is_none(kind: str) -> None:
     """What is written to any descriptor, or a process that ends before its tests have run, is no pass."""
     fence = await fence_of(kind)
-    head = (
-        "import os, unittest\ndef write(fd, data):\n    try: os.write(fd, data)\n    except OSError: pass\n"
-    )
+    head = f"FORGED = {FORGED!r}\n{FORGE}"
     for name, body in FORGERIES.items():
         outcome = await trial(MODULE, head + GOOD + body + "\n", seconds=20, fence=fence)
         assert (outcome.run, len(outcome.failures)) == (0, 1), name
