@@ -26,6 +26,7 @@ __all__ = [
     "base_of",
     "endpoint_in",
     "host_of",
+    "is_loopback",
     "is_private",
     "is_private_host",
 ]
@@ -162,6 +163,14 @@ def is_private_host(host: str) -> bool:
     """Say whether a checked host is plainly on this machine or a private network, without resolving names."""
     try:
         return is_private(ipaddress.ip_address(host.rstrip(".").split("%")[0]))
+    except ValueError:
+        return _names_this_machine(host)
+
+
+def is_loopback(host: str) -> bool:
+    """Say whether a checked host is this machine, without resolving names."""
+    try:
+        return ipaddress.ip_address(host.rstrip(".").split("%")[0]).is_loopback
     except ValueError:
         return _names_this_machine(host)
 

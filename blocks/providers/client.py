@@ -23,6 +23,7 @@ import httpx
 from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.providers.address_rules import Base, Reach, base_of
+from tta_dev_primitives.blocks.providers.network import proxy_of
 from tta_dev_primitives.blocks.providers.telemetry import chat_span
 from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guarded_session, host_refusal
 from tta_dev_primitives.blocks.redaction import redact, register_secret
@@ -96,7 +97,7 @@ class ProviderClient:
 
     Args:
         transport: Replaces the socket side, for tests. Host rules on the text still hold.
-        verify: A TLS context instead of the bundled certificate authorities.
+        verify: A TLS context instead of the certificate authorities of the environment or the bundled ones.
     """
 
     def __init__(
@@ -104,7 +105,7 @@ class ProviderClient:
     ) -> None:
         self._transport = transport
         self._verify = verify
-        self._pools: dict[Reach, aiohttp.ClientSession] = {}
+        self._pools: dict[tuple[Reach, str | None], aiohttp.ClientSession] = {}
         self._foreign: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -226,7 +227,7 @@ class ProviderClient:
             ConfigError: The address breaks a rule; nothing was sent.
         """
         base, began = base_of(target), time.monotonic()
-        url, pool = base.join(wire_format(target.provider).models_path), self._pool(base.reach)
+        url, pool = base.join(wire_format(target.provider).models_path), self._pool(base)
         try:
             async with asyncio.timeout(deadline_s):
                 if isinstance(pool, httpx.AsyncClient):
@@ -255,7 +256,7 @@ class ProviderClient:
     ) -> None:
         await self.aclose()
 
-    def _pool(self, reach: Reach) -> aiohttp.ClientSession | httpx.AsyncClient:
+    def _pool(self, base: Base) -> aiohttp.ClientSession | httpx.AsyncClient:
         loop = asyncio.get_running_loop()
         if self._loop is not loop and (self._pools or self._foreign):
             raise RuntimeError("This ProviderClient belongs to another event loop; make one for each loop.")
@@ -266,9 +267,11 @@ class ProviderClient:
                     transport=self._transport, trust_env=False, follow_redirects=False
                 )
             return self._foreign
-        if reach not in self._pools:
-            self._pools[reach] = guarded_session(reach, self._verify)
-        return self._pools[reach]
+        proxy = proxy_of(base)
+        pool = (base.reach, proxy)
+        if pool not in self._pools:
+            self._pools[pool] = guarded_session(base.reach, self._verify, proxy=proxy)
+        return self._pools[pool]
 
     async def _exchange(
         self,
@@ -279,7 +282,7 @@ class ProviderClient:
         on_sent: Callable[[], None] | None = None,
     ) -> _Answer:
         target = prepared.target
-        pool = self._pool(prepared.base.reach)
+        pool = self._pool(prepared.base)
         sending, answer = Sending(on_sent), _Answer()
         token = SENDING.set(sending)
         if self._transport is not None and on_sent is not None:

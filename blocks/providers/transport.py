@@ -7,7 +7,6 @@ a failed request provably never left this machine.
 
 from __future__ import annotations
 
-import functools
 import socket
 import ssl
 from collections.abc import Callable
@@ -16,12 +15,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import aiohttp
-import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from typing_extensions import override
 
 from tta_dev_primitives.blocks.providers.address_rules import Reach, address_refusal
+from tta_dev_primitives.blocks.providers.network import verifying_context
 
 __all__ = ["SENDING", "HostRefused", "Sending", "guarded_session", "host_refusal"]
 
@@ -93,20 +92,25 @@ class _Connector(aiohttp.TCPConnector):
         return connection
 
 
-@functools.cache
-def _verifying() -> ssl.SSLContext:
-    """Certificates are always verified; the context costs 45 ms, so a process makes one."""
-    return httpx.create_ssl_context(trust_env=False)
+def guarded_session(
+    reach: Reach, verify: ssl.SSLContext | None = None, *, proxy: str | None = None
+) -> aiohttp.ClientSession:
+    """Make a pool whose connections end only where `reach` allows. Call it inside a running loop.
 
+    Args:
+        reach: Where connections may end. Through a proxy it is the proxy that resolves names.
+        verify: A TLS context; default: what the environment says.
+        proxy: Address of the proxy through which all connections of this pool go.
 
-def guarded_session(reach: Reach, verify: ssl.SSLContext | None = None) -> aiohttp.ClientSession:
-    """Make a pool whose connections end only where `reach` allows. Call it inside a running loop."""
+    Raises:
+        ConfigError: The environment names certificate authorities that cannot be read.
+    """
     if verify is None:
         # Plain http needs no certificates: an empty context is made in a millisecond.
-        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if reach == "private" else _verifying()
+        verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT) if reach == "private" else verifying_context()
     connector = _Connector(
         ssl=verify,
-        resolver=_GuardedResolver(reach),
+        resolver=_GuardedResolver(reach if proxy is None else "any"),
         limit=_CONNECTIONS,
         keepalive_timeout=_KEEPALIVE_S,
     )
@@ -117,6 +121,7 @@ def guarded_session(reach: Reach, verify: ssl.SSLContext | None = None) -> aioht
         max_line_size=_MOST_HEADER,
         max_field_size=_MOST_HEADER,
         trust_env=False,
+        proxy=proxy,
     )
 
 

@@ -76,7 +76,8 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
     for doubt in doubts:
         yield CheckLine("fail", "trust", f"{doubt}; runs refuse it", "Read the file, then run: tta trust")
     if not doubts:
-        yield from _ledger(config)
+        yield from _network()
+    yield from _ledger(config)
     yield from _server()
     if live and not doubts:
         yield from asyncio.run(_live(config, catalogue))
@@ -105,6 +106,15 @@ def _addresses(
                 f"the key in {usual} is sent to {base.host}, not to {target.provider}'s own {own}",
                 "see that base_url is meant; a proxy is better given a key of its own, in a variable of its own",
             )
+
+
+def _network() -> Iterator[CheckLine]:
+    from tta_dev_primitives.blocks.providers.network import network_facts
+
+    try:
+        yield CheckLine("ok", "network", "; ".join(network_facts()))
+    except ConfigError as error:
+        yield CheckLine("fail", "network", str(error))
 
 
 def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
