@@ -109,9 +109,9 @@ def _read(path: Path, found: os.stat_result) -> Mapping[str, SecretStr]:
         return {}
     if found.st_size > MAX_BYTES:
         raise ConfigError(f"{path} has {found.st_size:,} bytes; at most {MAX_BYTES:,} (256 KiB) are read.")
-    data = read_regular_file(path, what="File").data
-    _refuse_other_encoding(data, path)
-    values, skipped = parse_dotenv(data)
+    values, skipped, fault = _parsed(read_regular_file(path, what="File").data, path)
+    if fault is not None:
+        raise ConfigError(fault)
     if skipped:
         lines = ", ".join(map(str, skipped[:10])) + (" ..." if len(skipped) > 10 else "")
         logger.warning("%s: not KEY=value, skipped: line %s", path, lines)
@@ -155,23 +155,30 @@ def refuse_other_encodings(folder: Path | None = None) -> None:
     """
     path = (folder or Path()) / ".env"
     try:
-        data = path.read_bytes() if path.is_file() and path.stat().st_size <= MAX_BYTES else b""
+        readable = path.is_file() and path.stat().st_size <= MAX_BYTES
+        fault = _encoding_fault(path.read_bytes(), path) if readable else None
     except OSError:
         return
-    _refuse_other_encoding(data, path)
+    if fault is not None:
+        raise ConfigError(fault)
 
 
-def _refuse_other_encoding(data: bytes, path: Path) -> None:
+def _parsed(data: bytes, path: Path) -> tuple[Mapping[str, SecretStr], list[int], str | None]:
+    """Variables, skipped lines, and what is wrong with the encoding. Cannot raise, since it holds keys in clear."""
+    fault = _encoding_fault(data, path)
+    return (*parse_dotenv(data), None) if fault is None else ({}, [], fault)
+
+
+def _encoding_fault(data: bytes, path: Path) -> str | None:
     to_fix = f"Save it as UTF-8, for example with: iconv -f {{}} -t UTF-8 {path} > fixed.env"
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
-        raise ConfigError(f"{path}:1: this is UTF-16, not UTF-8. {to_fix.format('UTF-16')}")
+        return f"{path}:1: this is UTF-16, not UTF-8. {to_fix.format('UTF-16')}"
     try:
         data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(
-            f"{path}:{line}: not UTF-8 (byte {error.start}). {to_fix.format('CP1252')}"
-        ) from None
+        return f"{path}:{line}: not UTF-8 (byte {error.start}). {to_fix.format('CP1252')}"
+    return None
 
 
 def parse_dotenv(data: bytes) -> tuple[dict[str, SecretStr], list[int]]:
