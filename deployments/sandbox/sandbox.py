@@ -206,3 +206,11 @@ class _Server(uvicorn.Server):
         self.up.set()
         if self.on_start is not None:
             self.on_start()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End; a forced end cuts the replies under way, which Python 3.12 and later would wait for."""
+        if self.force_exit:
+            for connection in list(self.server_state.connections):
+                connection.transport.abort()
+            await asyncio.sleep(0)
+        await super().shutdown(sockets=sockets)

@@ -32,7 +32,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, temporary_environment
 from tta_dev_primitives.config.errors import PrefectServerError
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.prefect]
 
 
 @pytest.fixture
@@ -127,8 +127,9 @@ def test_its_files_are_the_users_alone(prefect_server: ServerInfo) -> None:
 
 
 def test_the_doctor_finds_nothing_wrong_with_it(prefect_server: ServerInfo) -> None:
-    """What we start passes our own check."""
-    assert [finding.level for finding in check_server()] == ["ok"]
+    """What we start passes our own check; another test may have deployed flows for which no worker is online."""
+    found = [finding for finding in check_server() if "no worker of the pool" not in finding.message]
+    assert [finding.level for finding in found] == ["ok"]
 
 
 def test_saved_secrets_are_not_in_the_database_file(prefect_server: ServerInfo) -> None:

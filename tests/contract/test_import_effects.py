@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.prefect
+
 _PROBE = """
 import asyncio, atexit, contextlib, gc, importlib, json, logging, os, pkgutil, signal, sys, threading, types, warnings
 

@@ -26,7 +26,7 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.automations import apply_automations
 from tta_dev_primitives.deployments.definitions import deployments
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.prefect]
 
 ROOT = Path(__file__).parents[2]
 NAMES = {
@@ -204,7 +204,7 @@ def test_half_an_option_is_a_usage_error(options: list[str], capsys: pytest.Capt
 def test_prefects_own_command_deploys_the_file(deployed: ServerInfo, tmp_path: Path) -> None:
     """`prefect deploy --prefect-file deployments/prefect.yaml --all` works from a clone once the pool is there."""
     tta("deploy")  # makes the pool `tta`
-    command = [str(Path(sys.executable).parent / "prefect"), "--no-prompt", "deploy",
+    command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy",
                "--prefect-file", "deployments/prefect.yaml", "--all"]  # fmt: skip
     done = subprocess.run(
         command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=100, check=False

@@ -17,6 +17,8 @@ from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, background_done
 from tta_dev_primitives.orchestration import AllModelsFailedError
 
+pytestmark = pytest.mark.prefect
+
 StartSandbox = Callable[..., Sandbox]
 Hook = Callable[[str, str], None]
 

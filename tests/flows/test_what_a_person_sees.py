@@ -16,6 +16,8 @@ from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
 from tta_dev_primitives.config.errors import AllModelsFailedError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 
+pytestmark = pytest.mark.prefect
+
 StartSandbox = Callable[..., Sandbox]
 BUSY = f"rules: [{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}]"
 
