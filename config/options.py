@@ -256,11 +256,6 @@ class CostTrackingConfig(_Options):
             return Decimal(repr(self.budget_limit_usd))
         return self._exact_limit
 
-    @property
-    def alert_amount(self) -> Decimal:
-        """The spending, in USD, at which the alert goes out."""
-        return self.budget_limit * Decimal(repr(self.alert_threshold))
-
 
 class ValidationConfig(_Options):
     """How answers are checked before they are delivered."""

@@ -120,15 +120,6 @@ class Answers(LedgerCore):
         found = await self.database.read(work) if step_keys else set()
         return [key for key in step_keys if key not in found]
 
-    async def attempt_number(self, step_key: str) -> int:
-        """The number that the next attempt at this step will have, from 1, over all processes and crashes."""
-
-        async def work(tx: Tx) -> int:
-            rows = await tx.fetch("SELECT count(*) AS n FROM ledger_call WHERE step_key = ?", step_key)
-            return int(rows[0]["n"]) + 1
-
-        return await self.database.read(work)
-
     async def forget_answer(self, step_key: str) -> None:
         """Delete the answer kept under a content key, so that it is asked for anew."""
 

@@ -249,14 +249,6 @@ class Quota:
 
         await self._db.transact(work, label="quota.give_back")
 
-    async def free_at(
-        self, target: Target, key_id: str, tokens: int = 1, *, priority: Priority = "bulk"
-    ) -> float:
-        """Epoch seconds at which a request of `tokens` may go out, or infinity. Takes nothing."""
-        now = self._clock()
-        book = (await self.snapshot([(target, key_id)]))[0]
-        return now + book.free_in(target.limits, tokens, priority).wait_s
-
     async def snapshot(self, targets: Sequence[tuple[Target, str]]) -> list[Windows]:
         """The windows of each target as they stand, in one read: for estimates and progress."""
         scopes = [scope_of(target, key_id) for target, key_id in targets]

@@ -1,36 +1,15 @@
-"""Structured answers: the schema as each provider wants it, the instruction for models without the ability,
-and the strict parser for what comes back.
-"""
+"""Structured answers: the schema as each provider wants it, and the instruction for models without the ability."""
 
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping
-from decimal import Decimal
 from typing import Any
 
-__all__ = [
-    "AnswerFormatError",
-    "all_required",
-    "inlined",
-    "instruction",
-    "parse_json_answer",
-    "strict_schema",
-    "with_nulls",
-]
-
-_MAX_CHARS = 262_144
-_MAX_DEPTH = 20
-_FENCE = re.compile(r"\A```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```\Z", re.DOTALL)
-_THOUGHTS = re.compile(r"\A<think>.*?</think>", re.DOTALL)
+__all__ = ["all_required", "inlined", "instruction", "strict_schema", "with_nulls"]
 
 # Kept by constrained decoding everywhere; bounds, patterns and titles are refused by one or another.
 _KEPT_KEYS = ("type", "description", "enum", "const", "items", "properties", "required", "anyOf")
-
-
-class AnswerFormatError(ValueError):
-    """The answer is not the one JSON object that was asked for; the text says what is wrong with it."""
 
 
 def instruction(schema: Mapping[str, Any]) -> str:
@@ -39,80 +18,6 @@ def instruction(schema: Mapping[str, Any]) -> str:
         "Answer with exactly one JSON object and nothing else: no code fence, no comment. "
         "It must satisfy this JSON Schema:\n" + json.dumps(schema, ensure_ascii=False, sort_keys=True)
     )
-
-
-def parse_json_answer(text: str) -> dict[str, Any]:
-    """Read the one JSON object that an answer consists of; a single code fence around it is accepted.
-
-    Strict, because verdicts and plans decide about money: duplicate keys, NaN, Infinity, anything beside the
-    object, more than 256 KiB or 20 levels are refused. Fractions come back as `float`.
-
-    Raises:
-        AnswerFormatError: With a one-line reason that can be shown to the model.
-    """
-    if len(text) > _MAX_CHARS:
-        raise AnswerFormatError(f"the answer is longer than {_MAX_CHARS} characters")
-    body = _THOUGHTS.sub("", text.strip()).strip()
-    fenced = _FENCE.match(body)
-    if fenced:
-        body = fenced[1].strip()
-    if not body:
-        raise AnswerFormatError("the answer is empty")
-    if _depth(body) > _MAX_DEPTH:
-        raise AnswerFormatError(f"the JSON is nested more than {_MAX_DEPTH} levels deep")
-    try:
-        value = json.loads(body, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=_finite)
-    except AnswerFormatError:
-        raise
-    except json.JSONDecodeError as error:
-        raise AnswerFormatError(f"not one JSON object: {error.msg} at character {error.pos}") from None
-    except (ValueError, RecursionError):
-        raise AnswerFormatError("not one JSON object: a number is too long") from None
-    if not isinstance(value, dict):
-        raise AnswerFormatError(f"expected a JSON object, got {type(value).__name__}")
-    return value
-
-
-def _depth(text: str) -> int:
-    """Count nesting without recursion; brackets inside strings do not count."""
-    level = deepest = 0
-    quoted = escaped = False
-    for char in text:
-        if quoted:
-            if escaped:
-                escaped = False
-            elif char == "\\":
-                escaped = True
-            elif char == '"':
-                quoted = False
-        elif char == '"':
-            quoted = True
-        elif char in "{[":
-            level += 1
-            deepest = max(deepest, level)
-        elif char in "}]":
-            level -= 1
-    return deepest
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for key, value in pairs:
-        if key in found:
-            raise AnswerFormatError(f"the key {key[:40]!r} stands twice")
-        found[key] = value
-    return found
-
-
-def _refuse(name: str) -> Any:
-    raise AnswerFormatError(f"{name} is not a JSON number")
-
-
-def _finite(text: str) -> float:
-    value = float(text)
-    if value in (float("inf"), float("-inf")) or (value == 0.0 and Decimal(text) != 0):
-        raise AnswerFormatError(f"the number {text[:40]} is out of range")
-    return value
 
 
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:

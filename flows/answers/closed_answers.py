@@ -20,6 +20,7 @@ from fractions import Fraction
 from typing import Any, Literal, get_args
 
 from tta_dev_primitives.flows.answers.numbers import DIGITS, exact, number_form, split_form, told_number
+from tta_dev_primitives.flows.answers.strict_json import HOOKS
 
 __all__ = ["FORMATS", "AnswerFormat", "agree", "canonical", "final_answer"]
 
@@ -129,22 +130,9 @@ def _boolean(text: str) -> str | None:
 
 def _json(text: str) -> str | None:
     try:
-        value = json.loads(
-            text, object_pairs_hook=_unique, parse_constant=_refuse, parse_float=Decimal, parse_int=Decimal
-        )
-        return _dump(value)
+        return _dump(json.loads(text, parse_float=Decimal, parse_int=Decimal, **HOOKS))
     except (ValueError, RecursionError, ArithmeticError):
         return None
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({k for k, _ in pairs}) != len(pairs):
-        raise ValueError("duplicate key")
-    return dict(pairs)
-
-
-def _refuse(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
 
 
 def _dump(value: Any) -> str:
@@ -289,7 +277,7 @@ def _fenced(text: str) -> str | None:
 
 def _from_json(text: str) -> str | None:
     """The `answer` field of the last JSON object in the text that has one."""
-    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_refuse, strict=False)
+    decoder = json.JSONDecoder(strict=False, **HOOKS)
     found: str | None = None
     at = text.find("{")
     while at != -1:

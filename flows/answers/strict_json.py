@@ -1,54 +1,54 @@
-"""One JSON object from a model's reply, read strictly: what is not plainly one object is refused."""
+"""JSON from a model's reply, read strictly: a key twice, NaN, a number out of range or text around it is refused."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypedDict
 
-__all__ = ["StrictJsonError", "lone_object", "one_object", "parses"]
+__all__ = ["HOOKS", "StrictJsonError", "lone_object", "one_object", "parses"]
 
-_FENCE = re.compile(r"```(?:json)?[ \t]*\n(.*)\n[ \t]*```", re.S)
+_FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```", re.S)
+_ONE_BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.S)
 _MOST = 100_000
 _DEPTH = 20
 
 
 class StrictJsonError(ValueError):
-    """The reply is not one plain JSON object; the message says why, without quoting it."""
+    """The reply is not one plain JSON object; the message says why in a line that the model may be shown."""
 
 
 def one_object(text: str, *, exact: bool = False) -> dict[str, Any]:
     """The JSON object that the whole text is; one code fence around it is allowed, nothing else.
 
     Args:
+        text: The reply.
         exact: Numbers with a point or an exponent become Decimal instead of float.
 
     Raises:
-        StrictJsonError: Other text around it, a key twice, NaN or Infinity, not an object, too large or
-        too deep.
+        StrictJsonError: It is anything else, or too large or too deep.
     """
-    text = text.strip()
-    fence = _FENCE.fullmatch(text)
-    if fence:
-        text = fence[1]
-    if len(text) > _MOST:
-        raise StrictJsonError(f"the reply is longer than {_MOST:,} characters")
-    if _depth(text) > _DEPTH:
-        raise StrictJsonError(f"the reply is nested deeper than {_DEPTH}")
+    body = text.strip()
+    fence = _FENCE.fullmatch(body)
+    body = fence[1].strip() if fence else body
+    if not body:
+        raise StrictJsonError("the answer is empty")
+    if len(body) > _MOST:
+        raise StrictJsonError(f"the answer is longer than {_MOST:,} characters")
+    if _depth(body) > _DEPTH:
+        raise StrictJsonError(f"the JSON is nested more than {_DEPTH} levels deep")
     try:
-        value = json.loads(
-            text,
-            object_pairs_hook=_pairs,
-            parse_constant=_constant,
-            parse_float=Decimal if exact else None,
-        )
+        value = json.loads(body, parse_float=Decimal if exact else _finite, **HOOKS)
     except StrictJsonError:
         raise
-    except (ValueError, ArithmeticError, RecursionError) as error:
-        raise StrictJsonError(f"the reply is not one JSON object: {type(error).__name__}") from None
+    except json.JSONDecodeError as error:
+        raise StrictJsonError(f"not one JSON object: {error.msg} at character {error.pos}") from None
+    except (ValueError, ArithmeticError, RecursionError):
+        raise StrictJsonError("not one JSON object: a number is too long") from None
     if not isinstance(value, dict):
-        raise StrictJsonError("the reply is JSON, but not an object")
+        raise StrictJsonError(f"expected a JSON object, got {type(value).__name__}")
     return value
 
 
@@ -73,32 +73,58 @@ def lone_object(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str]
 
 def parses(text: str) -> tuple[Any] | None:
     """The JSON value that the whole text (or its one fenced block) is, in a tuple; None when it is none."""
-    blocks = re.findall(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", text, re.S)
+    blocks = _ONE_BLOCK.findall(text)
     body = blocks[0] if len(blocks) == 1 else text.strip()
     if len(body) > _MOST or _depth(body) > _DEPTH:
         return None
     try:
-        return (json.loads(body, object_pairs_hook=_pairs, parse_constant=_constant),)
+        return (json.loads(body, parse_float=_finite, **HOOKS),)
     except (ValueError, RecursionError):
         return None
 
 
 def _depth(text: str) -> int:
-    depth = deepest = 0
+    """Nesting without recursion; brackets inside strings do not count."""
+    level = deepest = 0
+    quoted = escaped = False
     for char in text:
-        if char in "{[":
-            depth += 1
-            deepest = max(deepest, depth)
+        if quoted:
+            quoted = escaped or char != '"'
+            escaped = char == "\\" and not escaped
+        elif char == '"':
+            quoted = True
+        elif char in "{[":
+            level += 1
+            deepest = max(deepest, level)
         elif char in "}]":
-            depth -= 1
+            level -= 1
     return deepest
 
 
-def _pairs(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if len({key for key, _ in pairs}) != len(pairs):
-        raise StrictJsonError("the reply names a key twice")
-    return dict(pairs)
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in found:
+            raise StrictJsonError(f"the key {key[:40]!r} stands twice")
+        found[key] = value
+    return found
 
 
-def _constant(name: str) -> Any:
-    raise StrictJsonError(f"the reply holds {name}, which is not JSON")
+def _refuse(name: str) -> Any:
+    raise StrictJsonError(f"{name} is not a JSON number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")) or (value == 0.0 and Decimal(text) != 0):
+        raise StrictJsonError(f"the number {text[:40]} is out of range")
+    return value
+
+
+class _Hooks(TypedDict):
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], dict[str, Any]]
+    parse_constant: Callable[[str], Any]
+
+
+HOOKS: _Hooks = {"object_pairs_hook": _unique, "parse_constant": _refuse}
+"""What makes Python's JSON reader strict, for readers that look for JSON inside other text."""

@@ -113,7 +113,6 @@ class _Sum:
         self.kinds: Counter[tuple[str, bool]] = Counter()
         self.free_used: set[str] = set()
         self.unclear = False
-        self.verdict_tokens = self.solve_tokens = 0.0
 
     def of(self, records: Iterable[Record], *, now: float, concurrency: int) -> Estimate:
         found = self.output

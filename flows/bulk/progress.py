@@ -41,8 +41,6 @@ class Progress:
     postponed: int = 0
     broken: int = 0
     duplicates: int = 0
-    paid_items: int = 0
-    """Tasks that needed a paid call."""
     cost_usd: Decimal = Decimal(0)
     baseline_usd: Decimal = Decimal(0)
     models: dict[str, ModelLine] = field(default_factory=dict)
@@ -74,15 +72,12 @@ class Progress:
             self.errors[error_class] += 1
         self.cost_usd += result.cost_usd
         self.baseline_usd += result.baseline_cost_usd
-        paid = False
         for attempt in result.attempts:
             line = self.model(attempt.model)
             line.calls += not attempt.reused
             line.failed += attempt.outcome != "ok"
             line.tokens += 0 if attempt.reused else attempt.input_tokens + attempt.output_tokens
             line.cost_usd += attempt.cost_usd
-            paid = paid or (attempt.billing == "paid" and attempt.outcome == "ok")
-        self.paid_items += paid
 
     def model(self, name: str) -> ModelLine:
         """The line of one model."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
+from graphlib import CycleError, TopologicalSorter
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -100,16 +101,17 @@ def waves(plan: Plan) -> list[list[Subtask]]:
     Raises:
         ValueError: They need each other in a circle.
     """
-    done: set[str] = set()
-    rest = list(plan.subtasks)
+    by_name = {part.name: part for part in plan.subtasks}
+    order = TopologicalSorter({part.name: part.needs for part in plan.subtasks})
+    try:
+        order.prepare()
+    except CycleError as circle:
+        raise ValueError(f"sub-tasks need each other in a circle: {', '.join(circle.args[1])}") from None
     rounds: list[list[Subtask]] = []
-    while rest:
-        ready = [s for s in rest if set(s.needs) <= done]
-        if not ready:
-            raise ValueError(f"sub-tasks need each other in a circle: {', '.join(s.name for s in rest)}")
-        rounds.append(ready)
-        done |= {s.name for s in ready}
-        rest = [s for s in rest if s.name not in done]
+    while order.is_active():
+        ready = order.get_ready()
+        rounds.append([part for name, part in by_name.items() if name in ready])
+        order.done(*ready)
     return rounds
 
 

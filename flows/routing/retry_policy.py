@@ -9,12 +9,10 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S
 from tta_dev_primitives.config.errors import ErrorClass, ProviderError
 
-__all__ = ["MAX_WAIT_S", "SameModel", "same_model_wait", "stops_everything"]
-
-MAX_WAIT_S = 30.0
-"""A provider's wait longer than this is a quota, not a rate limit: the next model serves."""
+__all__ = ["SameModel", "same_model_wait", "stops_everything"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,10 +9,8 @@ failure is enough: the answer is not delivered and the next candidate is asked.
 
 from __future__ import annotations
 
-import json
 import re
-from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
@@ -65,14 +63,12 @@ def check_text(
     answer_format: AnswerFormat,
     finish: str = "stop",
     task: str = "",
-    schema: Mapping[str, Any] | None = None,
     most: int = MOST_CHARACTERS,
 ) -> tuple[str, ...]:
     """What is wrong with an answer, in a fixed order; empty when it may be delivered.
 
     Args:
         finish: How the model ended, in the wire types' words.
-        schema: A JSON object's schema of which the required keys and their JSON types are checked.
         most: Longest answer in characters.
     """
     shown = plain(text).strip()
@@ -91,7 +87,7 @@ def check_text(
         failures.append("leaked_frame")
     if len(text) > most:
         failures.append("too_long")
-    if _wrong_format(text, answer_format, schema):
+    if _wrong_format(text, answer_format):
         failures.append("wrong_format")
     return tuple(failures)
 
@@ -131,10 +127,9 @@ def _echoes(text: str, task: str) -> bool:
     return said == asked or (len(asked) > 80 and said.startswith(asked) and len(said) < len(asked) * 1.1)
 
 
-def _wrong_format(text: str, fmt: AnswerFormat, schema: Mapping[str, Any] | None) -> bool:
-    if fmt == "json" or schema is not None:
-        value = parses(text)
-        return value is None or (schema is not None and not _fits(value[0], schema))
+def _wrong_format(text: str, fmt: AnswerFormat) -> bool:
+    if fmt == "json":
+        return parses(text) is None
     # A short or literal answer that can't be read is a matter for the judge; a number or a letter must be there.
     return fmt in ("number", "choice", "boolean") and _nothing_like(text, fmt)
 
@@ -147,36 +142,3 @@ def _nothing_like(text: str, fmt: AnswerFormat) -> bool:
     if fmt == "choice":
         return not re.search(r"\b(?:[A-Ja-j]|[A-J]{2,10})\b", text)
     return not re.search(r"\b(?:yes|no|true|false|correct)\b", text, re.I)
-
-
-_TYPES: Mapping[str, tuple[type, ...]] = {
-    "string": (str,),
-    "number": (int, float),
-    "integer": (int,),
-    "boolean": (bool,),
-    "array": (list,),
-    "object": (dict,),
-    "null": (type(None),),
-}
-
-
-def _fits(value: Any, schema: Mapping[str, Any]) -> bool:
-    """Required keys and plain types, through objects and lists: what all providers' schema subsets share."""
-    wanted = schema.get("type")
-    if isinstance(wanted, str):
-        if isinstance(value, bool) and wanted in ("number", "integer"):
-            return False
-        if not isinstance(value, _TYPES.get(wanted, (object,))):
-            return False
-    if "enum" in schema and json.dumps(value) not in [json.dumps(v) for v in schema["enum"]]:
-        return False
-    if isinstance(value, dict):
-        known = schema.get("properties", {})
-        if any(key not in value for key in schema.get("required", ())):
-            return False
-        if schema.get("additionalProperties") is False and set(value) - set(known):
-            return False
-        return all(_fits(item, known[key]) for key, item in value.items() if key in known)
-    if isinstance(value, list) and isinstance(schema.get("items"), Mapping):
-        return all(_fits(item, schema["items"]) for item in value)
-    return True

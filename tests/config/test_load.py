@@ -13,7 +13,6 @@ from pydantic import ValidationError
 
 from tta_dev_primitives.config import (
     ConfigError,
-    CostTrackingConfig,
     ExecutorConfig,
     OrchestrationConfig,
     OrchestratorConfig,
@@ -320,7 +319,6 @@ def test_the_budget_is_exact_from_the_text_of_the_file() -> None:
     assert tracking.budget_limit == Decimal("123456.123456789012")
     assert pickle.loads(pickle.dumps(tracking)).budget_limit == Decimal("123456.123456789012")
     assert tracking.model_copy(update={"budget_limit_usd": 0.1}).budget_limit == Decimal("0.1")
-    assert CostTrackingConfig(budget_limit_usd=0.3, alert_threshold=0.7).alert_amount == Decimal("0.21")
 
 
 def test_a_configuration_cannot_be_changed() -> None:

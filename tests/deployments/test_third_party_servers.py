@@ -19,11 +19,11 @@ from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
-from tta_dev_primitives.blocks.wire.structured import parse_json_answer
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Capabilities, Target
+from tta_dev_primitives.flows.answers.strict_json import one_object
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 KEY = SecretStr("third-party-test-key")
@@ -144,7 +144,7 @@ async def test_aimock_takes_our_structured_requests(served: Target) -> None:
     request = ask("Score 0 to 1.", json_schema=SCHEMA, schema_name="tta_verdict", thinking="low")
     async with ProviderClient() as client:
         reply = await client.send(served, request, key=KEY)
-    assert parse_json_answer(reply.text) == VERDICT
+    assert one_object(reply.text) == VERDICT
 
 
 @pytest.mark.parametrize("text", ["cut", "filtered"])

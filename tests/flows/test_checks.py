@@ -54,39 +54,6 @@ def test_each_fault_has_its_word(text: str, finish: str, fmt: str, failures: tup
     assert check_text(text, answer_format=fmt, finish=finish, task=LONG_TASK) == failures  # type: ignore[arg-type]
 
 
-SCHEMA = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string"},
-        "tags": {"type": "array", "items": {"type": "string"}},
-        "n": {"type": "integer"},
-        "kind": {"enum": ["a", "b"]},
-    },
-    "required": ["name"],
-    "additionalProperties": False,
-}
-
-
-@pytest.mark.parametrize(
-    ("text", "fits"),
-    [
-        ('{"name": "x", "tags": ["y"], "n": 1, "kind": "a"}', True),
-        ('{"tags": []}', False),
-        ('{"name": 1}', False),
-        ('{"name": "x", "tags": [1]}', False),
-        ('{"name": "x", "n": true}', False),
-        ('{"name": "x", "n": 1.5}', False),
-        ('{"name": "x", "kind": "c"}', False),
-        ('{"name": "x", "more": 1}', False),
-        ("[]", False),
-    ],
-)
-def test_json_is_held_against_its_schema(text: str, fits: bool) -> None:
-    """Required keys, types, enumerations and unknown keys are checked, through lists and objects."""
-    failures = check_text(text, answer_format="json", schema=SCHEMA)
-    assert failures == (() if fits else ("wrong_format",))
-
-
 class Work:
     """A task with a plan, as the checks need to know it."""
 

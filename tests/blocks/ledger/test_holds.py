@@ -305,16 +305,6 @@ async def test_a_presumed_call_is_corrected_only_with_evidence(ledger: Ledger, n
     assert await ledger.verify() == []
 
 
-async def test_the_attempt_number_counts_over_processes_and_crashes(
-    ledger: Ledger, new_call: NewCall
-) -> None:
-    """It is the number of calls that the ledger knows for this step, plus one."""
-    assert await ledger.attempt_number("step") == 1
-    await ledger.reserve(new_call(step_key="step"), usd("0.10"), LIMIT)
-    await ledger.record_free(new_call(step_key="step", billing="free"), Outcome(outcome="timeout"))
-    assert await ledger.attempt_number("step") == 3
-
-
 async def test_a_forged_month_is_found(ledger: Ledger, new_call: NewCall) -> None:
     """`verify` recomputes every month from its journal and its calls, and every answer from its checksum."""
     hold = await ledger.reserve(new_call(), usd("0.10"), LIMIT)
