@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.config.errors import ConfigError, LedgerError, OrchestrationError
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
@@ -206,7 +206,22 @@ class JobRun:
             with suppress(asyncio.CancelledError):
                 await watch
             self._tell()
+            await self._count_cut_off()
             await together((artifacts.close(self.admission.closed), write_budget_panel(self.runtime)))
+
+    async def _count_cut_off(self) -> None:
+        """Add what the ledger charged for calls that never became an attempt: they were cut off on their way."""
+        run_id = self.runtime.flow_run_id()
+        charged = Decimal(0)
+        # A ledger that is down has stopped the job already, with its own words.
+        with suppress(LedgerError):
+            charged = await cost_of_runs(self.runtime.ledger, [run_id] if run_id else [])
+        if charged > self.progress.cost_usd:
+            more = charged - self.progress.cost_usd
+            self.progress.cost_usd = charged
+            self.warnings.append(
+                f"{more:f} USD of the cost are calls that were cut off, charged at their bound"
+            )
 
     def _end(
         self,

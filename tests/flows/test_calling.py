@@ -15,10 +15,12 @@ import pytest
 from drive import PAID, PAID_KEY, Bench, ledger_rows, runtime_at, using
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import ErrorClass
 from tta_dev_primitives.config.models.targets import Limits, Target
+from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Result
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.result import Attempt
@@ -187,3 +189,23 @@ async def test_a_base_url_may_end_in_the_endpoint(bench: Bench, path: str) -> No
     ):
         assert isinstance((await ask(runtime)).outcome, Answered)
     assert paths == ["/v1/chat/completions"]
+
+
+async def test_a_jobs_cost_holds_what_was_charged_for_calls_that_were_cut_off(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that an interrupt ended is no attempt of any task; its charge stands in the ledger."""
+    async with running(bench, "http://127.0.0.1:9/v1") as runtime:
+        monkeypatch.setattr(Runtime, "flow_run_id", lambda _: "the-run")
+        call = CallInfo.of(
+            runtime.targets[PAID], role="execute", use_case="simple", step_key="s", flow_run_id="the-run"
+        )
+        await runtime.ledger.presume(
+            await runtime.ledger.reserve(call, Decimal("0.5"), Decimal(9)), "cut off"
+        )
+        run = JobRun(runtime, JobOptions(), lambda *_: None)
+        await run._count_cut_off()
+        assert run.progress.cost_usd == Decimal("0.5")
+        assert "0.5 USD" in run.warnings[0]
+        await run._count_cut_off()
+        assert len(run.warnings) == 1
