@@ -16,8 +16,6 @@ from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
 from tta_dev_primitives.blocks.ledger.core import AskDate, answer_of, closed_text, pico_or_none
-from tta_dev_primitives.blocks.ledger.database.postgresql import PostgresDatabase
-from tta_dev_primitives.blocks.ledger.database.postgresql_statements import close_at_once, reserve_at_once
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.reserve import Granted, MonthMovedError, RefusedError, reserve_call
@@ -53,9 +51,6 @@ _SWEEP_AT_ONCE = 200
 
 class Ledger(Answers, Alerts, Audit):
     """One budget's ledger. Its arguments are those of `LedgerCore`."""
-
-    one_statement = True
-    """On PostgreSQL, try the plain case of reserving and closing in one statement first."""
 
     async def reserve(
         self,
@@ -111,22 +106,13 @@ class Ledger(Answers, Alerts, Audit):
             at = self._now(tx)
             return await reserve_call(tx, self._terms, call, bound, limit, max(self._month(at), latest), at)
 
-        async def reserve() -> Granted:
-            if self.one_statement and isinstance(self.database, PostgresDatabase):
-                at = await self.database.now() if self._clock is None else self._clock()
-                granted = await reserve_at_once(
-                    self.database, self._terms, call, (bound, limit), max(self._month(at), latest), at
-                )
-                if granted is not None:
-                    return granted
-            return await self.database.transact(work, idempotent=True, label="reserve")
-
+        reserve = self.database.transact(work, idempotent=True, label="reserve")
         try:
             # SQLite works off its queue in order: a release that follows a cancelled reservation finds it.
             # PostgreSQL may run the two at once, so there the reservation is waited for first.
             if self.database.dialect == "sqlite":
-                return await reserve()
-            return await uninterrupted(reserve())
+                return await reserve
+            return await uninterrupted(reserve)
         except asyncio.CancelledError:
             # Nothing was sent: give the money back, if it was set aside at all.
             await uninterrupted(self.release(call.id, "cancelled before sending"))
@@ -237,21 +223,6 @@ class Ledger(Answers, Alerts, Audit):
                 at=self._now(tx), amounts=amounts, answer=kept, close_key=close_key,
             )  # fmt: skip
 
-        if self.one_statement and close_key is None and isinstance(self.database, PostgresDatabase):
-            at = await self.database.now() if self._clock is None else self._clock()
-            done = await close_at_once(
-                self.database,
-                self._terms,
-                call_id,
-                closing,
-                charge,
-                outcome,
-                at=at,
-                amounts=amounts,
-                answer=kept,
-            )
-            if done is not None:
-                return done
         closed: Closed = await self.database.transact(
             work, idempotent=True, label=ending_name(closing), ending=True
         )

@@ -177,8 +177,7 @@ def main() -> int:
     """Fork children, wait for them, print what they report and how they ended, as JSON.
 
     `hammer` runs all children at once, and kills each at a random moment within `--kill-ms`. `job` runs, for
-    each of `--points` in a scope of its own, one child that dies there and one that does the job again. A
-    point that starts with `!` is reached on the general way of several statements.
+    each of `--points` in a scope of its own, one child that dies there and one that does the job again.
     """
     parser = argparse.ArgumentParser()
     parser.add_argument("mode", choices=["hammer", "job"])
@@ -196,7 +195,7 @@ def main() -> int:
     else:
         ended = []
         for point in args.points.split(","):
-            for armed in (point, "!" if point.startswith("!") else ""):
+            for armed in (point, ""):
                 child = _fork(lambda: job(args, 0, point), armed)  # noqa: B023 - run in the child at once
                 ended.append({"point": point, **_end(*child)})
     print(json.dumps(ended))
@@ -210,8 +209,7 @@ def _fork(run: Callable[[], Coroutine[None, None, dict[str, Any]]], point: str) 
         os.close(write)
         return pid, read
     os.close(read)
-    Ledger.one_statement = not point.startswith("!")
-    failpoints.arm(point.removeprefix("!"))
+    failpoints.arm(point)
     os.write(write, json.dumps(asyncio.run(run())).encode())
     os._exit(0)
 

@@ -56,11 +56,6 @@ class PostgresDatabase(Database):
     async def read(self, work: Work[T]) -> T:
         return cast(T, await self._submit(lambda server: server.read(work)))
 
-    async def statement(self, sql: str, *args: Any, label: str) -> list[dict[str, Any]]:
-        """Run one statement (with `$1`, `$2` ...) as a transaction of its own; it must be safe to repeat."""
-        rows = await self._submit(lambda server: server.statement(sql, args, label))
-        return cast("list[dict[str, Any]]", rows)
-
     @override
     async def now(self) -> float:
         """The server's clock, seconds since 1970."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Coroutine
 from functools import lru_cache
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import asyncpg
 
@@ -164,27 +164,6 @@ class Server:
     async def read(self, work: Work[Any]) -> Any:
         """See `Database.read`."""
         return await self._persist(lambda: self._snapshot(work), True)
-
-    async def statement(self, sql: str, args: Any, label: str) -> list[dict[str, Any]]:
-        """See `PostgresDatabase.statement`."""
-
-        async def once() -> list[dict[str, Any]]:
-            pool = await self._opened()
-            failpoint(f"{label}.before_commit")
-            async with pool.acquire() as connection:
-                try:
-                    rows = await connection.fetch(sql, *args)
-                except asyncpg.UniqueViolationError:
-                    # The same row was written by a repeat of this statement: nothing was changed here.
-                    return []
-                except asyncpg.InterfaceError as fault:
-                    if connection.is_closed():
-                        raise ConnectionError("the connection was lost") from fault
-                    raise
-            failpoint(f"{label}.after_commit")
-            return [dict(row) for row in rows]
-
-        return cast("list[dict[str, Any]]", await self._persist(once, True))
 
     def clock_is_fresh(self) -> bool:
         """True when the server's clock was read a short while ago."""
