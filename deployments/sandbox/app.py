@@ -111,12 +111,9 @@ class App:
         self._keys = {p: (k,) if isinstance(k, str) else tuple(k) for p, k in (keys or {}).items()}
         self._count = 0
         kinds = (
-            AnthropicResponses,
-            GeminiResponses,
-            openai.GroqResponses,
-            openai.OpenRouterResponses,
-            openai.OpenAIResponses,
-        )
+            AnthropicResponses, GeminiResponses,
+            openai.GroqResponses, openai.OpenRouterResponses, openai.OpenAIResponses,
+        )  # fmt: skip
         self._responses: dict[str, Responses] = {kind.provider: kind() for kind in kinds}
         self.asgi = Starlette(routes=self._routes())
 

@@ -19,11 +19,11 @@ import yaml
 from markdown_pages import PAGES, ROOT, Block, blocks_of
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
+from tta_dev_primitives.commands.sandbox import snippet
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.check import check_config
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
-from tta_dev_primitives.deployments.sandbox.run import snippet
 
 KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")
 CONFIG = ".tta/orchestration-config.yaml"

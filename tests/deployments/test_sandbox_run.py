@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from sandbox_kit import ask, body_of, http, text_of
 
+from tta_dev_primitives.commands.sandbox import snippet
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS, demo_scenario
-from tta_dev_primitives.deployments.sandbox.run import snippet
 
 pytestmark = pytest.mark.server
 

@@ -53,11 +53,12 @@ def _schema(provider: str) -> dict[str, Any]:
     if provider == "google-ai-studio":
         return _gemini()
     if provider == "anthropic":
-        from anthropic.types.message_create_params import MessageCreateParamsNonStreaming as Params
+        from anthropic.types.message_create_params import MessageCreateParamsBase as Params
 
         schema = TypeAdapter(Params).json_schema()
-        # Options of API version 2023-06-01, which our requests name; the SDK's types are of the newest version.
-        return schema | {"properties": {"temperature": {"type": "number"}, **schema["properties"]}}
+        # `temperature` is of API version 2023-06-01, which our requests name; the SDK's types are of the newest.
+        older = {"temperature": {"type": "number"}, "stream": {"type": "boolean"}}
+        return schema | {"properties": {**older, **schema["properties"]}}
     if provider == "groq":
         from groq.types.chat.completion_create_params import CompletionCreateParams
 
@@ -66,9 +67,10 @@ def _schema(provider: str) -> dict[str, Any]:
         from openrouter.components import ChatRequest
 
         return ChatRequest.model_json_schema()
-    from openai.types.chat.completion_create_params import CompletionCreateParamsNonStreaming
+    from openai.types.chat.completion_create_params import CompletionCreateParamsBase
 
-    return TypeAdapter(CompletionCreateParamsNonStreaming).json_schema()
+    schema = TypeAdapter(CompletionCreateParamsBase).json_schema()
+    return schema | {"properties": {"stream": {"type": "boolean"}, **schema["properties"]}}
 
 
 def _gemini() -> dict[str, Any]:

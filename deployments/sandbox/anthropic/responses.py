@@ -62,10 +62,8 @@ class AnthropicResponses:
         message = _message(ask, answer, sent)
         if not ask.stream:
             return Reply(body=message, headers=self.headers(sent))
-        return Reply(
-            chunks=_events(message),
-            headers={**self.headers(sent), "content-type": "text/event-stream; charset=utf-8"},
-        )
+        headers = {**self.headers(sent), "content-type": "text/event-stream; charset=utf-8"}
+        return Reply(chunks=_events(message), headers=headers)
 
     def broken_stream(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """A stream that ends in an `error` event; a plain 500 when no stream was asked."""
@@ -91,12 +89,12 @@ class AnthropicResponses:
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1/models`."""
         data = [self.model(i) for i in ids]
-        return {
-            "data": data,
-            "has_more": False,
-            "first_id": data[0]["id"] if data else None,
-            "last_id": data[-1]["id"] if data else None,
-        }
+        ends = (
+            {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
+            if data
+            else {"first_id": None, "last_id": None}
+        )
+        return {"data": data, "has_more": False, **ends}
 
     def model(self, model: str) -> dict[str, Any]:
         """`GET /v1/models/{id}`."""
@@ -109,10 +107,8 @@ class AnthropicResponses:
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """Request id, and the limits as RFC 3339 resets."""
-        headers = {
-            "request-id": sent.request_id,
-            "anthropic-organization-id": "00000000-0000-4000-8000-0000000000aa",
-        }
+        organization = "00000000-0000-4000-8000-0000000000aa"
+        headers = {"request-id": sent.request_id, "anthropic-organization-id": organization}
         limits = {limit.metric: limit for limit in sent.limits}
         requests = limits.get("rpm") or RateLimit("rpm", 4000, 3999, 1.0)
         tokens = limits.get("tpm") or RateLimit("tpm", 2_000_000, 1_999_000, 1.0)
@@ -140,44 +136,26 @@ def _content(ask: Ask, answer: Answer, sent: Sent) -> list[dict[str, Any]]:
 
 def _message(ask: Ask, answer: Answer, sent: Sent) -> dict[str, Any]:
     reason = answer.raw_finish or ("stop_sequence" if answer.stop_sequence else _STOP_REASON[answer.finish])
-    details = None
-    if reason == "refusal":
-        details = {"type": "refusal", "category": None, "explanation": None}
+    dated = f"{ask.model}-{_DATES[ask.model]}" if ask.model in _DATES else ask.model
     message: dict[str, Any] = {
-        "id": f"msg_{token('msg', sent.number, sent.request_id)}",
-        "type": "message",
-        "role": "assistant",
-        "model": answer.model or _dated(ask.model),
-        "content": _content(ask, answer, sent),
-        "stop_reason": reason,
+        "id": f"msg_{token('msg', sent.number, sent.request_id)}", "type": "message", "role": "assistant",
+        "model": answer.model or dated, "content": _content(ask, answer, sent), "stop_reason": reason,
         "stop_sequence": answer.stop_sequence if reason == "stop_sequence" else None,
-        "stop_details": details,
-        "usage": _usage(answer),
-    }
-    if answer.usage_override == "missing":
-        del message["usage"]
-    return message
-
-
-def _dated(model: str) -> str:
-    return f"{model}-{_DATES[model]}" if model in _DATES else model
+        "stop_details": {"type": "refusal", "category": None, "explanation": None} if reason == "refusal" else None,
+    }  # fmt: skip
+    return message if answer.usage_override == "missing" else message | {"usage": _usage(answer)}
 
 
 def _usage(answer: Answer) -> dict[str, Any]:
     usage = answer.usage
+    short, long = usage.cache_write_tokens - usage.cache_write_1h_tokens, usage.cache_write_1h_tokens
     shown: dict[str, Any] = {
-        "input_tokens": usage.input_tokens,
-        "cache_creation_input_tokens": usage.cache_write_tokens,
-        "cache_read_input_tokens": usage.cache_read_tokens,
-        "cache_creation": {
-            "ephemeral_5m_input_tokens": usage.cache_write_tokens - usage.cache_write_1h_tokens,
-            "ephemeral_1h_input_tokens": usage.cache_write_1h_tokens,
-        },
-        "output_tokens": usage.output_tokens,
+        "input_tokens": usage.input_tokens, "output_tokens": usage.output_tokens,
         "output_tokens_details": {"thinking_tokens": usage.thinking_tokens},
-        "service_tier": "standard",
-        "inference_geo": "global",
-    }
+        "cache_read_input_tokens": usage.cache_read_tokens, "cache_creation_input_tokens": usage.cache_write_tokens,
+        "cache_creation": {"ephemeral_5m_input_tokens": short, "ephemeral_1h_input_tokens": long},
+        "service_tier": "standard", "inference_geo": "global",
+    }  # fmt: skip
     return overridden(shown, answer, {"input_tokens": -1, "output_tokens": "many"})
 
 
@@ -191,10 +169,8 @@ def _events(message: dict[str, Any]) -> list[bytes]:
     opening = {**message, "content": [], "stop_reason": None, "stop_sequence": None, "stop_details": None}
     if usage is not None:
         opening["usage"] = {**usage, "output_tokens": 1}
-    out = [
-        _event("message_start", {"type": "message_start", "message": opening}),
-        _event("ping", {"type": "ping"}),
-    ]
+    start, ping = {"type": "message_start", "message": opening}, {"type": "ping"}
+    out = [_event("message_start", start), _event("ping", ping)]
     for index, block in enumerate(message["content"]):
         out += _block_events(index, block)
     delta = {k: message[k] for k in ("stop_reason", "stop_sequence", "stop_details")}
@@ -211,17 +187,13 @@ def _block_events(index: int, block: dict[str, Any]) -> list[bytes]:
         "thinking": ("thinking", "thinking_delta", block.get("thinking", "")),
         "tool_use": ("partial_json", "input_json_delta", dumps(block.get("input")).decode()),
     }[kind]
-    emptied: dict[str, Any] = {"input": {}} if kind == "tool_use" else {field: ""}
-    empty = {**block, **emptied}
-    if kind == "thinking":
-        empty["signature"] = ""
+    empty = {**block, **({"input": {}} if kind == "tool_use" else {field: ""})}
     deltas = [{"type": delta, field: piece} for piece in pieces(text)]
     if kind == "thinking":
+        empty["signature"] = ""
         deltas.append({"type": "signature_delta", "signature": block["signature"]})
     start = {"type": "content_block_start", "index": index, "content_block": empty}
     stop = {"type": "content_block_stop", "index": index}
-    body = [
-        _event("content_block_delta", {"type": "content_block_delta", "index": index, "delta": d})
-        for d in deltas
-    ]
+    name = "content_block_delta"
+    body = [_event(name, {"type": name, "index": index, "delta": d}) for d in deltas]
     return [_event("content_block_start", start), *body, _event("content_block_stop", stop)]

@@ -88,16 +88,12 @@ class GeminiResponses:
             f"* Quota exceeded for metric: generativelanguage.googleapis.com/{quota}, limit: {limit}, "
             f"model: {model}\nPlease retry in {wait:.9g}s."
         )
+        page = "https://ai.google.dev/gemini-api/docs/rate-limits"
+        help_link = {"description": "Learn more about Gemini API quotas", "url": page}
         violation = {
-            "quotaMetric": f"generativelanguage.googleapis.com/{quota}",
-            "quotaId": quota_id,
-            "quotaDimensions": {"location": "global", "model": model},
-            "quotaValue": str(limit),
-        }
-        help_link = {
-            "description": "Learn more about Gemini API quotas",
-            "url": "https://ai.google.dev/gemini-api/docs/rate-limits",
-        }
+            "quotaMetric": f"generativelanguage.googleapis.com/{quota}", "quotaId": quota_id,
+            "quotaDimensions": {"location": "global", "model": model}, "quotaValue": str(limit),
+        }  # fmt: skip
         shown = int(wait) if wait >= 1 else round(wait, 3)
         details: list[dict[str, Any]] = [
             {"@type": _TYPE + "Help", "links": [help_link]},

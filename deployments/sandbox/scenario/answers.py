@@ -33,15 +33,14 @@ def answer_for(ask: Ask, *, verdict: Literal["accept", "reject"] = "accept") -> 
     solution = solve(ask.user)
     if schema is not None:
         value = sample(schema, answer=solution, verdict=verdict if ask.prompt == "verdict" else None)
-        return _sized(ask, json.dumps(value, ensure_ascii=False))
+        return scripted_answer(ask, json.dumps(value, ensure_ascii=False))
     if _wants_json(ask):
-        return _sized(
-            ask, json.dumps({"reasoning": f"{LABEL} no model was asked", "answer": solution or LABEL})
-        )
+        value = {"reasoning": f"{LABEL} no model was asked", "answer": solution or LABEL}
+        return scripted_answer(ask, json.dumps(value))
     if solution is not None:
-        return _sized(ask, f"{LABEL} The answer is {solution}.")
+        return scripted_answer(ask, f"{LABEL} The answer is {solution}.")
     mark = token(ask.user, length=8)
-    return _sized(
+    return scripted_answer(
         ask,
         f"{LABEL} This is a scripted answer to task {mark}. It comes from the sandbox provider under the "
         f"name of {ask.model}; no language model was asked and nothing was paid.",
@@ -50,10 +49,6 @@ def answer_for(ask: Ask, *, verdict: Literal["accept", "reject"] = "accept") -> 
 
 def scripted_answer(ask: Ask, text: str) -> Answer:
     """An answer with the given text and plausible usage."""
-    return _sized(ask, text)
-
-
-def _sized(ask: Ask, text: str) -> Answer:
     usage = Usage(input_tokens=ask.input_tokens, output_tokens=max(1, estimate_tokens(text)))
     return Answer(text, usage, finish="tool" if ask.tool else "stop")
 
@@ -63,7 +58,7 @@ def _wants_json(ask: Ask) -> bool:
 
 
 def _schema_in(ask: Ask) -> Mapping[str, Any] | None:
-    """A JSON Schema written into the prompt, as models without a schema mode are told it."""
+    """A JSON Schema written into the prompt, as models without a schema mode get it."""
     decoder = json.JSONDecoder()
     for text in (ask.system, ask.user):
         at = text.rfind("JSON Schema")
