@@ -187,7 +187,8 @@ def _block_events(index: int, block: dict[str, Any]) -> list[bytes]:
         "thinking": ("thinking", "thinking_delta", block.get("thinking", "")),
         "tool_use": ("partial_json", "input_json_delta", dumps(block.get("input")).decode()),
     }[kind]
-    empty: dict[str, Any] = block | ({"input": {}} if kind == "tool_use" else {field: ""})
+    blank: dict[str, Any] = {"input": {}} if kind == "tool_use" else {field: ""}
+    empty = {**block, **blank}
     deltas = [{"type": delta, field: piece} for piece in pieces(text)]
     if kind == "thinking":
         empty["signature"] = ""
