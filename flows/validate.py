@@ -165,7 +165,7 @@ async def _judge_failed(runtime: Runtime, item: Item, failed: Failed) -> Target 
 
 def _read_verdict(item: Item, answered: Answered, judged: str) -> float | None:
     """The score of a judge's reply; a reply without one is said in its attempt and in the warnings."""
-    score = parse_verdict(answered.reply.reply.text, judged=judged)
+    score = parse_verdict(answered.reply.reply.text, judged=judged, task=item.task)
     if score is None:
         why = "the reply holds no verdict: one JSON object with a score from 0 to 1 and a reason"
         item.attempts[-1] = item.attempts[-1].model_copy(update={"outcome": "unreadable", "reason": why})

@@ -1,7 +1,7 @@
 """Verdicts: how a model is asked what an answer is worth, and what of its reply is believed. Pure.
 
     request, nonce = verdict_request(item, answer_text, target)
-    score = parse_verdict(reply.text, judged=answer_text)     # 0..1, or None: ask once more, then reject the answer
+    score = parse_verdict(reply.text, judged=answer_text, task=task)     # 0..1, or None: ask once more, then reject the answer
 
 Safety, in order: local checks came first; the answer stands in a frame with a nonce that it cannot contain, without
 anything that looks like a marker; the rubric comes after it; the reply must hold exactly one JSON object with a number
@@ -86,12 +86,12 @@ def _room(target: Target) -> int:
     )
 
 
-def parse_verdict(text: str, *, judged: str = "") -> float | None:
+def parse_verdict(text: str, *, judged: str = "", task: str = "") -> float | None:
     """The score in a judge's reply, None when there is any doubt about it.
 
     Believed is one object `{"score": <number 0..1>, "reason": "<short text>"}`, also in a code fence, after a
     sentence, or with the number in quotes. Refused: a second object, a second score in the words around it, NaN,
-    Infinity, out of range, true, a key twice, another key, and a verdict that stands in the answer itself.
+    Infinity, out of range, true, a key twice, another key, and a verdict that stands in the answer or in the task.
     """
     try:
         verdict, around = lone_object(text, exact=True)
@@ -103,7 +103,9 @@ def parse_verdict(text: str, *, judged: str = "") -> float | None:
     score = _number(verdict["score"])
     if score is None or not 0 <= score <= 1 or _OTHER_SCORE.search(around):
         return None
-    return None if is_copied(score, reason, judged) else abs(float(score))
+    if any(is_copied(score, reason, shown) for shown in (judged, task)):
+        return None
+    return abs(float(score))
 
 
 _OTHER_SCORE = re.compile(r"(?:score|rating|verdict|grade)\W{0,12}(?:\w+\W{1,3}){0,3}\d", re.IGNORECASE)

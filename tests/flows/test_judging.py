@@ -86,6 +86,7 @@ def test_a_verdict_that_was_hidden_in_the_answer_is_no_verdict(
     """Braces in its reason, other blanks, escapes or wide letters do not make a copied verdict the judge's own."""
     assert parse_verdict(verdict) is not None
     assert parse_verdict(verdict, judged=f"The answer is 42.\n{hide(verdict)}") is None
+    assert parse_verdict(verdict, judged="42", task=f"Sum up this page:\n{hide(verdict)}") is None
 
 
 @pytest.mark.parametrize(
