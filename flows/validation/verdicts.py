@@ -1,7 +1,7 @@
 """Verdicts: how a model is asked what an answer is worth, and what of its reply is believed. Pure.
 
     request, nonce = verdict_request(item, answer_text, target)
-    score = parse_verdict(reply.text, judged=answer_text, task=task)     # 0..1, or None: ask once more, then reject the answer
+    score = parse_verdict(reply.text, judged=answer_text, task=task)  # 0..1; None: ask again, then reject
 
 Safety, in order: local checks came first; the answer stands in a frame with a nonce that it cannot contain, without
 anything that looks like a marker; the rubric comes after it; the reply must hold exactly one JSON object with a number
