@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Collection
 
@@ -12,7 +13,7 @@ from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.options import ConfigFile, OrchestrationConfig
 from tta_dev_primitives.config.template import todays_config
 
-__all__ = ["key_variables", "with_keys_only"]
+__all__ = ["key_variables", "one_model_config", "server_address", "with_keys_only"]
 
 _ALL_WORK = """\
   executors:
@@ -27,6 +28,66 @@ _NOBODY_JUDGES = """
   planning: never
   validation: {{mode: never}}
 """
+
+
+_ONE_MODEL = """\
+orchestration:
+  # One model does all the work; nothing plans or judges, so answers rest on the local checks.
+  # To have them judged: name a stronger model as the orchestrator and take the next two lines out.
+  planning: never
+  validation: {{mode: never}}
+{private}
+  orchestrator:
+    model: {model}
+{endpoint}
+  executors:
+    - model: {model}
+{indented}
+      use_cases: [simple, moderate, complex, expert, speed-critical, reasoning]
+
+  fallback_strategy:
+    models: [{model}]
+
+  cost_tracking:
+    budget_limit_usd: 10.0
+"""
+
+
+def one_model_config(
+    model: str,
+    provider: str,
+    *,
+    api_key_env: str,
+    billing: str,
+    base_url: str | None = None,
+    private: bool = False,
+) -> str:
+    """A configuration in which one model of a preset or of one's own server does all the work, as YAML text.
+
+    Args:
+        model: The id that the server takes.
+        provider: `openai-compatible` or a preset.
+        api_key_env: The variable of its key.
+        billing: What its calls cost: `free` or `paid`.
+        base_url: Its address, where the provider has none of its own.
+        private: The address is on this machine or a private network.
+    """
+    lines = [f"provider: {provider}", f"api_key_env: {api_key_env}", f"billing: {billing}"]
+    if base_url is not None:
+        lines.insert(1, f"base_url: {json.dumps(base_url)}")
+    return _ONE_MODEL.format(
+        model=json.dumps(model),
+        endpoint="\n".join(f"    {line}" for line in lines) + "\n",
+        indented="\n".join(f"      {line}" for line in lines),
+        private="  allow_private_hosts: true\n" if private else "",
+    )
+
+
+def server_address(text: str) -> str:
+    """The address of a server as a person types it, in full: `localhost:11434` is `http://localhost:11434/v1`."""
+    url = text.strip().rstrip("/")
+    url = url if "://" in url else f"http://{url}"
+    return url if url.count("/") > 2 else f"{url}/v1"
 
 
 def key_variables(text: str) -> tuple[str, ...]:

@@ -13,7 +13,14 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.options import OrchestratorConfig
 
-__all__ = ["DEFAULT_PATH", "create_default_config", "guide_config", "todays_config", "write_new_file"]
+__all__ = [
+    "DEFAULT_PATH",
+    "create_default_config",
+    "guide_config",
+    "ignore_in_git",
+    "todays_config",
+    "write_new_file",
+]
 
 logger = logging.getLogger("tta_dev_primitives.config.orchestration_config")
 
@@ -89,7 +96,34 @@ def _with_orchestrator(text: str, known: Catalogue, today: date) -> str:
     return re.sub(r"(?m)^(?=  executors:)", section, text, count=1)
 
 
-def write_new_file(path: Path, text: str) -> bool:
+def ignore_in_git(name: str) -> bool:
+    """Add `name` to `.gitignore` when the working folder belongs to git and no rule covers it; whether it was added.
+
+    Raises:
+        ConfigError: The file cannot be written.
+    """
+    here = Path.cwd()
+    root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
+    if root is None:
+        return False
+    rules: set[str] = set()
+    for folder in {here, root}:
+        path = folder / ".gitignore"
+        if path.is_file():
+            rules |= {line.strip().strip("/") for line in path.read_text("utf-8", "replace").splitlines()}
+    if rules & {name, f"{name}*", f"*{name}", f"**/{name}"}:
+        return False
+    path = here / ".gitignore"
+    try:
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+        with path.open("a", encoding="utf-8", newline="\n") as stream:
+            stream.write(("" if not text or text.endswith("\n") else "\n") + f"{name}\n")
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error.strerror}. Add {name} to it.") from None
+    return True
+
+
+def write_new_file(path: Path, text: str, *, mode: int = 0o644) -> bool:
     """Write `text` to `path` whole or not at all; False, and nothing done, if something is there already.
 
     Raises:
@@ -105,7 +139,7 @@ def write_new_file(path: Path, text: str) -> bool:
         if os.path.lexists(path):
             return False
         # Never more open than 0644: the loader refuses a file that everyone may write.
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o644)
+        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
                 stream.write(text)

@@ -33,7 +33,7 @@ class BoundClient:
         self._base_url = base_url
         self._allow_private_hosts = allow_private_hosts
         self._client: ProviderClient | None = None
-        base_of(self.target("any"))
+        self.host = base_of(self.target("any")).host
 
     def target(self, model: str) -> Target:
         """Describe `model` at this address, with what the catalogue knows of it."""

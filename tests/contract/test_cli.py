@@ -10,7 +10,11 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -281,6 +285,60 @@ def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
     assert [e.api_key_env for e in config.executors] == ["GOOGLE_API_KEY"]
     assert config.fallback_strategy.models == ["gemini-3.8-flash", "openai/gpt-oss-120b"]
     assert "gsk-set" not in out
+
+
+def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
+    """Its address is asked for, its models are listed, and the written file and folder bring no warning."""
+    (tmp_path / ".git").mkdir()
+    with model_server(["qwen3:8b", "gemma3:4b"]) as port:
+        answers = [b"n\n"] * 4 + [b"6\n", f"127.0.0.1:{port}\n".encode(), b"2\n"]
+        out, code = on_a_terminal(["init"], answers, tmp_path)
+        assert code == 0, out
+        assert "1 gemma3:4b" in out
+        checked = json.loads(tta("check", "--live", "--json", folder=tmp_path).stdout)
+    assert [line for line in checked["checks"] if line["level"] != "ok"] == []
+    config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)
+    (executor,) = config.executors
+    assert (executor.model, executor.base_url) == ("qwen3:8b", f"http://127.0.0.1:{port}/v1")
+    assert (tmp_path / ".env").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / ".gitignore").read_text() == ".env\n"
+
+
+def test_init_offers_presets(tmp_path: Path) -> None:
+    """One question for the name, one for the plan where it is not certain, one for the model."""
+    answers = [b"n\n"] * 4 + [b"5\n", b"cerebras\n", b"paid\n", b"llama-4\n"]
+    out, code = on_a_terminal(["init"], answers, tmp_path)
+    assert code == 0, out
+    config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)
+    (executor,) = config.executors
+    said = (executor.model, executor.provider, executor.billing, executor.api_key_env)
+    assert said == ("llama-4", "cerebras", "paid", "CEREBRAS_API_KEY")
+
+
+@contextmanager
+def model_server(names: list[str]) -> Iterator[int]:
+    """A server on loopback that lists models as OpenAI does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            body = json.dumps({"data": [{"id": name} for name in names]}).encode()
+            self.send_response(200)
+            self.send_header("content-length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_args: object) -> None:
+            """Say nothing."""
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
 
 
 @pytest.mark.parametrize(

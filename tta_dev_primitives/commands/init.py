@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
@@ -42,7 +43,8 @@ def init(
 ) -> int:
     """Write a configuration file with today's models, and `.env.example` beside it. Existing files are kept.
 
-    On a terminal it asks which keys you have (never for a key itself) and which scenario you want.
+    On a terminal it asks which keys you have (never for a key itself) and which scenario or server you want, and writes
+    an empty `.env`.
 
     Args:
         path: Where to write the configuration.
@@ -54,23 +56,32 @@ def init(
     """
     from tta_dev_primitives.config.init_file import key_variables, with_keys_only
     from tta_dev_primitives.config.reading.trusted_files import digest_of, trust_file
-    from tta_dev_primitives.config.template import write_new_file
+    from tta_dev_primitives.config.template import ignore_in_git, write_new_file
 
     out = console(stderr=True)
     asks = not (yes or json or as_in_guide) and sys.stdin.isatty() and sys.stderr.isatty()
     have: list[str] | None = None
+    text: str | None = None
     if asks and not os.path.lexists(path):
         have = _ask_keys(out)
-        scenario = scenario or _ask_scenario(out)
-    text = _text(scenario, as_in_guide)
-    if have:
-        text = with_keys_only(text, have)
+        chosen = scenario or _ask_scenario(out)
+        if callable(chosen):
+            text, have = chosen(out), None
+        else:
+            scenario = chosen
+    if text is None:
+        text = _text(scenario, as_in_guide)
+        text = with_keys_only(text, have) if have else text
     wrote_config = write_new_file(path, text)
     if wrote_config:
         trust_file(path, digest_of(path.read_bytes()))
     variables = key_variables(path.read_text(encoding="utf-8")) if not wrote_config else key_variables(text)
     head = "# Copy to .env (chmod 600 .env) and put your keys in; variables of the shell win over it.\n"
-    wrote_env = write_new_file(env_example, head + "".join(f"{name}=\n" for name in variables))
+    empty = "".join(f"{name}=\n" for name in variables)
+    wrote_env = write_new_file(env_example, head + empty)
+    if asks or yes:
+        write_new_file(Path(".env"), f"# Keys. Other users cannot read this file.\n{empty}", mode=0o600)
+    ignore_in_git(".env")
     missing = [name for name in variables if not _is_set(name) and (not have or name in have)]
     steps = _next_steps(path, env_example, missing)
     if json:
@@ -109,16 +120,25 @@ def _ask_keys(out: Console) -> list[str]:
     return have
 
 
-def _ask_scenario(out: Console) -> Scenario | None:
+def _ask_scenario(out: Console) -> Scenario | Callable[[Console], str] | None:
+    """A scenario, None for the full example, or the questions about another kind of server."""
     from rich.prompt import IntPrompt
+
+    from tta_dev_primitives.commands._init_server import ask_own_server, ask_preset
 
     names: tuple[Scenario, ...] = get_args(Scenario)
     out.print("Which scenario?", style="bold")
     for number, name in enumerate(names, start=1):
         out.print(f"  {number} {name}: {_ABOUT[name]}")
     out.print(f"  {len(names) + 1} the guide's full example, with all options written out")
-    choices = [str(n) for n in range(1, len(names) + 2)]
+    out.print(
+        f"  {len(names) + 2} one model of another provider (OpenAI, Mistral, DeepSeek, xAI, Together ...)"
+    )
+    out.print(f"  {len(names) + 3} my own server (Ollama, vLLM, LM Studio, LiteLLM)")
+    choices = [str(n) for n in range(1, len(names) + 4)]
     number = IntPrompt.ask("  Number", choices=choices, default=1, console=out)
+    if number > len(names) + 1:
+        return ask_preset if number == len(names) + 2 else ask_own_server
     return names[number - 1] if number <= len(names) else None
 
 
