@@ -30,6 +30,8 @@ from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 __all__ = ["ModelState", "check_models", "resume_crashed", "sweep_ledger"]
 
 ConfigPath = Annotated[str | None, Field(description="Configuration file; empty searches the usual places")]
+_RULINGS_KEPT_S = 100 * 86_400.0
+"""Rulings of tasks that did not come again for so long are deleted: a later repeat counts as a new task."""
 DEPLOYED_TAG = "tta"
 """Every deployment of this package has it; so have its flow runs."""
 
@@ -114,6 +116,8 @@ async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     budget = await budget_state(runtime)
     await _tell_renewed(runtime, budget)
     await write_budget_panel(runtime)
+    database = runtime.ledger.database
+    await Strata(database).prune(await database.now() - _RULINGS_KEPT_S)
     problems = await runtime.ledger.verify()
     if problems:
         payload = {"problems": problems[:20], "ledger": runtime.ledger.database.place}

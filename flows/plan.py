@@ -7,6 +7,7 @@ The local classifier answers when it is sure or the caller named the use case; t
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from functools import partial
 
 from prefect import task
@@ -26,7 +27,8 @@ from tta_dev_primitives.flows.planning.plan_model import (
     plan_schema,
     plan_system,
 )
-from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases
+from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, executor_names
+from tta_dev_primitives.flows.routing.model_scores import led_by_chance
 from tta_dev_primitives.flows.routing.retired_models import note_stand_in, tell_failure, tell_retired
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
@@ -67,6 +69,8 @@ async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Tas
     except ConfigError as error:
         item.error = error
         return
+    if runtime.order is not None:
+        item.route = await _explored(runtime, item)
     by_name = {target.name: target for target in item.route.candidates}
     item.targets = {runtime.orchestrator.name: runtime.orchestrator, **by_name}
     for target in item.targets.values():
@@ -80,6 +84,14 @@ async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Tas
         long=is_long(item.task),
     )
     await _check_reach(runtime, item)
+
+
+async def _explored(runtime: Runtime, item: Item) -> Route:
+    """The item's route; `routing: learned` lets a random free executor go first for a few tasks."""
+    names = executor_names(runtime.config, item.use_case)
+    rivals = [t for t in item.route.candidates if t.name in names and t.billing == "free"]
+    order = led_by_chance(item.route.candidates, rivals, await runtime.coin_of(item.content_key, "leader"))
+    return replace(item.route, candidates=tuple(order))
 
 
 async def _check_reach(runtime: Runtime, item: Item) -> None:

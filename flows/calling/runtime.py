@@ -45,6 +45,7 @@ from tta_dev_primitives.flows.routing.replacements import Replacement, serving_n
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
+from tta_dev_primitives.flows.validation.statistics import coin
 
 __all__ = ["Runtime", "active", "current_runtime"]
 
@@ -292,6 +293,14 @@ class Runtime:
         rulings = await self.risk.rule(items, self.risk_policy, observed)
         self.drifts += sum(ruling.drifted for ruling in rulings)
         return rulings
+
+    async def coin_of(self, task: str, purpose: str) -> float:
+        """A number in [0, 1) of a task (its content key) and a purpose: the same whenever the task comes again.
+
+        Raises:
+            LedgerError: The ledger's database cannot be used.
+        """
+        return coin(await self.risk.secret(), purpose, task)
 
     async def learn(self, labels: Sequence[Label]) -> list[str]:
         """Record what items have shown; returns the strata that raised a drift alarm."""

@@ -25,6 +25,7 @@ from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
+from tta_dev_primitives.flows.reporting.accounts import AccountLine, accounts_of
 from tta_dev_primitives.flows.routing.learned_order import Place, places
 from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
 from tta_dev_primitives.flows.tasks.savings import Savings
@@ -175,6 +176,10 @@ class SpendReport:
     saved_by_use_case: tuple[Saved, ...]
     days: dict[str, Decimal]
     quality: tuple[Quality, ...]
+    accounts: tuple[AccountLine, ...]
+    """The risk budget of each use case."""
+    certificate: str
+    """One sentence on the certificate, empty while it says less than the budget."""
     order: tuple[Place, ...]
     """With `routing: learned`, the executors of each use case in the order in which they are asked now."""
     causes: tuple[Cause, ...]
@@ -195,6 +200,8 @@ class SpendReport:
             "savings_by_use_case": [one.to_json() for one in self.saved_by_use_case],
             "spent_by_day_usd": {day: f"{usd:f}" for day, usd in self.days.items()},
             "quality": [one.to_json() for one in self.quality],
+            "accounts": [one.to_json() for one in self.accounts],
+            "certificate": self.certificate,
             "routing": [one.to_json() for one in self.order],
             "failures": [{"model": c.model, "outcome": c.outcome, "calls": c.calls} for c in self.causes],
             "free_quota": [
@@ -241,19 +248,32 @@ async def gather(
     )
     targets = resolve_targets(config)
     tasks = await result_lines(ledger, month)
-    store = RiskStore.of(ledger.database, targets[config.orchestrator.model].key, Policy.of(config))
+    policy = Policy.of(config)
+    risk = await RiskStore.of(ledger.database, targets[config.orchestrator.model].key, policy).state()
     charged = money.total.charged
     return SpendReport(
         money=money,
         saved=_saved("all", tasks, cost=charged),
         saved_by_use_case=_groups(tasks),
         days=await spend_by_day(ledger, month),
-        quality=quality_of(await store.state()),
+        quality=quality_of(risk),
+        accounts=accounts_of(risk, policy),
+        certificate=_certificate(risk, policy.eps),
         order=await _order(config, ledger, targets),
         causes=causes_of(rows),
         quotas=await _quotas(ledger, targets.values()),
         timezone=ledger.timezone,
         made_at=datetime.now(UTC),
+    )
+
+
+def _certificate(state: RiskState, eps: float) -> str:
+    known = state.certificate
+    if not known.trusted or known.missed() >= eps * known.trusted:
+        return ""
+    return (
+        f"Of {known.trusted:,} answers that were delivered or audited on earned trust at most {known.missed():,.0f} "
+        "were wrong and unseen (95 % confidence, for any tasks and any drift)."
     )
 
 

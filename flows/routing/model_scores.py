@@ -3,10 +3,10 @@
     state = learned(state, outcomes_of(case, end, latencies))
     places = ranked(state, "moderate", keys, threshold=0.85, free=keys)    # in order, each with its reason
 
-An outcome is the orchestrator's word on one answer, drawn fairly: a task is checked because of what the risk ledger
-knows of its kind, never because of the task, so weighing each outcome by how seldom its kind is checked makes up for
-the tasks that were not. Only models that were asked before anything was known of the task count; those that are asked
-after others failed see the hard tasks alone.
+An outcome is the orchestrator's word on one answer, a failed local check, or a free judge's rejection. A task is
+checked because of what the risk ledger knows of its kind, never because of the task, so weighing each word by how
+seldom its kind is checked makes up for the tasks that were not. Only models that were asked before anything was known
+of the task count; those that are asked after others failed see the hard tasks alone.
 
 One model goes before another when the bounds of their endorsement rates (valid at every moment, 95 %) lie apart,
 or when both are endorsed alike and one is clearly faster. What was decided stays until the opposite is shown, so
@@ -20,17 +20,31 @@ import json
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from tta_dev_primitives.flows.validation.case import Case
 from tta_dev_primitives.flows.validation.next_step import Deliver, Step, endorsement, initial_answers
 from tta_dev_primitives.flows.validation.statistics import upper_bound
 
-__all__ = ["ENOUGH", "Outcome", "Placed", "Standings", "Tally", "learned", "outcomes_of", "ranked"]
+__all__ = [
+    "ENOUGH",
+    "EXPLORED",
+    "Outcome",
+    "Placed",
+    "Standings",
+    "Tally",
+    "learned",
+    "led_by_chance",
+    "outcomes_of",
+    "ranked",
+]
 
 Why = Literal["endorsed", "faster"]
+T = TypeVar("T")
 ENOUGH = 20
 """Outcomes below which a model is not compared."""
+EXPLORED = 0.04
+"""The share of tasks that a random executor answers first."""
 _MANY = 400
 """After so many outcomes the older ones count half: providers change what stands behind a name."""
 _SIDE = 0.025
@@ -175,6 +189,9 @@ class Placed:
 def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[Outcome]:
     """What the end of one task says about the models that were asked first.
 
+    A failed local check and a free judge's rejection are always seen, so they stand for one task. The orchestrator's
+    word stands for as many tasks as are checked once.
+
     Args:
         case: The ended task.
         end: Its last step.
@@ -182,19 +199,32 @@ def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[O
     """
     ruling = case.ruling
     asked = ruling.action != "deliver" if ruling is not None else case.policy.mode == "always"
-    if not asked or not isinstance(end, Deliver):
-        return []
     audit = ruling is not None and ruling.action == "audit"
     weight = 1.0 / ruling.probability if audit and ruling is not None and ruling.probability else 1.0
     found: list[Outcome] = []
     for i, answer in enumerate(
         case.answers[: initial_answers(case.answer_format, case.policy, case.candidates)]
     ):
-        said = None if answer.failures else endorsement(case, i)
-        if said is not None and answer.by.model != case.orchestrator.model:
+        judge = case.verdict_of(i, paid=False)
+        refused = judge is not None and not (judge.score or 0.0) >= case.policy.threshold
+        said = endorsement(case, i) if asked and isinstance(end, Deliver) and not answer.failures else None
+        certain = said is None and (bool(answer.failures) or refused)
+        if (certain or said is not None) and answer.by.model != case.orchestrator.model:
             name = answer.by.key or answer.by.model
-            found.append(Outcome(case.use_case, name, said, weight, latencies.get(answer.by.model)))
+            seen = (False, 1.0) if certain else (bool(said), weight)
+            found.append(Outcome(case.use_case, name, *seen, latencies.get(answer.by.model)))
     return found
+
+
+def led_by_chance(models: Sequence[T], rivals: Collection[T], coin: float) -> list[T]:
+    """The models in order, but for a few tasks a random one of `rivals` first: so a better one becomes known.
+
+    The coin is of the task alone, so that these tasks are like all others.
+    """
+    if coin >= EXPLORED or len(rivals) < 2:
+        return list(models)
+    leader = [m for m in models if m in rivals][int(coin / EXPLORED * len(rivals))]
+    return [leader, *(m for m in models if m != leader)]
 
 
 def learned(state: Standings, outcomes: Iterable[Outcome]) -> Standings:

@@ -55,11 +55,12 @@ _PRIORS = {True: (0.5, 5.0), False: (2.0, 2.0)}
 its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of what two families agree on."""
 _PROXY_PRIOR = (1.0, 4.0)
 _OWN = 5
-"""Labels of its own that a stratum needs (gate `balanced`)."""
+"""Labels of its own that a stratum needs."""
 _VERDICTS = 8
 """Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
 _LONGEST = 400
 """Labels that one open verdict can hold back; then it counts as a rejection."""
+_AUDIT_PATIENCE = 1000.0
 _RECENT = 25
 """Deliveries before an alarm that are charged as if they had all been hopeless."""
 
@@ -70,7 +71,7 @@ class RiskPolicy:
 
     eps: float
     gate: Literal["balanced", "strict"] = "balanced"
-    safety: float = 1.0
+    safety: float = 1.5
     """Standard deviations kept between the expected rejected deliveries and the budget (gate `balanced`)."""
     few: int = 30
     """Below so many labels two standard deviations are added to the estimate, then one (gate `balanced`)."""
@@ -82,7 +83,6 @@ class RiskPolicy:
     price: float = 3.2
     """A stratum is delivered without a check while its estimate is below so many times `eps` (less below 0.1)."""
     drift_patience: float = 800.0
-    audit_patience: float = 1000.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eps <= 1.0:
@@ -199,6 +199,8 @@ class Stratum:
     """Labels ever, also those before a reset."""
     rejected: int = 0
     audits: Watch = field(default_factory=Watch)
+    alarmed: bool = False
+    """Labels have raised a drift alarm; the next one resets the stratum."""
     compared: int = 0
     """Comparisons with the orchestrator's own answer, and those that failed."""
     worse: int = 0
@@ -246,9 +248,20 @@ class Stratum:
             end += 1
         done = self.tail[:end]
         bad, gone = done.count("1") + done.count("?"), done.count("-")
-        return replace(
+        moved = replace(
             self, n=self.n + end - gone, k=self.k + bad, tail=self.tail[end:], base=self.base + end
         )
+        for label in done.replace("-", ""):
+            moved = moved.watched(label != "0")
+        return moved
+
+    def watched(self, bad: bool) -> Stratum:
+        """The stratum after its drift detector has seen a label, in the order of the rulings."""
+        if not self.unjudged:
+            # A stratum that was never trusted has nothing to lose.
+            return self
+        audits, alarm = watch(self.audits, bad=bad, patience=_AUDIT_PATIENCE)
+        return replace(self, audits=audits, alarmed=self.alarmed or alarm)
 
     def compare(self) -> Moments | None:
         """The failure rate by comparisons: p = z + (1 - z) f, None without any.
@@ -410,12 +423,12 @@ def rule(
     (mean, variance), labels, most = state.basis(key)
     quality = 1.0 - (stratum.bound if policy.gate == "strict" else min(1.0, mean + 1.64 * variance**0.5))
     trusted = evidence.auditable and _affordable(state, key, policy)
-    if policy.gate == "balanced":
+    if policy.gate == "strict":
+        trusted = trusted and stratum.counted[0] >= _OWN and mean <= _HOPELESS
+    else:
         doubt = 0.0 if most >= 0 else (2.0 if labels < policy.few else 1.0)
         enough = stratum.unjudged < most if most >= 0 else labels >= _OWN
         trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
-    else:
-        trusted = trusted and mean <= _HOPELESS
     chance = _audit_chance(state, key, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
     drawn = max(policy.audit_floor, 5.0 / (10 + stratum.verdicts))
@@ -438,7 +451,7 @@ def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState
         if label.proxy:
             state = compared(state, ruling, failed=not label.endorsed, policy=policy)
         else:
-            state, alarm = judged(state, ruling, policy, failed=not label.endorsed)
+            state, alarm = judged(state, ruling, failed=not label.endorsed)
     if label.ended:
         if ruling is not None and (label.endorsed is None or label.proxy):
             state, _ = unlabelled(state, label, ruling, policy)
@@ -455,15 +468,12 @@ def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bo
     return _with(state, ruling.evidence.stratum, stratum)
 
 
-def judged(
-    state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool, passed: bool = False
-) -> tuple[RiskState, bool]:
+def judged(state: RiskState, ruling: Ruling, *, failed: bool, passed: bool = False) -> tuple[RiskState, bool]:
     """Record the orchestrator's word on one answer.
 
     Args:
         state: What is known.
         ruling: The item's ruling.
-        policy: The rates.
         failed: Whether the answer was rejected.
         passed: Whether the answer had passed a comparison, after which its verdict was drawn.
     """
@@ -491,18 +501,13 @@ def judged(
             weight=stratum.weight + weight,
             squares=stratum.squares + weight**2,
             bad_weight=stratum.bad_weight + weight * failed,
-        )
+        ).watched(failed)
     elif ruling.place >= 0:
         stratum = stratum.settled(ruling.place, "1" if failed else "0")
     else:
-        stratum = replace(stratum, n=stratum.n + 1, k=stratum.k + failed)
-    alarm = False
-    if stratum.unjudged:
-        # A stratum that was never trusted has nothing to lose.
-        audits, alarm = watch(stratum.audits, bad=failed, patience=policy.audit_patience)
-        stratum = replace(stratum, audits=audits)
-    state = _with(state, key, stratum)
-    return (_reset(state, ruling.evidence.use_case, [key]), True) if alarm else (state, False)
+        stratum = replace(stratum, n=stratum.n + 1, k=stratum.k + failed).watched(failed)
+    state, alarm = _with(state, key, stratum), stratum.alarmed
+    return (_reset(state, ruling.evidence.use_case, [key]) if alarm else state), alarm
 
 
 def delivered(state: RiskState, label: Label) -> RiskState:

@@ -45,6 +45,7 @@ class RiskStore:
 
     def __init__(self, database: Database, scope: str, before: str | None = None) -> None:
         self._strata, self._scope, self._before = Strata(database), scope, before
+        self._secret: str | None = None
 
     @classmethod
     def of(cls, database: Database, orchestrator_key: str, policy: Policy) -> RiskStore:
@@ -121,4 +122,5 @@ class RiskStore:
 
     async def secret(self) -> str:
         """The ledger's secret, under which coins are drawn."""
-        return await self._strata.secret()
+        self._secret = self._secret or await self._strata.secret()
+        return self._secret

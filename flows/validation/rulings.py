@@ -169,5 +169,5 @@ def _word(
         return compared(state, ruling, policy, failed=failed), replace(held, passed=not failed), False
     if held.closed == "-" and ruling.place < state.strata[ruling.evidence.stratum].base:
         ruling = replace(ruling, place=-1)
-    state, alarm = judged(state, ruling, policy, failed=failed, passed=bool(held.passed))
+    state, alarm = judged(state, ruling, failed=failed, passed=bool(held.passed))
     return state, replace(held, labelled=True), alarm

@@ -19,10 +19,13 @@ from tta_dev_primitives import cli
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
 from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.reporting.accounts import accounts_of, use_cases_without_audits
 from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, shown_usd
 from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
+from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
 
 MONTH = "2026-11"
@@ -120,6 +123,9 @@ def test_the_interval_of_few_verdicts_is_wide() -> None:
     assert high == pytest.approx(1.0)
 
 
+SCENARIO = Path(__file__).resolve().parents[2] / "config" / "scenarios" / "balanced.yaml"
+
+
 def agreed_state(asked: int, contradicted: int) -> RiskState:
     """A risk ledger that was told so of two agreeing models, and once of an answer that stood alone."""
     state, policy = RiskState(), RiskPolicy(0.15)
@@ -206,3 +212,30 @@ def test_the_report_needs_no_prefect() -> None:
     """`tta report` must not pay the two seconds that importing Prefect takes."""
     code = "import sys, tta_dev_primitives.commands.report; sys.exit('prefect' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=60).returncode == 0
+
+
+def test_each_use_case_has_an_account() -> None:
+    """Deliveries, labels, the expected share of rejections against the budget, the window and the alarms."""
+    state, policy = RiskState(), RiskPolicy(0.15)
+    for use_case, count in (("simple", 700), ("expert", 40)):
+        pair = Evidence(use_case, "agree2of2", models=("a", "b"), strong=True)
+        for n in range(count):
+            ruling, state = rule(state, pair, policy, (n % 100) / 100)
+            endorsed = None if ruling.action == "deliver" else n % 20 != 0
+            state, _ = learn(state, Label(ruling, endorsed), policy)
+    expert, simple = accounts_of(state, Policy(0.85))
+    assert (simple.use_case, simple.deliveries, simple.budget) == ("simple", 700, pytest.approx(0.15))
+    assert 450 <= simple.window <= 500
+    assert 0 < simple.share <= 0.15
+    assert expert.labels + 1 < simple.labels < 200
+    assert json.loads(json.dumps(simple.to_json()))["alarms"] == 0
+
+
+def test_use_cases_without_affordable_audits_are_named() -> None:
+    """With less left than a verdict costs, `tta check` warns of each use case; with enough, of none."""
+    config = load_orchestration_config(SCENARIO, use_env_overrides=False)
+    orchestrator = resolve_targets(config)[config.orchestrator.model]
+    named = use_cases_without_audits(config, orchestrator, Decimal("0.0001"))
+    assert named == ["simple", "moderate", "complex", "speed-critical"]
+    assert use_cases_without_audits(config, orchestrator, Decimal(1)) == []
+    assert use_cases_without_audits(config, orchestrator, None) == []

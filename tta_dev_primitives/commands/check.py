@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Container, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -124,7 +125,7 @@ def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
     try:
         tracking = config.cost_tracking
         ledger = Ledger.open(default_ledger_url(tracking.ledger_url), timezone=tracking.timezone)
-        problems, balance, closed = asyncio.run(_read(ledger))
+        problems, balance, closed, left = asyncio.run(_read(ledger, config))
     except OrchestrationError as error:
         yield CheckLine("fail", "ledger", str(error), "No paid call is made until the ledger can be used.")
         return
@@ -139,12 +140,33 @@ def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
         yield CheckLine(
             "ok", "ledger", f"{ledger.database.place}: {balance} USD spent of {limit}; the journal adds up"
         )
+    yield from _audits(config, left)
 
 
-async def _read(ledger: Ledger) -> tuple[list[str], str, list[str]]:
+async def _read(
+    ledger: Ledger, config: OrchestrationConfig
+) -> tuple[list[str], str, list[str], Decimal | None]:
     problems = [str(problem) for problem in await ledger.verify()]
-    balance = await ledger.balance()
-    return problems, f"{balance.month}: {balance.spent:f}", [q.key for q in await ledger.quarantines()]
+    balance, tracking = await ledger.balance(), config.cost_tracking
+    limit = await ledger.effective_limit(tracking.budget_limit if tracking.enabled else None, balance.month)
+    left = None if limit is None else limit - balance.spent - balance.held
+    closed = [q.key for q in await ledger.quarantines()]
+    return problems, f"{balance.month}: {balance.spent:f}", closed, left
+
+
+def _audits(config: OrchestrationConfig, left: Decimal | None) -> Iterator[CheckLine]:
+    """Use cases whose free answers cannot be checked any more this month."""
+    from tta_dev_primitives.config.models.resolve import defined_targets
+    from tta_dev_primitives.flows.reporting.accounts import use_cases_without_audits
+
+    orchestrator = defined_targets(config, load_catalogue()).get(config.orchestrator.model)
+    for name in use_cases_without_audits(config, orchestrator, left) if orchestrator is not None else ():
+        yield CheckLine(
+            "warn",
+            "validation",
+            f"{name}: {left:f} USD of the month are left, less than one check costs: free answers are not accepted",
+            "Raise cost_tracking.budget_limit_usd, or set validation.mode: never",
+        )
 
 
 def _server() -> Iterator[CheckLine]:

@@ -108,6 +108,23 @@ def _show(found: SpendReport) -> None:
         for q in found.quality:
             if q.on_agreed:
                 out.print(q.on_agreed, style="yellow" if q.doubtful else "")
+    if found.accounts:
+        rows = [
+            [
+                a.use_case,
+                f"{a.deliveries:,}",
+                f"{a.labels:,}",
+                f"{a.budget:.0%}",
+                f"{a.share:.1%}",
+                f"{a.window_share:.1%} of {a.window}",
+                str(a.alarms),
+            ]
+            for a in found.accounts
+        ]
+        columns = ["use case", "deliveries", "labels", "allowed", "expected", "in the window", "alarms"]
+        out.print(table("Risk budget: answers that would be rejected", columns, rows, right=columns[1:]))
+    if found.certificate:
+        out.print(found.certificate)
     if found.causes:
         rows = [[c.model, c.outcome.replace("_", " "), f"{c.calls:,}"] for c in found.causes[:20]]
         out.print(
