@@ -104,7 +104,8 @@ def _configured(api: ConfiguredApi) -> Iterator[Finding]:
 
 
 def _lets_strangers_in(api: ConfiguredApi) -> bool:
-    stranger = replace(api, auth=None, key=None)
+    plain = replace(api.options, headers={}) if api.options is not None else None
+    stranger = replace(api, auth=None, key=None, options=plain)
     try:
         status, _ = get_json(f"{api.url}/admin/version", timeout_s=5.0, api=stranger)
     except OSError:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import os
-import ssl
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from tta_dev_primitives.blocks.prefect_server import probe
+from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 from tta_dev_primitives.config.reading.trusted_files import (
@@ -41,6 +41,10 @@ OLDEST = (3, 8)
 """Oldest Prefect server that is supported: that of the pinned client."""
 
 
+_CUSTOM_HEADERS = "PREFECT_CLIENT_CUSTOM_HEADERS"
+_SECRET = ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
+_CLIENT = ("PREFECT_API_SSL_CERT_FILE", "PREFECT_API_TLS_INSECURE_SKIP_VERIFY", _CUSTOM_HEADERS)
+_READ = ("PREFECT_API_", _CUSTOM_HEADERS)
 FOLDER_FILES = (".env", "prefect.toml", "pyproject.toml")
 
 
@@ -56,8 +60,10 @@ class ConfiguredApi:
     """API key of Prefect Cloud."""
     file: Path | None = None
     """The file of the working folder that named the address; None: the user's own settings did."""
+    options: ClientOptions | None = None
+    """How Prefect's client reaches it; None for the embedded server, which is reached without a proxy."""
     lent: bool = False
-    """`auth` or `key` come from somewhere else than that file."""
+    """`auth`, `key` or custom headers come from somewhere else than that file."""
 
     def __repr__(self) -> str:
         return f"ConfiguredApi(url={self.url!r}, source={self.source!r})"
@@ -73,7 +79,8 @@ def configured_api(
     """
     env = os.environ if environ is None else environ
     place = folder or Path.cwd()
-    for source, values in _sources(env, place):
+    sources = _sources(env, place)
+    for source, values in sources:
         url = values.get("PREFECT_API_URL")
         if url and url != env.get(EMBEDDED_MARK):
             auth = env.get("PREFECT_API_AUTH_STRING") or values.get("PREFECT_API_AUTH_STRING")
@@ -84,9 +91,25 @@ def configured_api(
                 auth=auth or None,
                 key=key or None,
                 file=place / source if source in FOLDER_FILES else None,
-                lent=bool(env.get("PREFECT_API_AUTH_STRING") or env.get("PREFECT_API_KEY")),
+                options=ClientOptions.of(_merged(sources)),
+                lent=any(env.get(name) for name in _SECRET) or _headers_from_elsewhere(sources, source),
             )
     return None
+
+
+def _merged(sources: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, str]:
+    """Each setting of Prefect's client from the first source that has it, as Prefect itself reads them."""
+    found: dict[str, str] = {}
+    for _, values in sources:
+        for name in _CLIENT:
+            if name in values:
+                found.setdefault(name, values[name])
+    return found
+
+
+def _headers_from_elsewhere(sources: Sequence[tuple[str, Mapping[str, str]]], source: str) -> bool:
+    first = next((name for name, values in sources if values.get(_CUSTOM_HEADERS)), source)
+    return first != source
 
 
 def api_doubt(api: ConfiguredApi) -> str | None:
@@ -99,7 +122,7 @@ def api_doubt(api: ConfiguredApi) -> str | None:
         return None
     if is_trusted(api.file, digest_of_settings(api_settings(api.file))):
         return None
-    variable = "PREFECT_API_KEY" if api.key else "PREFECT_API_AUTH_STRING"
+    variable = "PREFECT_API_KEY" if api.key else "PREFECT_API_AUTH_STRING" if api.auth else _CUSTOM_HEADERS
     what = f"your {variable} and all runs" if api.lent else "all runs"
     return f"{api.file}: PREFECT_API_URL would send {what} to {host}"
 
@@ -151,7 +174,7 @@ def _dotenv(path: Path) -> dict[str, str]:
     found = {}
     for line in lines:
         name, sign, value = line.strip().removeprefix("export ").partition("=")
-        if sign and name.strip().startswith("PREFECT_API_"):
+        if sign and name.strip().startswith(_READ):
             found[name.strip()] = value.strip().strip("'\"")
     return found
 
@@ -166,45 +189,36 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _api_table(tables: Mapping[str, Any]) -> dict[str, str]:
-    api = tables.get("api", {})
-    names = {"url": "PREFECT_API_URL", "auth_string": "PREFECT_API_AUTH_STRING", "key": "PREFECT_API_KEY"}
-    return {env: str(api[name]) for name, env in names.items() if name in api}
+    api, client = tables.get("api", {}), tables.get("client", {})
+    names = {
+        "url": "PREFECT_API_URL",
+        "auth_string": "PREFECT_API_AUTH_STRING",
+        "key": "PREFECT_API_KEY",
+        "ssl_cert_file": "PREFECT_API_SSL_CERT_FILE",
+        "tls_insecure_skip_verify": "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
+    }
+    found = {env: str(api[name]) for name, env in names.items() if name in api}
+    headers = client.get("custom_headers")
+    if headers is not None:
+        found[_CUSTOM_HEADERS] = headers if isinstance(headers, str) else json.dumps(headers)
+    return found
 
 
 def _active_profile(profiles: Mapping[str, Any], chosen: str | None) -> dict[str, str]:
     name = chosen or profiles.get("active")
     values = profiles.get("profiles", {}).get(name, {})
-    return {k: str(v) for k, v in values.items() if k.startswith("PREFECT_API_")}
+    return {k: str(v) for k, v in values.items() if k.startswith(_READ)}
 
 
 def get_json(url: str, *, timeout_s: float, api: ConfiguredApi | None = None) -> tuple[int, Any]:
-    """GET `url`: status and decoded JSON (None when the body is none).
-
-    The standard library, because httpx takes 100 ms to import and `tta --help` may come here.
+    """GET `url`: status and decoded JSON (None when the body is none), as Prefect's client would reach `api`.
 
     Raises:
         OSError: Nothing listens, or no whole answer came in time.
+        PrefectConfigError: The certificate file cannot be read.
     """
-    parts = urlsplit(url)
-    host, port = parts.hostname or "", parts.port
-    connection: http.client.HTTPConnection
-    if parts.scheme == "https":
-        context = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(host, port, timeout=timeout_s, context=context)
-    else:
-        connection = http.client.HTTPConnection(host, port, timeout=timeout_s)
-    try:
-        connection.request("GET", parts.path, headers=_headers(api))
-        answer = connection.getresponse()
-        body = answer.read(1_000_000)
-    except http.client.HTTPException as error:
-        raise OSError(f"not an HTTP answer: {type(error).__name__}") from None
-    finally:
-        connection.close()
-    try:
-        return answer.status, json.loads(body)
-    except ValueError:
-        return answer.status, None
+    options = api.options if api is not None else None
+    return probe.get_json(url, timeout_s=timeout_s, headers=_headers(api), options=options)
 
 
 def _headers(api: ConfiguredApi | None) -> dict[str, str]:

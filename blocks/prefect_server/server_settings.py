@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
+from tta_dev_primitives.blocks.prefect_server.probe import without_proxy
 from tta_dev_primitives.config.home import tta_home
 
 __all__ = [
@@ -200,7 +202,8 @@ def client_settings(url: str, *, home: ServerHome | None = None, auth: str | Non
     }
     if auth is not None:
         settings["PREFECT_API_AUTH_STRING"] = auth
-    return settings
+    # Prefect's client would send requests to a server on this machine through the user's proxy.
+    return settings | without_proxy(urlsplit(url).hostname or "")
 
 
 def apply_environment(settings: Mapping[str, str]) -> None:
