@@ -158,10 +158,10 @@ def _proxy_access(proxy: SplitResult | None) -> dict[str, str]:
 
 def without_proxy(host: str) -> dict[str, str]:
     """The variables that let clients of this process reach `host`, a server of our own, past a proxy."""
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies_environment, proxy_bypass
 
     proxies = getproxies_environment()
-    if not proxies.keys() & {"http", "all"} or proxy_bypass_environment(host):
+    if not proxies.keys() & {"http", "all"} or proxy_bypass(host):
         return {}
     value = ",".join(filter(None, [proxies.get("no"), host]))
     return {"NO_PROXY": value, "no_proxy": value}
