@@ -202,7 +202,7 @@ CANNOT_RAISE = {
 """Functions of ours that hold a key in clear for a moment; `read_regular_file` drops it before it raises."""
 
 
-def test_a_whole_run_holds_the_key_only_where_nothing_can_raise(
+async def test_a_whole_run_holds_the_key_only_where_nothing_can_raise(
     prefect_server: ServerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every local variable of every function of ours that returns, from the `.env` file to the answer."""
@@ -227,7 +227,7 @@ def test_a_whole_run_holds_the_key_only_where_nothing_can_raise(
         threading.setprofile(look)
         sys.setprofile(look)
         try:
-            result = workflow.run("What is six times seven?", use_case="simple")
+            result = await workflow.execute("What is six times seven?", use_case="simple")
         finally:
             sys.setprofile(None)
             threading.setprofile(None)
