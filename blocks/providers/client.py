@@ -19,7 +19,6 @@ from types import TracebackType
 from typing import Self
 
 import aiohttp
-import httpx
 from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.providers.address_rules import Base, Reach, base_of
@@ -60,11 +59,14 @@ _COMMON_HEADERS = {
 }
 _HEAD = 64
 """Bytes by which a body shows whether it is text or compressed."""
-_NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout, httpx.UnsupportedProtocol)
 
 
 class _TooLarge(Exception):
     """The body passed its cap."""
+
+
+class _UndecodableError(Exception):
+    """The body is not encoded as it says."""
 
 
 @dataclass(slots=True)
@@ -96,18 +98,21 @@ class ProviderClient:
     A client belongs to the event loop it is first used in; close it there (`async with`, or `aclose`).
 
     Args:
-        transport: Replaces the socket side, for tests. Host rules on the text still hold.
         verify: A TLS context instead of the certificate authorities of the environment or the bundled ones.
     """
 
-    def __init__(
-        self, *, transport: httpx.AsyncBaseTransport | None = None, verify: ssl.SSLContext | None = None
-    ) -> None:
-        self._transport = transport
+    def __init__(self, *, verify: ssl.SSLContext | None = None) -> None:
         self._verify = verify
         self._pools: dict[tuple[Reach, str | None], aiohttp.ClientSession] = {}
-        self._foreign: httpx.AsyncClient | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
+
+    def address_of(self, target: Target) -> Base:
+        """Where the calls of a target go.
+
+        Raises:
+            ConfigError: The address breaks a rule.
+        """
+        return base_of(target)
 
     def prepare(self, target: Target, request: ChatRequest, *, key: SecretStr) -> Prepared:
         """Build address, headers and body of a call; nothing is sent. The key is checked, and added last.
@@ -122,7 +127,7 @@ class ProviderClient:
             text = json.dumps(wire.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
             # A lone surrogate in a prompt cannot be sent as UTF-8; "?" stands for it.
             body = text.encode("utf-8", "replace")
-            base = base_of(target)
+            base = self.address_of(target)
             url = base.join(wire.path)
         except OrchestrationError:
             raise
@@ -205,7 +210,7 @@ class ProviderClient:
             ProviderError: As `send`.
             ConfigError: As `send`.
         """
-        form, base = wire_format(target.provider), base_of(target)
+        form, base = wire_format(target.provider), self.address_of(target)
         _require_usable(target, key)
         headers = {**_COMMON_HEADERS, **form.headers}
         asked = Prepared(target, _NOTHING, form, base, base.join(form.models_path), b"", headers, key)
@@ -226,16 +231,13 @@ class ProviderClient:
         Raises:
             ConfigError: The address breaks a rule; nothing was sent.
         """
-        base, began = base_of(target), time.monotonic()
+        base, began = self.address_of(target), time.monotonic()
         url, pool = base.join(wire_format(target.provider).models_path), self._pool(base)
         try:
             async with asyncio.timeout(deadline_s):
-                if isinstance(pool, httpx.AsyncClient):
-                    date = (await pool.head(url)).headers.get("date")
-                else:
-                    async with pool.head(url, allow_redirects=False) as response:
-                        date = response.headers.get("date")
-        except (TimeoutError, httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError):
+                async with pool.head(url, allow_redirects=False) as response:
+                    date = response.headers.get("date")
+        except (TimeoutError, aiohttp.ClientError, OSError):
             date = None
         return date, time.monotonic() - began
 
@@ -244,9 +246,6 @@ class ProviderClient:
         pools, self._pools = list(self._pools.values()), {}
         for pool in pools:
             await pool.close()
-        if self._foreign is not None:
-            await self._foreign.aclose()
-            self._foreign = None
 
     async def __aenter__(self) -> Self:
         return self
@@ -256,17 +255,11 @@ class ProviderClient:
     ) -> None:
         await self.aclose()
 
-    def _pool(self, base: Base) -> aiohttp.ClientSession | httpx.AsyncClient:
+    def _pool(self, base: Base) -> aiohttp.ClientSession:
         loop = asyncio.get_running_loop()
-        if self._loop is not loop and (self._pools or self._foreign):
+        if self._loop is not loop and self._pools:
             raise RuntimeError("This ProviderClient belongs to another event loop; make one for each loop.")
         self._loop = loop
-        if self._transport is not None:
-            if self._foreign is None:
-                self._foreign = httpx.AsyncClient(
-                    transport=self._transport, trust_env=False, follow_redirects=False
-                )
-            return self._foreign
         proxy = proxy_of(base)
         pool = (base.reach, proxy)
         if pool not in self._pools:
@@ -285,26 +278,14 @@ class ProviderClient:
         pool = self._pool(prepared.base)
         sending, answer = Sending(on_sent), _Answer()
         token = SENDING.set(sending)
-        if self._transport is not None and on_sent is not None:
-            # A foreign transport does not tell when it connects: from here on bytes may leave.
-            on_sent()
-            sending.on_sent = None
         failure: ProviderError | ConfigError | None = None
         try:
             async with asyncio.timeout(deadline_s):
                 await _roundtrip(pool, method, prepared, deadline_s, answer)
-        except (
-            TimeoutError,
-            httpx.HTTPError,
-            httpx.InvalidURL,
-            aiohttp.ClientError,
-            OSError,
-            _TooLarge,
-        ) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, _TooLarge, _UndecodableError) as error:
             # The status of an error reply decides, also when its body broke off.
             if answer.status is None or 200 <= answer.status < 300:
-                told = self._transport is None or isinstance(error, _NOT_SENT)
-                sent = sending.sent or answer.status is not None or not told
+                sent = sending.sent or answer.status is not None
                 failure = _failed(target, error, answer, sent=sent, deadline_s=deadline_s)
         except BaseException as error:
             # An interrupt, or a fault of a library: it goes on without the frames that hold the headers.
@@ -367,7 +348,7 @@ def _forget_frames(error: BaseException) -> None:
 
 
 async def _roundtrip(
-    pool: aiohttp.ClientSession | httpx.AsyncClient,
+    pool: aiohttp.ClientSession,
     method: str,
     prepared: Prepared,
     deadline_s: float,
@@ -382,14 +363,6 @@ async def _roundtrip(
     connect = min(_CONNECT_S, deadline_s)
     # aiohttp warns about large bodies in one piece, since writing one can hold up the loop.
     content = (_pieces(body) if len(body) >= _LARGE else body) if body else None
-    if isinstance(pool, httpx.AsyncClient):
-        timeout = httpx.Timeout(deadline_s, connect=connect)
-        async with pool.stream(
-            method, url, content=content, headers={**headers, **form.key_headers(key)}, timeout=timeout
-        ) as reply:
-            assert isinstance(reply.stream, httpx.AsyncByteStream)
-            await _read(reply.status_code, lower_headers(reply.headers), reply.stream, answer)
-        return
     # Reading ends with the caller's deadline; a timer of its own for each piece would only cost.
     limits = aiohttp.ClientTimeout(total=None, sock_connect=connect, sock_read=None)
     async with pool.request(
@@ -440,14 +413,14 @@ def _decompressor(encoding: str, head: bytes) -> Decompressor | None:
     try:
         return decompressor(encoding, head)
     except UnknownEncoding as error:
-        raise httpx.DecodingError(str(error)) from None
+        raise _UndecodableError(str(error)) from None
 
 
 def _inflated(inflate: Decompressor | None, piece: bytes, most: int) -> bytes:
     try:
         return piece if inflate is None else inflate.decompress(piece, most)
     except zlib.error:
-        raise httpx.DecodingError("the reply is not the gzip it says it is") from None
+        raise _UndecodableError("the reply is not the gzip it says it is") from None
 
 
 def _failed(
@@ -457,14 +430,12 @@ def _failed(
     refusal = host_refusal(error)
     if refusal is not None:
         return ConfigError(f"Model '{target.name}': base_url: {refusal}")
-    # httpx-aiohttp reports a refused connection as a ConnectTimeout; the cause below it knows better.
-    cause = error.__cause__ if isinstance(error.__cause__, (aiohttp.ClientError, OSError)) else error
-    slow = isinstance(cause, (TimeoutError, httpx.TimeoutException))
-    said = flat(redact(str(cause)), limit=160) or type(cause).__name__
+    slow = isinstance(error, TimeoutError)
+    said = flat(redact(str(error)), limit=160) or type(error).__name__
     pre = LedgerAction.PRESUME
     if isinstance(error, _TooLarge):
         fault = Fault(ErrorClass.MALFORMED, pre, f"the reply is larger than {MAX_BODY} bytes")
-    elif isinstance(error, httpx.DecodingError):
+    elif isinstance(error, _UndecodableError):
         fault = Fault(ErrorClass.MALFORMED, pre, said)
     elif not sent:
         what = f"no connection within {min(_CONNECT_S, deadline_s):g} s" if slow else f"no connection: {said}"

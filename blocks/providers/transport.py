@@ -126,7 +126,7 @@ def guarded_session(
 
 
 def host_refusal(error: BaseException) -> HostRefused | None:
-    """Find the refusal inside what aiohttp and httpx wrapped around it."""
+    """Find the refusal inside what aiohttp wrapped around it."""
     seen: BaseException | None = error
     for _ in range(8):
         if seen is None or isinstance(seen, HostRefused):

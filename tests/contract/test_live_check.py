@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 import yaml
-from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, executor, sandbox_config
+from rude_server import answers, response, rude_server
+from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, ToSandbox, executor, sandbox_config
 
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.providers.model_lists import ask_model_lists, listed_as
@@ -160,7 +160,7 @@ async def test_an_end_that_the_provider_announces_is_passed_on(monkeypatch: pyte
     config = load_orchestration_config(use_env_overrides=False)
     claude = defined_targets(config, load_catalogue())[CLAUDE]
     entry = {"id": "claude-sonnet-4-5", "lifecycle": "deprecated", "retires_at": "2026-11-30T00:00:00Z"}
-    transport = httpx.MockTransport(lambda _: httpx.Response(200, json={"data": [entry]}))
-    async with ProviderClient(transport=transport) as client:
+    listed = response(json.dumps({"data": [entry]}).encode())
+    async with rude_server(answers(listed)) as server, ToSandbox(server.url) as client:
         (state,) = await ask_model_lists([claude], load_catalogue(), client=client)
     assert (state.state, state.note) == ("retires", "is served as claude-sonnet-4-5 until 2026-11-30")

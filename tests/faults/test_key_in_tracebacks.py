@@ -12,7 +12,6 @@ from types import FrameType
 from typing import Any
 
 import aiohttp
-import httpx
 import pytest
 from pydantic import SecretStr
 from rich.traceback import Traceback
@@ -142,17 +141,6 @@ async def test_an_unforeseen_fault_below_the_client(
         error = await failure_of(client, server.url)
     assert type(error) is (ProviderError if issubclass(kind, Exception) else kind)
     assert_clean(error)
-
-
-@pytest.mark.parametrize("kind", [Unforeseen, httpx.ReadError, KeyboardInterrupt])
-async def test_a_fault_below_another_transport(kind: type[BaseException]) -> None:
-    """The same through httpx."""
-
-    def breaks(request: httpx.Request) -> httpx.Response:
-        raise kind("deep below")
-
-    async with ProviderClient(transport=httpx.MockTransport(breaks)) as client:
-        assert_clean(await failure_of(client, "http://127.0.0.1:9"))
 
 
 async def test_a_fault_of_the_caller_while_it_is_sent(client: ProviderClient) -> None:

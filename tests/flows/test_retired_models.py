@@ -13,7 +13,6 @@ import pytest
 from sandbox_runs import CLAUDE, GEMINI, KEY_VALUE, LLAMA, ToSandbox, workflow_of
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
-from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling import services
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
@@ -74,7 +73,7 @@ def served(
 
     def serve(scenario: str = "", **changes: Any) -> tuple[MultiModelWorkflow, Sandbox]:
         sandbox = sandbox_of(scenario)
-        monkeypatch.setattr(services, "ProviderClient", lambda: ProviderClient(transport=ToSandbox(sandbox)))
+        monkeypatch.setattr(services, "ProviderClient", lambda: ToSandbox(sandbox.url))
         return workflow_of(guide_config(tmp_path, **changes), tmp_path), sandbox
 
     return serve

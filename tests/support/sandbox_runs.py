@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
-import httpx
 import yaml
+from typing_extensions import override
 
+from tta_dev_primitives.blocks.providers.address_rules import Base
+from tta_dev_primitives.blocks.providers.client import ProviderClient
+from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
@@ -59,21 +63,16 @@ def workflow_of(config: Mapping[str, Any], folder: Path) -> MultiModelWorkflow:
 MakeWorkflow = Callable[..., MultiModelWorkflow]
 
 
-class ToSandbox(httpx.AsyncBaseTransport):
-    """Answers the providers' own hosts from a sandbox, so that a test can leave `base_url` out."""
+class ToSandbox(ProviderClient):
+    """Sends calls to the providers' own hosts to a sandbox, so that a test can leave `base_url` out."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
-        self._sandbox = httpx.URL(sandbox.url)
-        self._inner = httpx.AsyncHTTPTransport()
+    def __init__(self, url: str) -> None:
+        super().__init__()
+        self._there = urlsplit(url)
 
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        """Send the request as it is, to another address."""
-        there = request.url.copy_with(
-            scheme=self._sandbox.scheme, host=self._sandbox.host, port=self._sandbox.port
-        )
-        request.url = there
-        return await self._inner.handle_async_request(request)
-
-    async def aclose(self) -> None:
-        """Close the connections."""
-        await self._inner.aclose()
+    @override
+    def address_of(self, target: Target) -> Base:
+        """The provider's path at the sandbox."""
+        path = urlsplit(super().address_of(target).url).path
+        host, port = self._there.hostname or "", self._there.port or 80
+        return Base(f"http://{host}:{port}{path}", host, port, "private")
