@@ -371,9 +371,10 @@ STREAMS_CUT = {
 }
 STREAMS_FAILED = {
     "anthropic": 'event: error\ndata: {"type":"error","error":{"type":"overloaded_error","message":"x"}}\n\n',
-    "google-ai-studio": 'data: {"error":{"code":503,"status":"UNAVAILABLE","message":"x"}}\n\n',
+    "google-ai-studio": 'data: {"error":{"code":503,"status":"UNAVAILABLE","message":"The model is overloaded."}}\n\n',
     "groq": 'event: error\ndata: {"error":{"message":"x","code":"json_validate_failed"}}\n\n',
-    "openrouter": ': OPENROUTER PROCESSING\n\ndata: {"error":{"code":503,"message":"x"},"choices":[]}\n\n',
+    "openrouter": ': OPENROUTER PROCESSING\n\ndata: {"error":{"code":503,"message":"x",'
+    '"metadata":{"error_type":"provider_overloaded"}},"choices":[]}\n\n',
     "openai-compatible": 'data: {"error":{"message":"x"}}\n\n',
 }
 STREAM_CLASSES = {"groq": ErrorClass.MODEL_SLIP, "openai-compatible": ErrorClass.TRANSIENT}
