@@ -6,8 +6,9 @@ import re
 
 __all__ = ["fewest_tokens"]
 
-# Tokenizers split at blanks and between letters and marks; a run of one character may be one token.
-_PIECE = re.compile(r"[^\W_]+(?:['’][^\W_]+)*|[^\w\s]+")
+# Tokenizers split at blanks and before marks; one mark may belong to the word after it (`.name`, `"The`), and a run of
+# one character may be one token.
+_PIECE = re.compile(r"[^\w\s]?[^\W_]+(?:['’][^\W_]+)*|[^\w\s]+")
 _RUN = re.compile(r"(.)\1+")
 _LONGEST_TOKEN = 24
 """Characters; longer words are made of several tokens by every known vocabulary."""

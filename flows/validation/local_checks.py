@@ -51,10 +51,10 @@ def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str 
 def prompt_was_cut(task: str, reply: ChatReply) -> bool:
     """Whether the server read only a part of the task: it counted far fewer tokens than the task has words."""
     read, least = reply.usage.total_input, fewest_tokens(task)
-    return 0 < read < least - max(_SLACK_TOKENS, least // 10)
+    return 0 < read < least - max(_SLACK_TOKENS, least // 20)
 
 
-_SLACK_TOKENS = 200
+_SLACK_TOKENS = 100
 
 
 def check_text(
