@@ -26,6 +26,8 @@ from tta_dev_primitives.config.models.targets import Capabilities, Target
 from tta_dev_primitives.flows.answers.strict_json import one_object
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
+pytestmark = pytest.mark.server
+
 KEY = SecretStr("third-party-test-key")
 ANSWER = "A kettle heats water until it boils."
 VERDICT = {"score": 0.95, "reason": "complete"}
