@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted
+from tta_dev_primitives.blocks.prefect_server.manager import open_link
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.prefect_support.api_connection import use_server
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from tta_dev_primitives.deployments.definitions import deployments
 
     bulk = (given.bulk_input, given.bulk_output) if given.bulk_input is not None else None
-    print(f"Deployments are served; see {info.ui_url}/deployments", file=sys.stderr)
+    print(f"Deployments are served; see {open_link(info, '/deployments')}", file=sys.stderr)
     serve(
         *deployments(config_path=None if source is None else str(source), bulk=bulk),
         limit=given.limit,

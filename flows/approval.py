@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Sequence
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -21,11 +22,12 @@ from prefect.exceptions import FlowPauseTimeout, Pause
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from prefect.input.run_input import keyset_from_paused_state
-from prefect.settings import PREFECT_UI_URL
+from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Paused
 from pydantic import Field, WithJsonSchema, create_model
 
 from tta_dev_primitives.blocks.ledger.types import Question
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
@@ -59,7 +61,10 @@ class BudgetApproval(RunInput):
     amount_usd: _Amount = Field(title="Amount in USD", description="On top of this month's limit.")
     reason: str = Field(min_length=1, max_length=300, description="Why; kept in the ledger's journal.")
     approved_by: str = Field(
-        title="Your name", min_length=1, max_length=100, description="Kept in the ledger's journal."
+        title="Your name",
+        min_length=1,
+        max_length=100,
+        description="Kept in the ledger's journal as what was typed here; it is not verified.",
     )
 
 
@@ -157,14 +162,15 @@ def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
 
 async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval) -> None:
     note = _with_run(runtime, answer.reason)
+    who = f"{answer.approved_by} (as typed, not verified)"
     if answer.decision == "decline":
-        await runtime.ledger.decline(budget.month, who=answer.approved_by, reason=note)
-        raise _refusal(budget, f"{answer.approved_by} declined to raise it: {answer.reason}")
-    await runtime.ledger.approve(budget.month, answer.amount_usd, who=answer.approved_by, reason=note)
+        await runtime.ledger.decline(budget.month, who=who, reason=note)
+        raise _refusal(budget, f"{who} declined to raise it: {answer.reason}")
+    await runtime.ledger.approve(budget.month, answer.amount_usd, who=who, reason=note)
     payload = {
         "month": budget.month,
         "amount_usd": f"{answer.amount_usd:f}",
-        "approved_by": answer.approved_by,
+        "approved_by": who,
         "reason": answer.reason,
     }
     events.emit("tta.budget.approved", payload, resource=f"tta.budget.{budget.month}")
@@ -215,4 +221,6 @@ async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Dec
     events.emit("tta.budget.ask", payload, resource=f"tta.budget.{budget.month}")
     ui = PREFECT_UI_URL.value()
     where = f"{ui}/runs/flow-run/{run.id}" if ui else f"the Prefect UI, flow run {run.name}"
+    if os.environ.get(EMBEDDED_MARK) == PREFECT_API_URL.value():
+        where += f" (`tta server open /runs/flow-run/{run.id}` prints a link that opens it)"
     _LOG.warning("the budget of %s is spent: approve or decline at %s (Resume)", budget.month, where)

@@ -66,8 +66,10 @@ for _name, _help in {
     "start": "Start the server if none runs.",
     "stop": "Stop it.",
     "status": "Say whether and where it runs.",
+    "open": "Print a link that opens its UI.",
+    "env": "Print the variables for Prefect's own commands.",
 }.items():
-    server.command(f"{_COMMANDS}.server:{_name}", name=_name, help=_help)
+    server.command(f"{_COMMANDS}.server:{'open_ui' if _name == 'open' else _name}", name=_name, help=_help)
 for _name, _help in {
     "show": "The month's balance and its open holds.",
     "verify": "Check that the journal adds up to the month.",

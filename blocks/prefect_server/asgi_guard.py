@@ -1,7 +1,8 @@
 """The ASGI layer in front of the embedded Prefect server: when was it last used, and by whom may it be.
 
 Prefect answers any web page by default, and without an auth string any page that reaches the port can read
-the secrets of saved blocks. So on loopback only this machine's own names and origins are served.
+the secrets of saved blocks. So on loopback only this machine's own names and origins are served. Prefect itself asks
+each request for the password; the guard proves to clients that it knows it, and gives it to a browser for a token.
 """
 
 from __future__ import annotations
@@ -10,6 +11,9 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
+from urllib.parse import parse_qs
+
+from tta_dev_primitives.blocks.prefect_server.access import OPEN_PATH, Tokens, open_page, proof_of
 
 __all__ = ["STATUS_PATH", "Activity", "Guard"]
 
@@ -50,6 +54,7 @@ class Guard:
         hosts: Host header names that are served (`Host` without port); empty serves all.
         origins: Values of `Origin` that are served; requests without the header (no browser) always are.
         status: Called for `GET /tta/status`; its dict is the JSON answer.
+        secret: The password of the API.
     """
 
     def __init__(
@@ -60,12 +65,15 @@ class Guard:
         hosts: Iterable[str] = (),
         origins: Iterable[str] = (),
         status: Callable[[], dict[str, Any]] = dict,
+        secret: str = "",
     ) -> None:
         self._app = app
         self._activity = activity
         self._hosts = frozenset(hosts)
         self._origins = frozenset(origins)
         self._status = status
+        self._secret = secret
+        self._tokens = Tokens(secret)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve, refuse or answer one request or websocket."""
@@ -77,9 +85,26 @@ class Guard:
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["path"] == STATUS_PATH:
-            await _answer(send, 200, {**self._status(), "idle_s": round(self._activity.idle_s, 1)})
+            await _answer(send, 200, self._about(scope))
+        elif scope["path"].startswith(OPEN_PATH):
+            await self._open(scope, send)
         else:
             await self._request(scope, receive, send)
+
+    def _about(self, scope: Scope) -> dict[str, Any]:
+        nonce = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("nonce", [""])[0]
+        proof = {"proof": proof_of(self._secret, nonce)} if nonce and self._secret else {}
+        return {**self._status(), "idle_s": round(self._activity.idle_s, 1), **proof}
+
+    async def _open(self, scope: Scope, send: Send) -> None:
+        token, _, path = scope["path"].removeprefix(OPEN_PATH).partition("/")
+        if scope["method"] == "GET" and self._secret and self._tokens.take(token, time.time()):
+            self._activity.touch()
+            await _send(send, 200, b"text/html", open_page(self._secret, f"/{path}"))
+            return
+        await _send(
+            send, 403, b"text/plain", b"This link was used or is too old. A new one: tta server open\n"
+        )
 
     def _welcome(self, scope: Scope) -> bool:
         headers = {k: v.decode("latin-1") for k, v in scope["headers"] if k in {b"host", b"origin"}}
@@ -117,7 +142,15 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
-    data = json.dumps(body).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(data)).encode())]
+    await _send(send, status, b"application/json", json.dumps(body).encode())
+
+
+async def _send(send: Send, status: int, kind: bytes, data: bytes) -> None:
+    headers = [
+        (b"content-type", kind),
+        (b"content-length", str(len(data)).encode()),
+        (b"cache-control", b"no-store"),
+        (b"referrer-policy", b"no-referrer"),
+    ]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": data})

@@ -10,8 +10,10 @@ Does not import prefect.
 from __future__ import annotations
 
 import fcntl
+import hmac
 import json
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -22,7 +24,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
+from tta_dev_primitives.blocks.prefect_server.access import OPEN_PATH, make_token, proof_of
 from tta_dev_primitives.blocks.prefect_server.endpoint import (
     ConfiguredApi,
     configured_api,
@@ -41,7 +45,9 @@ __all__ = [
     "ServerInfo",
     "ServerStatus",
     "ensure_server",
+    "holds_port",
     "is_serving",
+    "open_link",
     "server_environment",
     "server_status",
     "start_server",
@@ -199,9 +205,11 @@ def server_status(*, home: Path | None = None) -> ServerStatus:
         return ServerStatus(running=False)
     base = ServerStatus(running=True, url=info.url, ui_url=info.ui_url, pid=info.pid)
     try:
-        _, told = get_json(f"{info.ui_url}/tta/status", timeout_s=5.0)
+        told = _proven_status(info, timeout_s=5.0)
     except OSError as error:
         return replace(base, problem=f"it does not answer: {error}")
+    if told is None:
+        return replace(base, problem="what answers on its port does not know its secret")
     return replace(base, version=told["prefect"], idle_s=told["idle_s"], stops_after_s=told["stops_after_s"])
 
 
@@ -273,7 +281,7 @@ def _spawn(place: ServerHome, lock: int) -> None:
     with _listen(host, _last_port(place)) as listener:
         port = listener.getsockname()[1]
         environment = process_environment(place, host=host, port=port, environ=os.environ)
-        environment |= server_secrets(place, host)
+        environment |= server_secrets(place)
         place.state_file.unlink(missing_ok=True)
         # Opened for appending: the server cuts the file when it grows too large.
         with open(place.log_file, "ab", opener=_private) as log:
@@ -357,7 +365,7 @@ def _is_outdated(place: ServerHome, info: ServerInfo) -> bool:
         return False
     with suppress(OSError):
         _, told = get_json(f"{info.ui_url}/tta/status", timeout_s=2.0)
-        return bool(told["idle_s"] > _UNUSED_S)
+        return isinstance(told, dict) and bool(told["idle_s"] > _UNUSED_S)
     return False
 
 
@@ -380,8 +388,39 @@ def _healthy(info: ServerInfo, deadline: float) -> bool:
     """True when the API answers; waits in the accept queue of a server that is still starting."""
     with suppress(OSError):
         status, _ = get_json(f"{info.url}/health", timeout_s=max(0.1, deadline - time.monotonic()))
-        return status == 200
+        return status == 200 and _proven_status(info, timeout_s=5.0) is not None
     return False
+
+
+def _proven_status(info: ServerInfo, *, timeout_s: float) -> dict[str, Any] | None:
+    """What the server says of itself; None when it cannot prove that it knows the secret, which is not sent.
+
+    A server that an older version started has no secret and proves nothing.
+
+    Raises:
+        OSError: Nothing answers in time.
+    """
+    secret = client_auth(info.home) if info.home is not None else None
+    nonce = secrets.token_hex(16)
+    _, told = get_json(f"{info.ui_url}/tta/status?nonce={nonce}", timeout_s=timeout_s)
+    if not isinstance(told, dict):
+        return None
+    said = told.get("proof")
+    proven = secret is None or (isinstance(said, str) and hmac.compare_digest(said, proof_of(secret, nonce)))
+    return told if proven else None
+
+
+def holds_port(home: ServerHome, port: int) -> bool:
+    """Whether the server of `home` lives and holds `port`: nobody else can have it then. Sends nothing."""
+    return _running(home) and _state(home).get("port") == port
+
+
+def open_link(info: ServerInfo, path: str = "/runs") -> str:
+    """A link that opens the UI at `path` without a prompt, once; a configured server's plain address."""
+    secret = client_auth(info.home) if info.home is not None else None
+    if secret is None:
+        return f"{info.ui_url}{path}"
+    return f"{info.ui_url}{OPEN_PATH}{make_token(secret, time.time())}{path}"
 
 
 def _log_tail(place: ServerHome) -> str:

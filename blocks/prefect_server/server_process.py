@@ -88,6 +88,7 @@ def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activi
         activity=activity,
         hosts=served,
         origins=[f"http://{name}:{port}" for name in served],
+        secret=os.environ["PREFECT_SERVER_API_AUTH_STRING"],
         status=lambda: {"pid": os.getpid(), "prefect": version("prefect"), "stops_after_s": _idle_limit()},
     )
     return guard, activity

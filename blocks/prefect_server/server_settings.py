@@ -18,6 +18,7 @@ from tta_dev_primitives.blocks.prefect_server.probe import without_proxy
 from tta_dev_primitives.config.home import tta_home
 
 __all__ = [
+    "EMBEDDED_MARK",
     "OWN_DATABASE",
     "ServerHome",
     "apply_environment",
@@ -106,7 +107,7 @@ class ServerHome:
 
     @property
     def auth_file(self) -> Path:
-        """`user:password` of the API, when it asks for one."""
+        """`user:password` of the API, of the last start."""
         return self.root / "keys" / "prefect-auth"
 
     @property

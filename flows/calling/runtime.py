@@ -28,12 +28,13 @@ from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
+from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError
 from tta_dev_primitives.config.models.catalogue import Catalogue, today_utc
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import Admission, waits_for
 from tta_dev_primitives.flows.calling.chain import Calls
+from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.prefect_support.install import install
@@ -180,7 +181,7 @@ class Runtime:
     async def load(cls, config_path: str | Path | None) -> Self:
         """A run of a configuration file; None searches the usual places."""
         install()
-        return await cls.of(load_orchestration_config(config_path))
+        return await cls.of(load_given_config(config_path))
 
     @property
     def config(self) -> OrchestrationConfig:

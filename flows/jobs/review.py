@@ -14,8 +14,8 @@ from pathlib import Path
 from prefect import flow
 from prefect.runtime import flow_run as this_run
 
-from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.options import ReviewConfig
+from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.runtime import current_runtime
 from tta_dev_primitives.flows.jobs.diffs import SKIPPED_BY_DEFAULT, FileChange, changes_in, chosen
 from tta_dev_primitives.flows.jobs.findings import Finding, markdown, problems_of, read_findings, worst_first
@@ -111,7 +111,7 @@ def to_review(
 async def _configured(config_path: str | None) -> ReviewConfig:
     """The review settings of the configuration that this run uses."""
     runtime = current_runtime()
-    return (runtime.config if runtime is not None else load_orchestration_config(config_path)).review
+    return (runtime.config if runtime is not None else load_given_config(config_path)).review
 
 
 def _part(change: FileChange, use_case: UseCase) -> JobPart:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.prefect_server import manager
 from tta_dev_primitives.blocks.prefect_server.manager import (
@@ -14,6 +15,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
     server_environment,
     start_server,
 )
+from tta_dev_primitives.blocks.prefect_server.port_watch import watch_port
 from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
 
 __all__ = ["address_server", "still_there", "use_server", "wait_until_ready"]
@@ -58,7 +60,9 @@ def address_server() -> ServerInfo:
         # The address that we set ourselves is no configuration of the user's: that server may have ended since.
         own = last is not None and last.embedded and os.environ.get("PREFECT_API_URL") == last.url
         info = start_server(wait=False) if own else ensure_server(wait=False)
-        if last is None or last.url != info.url:
+        if last is None or (last.url, last.pid) != (info.url, info.pid):
+            if info.home is not None:
+                watch_port(info.home, urlsplit(info.url).port or 0)
             apply_environment(server_environment(info))
         _ours[:] = [info]
         return info

@@ -17,7 +17,7 @@ from uuid import UUID
 from weakref import WeakKeyDictionary
 
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.settings import PREFECT_API_URL
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from tta_dev_primitives.blocks.redaction import redact
 
@@ -43,7 +43,7 @@ class _Loop:
     """The connections of one event loop, and its deferred work."""
 
     def __init__(self) -> None:
-        self.connections: dict[str | None, Connection] = {}
+        self.connections: dict[object, Connection] = {}
         self.opening = asyncio.Lock()
         self.open = AsyncExitStack()
         self.pending: dict[int, Work] = {}
@@ -90,7 +90,8 @@ async def _this_loop() -> _Loop:
 async def api_connection() -> Connection:
     """The running loop's connection to the Prefect API of the settings, opened once."""
     here = await _this_loop()
-    api = PREFECT_API_URL.value()
+    # A server that was started again on its port has another password.
+    api = (PREFECT_API_URL.value(), PREFECT_API_AUTH_STRING.value())
     async with here.opening:
         if api not in here.connections:
             here.connections[api] = Connection(await here.open.enter_async_context(get_client()))

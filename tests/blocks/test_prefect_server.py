@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import signal
@@ -56,10 +57,12 @@ def eventually(happened: Callable[[], bool], within_s: float = 20.0) -> bool:
     return True
 
 
-def post(url: str, body: object, **headers: str) -> tuple[int, object]:
-    """POST JSON; status and decoded answer, refusals included."""
+def post(info: ServerInfo, path: str, body: object, **headers: str) -> tuple[int, object]:
+    """POST JSON to the API with its password; status and decoded answer, refusals included."""
     data = json.dumps(body).encode()
-    request = urllib.request.Request(url, data, {"content-type": "application/json", **headers})
+    password = base64.b64encode(server_environment(info)["PREFECT_API_AUTH_STRING"].encode()).decode()
+    given = {"content-type": "application/json", "authorization": f"Basic {password}", **headers}
+    request = urllib.request.Request(info.url + path, data, given)
     try:
         with urllib.request.urlopen(request, timeout=20) as answer:
             return answer.status, json.load(answer)
@@ -158,14 +161,14 @@ def test_its_pages_are_served(prefect_server: ServerInfo) -> None:
 )
 def test_a_web_page_from_elsewhere_is_refused(prefect_server: ServerInfo, headers: dict[str, str]) -> None:
     """No site that the user visits may use the API through the user's browser."""
-    status, _ = post(f"{prefect_server.url}/block_documents/filter", {"include_secrets": True}, **headers)
+    status, _ = post(prefect_server, "/block_documents/filter", {"include_secrets": True}, **headers)
 
     assert status == 403
 
 
 def test_its_own_pages_are_not_refused(prefect_server: ServerInfo) -> None:
     """The UI calls the API with its own origin."""
-    status, _ = post(f"{prefect_server.url}/flows/filter", {}, origin=prefect_server.ui_url)
+    status, _ = post(prefect_server, "/flows/filter", {}, origin=prefect_server.ui_url)
 
     assert status == 200
 
@@ -189,7 +192,7 @@ def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced
     first = wait_until_ready(infos[0])
     assert {info.pid for info in infos} == {first.pid}
     assert sum(info.started for info in infos) == 1
-    post(f"{first.url}/flows/", {"name": "kept"})
+    post(first, "/flows/", {"name": "kept"})
     assert first.pid is not None
 
     os.kill(first.pid, signal.SIGKILL)
@@ -197,7 +200,8 @@ def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced
 
     assert second.started
     assert second.pid != first.pid
-    assert get_json(f"{second.url}/flows/name/kept", timeout_s=10)[1]["name"] == "kept"
+    friend = ConfiguredApi(second.url, "test", server_environment(second)["PREFECT_API_AUTH_STRING"])
+    assert get_json(f"{second.url}/flows/name/kept", timeout_s=10, api=friend)[1]["name"] == "kept"
 
     state = ServerHome.find(home).state_file
     state.write_text(json.dumps({**json.loads(state.read_text()), "tta": "0.0.1"}))
@@ -215,23 +219,22 @@ def test_it_ends_when_idle_but_not_under_a_running_flow(home: Path, monkeypatch:
     """Idle time counts requests; a flow run that is running keeps it up."""
     monkeypatch.setenv("TTA_SERVER_IDLE_S", "0.5")
     info = start_server(home=home)
-    _, flow = post(f"{info.url}/flows/", {"name": "long"})
+    _, flow = post(info, "/flows/", {"name": "long"})
     body = {"flow_id": flow["id"], "state": {"type": "RUNNING"}}  # type: ignore[index]
-    _, run = post(f"{info.url}/flow_runs/", body)
+    _, run = post(info, "/flow_runs/", body)
 
     assert eventually(lambda: (server_status(home=home).idle_s or 0) > 1.5)
     assert server_status(home=home).running
 
     done = {"state": {"type": "COMPLETED"}, "force": True}
-    post(f"{info.url}/flow_runs/{run['id']}/set_state", done)  # type: ignore[index]
+    post(info, f"/flow_runs/{run['id']}/set_state", done)  # type: ignore[index]
     assert eventually(lambda: not server_status(home=home).running)
 
 
 def test_it_ends_with_the_process_it_was_started_for(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server for one session does not outlive it; with a password only who knows it gets in."""
+    """A server for one session does not outlive it."""
     owner = subprocess.Popen(["sleep", "600"])
     monkeypatch.setenv("TTA_SERVER_FOR_PID", str(owner.pid))
-    monkeypatch.setenv("TTA_SERVER_AUTH", "1")
     try:
         info = start_server(home=home)
         secret = server_environment(info)["PREFECT_API_AUTH_STRING"]
@@ -266,13 +269,12 @@ def test_a_home_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 def test_other_machines_are_let_in_only_with_a_password(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Binding to an outer address without a password is refused before anything starts."""
+    """On an outer address it asks as on loopback."""
     monkeypatch.setenv("TTA_SERVER_HOST", "0.0.0.0")
 
-    with pytest.raises(PrefectServerError, match="set TTA_SERVER_AUTH=1"):
-        start_server(home=home)
+    info = start_server(home=home)
 
-    assert not server_status(home=home).running
+    assert get_json(f"{info.url}/admin/version", timeout_s=10)[0] == 401
 
 
 def test_a_taken_port_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

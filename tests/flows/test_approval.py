@@ -100,7 +100,10 @@ async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
     result = await answer(workflow, FORM)
     assert result.accepted
     assert result.model == CLAUDE
-    assert await journal_of(workflow) == [ASKED, ("approve", "2.5", "Ada", "month end")]
+    assert await journal_of(workflow) == [
+        ASKED,
+        ("approve", "2.5", "Ada (as typed, not verified)", "month end"),
+    ]
     assert sandbox.calls[-1].prompt == "solve"
     assert no_request_twice(sandbox)
 
@@ -111,9 +114,14 @@ async def test_a_refusal_ends_the_run_with_a_budget_error(
     """Declined: error and journal say by whom and why; nothing paid was called, nothing approved."""
     sandbox = sandbox_of(REJECTED)
     workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
-    with pytest.raises(BudgetExceededError, match="Ada declined to raise it: month end"):
+    with pytest.raises(
+        BudgetExceededError, match=r"Ada \(as typed, not verified\) declined to raise it: month end"
+    ):
         await answer(workflow, {**FORM, "decision": "decline"})
-    assert await journal_of(workflow) == [ASKED, ("decline", "0", "Ada", "month end")]
+    assert await journal_of(workflow) == [
+        ASKED,
+        ("decline", "0", "Ada (as typed, not verified)", "month end"),
+    ]
     assert all(call.provider != "anthropic" for call in sandbox.calls)
 
 
@@ -204,7 +212,10 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
     assert [call.provider for call in sandbox.calls[asked:]] == ["anthropic"]
     assert no_request_twice(sandbox)
     # Asked once, though the run started twice.
-    assert await journal_of(workflow) == [ASKED, ("approve", "2.5", "Ada", "month end")]
+    assert await journal_of(workflow) == [
+        ASKED,
+        ("approve", "2.5", "Ada (as typed, not verified)", "month end"),
+    ]
 
 
 async def end_of(client: PrefectClient, run_id: UUID) -> StateType:

@@ -22,6 +22,7 @@ from tta_dev_primitives.config.errors import OrchestrationError
 if TYPE_CHECKING:
     import yaml
 
+    from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
     from tta_dev_primitives.deployments.sandbox import Sandbox
     from tta_dev_primitives.deployments.sandbox.demo import DemoTask
     from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -63,12 +64,12 @@ def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
         "the sandbox provider answers; nothing leaves this machine, nothing is spent.\n",
     )
     with Sandbox(demo_scenario()).start() as sandbox:
-        done, ui = asyncio.run(_all(out, sandbox, _fresh_home()))
+        done, info = asyncio.run(_all(out, sandbox, _fresh_home()))
     if json:
-        print_json({"ui_url": ui, "tasks": [_as_json(one) for one in done]})
+        print_json({"ui_url": info.ui_url, "tasks": [_as_json(one) for one in done]})
     else:
         _summary(out, done)
-        _addresses(out, done, ui)
+        _addresses(out, done, info)
         out.print(
             f"{time.monotonic() - started:.0f} s. Next: `tta init`, put keys into .env, `tta check`, `tta run`."
         )
@@ -91,7 +92,7 @@ def _fresh_home() -> Path:
     return folder
 
 
-async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done], str]:
+async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done], ServerInfo]:
     """Run every demo task, one after the other, with its events shown as they happen."""
     from tta_dev_primitives.deployments.sandbox.demo import DEMO_TASKS
     from tta_dev_primitives.flows.prefect_support.api_connection import address_server
@@ -107,7 +108,7 @@ async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done],
             path = _config_file(sandbox, home / f"budget-{len(workflows)}", task.budget_limit_usd)
             workflows[task.budget_limit_usd] = MultiModelWorkflow(path, use_env_overrides=False)
         done.append(await _one(out, workflows[task.budget_limit_usd], task, len(done) + 1))
-    return done, info.ui_url
+    return done, info
 
 
 def _config_file(sandbox: Sandbox, folder: Path, budget_usd: Decimal | None) -> Path:
@@ -232,15 +233,19 @@ def _summary(out: Console, done: Sequence[_Done]) -> None:
     )
 
 
-def _addresses(out: Console, done: Sequence[_Done], ui: str) -> None:
+def _addresses(out: Console, done: Sequence[_Done], info: ServerInfo) -> None:
+    from tta_dev_primitives.blocks.prefect_server.manager import open_link
+
     runs = [one.result.flow_run_id for one in done if one.result is not None and one.result.flow_run_id]
     out.print(
         "\nEvery run is in the Prefect UI:",
-        Text(f"{ui}/runs", "bold"),
+        Text(open_link(info, "/runs"), "bold"),
         " (`tta server stop` ends that server)",
+        soft_wrap=True,
     )
     if runs:
-        out.print("The last one:", Text(f"{ui}/runs/flow-run/{runs[-1]}", "bold"), soft_wrap=True)
+        link = open_link(info, f"/runs/flow-run/{runs[-1]}")
+        out.print("The last one:", Text(link, "bold"), soft_wrap=True)
 
 
 def _as_json(one: _Done) -> dict[str, Any]:

@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.blocks.prefect_server.manager import open_link
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
     from tta_dev_primitives.deployments.apply import Applied
 
 __all__ = ["deploy"]
@@ -67,7 +69,7 @@ def deploy(
     if json:
         print_json({**asdict(done), "api_url": info.url, "ui_url": info.ui_url})
     else:
-        _show(done, info.url, info.ui_url)
+        _show(done, info)
     return 0
 
 
@@ -75,7 +77,7 @@ def _absolute(path: str) -> str:
     return str(Path(path).expanduser().absolute())
 
 
-def _show(done: Applied, api_url: str, ui_url: str) -> None:
+def _show(done: Applied, info: ServerInfo) -> None:
     out = console()
     rows = [
         [one.name, one.outcome + (", paused" if one.paused else ""), "; ".join(one.schedules) or "on demand"]
@@ -85,8 +87,11 @@ def _show(done: Applied, api_url: str, ui_url: str) -> None:
     if done.automations:
         out.print(table("Automations", ["automation", ""], [[a.name, a.outcome] for a in done.automations]))
     made = " (created)" if done.pool_created else ""
-    out.print(f"work pool {done.work_pool}{made}: {done.workers} workers online; {ui_url}/deployments")
+    out.print(
+        f"work pool {done.work_pool}{made}: {done.workers} workers online; {open_link(info, '/deployments')}"
+    )
     if not done.workers:
         out.print("Nothing runs until a worker polls the pool. Start one:", style="yellow")
-        out.print(f"  PREFECT_API_URL={api_url} prefect worker start --pool {done.work_pool}")
+        where = 'eval "$(tta server env)" &&' if info.embedded else f"PREFECT_API_URL={info.url}"
+        out.print(f"  {where} prefect worker start --pool {done.work_pool}")
         out.print("or serve them without a pool: python -m tta_dev_primitives.deployments.serve")

@@ -9,7 +9,7 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.commands._output import console, print_json
 
-__all__ = ["start", "status", "stop"]
+__all__ = ["env", "open_ui", "start", "status", "stop"]
 
 Json = Annotated[bool, Parameter(negative="")]
 
@@ -20,13 +20,50 @@ def start(*, json: Json = False) -> int:
     Args:
         json: Print one JSON document.
     """
-    from tta_dev_primitives.blocks.prefect_server.manager import ensure_server
+    from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, open_link
 
     info = ensure_server()
+    link = open_link(info)
     if json:
-        print_json({"url": info.url, "ui_url": info.ui_url, "pid": info.pid, "started": info.started})
+        about = {"url": info.url, "ui_url": info.ui_url, "pid": info.pid, "started": info.started}
+        print_json({**about, "open_url": link})
     else:
-        console().print(f"{'started' if info.started else 'runs already'}: {info.ui_url}")
+        console().print(f"{'started' if info.started else 'runs already'}: {link}")
+    return 0
+
+
+def open_ui(path: str = "/runs", /, *, json: Json = False) -> int:
+    """Print a link that opens the UI without a prompt, once, within twelve hours. Starts the server if none runs.
+
+    Args:
+        path: The page, such as /runs or /deployments.
+        json: Print one JSON document.
+    """
+    from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, open_link
+
+    info = ensure_server()
+    link = open_link(info, f"/{path.lstrip('/')}")
+    if json:
+        print_json({"ui_url": info.ui_url, "open_url": link})
+    else:
+        console().print(link)
+    return 0
+
+
+def env() -> int:
+    """Print the variables that point Prefect's own commands to the server: eval "$(tta server env)".
+
+    The password in them is that of this start of the server.
+    """
+    import shlex
+
+    from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, server_environment
+    from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
+
+    given = server_environment(ensure_server())
+    for name in ("PREFECT_API_URL", EMBEDDED_MARK, "PREFECT_API_AUTH_STRING"):
+        if name in given:
+            print(f"export {name}={shlex.quote(given[name])}")
     return 0
 
 
