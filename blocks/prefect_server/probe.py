@@ -124,6 +124,7 @@ def _connect(
 ) -> tuple[http.client.HTTPConnection, str, dict[str, str]]:
     """The connection, what to ask it for, and the headers that the proxy wants."""
     host, port, path = parts.hostname or "", parts.port, parts.path or "/"
+    path += f"?{parts.query}" if parts.query else ""
     first, first_port = (host, port) if proxy is None else (proxy.hostname or "", proxy.port or 80)
     access = _proxy_access(proxy)
     if parts.scheme != "https":
