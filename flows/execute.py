@@ -16,6 +16,7 @@ from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
 from tta_dev_primitives.config.models.targets import Target
@@ -28,10 +29,12 @@ from tta_dev_primitives.flows.prefect_support.task_history import show_retry
 from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
-from tta_dev_primitives.flows.tasks.request import answer_request
+from tta_dev_primitives.flows.tasks.request import answer_request, repair_request
 from tta_dev_primitives.flows.validation.local_checks import check_answer
 
 __all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
+
+_INVALID = "wrong_format"
 
 
 @never_said
@@ -149,7 +152,8 @@ async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
         lane.take_named(item, target)
         item.calls_left -= outcome.tries
         if isinstance(outcome, Answered):
-            passed = await _keep_answer(lane, item, target, outcome.reply.reply)
+            reply = await _repaired(runtime, item, target, outcome.reply.reply)
+            passed = await _keep_answer(lane, item, target, reply)
             return target.name if passed else None
         item.refusal = outcome.refusal or item.refusal
         if not await _replaced(runtime, lane, item, target, outcome.error):
@@ -179,6 +183,43 @@ def _turn_away(lane: Lane, item: Item) -> None:
     lane.walks[item.id].clear()
 
 
+async def _repaired(runtime: Runtime, item: Item, target: Target, reply: ChatReply) -> ChatReply:
+    """The model's second answer when its first is no data of the item's type; it is asked once, with the fault."""
+    failures, _ = check_answer(item, reply)
+    if item.output is None or item.calls_left < 1 or not failures or not failures[0].startswith(_INVALID):
+        return reply
+    _mark_invalid(item, target, failures)
+    problem = failures[0].removeprefix(f"{_INVALID}: ")
+    outcome = await runtime.calls(
+        Call(
+            targets=[target],
+            request_of=lambda _: repair_request(item, target, reply.text, problem),
+            role="execute",
+            use_case=item.use_case,
+            max_calls=1,
+            may_spend=item.open_case.can_solve,
+            on_attempt=item.attempts.append,
+            on_failure=partial(tell_failure, item),
+            note=item.note,
+        )
+    )
+    item.calls_left -= 1
+    return outcome.reply.reply if isinstance(outcome, Answered) else reply
+
+
+def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
+    """Let the model's last attempt say that its answer was no data of the item's type, and why."""
+    if item.output is None or not failures[0].startswith(_INVALID):
+        return
+    for index in reversed(range(len(item.attempts))):
+        attempt = item.attempts[index]
+        if attempt.role == "execute" and attempt.model == target.name and attempt.outcome == "ok":
+            item.attempts[index] = attempt.model_copy(
+                update={"outcome": _INVALID, "reason": redact(failures[0].removeprefix(f"{_INVALID}: "))}
+            )
+            return
+
+
 async def _keep_answer(lane: Lane, item: Item, target: Target, reply: ChatReply) -> bool:
     """Whether an answer passes the local checks; it is kept with what they found."""
     failures, final = check_answer(item, reply)
@@ -186,6 +227,7 @@ async def _keep_answer(lane: Lane, item: Item, target: Target, reply: ChatReply)
         failures = tuple(await item.check(reply.text))
     item.answered(target, reply, failures, final)
     if failures:
+        _mark_invalid(item, target, failures)
         item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")
         _tell_fallback(lane, item, target, ErrorClass.QUALITY)
     return not failures

@@ -9,6 +9,7 @@ from prefect import flow, tags
 from prefect.runtime import flow_run as this_run
 from pydantic import Field
 
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
@@ -45,6 +46,7 @@ async def orchestrate(
     system: str | None = None,
     config_path: str | None = None,
     fresh: bool = False,
+    output_schema: dict[str, Any] | None = None,
 ) -> OrchestrationResult:
     """Plan, execute and validate one task with the models of the configuration.
 
@@ -54,6 +56,7 @@ async def orchestrate(
         system: Extra instructions for the models.
         config_path: Configuration file; empty searches the usual places.
         fresh: Ask anew, and pay again, for answers that are stored.
+        output_schema: JSON Schema of the answer; then the result's `data` holds valid data. Empty: text.
 
     Raises:
         BudgetExceededError: The answer needs a paid call that the budget refuses.
@@ -62,9 +65,17 @@ async def orchestrate(
     """
     check_task(task, use_case, system)
     resident = current_runtime()
+    output = None if resident is None else resident.output
+    if output is None and output_schema is not None:
+        output = OutputType.of(output_schema, name="output_schema")
     runtime = await (resident or await Runtime.load(config_path)).for_run(fresh=fresh)
     item = Item(
-        "1", task, use_case=use_case, system=system, calls_left=runtime.config.fallback_strategy.max_attempts
+        "1",
+        task,
+        use_case=use_case,
+        system=system,
+        calls_left=runtime.config.fallback_strategy.max_attempts,
+        output=output,
     )
     known = known_use_case(runtime, task, use_case)
     with tags(*([f"use_case:{known}"] if known else [])):

@@ -117,6 +117,9 @@ async def _plan_for(runtime: Runtime, item: Item) -> Plan:
     asked = item.use_case or None
     allowed = configured_use_cases(runtime.config)
     free = default_plan(item.task, asked, allowed=allowed)
+    if item.output is not None:
+        # The type says what the answer is; a part of a compound task would have none.
+        return free.model_copy(update={"answer_format": "json", "sub_tasks": []})
     if not runtime.config.enabled or not needs_planner(item.task, asked, runtime.config.planning):
         return free
     made = await ask_planner(runtime, item)

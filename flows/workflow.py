@@ -7,7 +7,7 @@ import gc
 from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.runtime import Runtime
 
 __all__ = ["MultiModelWorkflow"]
+
+T = TypeVar("T")
 
 
 class MultiModelWorkflow:
@@ -49,15 +51,54 @@ class MultiModelWorkflow:
         """The loaded configuration."""
         return self._config
 
+    @overload
     def run(
-        self, task: str, use_case: str | None = None, system: str | None = None, *, fresh: bool = False
-    ) -> OrchestrationResult:
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        output_type: None = None,
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[None]: ...
+    @overload
+    def run(
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        *,
+        output_type: type[T],
+        fresh: bool = False,
+    ) -> OrchestrationResult[T]: ...
+    @overload
+    def run(
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        output_type: Any = None,
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[Any]: ...
+
+    def run(
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        output_type: Any = None,
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[Any]:
         """Run one task and wait for its answer. Works inside a running event loop too (a notebook).
 
         Args:
             task: What to do; not empty.
             use_case: One of the guide's use cases; None lets the local classifier decide.
             system: Extra instructions for the models.
+            output_type: What the answer is: a pydantic model, dataclass, TypedDict, Literal, list[...], whatever
+                `pydantic.TypeAdapter` takes, or a JSON Schema dict. The result's `data` is then the validated value.
             fresh: Ask anew, and pay again, for answers that are stored.
 
         Returns:
@@ -66,13 +107,50 @@ class MultiModelWorkflow:
         Raises:
             BudgetExceededError: The answer needs a paid call that the budget refuses.
             AllModelsFailedError: Every candidate failed; `.attempts` says how.
-            ConfigError: The task, the use case or a needed key is wrong.
+            ConfigError: The task, the use case, the output type or a needed key is wrong.
         """
-        return wait_for(self.execute(task, use_case, system, fresh=fresh))
+        return wait_for(self.execute(task, use_case, system, output_type, fresh=fresh))
+
+    @overload
+    async def execute(
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        output_type: None = None,
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[None]: ...
+    @overload
+    async def execute(
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        *,
+        output_type: type[T],
+        fresh: bool = False,
+    ) -> OrchestrationResult[T]: ...
+    @overload
+    async def execute(
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        output_type: Any = None,
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[Any]: ...
 
     async def execute(
-        self, task: str, use_case: str | None = None, system: str | None = None, *, fresh: bool = False
-    ) -> OrchestrationResult:
+        self,
+        task: str,
+        use_case: str | None = None,
+        system: str | None = None,
+        output_type: Any = None,
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[Any]:
         """Run one task as one Prefect flow run; see `run` for arguments and errors.
 
         The answer comes when it is in the ledger and Prefect has the end of the run. The run's artifacts are written
@@ -81,10 +159,21 @@ class MultiModelWorkflow:
         from tta_dev_primitives.flows.tasks.request import check_task
 
         check_task(task, use_case, system)
+        output = None
+        if output_type is not None:
+            from tta_dev_primitives.flows.answers.output_type import OutputType
+
+            output = OutputType.of(output_type)
         runtime = await self.ready()
         from tta_dev_primitives.flows.prefect_support.recorded_run import run_recorded
 
-        return await run_recorded(runtime, task, use_case, system, self._path, fresh)
+        runtime.output = output
+        schema = None if output is None else dict(output.schema)
+        result = await run_recorded(runtime, task, use_case, system, self._path, fresh, schema)
+        # Prefect keeps plain JSON; the caller gets an instance of the type.
+        return (
+            result if output is None else result.model_copy(update={"data": output.check(result.data).value})
+        )
 
     async def execute_bulk(
         self,

@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.planning.local_classifier import classify
 from tta_dev_primitives.flows.planning.plan_model import Plan as TaskPlan
@@ -246,3 +247,4 @@ class _Sum:
 class _Task:
     task: str
     plan: TaskPlan | None
+    output: OutputType | None = None

@@ -32,6 +32,7 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError
 from tta_dev_primitives.config.models.catalogue import Catalogue, today_utc
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.admission import Admission, waits_for
 from tta_dev_primitives.flows.calling.chain import Calls
 from tta_dev_primitives.flows.calling.given_config import load_given_config
@@ -106,6 +107,8 @@ class Runtime:
         self.priority: Priority = "interactive" if job_budget is None else "bulk"
         self.rng = rng or random.Random()  # noqa: S311 - jitter and audit coins, no secret
         self.orchestrator: Target = services.targets[services.config.orchestrator.model]
+        self.output: OutputType | None = None
+        """The answer's type, from a caller in this process: a flow parameter holds only its schema."""
         self.drifts = 0
         """Drift alarms of this run."""
         self._warnings: tuple[date, tuple[str, ...]] | None = None

@@ -59,20 +59,23 @@ async def run_recorded(
     system: str | None,
     config_path: str | None,
     fresh: bool = False,
-) -> OrchestrationResult:
+    output_schema: dict[str, Any] | None = None,
+) -> OrchestrationResult[Any]:
     """One flow run of checked arguments with a runtime that is ready; see `MultiModelWorkflow.run` for errors."""
     known = known_use_case(runtime, task, use_case)
     # Tags of a run that is about to be made cost nothing; added later they cost a request.
     with active(runtime), tags(*([f"use_case:{known}"] if known else [])):
         if FlowRunContext.get() is not None:
             # Inside a flow of the caller's it is a subflow, with that flow's connection.
-            return await orchestrate(task, cast("UseCase | None", use_case), system, config_path, fresh)
+            kind = cast("UseCase | None", use_case)
+            return await orchestrate(task, kind, system, config_path, fresh, output_schema)
         given = {
             "task": task,
             "use_case": use_case,
             "system": system,
             "config_path": config_path,
             "fresh": fresh,
+            "output_schema": output_schema,
         }
         connection = await api_connection()
         run = await _create_run(connection, orchestrate, given)

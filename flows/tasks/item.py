@@ -15,6 +15,7 @@ from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.routing.candidates import Route
 from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
@@ -39,6 +40,7 @@ class Item:
         "check",
         "error",
         "id",
+        "output",
         "plan",
         "reasons",
         "refusal",
@@ -64,6 +66,7 @@ class Item:
         calls_left: int = 6,
         plan: Plan | None = None,
         check: LocalCheck | None = None,
+        output: OutputType | None = None,
     ) -> None:
         self.id = id
         self.task = task
@@ -72,6 +75,8 @@ class Item:
         self.calls_left = calls_left
         self.plan = plan
         self.check = check
+        self.output = output
+        """The type of the answer; None: text."""
         self.route = Route(())
         self.targets: Mapping[str, Target] = {}
         self.case: Case | None = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tta_dev_primitives.flows.answers.fields import field_status
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
-from tta_dev_primitives.flows.tasks.result import BudgetView, Evidence, OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import BudgetView, Evidence, FieldStatus, OrchestrationResult
 from tta_dev_primitives.flows.tasks.savings import Savings, savings_of, total
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
@@ -23,9 +25,12 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
         item.note("the budget allows no paid call: the best free answer is delivered without its verdict")
     for passed in item.route.passed_over:
         item.note(f"{passed.model} was passed over: {passed.reason}")
+    typed = None if item.output is None else item.output.read(answer.text)
     return OrchestrationResult(
         id=item.id,
-        content=answer.text,
+        content=answer.text if typed is None else typed.content,
+        data=None if typed is None else typed.data,
+        fields={} if item.output is None else _fields(item, item.output),
         model=answer.by.model,
         provider=item.targets[answer.by.model].provider,
         use_case=item.use_case,
@@ -40,6 +45,13 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
         flow_run_id=runtime.flow_run_id(),
         warnings=[*runtime.warnings, *item.warnings],
     )
+
+
+def _fields(item: Item, output: OutputType) -> dict[str, FieldStatus]:
+    """What the usable answers of a typed task say of each field; empty for data that is no object."""
+    case = item.open_case
+    data = [output.read(case.answers[index].text).data for index in case.usable]
+    return field_status(output.schema, data) if all(isinstance(one, dict) for one in data) else {}
 
 
 def join_parts(item: Item, parts: Sequence[Item], content: str, budget: BudgetView) -> OrchestrationResult:

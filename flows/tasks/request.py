@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
@@ -12,11 +14,14 @@ from tta_dev_primitives.config.options import USE_CASES
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.tasks.item import Item
 
-__all__ = ["MAX_TASK_BYTES", "UseCase", "answer_request", "check_task"]
+__all__ = ["MAX_TASK_BYTES", "UseCase", "answer_request", "check_task", "repair_request"]
 
 MAX_TASK_BYTES = 400_000
 """Prefect keeps flow parameters up to 512 KiB; a task beyond this fits few models' windows anyway."""
 
+
+_QUOTED = 20_000
+"""Characters of an invalid answer that the model is shown again."""
 
 UseCase = Literal["simple", "moderate", "complex", "expert", "speed-critical", "reasoning"]
 
@@ -62,5 +67,17 @@ def answer_request(item: Item, target: Target) -> ChatRequest:
             messages=(Message("user", item.task),),
             system=system or None,
             max_output_tokens=target.max_output_tokens,
+            json_schema=None if item.output is None else item.output.request_schema,
         )
     return item.requests[key]
+
+
+def repair_request(item: Item, target: Target, answer: str, problem: str) -> ChatRequest:
+    """The same request with the answer that is no data of the item's type, and what is wrong with it."""
+    asked = answer_request(item, target)
+    said = (
+        "Your answer is not valid. The problem, quoted as data: "
+        f"{json.dumps(problem, ensure_ascii=False)}. Answer again with the whole corrected JSON object only."
+    )
+    turns = (*asked.messages, Message("assistant", answer[:_QUOTED] or "(empty)"), Message("user", said))
+    return replace(asked, messages=turns)

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Generic, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from typing_extensions import TypeVar
 
-__all__ = ["Attempt", "BudgetView", "Evidence", "OrchestrationResult", "Role"]
+__all__ = ["Attempt", "BudgetView", "Evidence", "FieldStatus", "OrchestrationResult", "Role"]
 
 Role = Literal["plan", "execute", "validate"]
 Evidence = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
@@ -52,7 +53,11 @@ class BudgetView(_Frozen):
     held_usd: Usd
 
 
-class OrchestrationResult(_Frozen):
+FieldStatus = Literal["agreed", "disputed", "unchecked"]
+T = TypeVar("T", default=Any)
+
+
+class OrchestrationResult(_Frozen, Generic[T]):
     """The answer of one task with the evidence for it, each attempt, and its whole cost."""
 
     content: str
@@ -72,6 +77,12 @@ class OrchestrationResult(_Frozen):
     flow_run_id: str | None = None
     warnings: list[str] = []
     id: str | None = Field(default=None, description="The item's id in a bulk job")
+    data: T | None = Field(
+        default=None, description="The validated value of a typed task; None without a type"
+    )
+    fields: dict[str, FieldStatus] = Field(
+        default={}, description="Of typed tasks: what the models' answers say of each field"
+    )
 
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON types; money as strings."""

@@ -9,6 +9,7 @@ failure is enough: the answer is not delivered and the next candidate is asked.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import Protocol
 
@@ -16,6 +17,8 @@ from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat, final_answer
+from tta_dev_primitives.flows.answers.fields import forms_of
+from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
 from tta_dev_primitives.flows.answers.strict_json import parses
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
@@ -36,9 +39,15 @@ class HasTask(Protocol):
     def plan(self) -> Plan | None:
         """Its plan, if it has one already."""
 
+    @property
+    def output(self) -> OutputType | None:
+        """The type of the answer; None: text."""
+
 
 def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
     """What is wrong with one reply to one task, and its canonical closed answer if it has one."""
+    if item.output is not None:
+        return check_typed(item, item.output, reply)
     fmt: AnswerFormat = item.plan.answer_format if item.plan is not None else "open"
     # A server that gives no reason at all ends its answers like any other; a reason that no table knows is a doubt.
     finish = "stop" if reply.finish == "unknown" and unknown_finish(reply) is None else reply.finish
@@ -46,6 +55,27 @@ def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str 
     if prompt_was_cut(item.task, reply):
         failures = (*failures, "prompt_cut")
     return failures, final_answer(reply.text, fmt)
+
+
+def check_typed(item: HasTask, output: OutputType, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
+    """As `check_answer` for a typed task: data of its type, and the closed fields as the comparable answer.
+
+    A failure `wrong_format` carries the first fault: `wrong_format: total: Input should be a valid number`.
+    """
+    failures = [
+        word
+        for word in check_text(reply.text, answer_format="open", finish=reply.finish, task=item.task)
+        if word in ("empty", "truncated", "filtered", "too_long")
+    ]
+    if prompt_was_cut(item.task, reply):
+        failures.append("prompt_cut")
+    if failures:
+        return tuple(failures), None
+    try:
+        data = output.read(reply.text).data
+    except InvalidAnswerError as error:
+        return (f"wrong_format: {error}",), None
+    return (), json.dumps(forms_of(output.schema, data), sort_keys=True, ensure_ascii=False)
 
 
 def prompt_was_cut(task: str, reply: ChatReply) -> bool:

@@ -10,6 +10,7 @@ from cyclopts import Parameter
 from rich.console import RenderableType
 
 from tta_dev_primitives.commands._output import console, print_json, print_text, quiet_logs, table, usd
+from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -23,6 +24,7 @@ def run(
     *,
     use_case: Annotated[str | None, Parameter(name=["--use-case", "-u"])] = None,
     system: Annotated[str | None, Parameter(name=["--system", "-s"])] = None,
+    schema: str | None = None,
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     json: Annotated[bool, Parameter(negative="")] = False,
     raw: Annotated[bool, Parameter(negative="")] = False,
@@ -35,6 +37,7 @@ def run(
         text: The task; `-` reads it from standard input.
         use_case: simple, moderate, complex, expert, speed-critical or reasoning; found out when not given.
         system: Extra instructions for the models.
+        schema: The answer is data: a JSON Schema file, or module:Model.
         config: The configuration file; otherwise the usual places are searched.
         json: Print the whole result as one JSON document.
         fresh: Ask anew, and pay again, for what is stored from an earlier run.
@@ -44,12 +47,12 @@ def run(
     import logging
 
     quiet_logs(logging.INFO if verbose else logging.WARNING)
-    task = _read(text)
+    task, output = _read(text), read_schema(schema)
     from tta_dev_primitives.orchestration import MultiModelWorkflow
 
     workflow = MultiModelWorkflow(config)
     ask_trust(workflow.config)
-    result = workflow.run(task, use_case=use_case, system=system, fresh=fresh)
+    result = workflow.run(task, use_case=use_case, system=system, output_type=output, fresh=fresh)
     if json:
         print_json(result.to_json())
     else:
