@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 __all__ = ["WINDOW", "Account", "Bucket", "Moments"]
 
@@ -39,14 +38,6 @@ class Account:
     """Rejected deliveries expected of strata that were reset (gate `balanced`)."""
     alarms: int = 0
     window: tuple[Bucket, ...] = (Bucket(),)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Account:
-        """The account that was stored as a dictionary."""
-        buckets = tuple(
-            Bucket(**{**b, "unjudged": {int(o): n for o, n in b["unjudged"].items()}}) for b in raw["window"]
-        )
-        return cls(**{**raw, "window": buckets})
 
     def delivered(self) -> Account:
         """The account after one accepted delivery; the oldest tenth of the window leaves when it is full."""

@@ -10,9 +10,7 @@ best one afterwards. An audit that is open counts as a found failure: it may be 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 __all__ = ["LEAST", "Certificate"]
 
@@ -33,11 +31,6 @@ class Certificate:
     unaudited: int = 0
     """Audits that were not done, their answer delivered; each counts as a failure."""
     costs: tuple[float, ...] = (0.0,) * len(_GRID)
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> Certificate:
-        """The certificate that was stored as a dictionary."""
-        return cls(raw["trusted"], raw["found"], raw["unaudited"], tuple(raw["costs"]))
 
     def opened(self, probability: float) -> Certificate:
         """After an audit, drawn with `probability`, has begun: a failure until it shows otherwise."""

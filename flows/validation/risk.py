@@ -1,7 +1,8 @@
 """The risk ledger: how often answers may be delivered without a check, and what the checks have shown. Pure.
 
     ruling, state = rule(RiskState(), evidence, policy, coin)     # deliver | audit | escalate; coin uniform in [0, 1)
-    state, alarm = learn(state, Label(ruling, endorsed=True), policy)     # a label, and the end of the task
+    state, alarm = judged(state, ruling, failed=False)     # the orchestrator's word on the answer
+    state = delivered(state, Label(ruling, True))          # rulings.py does all three once a task
 
 `eps = 1 - quality_threshold` is the share of deliveries that the orchestrator may reject, in each use case and in its
 last 500 deliveries. A stratum is (use case, evidence signal, price class, models); it keeps n labels with k rejections.
@@ -18,10 +19,11 @@ both are the same confidence sequence at two moments. So quick verdicts cannot t
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from pydantic import TypeAdapter
 
 from tta_dev_primitives.flows.validation.accounts import Account, Moments
 from tta_dev_primitives.flows.validation.certificate import LEAST, Certificate
@@ -39,7 +41,6 @@ __all__ = [
     "delivered",
     "enrolled",
     "judged",
-    "learn",
     "observe",
     "rule",
     "unlabelled",
@@ -304,22 +305,12 @@ class RiskState:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        return json.dumps(asdict(self), separators=(",", ":"), allow_nan=False)
+        return _JSON.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str | None) -> RiskState:
         """The state that `to_json` wrote; an empty one for None."""
-        if text is None:
-            return cls()
-        raw: dict[str, Any] = json.loads(text)
-        return cls(
-            raw["made"],
-            {k: Stratum(**{**v, "audits": Watch.of(v["audits"])}) for k, v in raw["strata"].items()},
-            {k: Watch.of(v) for k, v in raw["groups"].items()},
-            {k: Account.of(v) for k, v in raw["accounts"].items()},
-            {k: (n, bad) for k, (n, bad) in raw["pools"].items()},
-            Certificate.of(raw["certificate"]),
-        )
+        return cls() if text is None else _JSON.validate_json(text)
 
     def account(self, use_case: str) -> Account:
         """The budget of a use case; an empty one when nothing was delivered."""
@@ -371,6 +362,9 @@ class RiskState:
         """The same for the last deliveries."""
         keys = {stratum.order: key for key, stratum in self.of(use_case)}
         return self.account(use_case).window_expected(lambda order: self.moments(keys[order]))
+
+
+_JSON = TypeAdapter(RiskState)
 
 
 def enrolled(state: RiskState, evidence: Evidence) -> RiskState:
@@ -442,21 +436,6 @@ def rule(
             state = replace(state, certificate=state.certificate.opened(chance))
     ruling = Ruling(action, evidence, quality, mean, chance, task=task, coin=other, order=stratum.order)
     return replace(ruling, place=place, check=drawn if check < drawn else 0.0), state
-
-
-def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState, bool]:
-    """Record a label and the end of its task; True when rejections raised a drift alarm."""
-    ruling, alarm = label.ruling, False
-    if ruling is not None and label.endorsed is not None:
-        if label.proxy:
-            state = compared(state, ruling, failed=not label.endorsed, policy=policy)
-        else:
-            state, alarm = judged(state, ruling, failed=not label.endorsed)
-    if label.ended:
-        if ruling is not None and (label.endorsed is None or label.proxy):
-            state, _ = unlabelled(state, label, ruling, policy)
-        state = delivered(state, label) if label.accepted else state
-    return state, alarm
 
 
 def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> RiskState:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hmac
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -77,11 +76,6 @@ class Watch:
     n: int = 0
     k: int = 0
     statistic: float = 0.0
-
-    @classmethod
-    def of(cls, raw: Mapping[str, float]) -> Watch:
-        """The watch that was stored as a dictionary."""
-        return cls(int(raw["n"]), int(raw["k"]), raw["statistic"])
 
 
 def watch(state: Watch, *, bad: bool, patience: float) -> tuple[Watch, bool]:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.risk_world import learn
 
 from tta_dev_primitives.flows.validation.certificate import LEAST, Certificate
 from tta_dev_primitives.flows.validation.risk import (
@@ -18,7 +19,6 @@ from tta_dev_primitives.flows.validation.risk import (
     RiskPolicy,
     RiskState,
     Ruling,
-    learn,
     observe,
     rule,
 )

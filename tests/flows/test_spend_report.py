@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
+from support.risk_world import learn
 
 from tta_dev_primitives import cli
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
@@ -26,7 +27,7 @@ from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, shown_usd
 from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, learn, rule
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, rule
 
 MONTH = "2026-11"
 
