@@ -10,7 +10,7 @@ from support.risk_world import Task, World
 
 from tta_dev_primitives.flows.validation.risk import RiskPolicy
 
-SMALL, LARGE = 3, 40
+SMALL, LARGE = 3, 20
 
 
 @pytest.fixture(params=[SMALL, pytest.param(LARGE, marks=pytest.mark.proof)])
