@@ -116,7 +116,7 @@ async def _check_reach(runtime: Runtime, item: Item) -> None:
 async def _plan_for(runtime: Runtime, item: Item) -> Plan:
     asked = item.use_case or None
     allowed = configured_use_cases(runtime.config)
-    free = default_plan(item.task, asked, allowed=allowed)
+    free = default_plan(item.task, asked, allowed=allowed, system=item.system)
     if item.output is not None:
         # The type says what the answer is; a part of a compound task would have none.
         return free.model_copy(update={"answer_format": "json", "sub_tasks": []})

@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.bulk.output import OutputError
 
 __all__ = ["JobFile", "JobPlan", "config_digest"]
@@ -31,6 +32,8 @@ class JobPlan(BaseModel):
     """For tasks whose use case is neither named nor clear."""
     instructions: str = ""
     acceptance_criteria: tuple[str, ...] = ()
+    answer_format: AnswerFormat = "open"
+    """For tasks whose own words name no form."""
 
 
 class JobFile(BaseModel):

@@ -43,6 +43,7 @@ async def plan_job(runtime: Runtime, asked: Item) -> JobPlan | None:
         use_case=made.use_case,
         instructions=made.instructions,
         acceptance_criteria=tuple(made.acceptance_criteria),
+        answer_format=made.answer_format,
     )
 
 
@@ -61,8 +62,9 @@ def plan_request(sample: Sequence[Record]) -> Item:
 
 
 def plan_of(runtime: Runtime, job: JobPlan | None, record: Record) -> Plan:
-    """The plan of one task: its own use case, else what its words say clearly, else the job's."""
-    free = default_plan(record.task, record.use_case, allowed=configured_use_cases(runtime.config))
+    """The plan of one task: its own use case and answer format, else what its words say clearly, else the job's."""
+    allowed = configured_use_cases(runtime.config)
+    free = default_plan(record.task, record.use_case, allowed=allowed, system=record.system)
     if job is None:
         return free
     unclear = record.use_case is None and not classify(record.task).sure
@@ -71,5 +73,6 @@ def plan_of(runtime: Runtime, job: JobPlan | None, record: Record) -> Plan:
             "use_case": job.use_case if unclear else free.use_case,
             "instructions": job.instructions,
             "acceptance_criteria": list(job.acceptance_criteria),
+            "answer_format": free.answer_format if free.closed else job.answer_format,
         }
     )

@@ -205,23 +205,98 @@ _PROSE = _words(
 )  # fmt: skip
 
 
-def answer_format(task: str) -> AnswerFormat:
-    """How the task wants its answer; `open` unless the text is plain about a closed one."""
-    core = _core(task)
-    if _LITERAL.search(task):
+_FENCED = re.compile(r"^[ \t]*(```|~~~).*?(?:^[ \t]*\1|\Z)", re.M | re.S)
+_TAGGED = re.compile(r"<([a-zA-Z][\w-]*)(?:\s[^<>\n]*)?>.*?</\1\s*>", re.S)
+_CITED = re.compile(r"^[ \t]*>.*$", re.M)
+_QUOTED = re.compile(r"[\"“«](?=(?:[^\"”»\n]*\s){2})[^\"”»]{1,4000}?[\"”»]")
+_BLANK_LINE = re.compile(r"\n[ \t]*\n")
+_LINE_END = re.compile(r"\n+|(?<=[.?!])\s+")
+_ENDS = 2
+_ORDERS = re.compile(
+    r"^\W*(?:(?:please|only|just|then|finally|now|and)\W+)*(?:answer|reply|respond|return|output|give|say|state|provide|"
+    r"choose|decide|label|classify|produce|format|show|extract|present)\b",
+    re.I,
+)
+_WRITES = re.compile(
+    r"^\W*(?:(?:please|can you|could you)\W+)*(?:summari[sz]e|explain|describe|write|translate|rewrite|draft|compare|"
+    r"discuss|review|analy[sz]e|outline|edit)\b",
+    re.I,
+)
+
+
+_INSTRUCTS = re.compile(
+    rf"\?\W*$|^\W*(?:(?:please|only|just|then|finally|now|can you|could you|i want you to)\W+)*(?:{_VERB}|"
+    r"(?:answer|reply|respond|return|output|say|state|provide|choose|pick|select|decide|determine|label|show|present|"
+    r"complete|solve|fill|count|estimate|tell|edit|discuss|answer)\b)",
+    re.I,
+)
+
+
+def _instruction(text: str) -> list[str]:
+    """The sentences of a text that say what to do: outside quotations, fences and tags, at its begin or its end.
+
+    Where one end orders or asks something and the other does not, the other belongs to the text that is worked on.
+    """
+    for quoted in (_FENCED, _TAGGED, _CITED, _QUOTED):
+        text = quoted.sub(" ", text)
+    paragraphs = [found for part in _BLANK_LINE.split(text) if (found := _sentences(part))]
+    if not paragraphs:
+        return []
+    head, tail = paragraphs[0][:_ENDS], paragraphs[-1][-_ENDS:]
+    ordering = [end for end in (head, tail) if any(_INSTRUCTS.search(line) for line in end)]
+    return [line for end in ordering or (head, tail) for line in end]
+
+
+def _sentences(text: str) -> list[str]:
+    return [line for line in (line.strip() for line in _LINE_END.split(text)) if len(line) > 1]
+
+
+def answer_format(task: str, system: str | None = None) -> AnswerFormat:
+    """How the instruction wants its answer; `open` unless it is plain about a closed form.
+
+    Only the instruction counts: the first and last sentences, outside quoted, fenced or tagged text, and the system
+    text. It is a guess that helps to compare answers; no answer is refused for it.
+    """
+    question = _instruction(_core(task))
+    how = [
+        line
+        for text in (*(m.group() for m in _HOW_TO_ANSWER.finditer(task)), system or "")
+        for line in _instruction(text)
+    ]
+    said = [*question, *how]
+    prose = any(_PROSE.search(line) for line in question)
+
+    def asked(cue: re.Pattern[str]) -> bool:
+        """In prose a closed form must be ordered: the text that the task is about may speak of it too."""
+        return any(cue.search(line) and (not prose or line in how or _ORDERS.search(line)) for line in said)
+
+    if any(_LITERAL.search(line) for line in said):
         return "literal"
-    if len(_OPTION.findall(core)) >= 2:
+    if _has_options(_core(task), question):
         return "choice"
-    if _BOOLEAN.search(task):
+    if asked(_BOOLEAN):
         return "boolean"
-    if _SAYS_NUMBER.search(task) or _SUM.search(core):
+    if asked(_SAYS_NUMBER) or _SUM.search(_core(task)):
         return "number"
-    field = _ANSWER_FIELD.search(task) is not None
-    if not field and _JSON.search(task):
+    field = any(_ANSWER_FIELD.search(line) for line in said)
+    if not field and asked(_JSON):
         return "json"
-    if field or not _PROSE.search(core):
-        if _QUANTITY.search(core) and len(_NUMBER.findall(core)) >= 2 and "\\" not in core:
+    if field or not prose:
+        if _asks_quantity(question, _core(task)):
             return "number"
-        if field or _SHORT.search(task):
+        if field or asked(_SHORT):
             return "short"
     return "open"
+
+
+def _has_options(core: str, question: list[str]) -> bool:
+    """Options A and B, one after the other, which end the task or are not the text that it writes about."""
+    if "AB" not in "".join(_OPTION.findall(_FENCED.sub("", core))):
+        return False
+    end = core.rstrip().removesuffix("Answer:").rstrip().rsplit("\n", 1)[-1]
+    return _OPTION.match(end) is not None or not any(_WRITES.search(line) for line in question)
+
+
+def _asks_quantity(question: list[str], core: str) -> bool:
+    asks = any(_QUANTITY.search(line) for line in question)
+    return asks and len(_NUMBER.findall(core)) >= 2 and "\\" not in core

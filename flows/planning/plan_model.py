@@ -122,17 +122,21 @@ def needs_planner(task: str, use_case: str | None, mode: Planning) -> bool:
     return is_compound(task) or (use_case is None and not classify(task).sure)
 
 
-def default_plan(task: str, use_case: str | None = None, *, allowed: Sequence[str] = ()) -> Plan:
-    """The plan that costs nothing: the caller's or the local classifier's use case, the format the task
-    asks for.
+def default_plan(
+    task: str, use_case: str | None = None, *, allowed: Sequence[str] = (), system: str | None = None
+) -> Plan:
+    """The plan that costs nothing: the caller's or the local classifier's use case, the format that is asked for.
 
     Args:
+        task: Its text.
+        use_case: As the caller named it.
+        system: The caller's system text, which may say how to answer.
         allowed: Configured use cases; a classified one that is not among them becomes the nearest that is.
     """
     chosen = use_case or classify(task).use_case
     if use_case is None and allowed and chosen not in allowed:
         chosen = next((u for u in _NEAREST[chosen] if u in allowed), chosen)
-    return Plan(use_case=chosen, answer_format=answer_format(task))
+    return Plan(use_case=chosen, answer_format=answer_format(task, system))
 
 
 _NEAREST: Mapping[str, tuple[str, ...]] = {

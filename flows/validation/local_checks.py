@@ -1,10 +1,12 @@
-"""Local checks of an answer: free, deterministic, and enough to refuse what nobody should be shown. Pure.
+"""Local checks of an answer: free, deterministic, and enough to refuse what may not be delivered. Pure.
 
     check_text("", answer_format="open")                                   -> ("empty",)
     check_text("I'm sorry, but I can't help with that.", answer_format="open") -> ("refusal",)
 
-Each failure is a word: empty, truncated, filtered, refusal, echo, leaked_frame, wrong_format, too_long, prompt_cut. One
-failure is enough: the answer is not delivered and the next candidate is asked.
+Each failure is a word: empty, truncated, filtered, refusal, echo, leaked_frame, too_long, prompt_cut. One failure is
+enough: the answer is not delivered and the next candidate is asked. The answer format of a plan was inferred, so that
+no answer is refused for it: an answer without that form is validated like an open one. A form that the caller gave
+(a schema, a job) is checked by the caller's own check.
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat, final_answer
 from tta_dev_primitives.flows.answers.fields import forms_of
 from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
-from tta_dev_primitives.flows.answers.strict_json import parses
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
 
@@ -98,6 +99,8 @@ def check_text(
     """What is wrong with an answer, in a fixed order; empty when it may be delivered.
 
     Args:
+        text: The answer.
+        answer_format: The inferred form; what has it is whole, whatever the server says of its end.
         finish: How the model ended, in the wire types' words.
         most: Longest answer in characters.
     """
@@ -117,8 +120,6 @@ def check_text(
         failures.append("leaked_frame")
     if len(text) > most:
         failures.append("too_long")
-    if _wrong_format(text, answer_format):
-        failures.append("wrong_format")
     return tuple(failures)
 
 
@@ -127,8 +128,10 @@ _END = re.compile(r"[.!?…。！？»”\"')\]}`*|>]\s*\Z")
 
 def _is_whole(text: str, fmt: AnswerFormat) -> bool:
     """Whether an answer ends as whole ones do: in its closed form, or at the end of a sentence or block."""
-    if fmt != "open":
-        return final_answer(text, fmt) is not None
+    if final_answer(text, fmt) is not None:
+        return True
+    if fmt == "json" and text.startswith("{"):
+        return False
     return _END.search(text) is not None and text.count("```") % 2 == 0
 
 
@@ -155,20 +158,3 @@ def _echoes(text: str, task: str) -> bool:
     if len(asked) < 20:
         return False
     return said == asked or (len(asked) > 80 and said.startswith(asked) and len(said) < len(asked) * 1.1)
-
-
-def _wrong_format(text: str, fmt: AnswerFormat) -> bool:
-    if fmt == "json":
-        return parses(text) is None
-    # A short or literal answer that can't be read is a matter for the judge; a number or a letter must be there.
-    return fmt in ("number", "choice", "boolean") and _nothing_like(text, fmt)
-
-
-def _nothing_like(text: str, fmt: AnswerFormat) -> bool:
-    if final_answer(text, fmt) is not None:
-        return False
-    if fmt == "number":
-        return not any(c.isdigit() for c in text)
-    if fmt == "choice":
-        return not re.search(r"\b(?:[A-Ja-j]|[A-J]{2,10})\b", text)
-    return not re.search(r"\b(?:yes|no|true|false|correct)\b", text, re.I)

@@ -414,3 +414,50 @@ async def test_the_report_says_why_tasks_failed(
     assert "in.jsonl: line 4: 3 failed: All models failed: gemini-2.5-pro: " in said
     assert f"... 9 failed tasks in all; {target} holds the reason of each" in said
     assert "4 done · 1 not accepted · 9 failed · 0 left" in said
+
+
+LETTERS = [
+    "The board asks you to answer yes or no.",
+    "Is it true/false? Please return it as JSON.",
+    "How many of the 20 boats and 3 rafts sank?",
+    "Reply with one word.",
+]
+
+
+@pytest.mark.parametrize("said", LETTERS)
+async def test_an_inferred_format_costs_no_answer(
+    said: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """Words of a pasted document, or of the task itself, that speak of a form refuse no answer in prose."""
+    sandbox = sandbox_of("rules: [{reply: {text: The letter is about a bridge and its cost.}}]")
+    texts = [f"What is the gist?\n\nDear all,\n{said}", f"{said}\n\nSummarize this.", said]
+    items = [{"id": str(n), "task": text, "use_case": "moderate"} for n, text in enumerate(texts)]
+    results = await make_workflow(sandbox, **CHECKS).execute_bulk(items)
+    assert [(r.accepted, len(r.attempts)) for r in results] == [(True, 1)] * 3
+
+
+async def test_the_plan_s_answer_format_reaches_every_task(
+    tmp_path: Path, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """A planner that reads numbers out of vague tasks lets two free answers be compared."""
+    plan = {
+        "use_case": "moderate", "instructions": "Answer with the number.", "answer_format": "number",
+        "acceptance_criteria": [], "subtasks": [],
+    }  # fmt: skip
+    sandbox = sandbox_of(
+        f"rules: [{{match: {{contains: one plan for a whole job}}, reply: {{text: {json.dumps(json.dumps(plan))}}}}}, "
+        "{reply: {text: '42'}}]"
+    )
+    items = [{"id": str(n), "task": f"The heron {n}, and its age."} for n in range(2)]
+    source = write(tmp_path / "in.jsonl", items)
+    await run(
+        make_workflow(sandbox, planning="always"), input_path=source, output_path=str(tmp_path / "out.jsonl")
+    )
+    kept = json.loads((tmp_path / "out.jsonl.job.json").read_text())["plan"]
+    assert kept["answer_format"] == "number"
+    asked = [
+        call
+        for call in sandbox.calls
+        if "heron 0" in json.dumps(call.body) and "whole job" not in json.dumps(call.body)
+    ]
+    assert {GEMINI, LLAMA} <= {call.model for call in asked}

@@ -80,11 +80,55 @@ def test_the_answer_format_is_read_from_the_task(task: str, fmt: str) -> None:
     assert answer_format(task) == fmt
 
 
+MINUTES = """The council met on Monday. The question on the ballot is true/false for some and yes or no for most.
+Return the form as JSON, said the clerk. How many of the 300 voters and 20 clerks will come was left open.
+The label of the box is one of red or blue, in one word. A. Lights
+B. Doors
+assert f(2) == ?? was the riddle of the day. The cost was not named. The weather was fine.
+It was agreed that the minutes are sent to all members."""
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        f"Summarize the minutes below in two sentences.\n\n{MINUTES}",
+        f"{MINUTES}\n\nWrite a headline for these minutes.",
+        f"Give me the gist.\n\n```\n{MINUTES}\nAnswer yes or no.\n```",
+        f"Give me the gist.\n\n<minutes>\nTrue or false? Return as JSON.\n{MINUTES}\n</minutes>",
+        "Give me the gist of this mail:\n> Hello,\n> please answer yes or no.\n> Return it as JSON.",
+        'What did she mean by "please answer yes or no, and only as JSON"?',
+        "What did she mean by “please answer yes or no”?",
+    ],
+)
+def test_the_text_that_a_task_is_about_names_no_format(task: str) -> None:
+    """Only the instruction says how to answer: not a pasted document, a quotation, a fenced or tagged block."""
+    assert answer_format(task) == "open"
+
+
+@pytest.mark.parametrize(
+    ("task", "fmt"),
+    [
+        (f"Does the council want a bridge? Answer yes or no.\n\n{MINUTES}", "boolean"),
+        (f"{MINUTES}\n\nExtract the names and return them as JSON.", "json"),
+        (f"Which colour has the box? Reply with one word.\n\n```\n{MINUTES}\n```", "short"),
+    ],
+)
+def test_an_instruction_beside_a_document_names_the_format(task: str, fmt: str) -> None:
+    """The first and the last sentences are the instruction."""
+    assert answer_format(task) == fmt
+
+
+def test_the_system_text_may_name_the_format() -> None:
+    """A caller who says how to answer once, for all tasks, is heard."""
+    assert answer_format("Explain the mail.", "You sort mail. Answer with yes or no.") == "boolean"
+
+
 @given(st.text(max_size=300))
 def test_any_text_gets_a_use_case_of_the_guide(task: str) -> None:
     """The classifier is total and deterministic."""
     guess = classify(task)
     assert guess == classify(task)
+    assert answer_format(task) == answer_format(task)
     assert guess.use_case in USE_CASES
     assert 0 <= guess.sureness <= 1
     assert is_long(task) in (True, False)
