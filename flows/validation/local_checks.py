@@ -61,7 +61,7 @@ def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str 
 def check_typed(item: HasTask, output: OutputType, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
     """As `check_answer` for a typed task: data of its type, and the closed fields as the comparable answer.
 
-    A failure `wrong_format` carries the first fault: `wrong_format: total: Input should be a valid number`.
+    A failure `wrong_format` carries the first fault and what asked for the form.
     """
     failures = [
         word
@@ -75,7 +75,7 @@ def check_typed(item: HasTask, output: OutputType, reply: ChatReply) -> tuple[tu
     try:
         data = output.read(reply.text).data
     except InvalidAnswerError as error:
-        return (f"wrong_format: {error}",), None
+        return (f"wrong_format: {error} (expected by the caller's output type or schema)",), None
     return (), json.dumps(forms_of(output.schema, data), sort_keys=True, ensure_ascii=False)
 
 

@@ -59,6 +59,7 @@ class Work:
     def __init__(self, task: str, plan: Plan | None) -> None:
         self.task = task
         self.plan = plan
+        self.output = None
 
 
 def test_a_reply_is_checked_against_its_plan_and_its_closed_answer_read() -> None:
