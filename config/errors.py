@@ -13,6 +13,7 @@ OrchestrationError
 │   ├── LedgerBusyError                    only in-flight holds block; try again later
 │   ├── QuarantinedError                   a model or provider is closed after a wrong bill
 │   └── WrongClockError                    the clock that decides the month is wrong
+├── SavingsShortError                      the month's savings do not cover a call beyond the baseline
 ├── ProviderError                          one attempt at one provider failed
 ├── AllModelsFailedError                   every candidate failed, with each attempt in order
 └── PrefectServerError                     the Prefect API cannot be started or reached
@@ -42,6 +43,7 @@ __all__ = [
     "PrefectServerError",
     "ProviderError",
     "QuarantinedError",
+    "SavingsShortError",
     "UnknownModelError",
     "UnknownPriceError",
     "UntrustedConfigError",
@@ -204,6 +206,14 @@ class QuarantinedError(LedgerError):
     """The model or provider `key` billed more than it could: closed until `tta ledger resolve`."""
 
     key: str
+
+
+class SavingsShortError(OrchestrationError):
+    """The month's savings do not cover a call that goes beyond the baseline. Amounts in USD."""
+
+    month: str
+    left: Decimal
+    needed: Decimal
 
 
 class WrongClockError(LedgerError):

@@ -267,6 +267,8 @@ class ValidationConfig(_Options):
     """strict holds the quality bound with proof; balanced saves more."""
     agreement: option_types.WholeNumber = Field(2, ge=2, le=5)
     """How many free models must give the same answer for it to count as agreed."""
+    learning_credit_usd: option_types.Usd | None = None
+    """USD a month that paid executors may cost before they have saved as much; default: 0.1 % of the budget."""
 
 
 class ReviewConfig(_Options):
@@ -310,7 +312,7 @@ class OrchestrationConfig(_Options):
     prefer_free_models: StrictBool = True
     """Prefer free models when quality is sufficient."""
     quality_threshold: option_types.Fraction = 0.85
-    """Minimum quality score (0-1) to use free models."""
+    """At least this share of the delivered answers are ones that the orchestrator would accept (0-1)."""
     orchestrator: OrchestratorConfig = Field(default_factory=OrchestratorConfig)
     """The model that plans and validates."""
     executors: list[ExecutorConfig] = Field(default_factory=_guide_executors)
@@ -334,6 +336,12 @@ class OrchestrationConfig(_Options):
     """Allow a base_url on this machine or a private network."""
 
     _provenance: Provenance = PrivateAttr(default_factory=Provenance)
+
+    @property
+    def learning_credit(self) -> Decimal:
+        """USD by which paid executors may exceed what was saved so far, until their answers are trusted."""
+        given = self.validation.learning_credit_usd
+        return self.cost_tracking.budget_limit / 1000 if given is None else Decimal(repr(given))
 
     @property
     def source(self) -> Path | None:

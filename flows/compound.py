@@ -13,6 +13,7 @@ from tta_dev_primitives.flows.planning.plan_model import (
     subtask_prompt,
     waves,
 )
+from tta_dev_primitives.flows.tasks.closing import close_parts
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.outcome import join_parts
 from tta_dev_primitives.flows.tasks.result import BudgetView
@@ -48,6 +49,7 @@ async def run_parts(runtime: Runtime, item: Item, run: RunItems) -> None:
             return
     texts = {name: part.result.content for name, part in done.items() if part.result is not None}
     item.result = join_parts(item, list(done.values()), join_results(plan, texts), budget)
+    close_parts(item, list(done.values()))
 
 
 def _part(item: Item, subtask: Subtask, done: dict[str, Item]) -> Item:

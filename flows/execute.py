@@ -16,11 +16,12 @@ from prefect import task
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.tasks import Task
 
+from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import PostponedError
+from tta_dev_primitives.flows.calling.attempts import stored_attempt
 from tta_dev_primitives.flows.calling.call import Answered, Call, NotAdmitted
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
@@ -125,6 +126,8 @@ async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
     """One attempt: every open item to its next model, as many at a time as admission allows."""
 
     async def one(item: Item) -> str | None:
+        if item.kept is not None:
+            return _answer_as_before(lane, item, item.kept)
         try:
             return await _ask_next(runtime, lane, item)
         except PostponedError as postponed:
@@ -133,7 +136,8 @@ async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
             return None
 
     if len(lane.open) > 1:
-        firsts = [(lane.walks[item.id][0], item) for item in lane.open if lane.walks[item.id]]
+        asking = [item for item in lane.open if lane.walks[item.id] and item.kept is None]
+        firsts = [(lane.walks[item.id][0], item) for item in asking]
         await runtime.calls.look_ahead([(target, answer_request(item, target)) for target, item in firsts])
     names = await together(one(item) for item in lane.open)
     served = {item.id: name for item, name in zip(lane.open, names, strict=True) if name is not None}
@@ -141,10 +145,19 @@ async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
     return served
 
 
+def _answer_as_before(lane: Lane, item: Item, kept: GuardedReply) -> str:
+    """The same task again: the reply that was delivered then."""
+    target = lane.walks[item.id][0]
+    lane.take_named(item, target)
+    item.attempts.append(stored_attempt(target, "execute", kept))
+    item.answered(target, kept, (), None)
+    return target.name
+
+
 async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
     """Ask the item's next model, or the replacement of a retired one; its name if its answer passes the checks."""
     while walk := lane.walks[item.id]:
-        outcome = await runtime.calls(_call(lane, item, walk))
+        outcome = await runtime.calls(_call(runtime, lane, item, walk))
         if isinstance(outcome, NotAdmitted):
             _turn_away(lane, item)
             return None
@@ -152,16 +165,20 @@ async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
         lane.take_named(item, target)
         item.calls_left -= outcome.tries
         if isinstance(outcome, Answered):
-            reply = await _repaired(runtime, item, target, outcome.reply.reply)
+            reply = await _repaired(runtime, item, target, outcome.reply)
             passed = await _keep_answer(lane, item, target, reply)
             return target.name if passed else None
+        if outcome.savings_short is not None:
+            item.reasons.append(f"{target.name}: {outcome.error}")
+            item.case = item.open_case.without([target.name])
+            return None
         item.refusal = outcome.refusal or item.refusal
         if not await _replaced(runtime, lane, item, target, outcome.error):
             return None
     return None
 
 
-def _call(lane: Lane, item: Item, walk: Sequence[Target]) -> Call:
+def _call(runtime: Runtime, lane: Lane, item: Item, walk: Sequence[Target]) -> Call:
     return Call(
         targets=walk,
         request_of=partial(answer_request, item),
@@ -170,6 +187,7 @@ def _call(lane: Lane, item: Item, walk: Sequence[Target]) -> Call:
         # A model asks again only with what the models after it leave over: each of them has its turn.
         max_calls=max(1, item.calls_left - len(walk) + 1),
         may_spend=item.open_case.can_solve,
+        pays=partial(runtime.paid_from, "execute"),
         on_attempt=item.attempts.append,
         on_failure=partial(tell_failure, item),
         note=item.note,
@@ -183,11 +201,12 @@ def _turn_away(lane: Lane, item: Item) -> None:
     lane.walks[item.id].clear()
 
 
-async def _repaired(runtime: Runtime, item: Item, target: Target, reply: ChatReply) -> ChatReply:
+async def _repaired(runtime: Runtime, item: Item, target: Target, guarded: GuardedReply) -> GuardedReply:
     """The model's second answer when its first is no data of the item's type; it is asked once, with the fault."""
+    reply = guarded.reply
     failures, _ = check_answer(item, reply)
     if item.output is None or item.calls_left < 1 or not failures or not failures[0].startswith(_INVALID):
-        return reply
+        return guarded
     _mark_invalid(item, target, failures)
     problem = failures[0].removeprefix(f"{_INVALID}: ")
     outcome = await runtime.calls(
@@ -197,6 +216,7 @@ async def _repaired(runtime: Runtime, item: Item, target: Target, reply: ChatRep
             role="execute",
             use_case=item.use_case,
             max_calls=1,
+            pays=runtime.repair_paid_from,
             may_spend=item.open_case.can_solve,
             on_attempt=item.attempts.append,
             on_failure=partial(tell_failure, item),
@@ -204,7 +224,7 @@ async def _repaired(runtime: Runtime, item: Item, target: Target, reply: ChatRep
         )
     )
     item.calls_left -= 1
-    return outcome.reply.reply if isinstance(outcome, Answered) else reply
+    return outcome.reply if isinstance(outcome, Answered) else guarded
 
 
 def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
@@ -220,12 +240,13 @@ def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
             return
 
 
-async def _keep_answer(lane: Lane, item: Item, target: Target, reply: ChatReply) -> bool:
+async def _keep_answer(lane: Lane, item: Item, target: Target, guarded: GuardedReply) -> bool:
     """Whether an answer passes the local checks; it is kept with what they found."""
+    reply = guarded.reply
     failures, final = check_answer(item, reply)
     if not failures and item.check is not None:
         failures = tuple(await item.check(reply.text))
-    item.answered(target, reply, failures, final)
+    item.answered(target, guarded, failures, final)
     if failures:
         _mark_invalid(item, target, failures)
         item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")

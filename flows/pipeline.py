@@ -10,6 +10,8 @@ from dataclasses import replace
 
 from prefect import tags
 
+from tta_dev_primitives.blocks.ledger.months import month_begin
+from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
 from tta_dev_primitives.config.errors import AllModelsFailedError, BudgetExceededError, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.approval import ask_person, must_ask, start_over
@@ -19,9 +21,10 @@ from tta_dev_primitives.flows.compound import is_compound_item, run_parts
 from tta_dev_primitives.flows.execute import run_lane
 from tta_dev_primitives.flows.plan import plan, plan_items
 from tta_dev_primitives.flows.routing.model_scores import Outcome, outcomes_of
+from tta_dev_primitives.flows.tasks.closing import close_item
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
-from tta_dev_primitives.flows.tasks.outcome import make_result
+from tta_dev_primitives.flows.tasks.outcome import make_result, month_savings
 from tta_dev_primitives.flows.tasks.records import keep_records
 from tta_dev_primitives.flows.tasks.result import BudgetView
 from tta_dev_primitives.flows.validate import tell_drift, validate
@@ -29,6 +32,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Deliver,
     PaidSolve,
+    compared_label,
     endorsement,
     label_of,
     next_step,
@@ -37,6 +41,8 @@ from tta_dev_primitives.flows.validation.risk import Label
 
 __all__ = ["Done", "run_items"]
 
+_CLOCK_SKEW_S = 300.0
+"""What an extra cost this shortly after the month began may stand in the month before: it is paid twice then."""
 Done = Callable[[Item], None]
 
 
@@ -144,11 +150,10 @@ async def _end(
         return budget
     budget = await budget_state(runtime)
     view = budget.view()
+    saved = await runtime.ledger.savings(budget.month)
     for item in items:
-        _finish(runtime, item, view)
-    writes = [_teach(runtime, items)]
-    if done is not None:
-        writes.append(keep_records(runtime, items, budget.month))
+        _finish(runtime, item, view, saved)
+    writes = [_teach(runtime, items), keep_records(runtime, items, budget.month, parts=done is None)]
     # Side by side they share one commit.
     await together(writes)
     if done is not None:
@@ -210,12 +215,13 @@ async def _learn(runtime: Runtime, labels: Sequence[Label]) -> None:
 def labels_of(runtime: Runtime, item: Item) -> list[Label]:
     """What the end of an item says to the risk ledger; one that failed or was put off leaves its label open."""
     case, step = item.case, item.step
-    if case is None:
+    if case is None or item.kept is not None:
         return []
     label = label_of(case, step) if item.error is None and step is not None else None
     if label is None and case.ruling is not None:
         label = Label(case.ruling, None, accepted=isinstance(step, Deliver) and item.error is None)
-    return [] if label is None else [_marked(runtime, item, label)]
+    found = [compared_label(case), label]
+    return [_marked(runtime, item, one) for one in found if one is not None]
 
 
 def _marked(runtime: Runtime, item: Item, label: Label) -> Label:
@@ -228,7 +234,7 @@ def _marked(runtime: Runtime, item: Item, label: Label) -> Label:
 
 def _outcomes(item: Item) -> list[Outcome]:
     """What the orchestrator said of this item's answers, with what each call took."""
-    if item.case is None or item.step is None:
+    if item.case is None or item.step is None or item.kept is not None:
         return []
     latencies = {
         a.model: a.latency_s
@@ -238,12 +244,15 @@ def _outcomes(item: Item) -> list[Outcome]:
     return outcomes_of(item.case, item.step, latencies)
 
 
-def _finish(runtime: Runtime, item: Item, budget: BudgetView) -> None:
+def _finish(runtime: Runtime, item: Item, budget: BudgetView, saved: SavingsAccount) -> None:
     item.budget = budget
     if item.error is not None:
         return
     if isinstance(item.step, Deliver):
-        item.result = make_result(runtime, item, item.step, budget)
+        made = make_result(runtime, item, item.step, budget)
+        since = month_begin(budget.month, runtime.ledger.timezone) + _CLOCK_SKEW_S
+        close_item(item, item.step, made, runtime.config, since=since)
+        item.result = made.model_copy(update={"saved": month_savings(saved, made)})
     else:
         item.error = _why_none(item)
 

@@ -1,27 +1,39 @@
 """The plan task: use case, instructions, answer format and, for compound tasks, sub-tasks. Mostly free.
 
-The local classifier answers when it is sure or the caller named the use case; the orchestrator plans when
-`planning: always`, or under `auto` when the task is compound or unclear. A bulk job has one plan for all items.
+The local classifier answers when it is sure or the caller named the use case. Under `planning: auto` a free model plans
+what is unclear, and the orchestrator what is compound, as far as the month's savings pay for it; under `always` the
+orchestrator plans every task. A bulk job has one plan for all items.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 
 from prefect import task
 
+from tta_dev_primitives.blocks.ledger.guarded_call import reply_of
+from tta_dev_primitives.blocks.ledger.task_decisions import stored_decisions
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.errors import ConfigError, ErrorClass, MissingKeyError, ProviderError
+from tta_dev_primitives.config.errors import (
+    ConfigError,
+    ErrorClass,
+    MissingKeyError,
+    ProviderError,
+    SavingsShortError,
+)
+from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.planning.local_classifier import is_long
+from tta_dev_primitives.flows.planning.local_classifier import is_compound, is_long
 from tta_dev_primitives.flows.planning.plan_model import (
     PLAN_SCHEMA_NAME,
     Plan,
     PlanError,
     default_plan,
+    is_unclear,
     needs_planner,
     parse_plan,
     plan_schema,
@@ -32,11 +44,14 @@ from tta_dev_primitives.flows.routing.model_scores import led_by_chance
 from tta_dev_primitives.flows.routing.retired_models import note_stand_in, tell_failure, tell_retired
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.tasks.same_task import read_decision, settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Candidate, Case
 
-__all__ = ["ask_planner", "known_use_case", "plan", "plan_items"]
+__all__ = ["ask_planner", "free_planners", "known_use_case", "plan", "plan_items"]
 
 _PLAN_TOKENS = 1024
+_MOST_PLANNERS = 2
+"""Free models that are asked for a plan before the local one serves."""
 
 
 @task(name="plan", task_run_name="plan", persist_result=False)
@@ -53,9 +68,32 @@ async def plan(runtime: Runtime, lane: Lane) -> dict[str, str]:
 async def plan_items(runtime: Runtime, items: list[Item]) -> None:
     """Plan every item that has no plan yet; an item whose candidates are all out of reach gets its error."""
     await runtime.choose_orchestrator()
+    await _remember(runtime, items)
+    costs = await runtime.opinion_costs()
+    savings = (await runtime.ledger.savings()).left
     # What is out is looked up once for each use case of the batch.
     routes: dict[str, asyncio.Task[Route]] = {}
     await together(_plan_item(runtime, item, routes) for item in items)
+    for item in items:
+        if item.case is not None:
+            item.case = replace(item.case, costs=costs, savings=savings, coin=runtime.rng.random())
+
+
+async def _remember(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Find out which tasks have ended before, and how."""
+    settings = settings_digest(runtime.config, runtime.orchestrator.key)
+    new = [item for item in items if item.key is None]
+    for item in new:
+        item.key = task_key(item, settings)
+    found = await stored_decisions(runtime.ledger, [item.key for item in new if item.key is not None])
+    for item in new:
+        stored = found.get(item.key or "")
+        before = None if stored is None else read_decision(stored.body)
+        if stored is None or before is None:
+            continue
+        item.plan = item.plan or before.plan
+        if stored.answer is not None and before.decided is not None:
+            item.before, item.kept = before.decided, reply_of(stored.answer)
 
 
 async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Task[Route]]) -> None:
@@ -83,6 +121,12 @@ async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Tas
         policy=runtime.policy,
         long=is_long(item.task),
     )
+    answered_before = None if item.before is None else runtime.targets.get(item.before.model)
+    if answered_before is not None:
+        item.targets = {answered_before.name: answered_before, **item.targets}
+        item.case = replace(item.case, decided=item.before)
+        return
+    item.kept = None
     await _check_reach(runtime, item)
 
 
@@ -122,60 +166,97 @@ async def _plan_for(runtime: Runtime, item: Item) -> Plan:
         return free.model_copy(update={"answer_format": "json", "sub_tasks": []})
     if not runtime.config.enabled or not needs_planner(item.task, asked, runtime.config.planning):
         return free
-    made = await ask_planner(runtime, item)
+    made = await _made_plan(runtime, item, free.use_case)
     if made is None:
         return free
     return made if asked is None else made.model_copy(update={"use_case": asked})
 
 
+async def _made_plan(runtime: Runtime, item: Item, use_case: str) -> Plan | None:
+    if runtime.config.planning == "always" or is_compound(item.task):
+        try:
+            return await ask_planner(runtime, item, [runtime.orchestrator])
+        except SavingsShortError:
+            pass  # The free models plan what is unclear.
+    if runtime.config.planning != "auto" or not is_unclear(item.task, item.use_case or None):
+        return None
+    return await ask_planner(runtime, item, await free_planners(runtime, use_case))
+
+
+async def free_planners(runtime: Runtime, use_case: str) -> list[Target]:
+    """The free models that may plan, in route order."""
+    try:
+        route = await runtime.route_of(use_case)
+    except ConfigError:
+        return []
+    return [target for target in route.candidates if target.billing == "free"][:_MOST_PLANNERS]
+
+
 def known_use_case(runtime: Runtime, task: str, use_case: str | None) -> str | None:
-    """The use case of a task as far as it is known before the orchestrator is asked; None: it will decide."""
+    """The use case of a task as far as it is known before a planner is asked; None: the planner decides."""
     config = runtime.config
     if config.enabled and needs_planner(task, use_case, config.planning):
         return use_case
     return default_plan(task, use_case, allowed=configured_use_cases(config)).use_case
 
 
-async def ask_planner(runtime: Runtime, item: Item) -> Plan | None:
-    """The orchestrator's plan; None, with a warning, when it cannot give a usable one.
+async def ask_planner(runtime: Runtime, item: Item, planners: Sequence[Target]) -> Plan | None:
+    """The plan of the first planner that has a usable one; None when none has.
 
     The caller has let the runtime choose the orchestrator.
+
+    Raises:
+        SavingsShortError: The month's savings do not cover the orchestrator's plan.
     """
+    for planner in planners:
+        made = await _plan_by(runtime, item, planner)
+        if made is not None:
+            return made
+    return None
+
+
+async def _plan_by(runtime: Runtime, item: Item, planner: Target) -> Plan | None:
     use_cases = configured_use_cases(runtime.config)
     complaint = ""
     for _ in range(2):
-        planner = runtime.orchestrator
-        outcome = await runtime.calls(
-            Call(
-                targets=[planner],
-                request_of=lambda _, said=complaint: _plan_request(item, use_cases, said),  # type: ignore[misc]
-                role="plan",
-                use_case=item.use_case,
-                on_attempt=item.attempts.append,
-                on_failure=partial(tell_failure, item),
-                note=item.note,
-            )
-        )
+        outcome = await runtime.calls(_plan_call(runtime, item, planner, complaint))
         if not isinstance(outcome, Answered):
+            if isinstance(outcome, Failed) and outcome.savings_short is not None:
+                raise outcome.savings_short
             error = outcome.error if isinstance(outcome, Failed) else None
-            if error is not None and await _other_planner(runtime, item, error):
+            if error is not None and await _other_planner(runtime, item, planner, error):
+                planner = runtime.orchestrator
                 continue
             why = "no quota" if error is None else error.error_class.value
-            item.note(f"planned locally: the planner did not answer ({why})")
+            item.note(f"planned locally: {planner.name} did not plan ({why})")
             return None
         try:
             return parse_plan(outcome.reply.reply.text, use_cases)
         except PlanError as error:
             complaint = str(error)
-    item.note(f"planned locally: the planner's plan was not usable ({complaint})")
+    item.note(f"planned locally: the plan of {planner.name} was not usable ({complaint})")
     return None
 
 
-async def _other_planner(runtime: Runtime, item: Item, error: ProviderError) -> bool:
+def _plan_call(runtime: Runtime, item: Item, planner: Target, complaint: str) -> Call:
+    use_cases = configured_use_cases(runtime.config)
+    return Call(
+        targets=[planner],
+        request_of=lambda _: _plan_request(item, use_cases, complaint),
+        role="plan",
+        use_case=item.use_case,
+        pays=partial(runtime.paid_from, "plan"),
+        on_attempt=item.attempts.append,
+        on_failure=partial(tell_failure, item),
+        note=item.note,
+    )
+
+
+async def _other_planner(runtime: Runtime, item: Item, planner: Target, error: ProviderError) -> bool:
     """Whether a replacement plans in the place of an orchestrator that is gone."""
-    if error.error_class is not ErrorClass.MODEL_GONE:
-        return False
     gone = runtime.orchestrator
+    if error.error_class is not ErrorClass.MODEL_GONE or planner.key != gone.key:
+        return False
     await tell_retired(runtime, item, gone, "plan", error)
     await runtime.choose_orchestrator()
     return runtime.orchestrator.key != gone.key

@@ -17,11 +17,13 @@ from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
-from tta_dev_primitives.flows.validation.case import Candidate, Verdict
+from tta_dev_primitives.flows.validation.case import Candidate, Case, Comparison, Verdict
+from tta_dev_primitives.flows.validation.local_checks import prompt_was_cut
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
+    FreeCompare,
     FreeJudge,
     GiveUp,
     PaidSolve,
@@ -30,9 +32,18 @@ from tta_dev_primitives.flows.validation.next_step import (
     next_step,
 )
 from tta_dev_primitives.flows.validation.risk import Evidence
-from tta_dev_primitives.flows.validation.verdicts import parse_verdict, verdict_request
+from tta_dev_primitives.flows.validation.verdicts import (
+    comparison_request,
+    parse_verdict,
+    reads_all,
+    verdict_request,
+)
 
 __all__ = ["tell_drift", "validate", "validate_items"]
+
+_JUDGING = (FreeJudge, FreeCompare, PaidVerdict)
+_Judging = FreeJudge | FreeCompare | PaidVerdict
+_AS_GOOD = 0.5
 
 
 @task(name="validate", task_run_name="validate", persist_result=False)
@@ -55,7 +66,7 @@ async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
     while pending:
         for item in pending:
             item.step = next_step(item.open_case)
-        judging = [i for i in pending if isinstance(i.step, FreeJudge | PaidVerdict)]
+        judging = [i for i in pending if isinstance(i.step, _JUDGING)]
         consulting = [i for i in pending if isinstance(i.step, Consult)]
         if len(judging) > 1:
             await runtime.calls.look_ahead([_first_verdict(item) for item in judging])
@@ -87,59 +98,86 @@ async def _consult(runtime: Runtime, items: Sequence[Item], consulting: Sequence
 
 def _first_verdict(item: Item) -> tuple[Target, ChatRequest]:
     """The request to the first judge of an item that stands before one."""
-    step = item.step
-    assert isinstance(step, FreeJudge | PaidVerdict)
-    target = item.targets[step.models[0]]
-    return target, _verdict_request(item, item.open_case.answers[step.answer].text, target)
+    assert isinstance(item.step, _JUDGING)
+    target = item.targets[item.step.models[0]]
+    return target, _judge_request(item, target)
 
 
-def _verdict_request(item: Item, judged: str, target: Target, *, again: bool = False) -> ChatRequest:
+def _judge_request(item: Item, target: Target, *, again: bool = False) -> ChatRequest:
+    """The request for the verdict or comparison that the item stands before."""
+    step, answers = item.step, item.open_case.answers
+    assert isinstance(step, _JUDGING)
+    judged = answers[step.answer].text
+    reference = answers[step.own].text if isinstance(step, FreeCompare) else None
     criteria = () if item.plan is None else tuple(item.plan.acceptance_criteria)
-    key = ("verdict", judged, target.name, again, criteria)
+    key = ("verdict", judged, reference, target.name, again, criteria)
     if key not in item.requests:
-        item.requests[key] = verdict_request(item, judged, target, again=again)[0]
+        item.requests[key] = (
+            verdict_request(item, judged, target, again=again)[0]
+            if reference is None
+            else comparison_request(item, judged, reference, target, again=again)
+        )
     return item.requests[key]
 
 
+def _judged(case: Case, step: _Judging, by: Target, score: float | None) -> Case:
+    """The case after a judge's reply; an unreadable one rejects."""
+    if isinstance(step, FreeCompare):
+        passed = score is not None and score >= _AS_GOOD
+        return case.with_comparison(Comparison(step.answer, Candidate.of(by), passed))
+    return case.with_verdict(Verdict(step.answer, Candidate.of(by), score))
+
+
 async def _judge(runtime: Runtime, item: Item) -> None:
-    """Ask for one verdict, from the first judge that can give one; an unreadable verdict is asked for once more."""
+    """Ask for one verdict, from the first judge that can give one; an unreadable verdict is asked for once more.
+
+    A judge whose window does not hold the whole text is not asked.
+    """
     step = item.step
-    if not isinstance(step, FreeJudge | PaidVerdict):
+    if not isinstance(step, _JUDGING):
         return
-    judges = [item.targets[name] for name in step.models]
+    named = [item.targets[name] for name in step.models]
+    judges = [target for target in named if reads_all(target, _judge_request(item, target))]
+    item.case = item.open_case.without_judges([target.name for target in named if target not in judges])
     try:
-        while judges and (judge := await _verdict_by(runtime, item, step.answer, judges)) is not None:
+        while judges and (judge := await _verdict_by(runtime, item, step, judges)) is not None:
             judges.remove(judge)
     except PostponedError as postponed:
         item.error = postponed
 
 
-async def _verdict_by(runtime: Runtime, item: Item, answer: int, judges: Sequence[Target]) -> Target | None:
+async def _verdict_by(
+    runtime: Runtime, item: Item, step: _Judging, judges: Sequence[Target]
+) -> Target | None:
     """Ask the first judge that may be called. None: the case has moved on; else the judge that failed."""
-    judged = item.open_case.answers[answer].text
-    outcome = await runtime.calls(_verdict_call(item, judged, judges, again=False))
-    score: float | None = None
-    if isinstance(outcome, Answered):
+    judged, score = item.open_case.answers[step.answer].text, None
+    for again in (False, True):
+        outcome = await runtime.calls(_judge_call(runtime, item, judges, again=again))
+        if isinstance(outcome, NotAdmitted):
+            item.case = item.open_case.without([judge.name for judge in judges])
+            return None
+        if isinstance(outcome, Failed):
+            return await _judge_failed(runtime, item, step, outcome)
+        judges = [outcome.target]
+        reply = outcome.reply.reply
+        asked = _judge_request(item, outcome.target, again=again)
+        if prompt_was_cut(asked.messages[0].content, reply):
+            item.case = item.open_case.without_judges([outcome.target.name])
+            return None
         score = _read_verdict(item, outcome, judged)
-        if score is None:
-            outcome = await runtime.calls(_verdict_call(item, judged, [outcome.target], again=True))
-    if isinstance(outcome, NotAdmitted):
-        item.case = item.open_case.without([judge.name for judge in judges])
-        return None
-    if isinstance(outcome, Failed):
-        return await _judge_failed(runtime, item, outcome)
-    if score is None:
-        score = _read_verdict(item, outcome, judged)
-    item.case = item.open_case.with_verdict(Verdict(answer, Candidate.of(outcome.target), score))
+        if score is not None:
+            break
+    item.case = _judged(item.open_case, step, judges[0], score)
     return None
 
 
-def _verdict_call(item: Item, judged: str, judges: Sequence[Target], *, again: bool) -> Call:
+def _judge_call(runtime: Runtime, item: Item, judges: Sequence[Target], *, again: bool) -> Call:
     return Call(
         targets=judges,
-        request_of=partial(_verdict_request, item, judged, again=again),
+        request_of=partial(_judge_request, item, again=again),
         role="validate",
         use_case=item.use_case,
+        pays=partial(runtime.paid_from, "validate"),
         may_spend=item.open_case.orchestrator_left,
         accept_cut=True,
         on_attempt=item.attempts.append,
@@ -148,15 +186,18 @@ def _verdict_call(item: Item, judged: str, judges: Sequence[Target], *, again: b
     )
 
 
-async def _judge_failed(runtime: Runtime, item: Item, failed: Failed) -> Target | None:
-    """Take a judge that failed off the case. None: a replacement came in, and who judges is decided anew."""
-    target, error = failed.target, failed.error
+async def _judge_failed(runtime: Runtime, item: Item, step: _Judging, failed: Failed) -> Target | None:
+    """Take a judge that failed off the case. None: what comes next is decided anew."""
+    target, error, case = failed.target, failed.error, item.open_case
+    if failed.savings_short is not None:
+        item.case = case.without_extras() if isinstance(step, PaidVerdict) else case.without([target.name])
+        return None
     item.reasons.append(f"{target.name} (judge): {error.error_class.value}: {error}")
     if failed.refusal is not None:
         item.refusal = failed.refusal
-        item.case = item.open_case.without_paid()
+        item.case = case.without_paid()
     else:
-        item.case = item.open_case.without([target.name])
+        item.case = case.without([target.name])
     if error.error_class is ErrorClass.MODEL_GONE:
         replaced = await replace_gone(runtime, item, target, "validate", error)
         return target if replaced is None else None
@@ -181,8 +222,8 @@ def tell_drift(stratum: str, what: str) -> None:
 def _tell(item: Item) -> None:
     """The event of an item whose answer is not simply delivered."""
     match item.step:
-        case Answers():
-            reason = "another free answer is needed"
+        case Answers(slots) if any(item.targets[slot[0]].billing == "paid" for slot in slots):
+            reason = "no free model is left: a paid one answers"
         case PaidSolve(_, why):
             reason = f"the orchestrator answers: {why}"
         case GiveUp(_, why):

@@ -153,6 +153,9 @@ class Answers(LedgerCore):
         """Delete the answers kept before a moment (seconds since 1970); returns how many."""
 
         async def work(tx: Tx) -> int:
+            await tx.execute(
+                "DELETE FROM task_decision WHERE scope = ? AND created_at < ?", self.scope, before
+            )
             return await tx.execute(
                 "DELETE FROM ledger_answer WHERE scope = ? AND created_at < ?", self.scope, before
             )

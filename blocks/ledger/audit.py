@@ -12,6 +12,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month
+from tta_dev_primitives.blocks.ledger.savings_account import move_extra
 from tta_dev_primitives.blocks.ledger.settle import insert_month, write_event
 from tta_dev_primitives.blocks.ledger.types import (
     SWEPT,
@@ -198,7 +199,7 @@ class Audit(LedgerCore):
 
         async def work(tx: Tx) -> int:
             found: list[dict[str, Any]] = await tx.fetch(
-                "SELECT state, month, charged, outcome, lease_until FROM ledger_call WHERE scope = ? AND id = ?",
+                "SELECT state, month, charged, outcome, lease_until, extra FROM ledger_call WHERE scope = ? AND id = ?",
                 self.scope,
                 call_id,
             )
@@ -219,6 +220,8 @@ class Audit(LedgerCore):
                 "UPDATE ledger_month SET spent = spent + ? WHERE scope = ? AND month = ?",
                 *(change, self.scope, month),
             )
+            if found[0]["extra"] in ("savings", "credit"):
+                await move_extra(tx, self.scope, month, change, 0)
             return change
 
         change = await self.database.transact(work, label="reconcile")
@@ -366,7 +369,16 @@ class Audit(LedgerCore):
                 "WHERE scope = ? AND billing = 'paid' GROUP BY month",
                 self.scope,
             )
+            savings = await tx.fetch(
+                "SELECT month, extra, held FROM ledger_savings WHERE scope = ?", self.scope
+            )
+            extras = await tx.fetch(
+                f"SELECT month, {_SUM.format('charged', 'extra')}, {held} FROM ledger_call "  # noqa: S608 - fixed
+                "WHERE scope = ? AND extra IN ('savings', 'credit') GROUP BY month",
+                self.scope,
+            )
             return [
+                *_differences(savings, extras, "calls", ("extra", "held")),
                 *_differences(months, journal, "journal", ("spent", "held", "approved")),
                 *_differences(months, calls, "calls", ("spent", "held")),
                 *await _damaged_answers(tx, self.scope),

@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from decimal import Decimal
 from typing import Any, Self
 
-from tta_dev_primitives.blocks.ledger import tables  # noqa: F401 - declares the tables
+from tta_dev_primitives.blocks.ledger import savings_account, tables  # noqa: F401 - declare the tables
 from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, ProviderClocks
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling

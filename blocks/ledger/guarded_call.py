@@ -24,14 +24,21 @@ from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger, Outc
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_checked_usage
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
-from tta_dev_primitives.blocks.ledger.types import provider_key
+from tta_dev_primitives.blocks.ledger.types import StoredAnswer, provider_key
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import ConfigError, ErrorClass, LedgerAction, LedgerError, ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["GuardedReply", "content_key", "guarded_send", "missing_answers", "stored_reply"]
+__all__ = [
+    "GuardedReply",
+    "content_key",
+    "guarded_send",
+    "missing_answers",
+    "reply_of",
+    "stored_reply",
+]
 
 _log = logging.getLogger("tta_dev_primitives.ledger")
 _KEY_VERSION = "tta-1"
@@ -94,7 +101,12 @@ async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = No
     stored, closed = await ledger.lookup(step_key, *keys)
     if stored is None and closed is not None:
         raise closed
-    return None if stored is None else _decode(stored.body, stored.call_id)
+    return None if stored is None else reply_of(stored)
+
+
+def reply_of(stored: StoredAnswer) -> GuardedReply:
+    """The reply that a stored answer holds, at no cost."""
+    return _decode(stored.body, stored.call_id)
 
 
 async def missing_answers(ledger: Ledger, step_keys: Sequence[str], targets: Sequence[Target]) -> list[str]:

@@ -19,6 +19,7 @@ from tta_dev_primitives.blocks.ledger.core import AskDate, answer_of, closed_tex
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.reserve import Granted, MonthMovedError, RefusedError, reserve_call
+from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount, read_account, read_pairs
 from tta_dev_primitives.blocks.ledger.settle import (
     Closed,
     Closing,
@@ -75,6 +76,7 @@ class Ledger(Answers, Alerts, Audit):
             BudgetExceededError: `reason` is `exhausted`, or `too_big` when no month could pay this call.
             LedgerBusyError: Only calls in flight stood in the way all that time.
             QuarantinedError: The model or provider is closed after a wrong bill.
+            SavingsShortError: An extra call that the month's savings do not cover.
             LedgerError: The ledger cannot be used, or an amount is not one.
         """
         pico, ceiling = pico_ceiling(bound, what="bound"), pico_floor(limit)
@@ -234,7 +236,28 @@ class Ledger(Answers, Alerts, Audit):
 
         async def work(tx: Tx) -> Glance:
             lapsed = await lapsed_calls(tx, self.scope, self._now(tx), 1)
-            return Glance(await self._balance(tx), bool(lapsed), await self._alerts_due(tx))
+            balance = await self._balance(tx)
+            return Glance(balance, bool(lapsed), await self._alerts_due(tx))
+
+        return await self.database.read(work)
+
+    async def savings(self, month: str | None = None) -> SavingsAccount:
+        """The savings of a month (default: the current one)."""
+
+        async def work(tx: Tx) -> SavingsAccount:
+            return await read_account(tx, self.scope, month or await self._current(tx))
+
+        return await self.database.read(work)
+
+    async def answer_lengths(self, orchestrator: str) -> dict[int, tuple[int, float, float]]:
+        """By length class: pairs of an executor's and the orchestrator's answer, sum of their ratios, of the squares.
+
+        Args:
+            orchestrator: Identity of the orchestrator model.
+        """
+
+        async def work(tx: Tx) -> dict[int, tuple[int, float, float]]:
+            return await read_pairs(tx, self.scope, orchestrator)
 
         return await self.database.read(work)
 

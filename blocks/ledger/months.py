@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tta_dev_primitives.config.errors import LedgerConfigError
 
-__all__ = ["checked_month", "day_of", "month_of", "zone"]
+__all__ = ["checked_month", "day_of", "month_begin", "month_of", "zone"]
 
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
@@ -38,6 +38,12 @@ def month_of(moment: float, timezone: str = "UTC") -> str:
 def day_of(moment: float, timezone: str = "UTC") -> str:
     """The calendar day of `moment` (seconds since 1970) in `timezone`, as `YYYY-MM-DD`."""
     return datetime.fromtimestamp(moment, zone(timezone)).strftime("%Y-%m-%d")
+
+
+def month_begin(month: str, timezone: str = "UTC") -> float:
+    """The moment at which a month begins, seconds since 1970."""
+    year, number = checked_month(month).split("-")
+    return datetime(int(year), int(number), 1, tzinfo=zone(timezone)).timestamp()
 
 
 def checked_month(month: str) -> str:

@@ -7,9 +7,10 @@ from typing import Literal
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.ledger.savings_account import hold_extra
 from tta_dev_primitives.blocks.ledger.settle import ATTEMPT, INSERT_CALL, Terms, latest_month, write_event
 from tta_dev_primitives.blocks.ledger.types import CallInfo
-from tta_dev_primitives.config.errors import LedgerError
+from tta_dev_primitives.config.errors import LedgerError, SavingsShortError
 
 __all__ = ["Granted", "MonthMovedError", "RefusedError", "reserve_call"]
 
@@ -45,7 +46,7 @@ class MonthMovedError(Exception):
 
 
 _RESERVE_CALL = (
-    f"{INSERT_CALL}) VALUES (?, ?, ?, 'held', 'paid', ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, ?, ?, ?) "
+    f"{INSERT_CALL}, extra) VALUES (?, ?, ?, 'held', 'paid', ?, 0, ?, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, ?, ?, ?, ?) "
     "ON CONFLICT (id) DO NOTHING"
 )
 _HOLD_MONEY = (
@@ -65,6 +66,7 @@ async def reserve_call(
     Raises:
         RefusedError: No room under `limit`, or the model is closed.
         MonthMovedError: `month` is over, or has yet to begin; it names the ledger's.
+        SavingsShortError: The month's savings do not cover an extra call.
         LedgerError: The id was used for something else.
     """
     failpoint("reserve.begun")
@@ -81,6 +83,7 @@ async def reserve_call(
             terms.owner,
             at,
             lease,
+            call.extra,
         ),
     )
     if not inserted:
@@ -88,6 +91,12 @@ async def reserve_call(
     failpoint("reserve.after_call")
     await write_event(tx, terms.scope, month, call.id, "reserve", (0, bound, 0), None, None, at)
     failpoint("reserve.after_event")
+    try:
+        await hold_extra(tx, terms.scope, month, call, bound)
+    except SavingsShortError:
+        # The wrong month has no savings, and a spent budget is said first.
+        await _explain_refusal(tx, terms, call, bound, limit, month)
+        raise
     if not await _hold_money(tx, terms, call, bound, limit, month):
         await _explain_refusal(tx, terms, call, bound, limit, month)
         if not await _hold_money(tx, terms, call, bound, limit, month):

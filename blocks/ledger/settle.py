@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.ledger.savings_account import move_extra
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config.errors import LedgerError
 
@@ -178,14 +179,14 @@ async def close_call(
         await store_answer(tx, terms.scope, call_id, answer, at)
     rows = await tx.fetch(
         f"UPDATE ledger_call SET state = ?, charged = coalesce(?, bound), {_CLOSE_FIELDS} "  # noqa: S608 - fixed
-        "WHERE id = ? AND scope = ? AND state = 'held' RETURNING month, bound, charged, limit_seen",
+        "WHERE id = ? AND scope = ? AND state = 'held' RETURNING month, bound, charged, limit_seen, extra",
         *(closing, charge, *values, call_id, terms.scope),
     )
     if rows:
         row, d_held, d_spent = rows[0], -rows[0]["bound"], rows[0]["charged"]
     else:
         found = await tx.fetch(
-            "SELECT state, month, bound, charged, limit_seen FROM ledger_call WHERE id = ? AND scope = ?",
+            "SELECT state, month, bound, charged, limit_seen, extra FROM ledger_call WHERE id = ? AND scope = ?",
             *(call_id, terms.scope),
         )
         if not found and closing == "released":
@@ -213,6 +214,8 @@ async def close_call(
     if close_key is not None:
         await close_key_for(tx, terms.scope, close_key, call_id, outcome, at)
     failpoint(f"{_point(name)}.after_event")
+    if row["extra"] in ("savings", "credit"):
+        await move_extra(tx, terms.scope, row["month"], d_spent, d_held)
     alerts = await _move_money(tx, terms, row["month"], d_spent, d_held, row["limit_seen"])
     failpoint(f"{_point(name)}.after_month")
     return Closed(closing, row["month"], row["charged"], True, alerts)

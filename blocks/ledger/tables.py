@@ -6,7 +6,7 @@ from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
 __all__ = ["LEDGER_SCHEMA_VERSION"]
 
-LEDGER_SCHEMA_VERSION = 1
+LEDGER_SCHEMA_VERSION = 2
 
 _MAX = 10**18
 
@@ -60,3 +60,5 @@ register_schema(
             resolved_at REAL, resolved_by TEXT, resolution TEXT, PRIMARY KEY (scope, key, call_id)) STRICT""",
     ],
 )
+# What pays for a call: NULL is the baseline or a free call; else `ExtraKind`.
+register_schema("ledger", 2, ["ALTER TABLE ledger_call ADD COLUMN extra TEXT"])

@@ -12,10 +12,12 @@ from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, register_schema
-from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling
+from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.months import checked_month
+from tta_dev_primitives.blocks.ledger.savings_account import Ended, Pair, earn
+from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision, keep_decision
 
-__all__ = ["ResultLine", "TaskRecord", "record_results", "result_lines"]
+__all__ = ["Learned", "ResultLine", "TaskRecord", "record_results", "result_lines"]
 
 register_schema(
     "results",
@@ -50,6 +52,16 @@ class TaskRecord:
     quality: float | None = None
     reused: bool = False
     """Every call was answered from the store: nothing was sent."""
+    earned: Decimal = Decimal(0)
+    """What the task adds to the month's savings; negative where something was charged that no baseline covers."""
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What ended tasks leave besides their records: lengths of paired answers, and how to end the same task again."""
+
+    pairs: Sequence[Pair] = ()
+    decisions: Sequence[TaskDecision] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +81,19 @@ class ResultLine:
     """Mean quality score of those that have one."""
 
 
-async def record_results(ledger: LedgerCore, month: str, records: Sequence[TaskRecord]) -> None:
+_NOTHING = Learned()
+
+
+async def record_results(
+    ledger: LedgerCore, month: str, records: Sequence[TaskRecord], learned: Learned = _NOTHING
+) -> None:
     """Keep the records of one batch in one transaction; safe to repeat for a batch that was not yet kept.
 
     Args:
         ledger: Whose scope and database they go to.
         month: The ledger's month in which they ended.
         records: The ended tasks.
+        learned: What else they leave.
 
     Raises:
         LedgerError: The database cannot be used.
@@ -89,8 +107,18 @@ async def record_results(ledger: LedgerCore, month: str, records: Sequence[TaskR
         for one in records
     ]
 
+    fresh = [one for one in records if not one.reused]
+    ended = Ended(
+        len(fresh),
+        sum(pico_ceiling(one.cost, what="cost") for one in fresh),
+        sum(pico_floor(one.baseline, what="baseline") for one in fresh),
+        sum(_signed_pico(one.earned) for one in records),
+    )
+
     async def work(tx: Tx) -> None:
         at = tx.now()
+        for decision in learned.decisions:
+            await keep_decision(tx, ledger.scope, decision, at)
         for row in rows:
             await tx.execute(
                 "INSERT INTO task_result (scope, flow_run_id, item_id, month, use_case, model, evidence, "
@@ -104,9 +132,15 @@ async def record_results(ledger: LedgerCore, month: str, records: Sequence[TaskR
                 "reused = CASE WHEN task_result.reused = 1 AND excluded.reused = 1 THEN 1 ELSE 0 END",
                 *(*row, at),
             )
+        await earn(tx, ledger.scope, month, ended, learned.pairs)
 
-    if rows:
+    if rows or learned.pairs or learned.decisions:
         await ledger.database.transact(work, label="results")
+
+
+def _signed_pico(amount: Decimal) -> int:
+    # Earnings are rounded down, losses up.
+    return pico_floor(amount, what="earned") if amount >= 0 else -pico_ceiling(-amount, what="loss")
 
 
 async def result_lines(ledger: LedgerCore, month: str) -> list[ResultLine]:

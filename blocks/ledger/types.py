@@ -18,6 +18,7 @@ __all__ = [
     "SWEPT",
     "Alert",
     "CallInfo",
+    "ExtraKind",
     "Glance",
     "Hold",
     "JournalEntry",
@@ -34,6 +35,8 @@ __all__ = [
 
 SWEPT = "lost"
 """Outcome of a call that the sweep charged, because its process did not report its end."""
+ExtraKind = Literal["savings", "credit", "choice"]
+"""`savings`: a verdict or plan; `credit`: a paid executor; `choice`: what the user asked for at any price."""
 _MOST_TOKENS = 10**15
 _QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")
 
@@ -88,6 +91,10 @@ class CallInfo:
     step_key: str | None = None
     flow_run_id: str | None = None
     task_run_id: str | None = None
+    extra: ExtraKind | None = None
+    """The call goes beyond what the orchestrator alone would cost, and what pays for it."""
+    credit: Decimal = Decimal(0)
+    """USD that an extra call may go below the month's savings."""
     deadline_s: float = 120.0
     """Seconds after which the call is cut off; the hold's lease lasts 60 s longer."""
     id: str = field(default_factory=_new_id)
@@ -102,6 +109,8 @@ class CallInfo:
         step_key: str | None = None,
         flow_run_id: str | None = None,
         task_run_id: str | None = None,
+        extra: ExtraKind | None = None,
+        credit: Decimal = Decimal(0),
     ) -> Self:
         """A new attempt at `target`."""
         return cls(
@@ -115,6 +124,8 @@ class CallInfo:
             step_key=step_key,
             flow_run_id=flow_run_id,
             task_run_id=task_run_id,
+            extra=extra,
+            credit=credit,
             deadline_s=target.timeout_s,
         )
 

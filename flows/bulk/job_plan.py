@@ -1,4 +1,4 @@
-"""One plan for a whole job: each task is classified locally; the orchestrator is asked at most once."""
+"""One plan for a whole job: each task is classified locally; a planner is asked at most once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Sequence
 
 from prefect import task
 
+from tta_dev_primitives.config.errors import SavingsShortError
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.plan import ask_planner
+from tta_dev_primitives.flows.plan import ask_planner, free_planners
 from tta_dev_primitives.flows.planning.local_classifier import classify
 from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
@@ -34,9 +35,12 @@ def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
 
 @task(name="plan", task_run_name="plan", persist_result=False)
 async def plan_job(runtime: Runtime, asked: Item) -> JobPlan | None:
-    """Ask the orchestrator once; None when it gives no usable plan. The attempts stay with `asked`."""
+    """Ask the orchestrator once, or a free model; None without a usable plan. The attempts stay with `asked`."""
     await runtime.choose_orchestrator()
-    made = await ask_planner(runtime, asked)
+    try:
+        made = await ask_planner(runtime, asked, [runtime.orchestrator])
+    except SavingsShortError:
+        made = await ask_planner(runtime, asked, await free_planners(runtime, "moderate"))
     if made is None:
         return None
     return JobPlan(

@@ -25,12 +25,12 @@ from tta_dev_primitives.config.errors import (
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome
 from tta_dev_primitives.flows.routing.retry_policy import same_model_wait, stops_everything
-from tta_dev_primitives.flows.tasks.result import Attempt
+from tta_dev_primitives.flows.tasks.result import Attempt, Role
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["Attempts"]
+__all__ = ["Attempts", "stored_attempt"]
 
 _LOG = logging.getLogger("tta_dev_primitives.runtime")
 _MOST_LESSONS = 4
@@ -64,7 +64,10 @@ class Attempts:
         tries, lessons = 0, list[Lesson]()
         while True:
             started = time.time()
-            outcome = self._judged(call, await self._then(call), started)
+            answered = await self._then(call)
+            if isinstance(answered, Failed) and answered.savings_short is not None:
+                return self._ended(call, answered, tries)
+            outcome = self._judged(call, answered, started)
             tries += 1
             if isinstance(outcome, Answered):
                 await self._keep(call, lessons)
@@ -125,7 +128,7 @@ class Attempts:
             problem = reply_problem(guarded.reply)
             if problem is ErrorClass.TRUNCATED and call.accept_cut:
                 problem = None
-            attempt = _made(call, guarded, started, problem)
+            attempt = _made(call.target, call.role, guarded, started, problem)
             call.on_attempt(attempt)
             if problem is None:
                 return outcome
@@ -159,10 +162,17 @@ def _with_larger_cap(
     return replace(request, max_output_tokens=larger) if larger > request.max_output_tokens else None
 
 
-def _made(call: Call, guarded: GuardedReply, started: float, problem: ErrorClass | None) -> Attempt:
-    usage, target = guarded.reply.usage, call.target
+def stored_attempt(target: Target, role: Role, guarded: GuardedReply) -> Attempt:
+    """The attempt that a reply of the answer store counts as."""
+    return _made(target, role, guarded, time.time(), None)
+
+
+def _made(
+    target: Target, role: Role, guarded: GuardedReply, started: float, problem: ErrorClass | None
+) -> Attempt:
+    usage = guarded.reply.usage
     return Attempt(
-        role=call.role,
+        role=role,
         model=target.name,
         provider=target.provider,
         outcome="ok" if problem is None else problem.value,

@@ -25,16 +25,21 @@ from tta_dev_primitives.config.errors import (
     OrchestrationError,
     ProviderError,
     QuarantinedError,
+    SavingsShortError,
     UnknownPriceError,
     WrongClockError,
 )
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.flows.tasks.result import Attempt, Role
+from tta_dev_primitives.flows.tasks.result import Attempt, PaidFrom, Role
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.admission import Permit
 
 __all__ = ["REFUSALS", "Answered", "Call", "Failed", "Layer", "NotAdmitted", "Outcome", "Result", "refused"]
+
+
+def _baseline(target: Target) -> PaidFrom:
+    return "free" if target.billing == "free" else "baseline"
 
 
 def _ignore(*_: object) -> None:
@@ -51,6 +56,8 @@ class Call:
     """What each would be asked."""
     role: Role
     use_case: str
+    pays: Callable[[Target], PaidFrom] = _baseline
+    """What pays for the call of a model."""
     max_calls: int = 3
     """How often the model that is chosen may be called."""
     may_spend: bool = True
@@ -98,6 +105,8 @@ class Failed:
     error: ProviderError
     refusal: BudgetExceededError | None = None
     """The budget's own words, when it was the budget."""
+    savings_short: SavingsShortError | None = None
+    """The month's savings did not cover the call: nothing was sent, and it is no attempt."""
     tries: int = 0
 
     @property
@@ -122,6 +131,7 @@ _CLASSES: dict[type[OrchestrationError], ErrorClass] = {
     LedgerBusyError: ErrorClass.BUDGET,
     QuarantinedError: ErrorClass.BUDGET,
     WrongClockError: ErrorClass.BUDGET,
+    SavingsShortError: ErrorClass.BUDGET,
 }
 REFUSALS = tuple(_CLASSES)
 """Errors that refuse one model's call before anything is sent: the next model may still be asked."""
@@ -137,4 +147,9 @@ def refused(target: Target, why: OrchestrationError) -> Failed:
         ledger_action=LedgerAction.RELEASE,
         sent=False,
     )
-    return Failed(target, error, why if isinstance(why, BudgetExceededError) else None)
+    return Failed(
+        target,
+        error,
+        why if isinstance(why, BudgetExceededError) else None,
+        savings_short=why if isinstance(why, SavingsShortError) else None,
+    )

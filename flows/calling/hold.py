@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -75,7 +76,7 @@ class LedgerHold:
                 ask_date=partial(self._services.client.date_of, target),
                 target=target,
                 request=call.request,
-                call=_info(call),
+                call=_info(call, self._services.config.learning_credit),
                 limit=self._services.limit,
                 step_key=call.step_key,
                 looked_up=True,
@@ -87,7 +88,8 @@ class LedgerHold:
         return Answered(target, reply)
 
 
-def _info(call: Call) -> CallInfo:
+def _info(call: Call, learning_credit: Decimal) -> CallInfo:
+    pays = call.pays(call.target)
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     return CallInfo.of(
         call.target,
@@ -96,4 +98,6 @@ def _info(call: Call) -> CallInfo:
         step_key=call.step_key,
         flow_run_id=str(flow.flow_run.id) if flow is not None and flow.flow_run is not None else None,
         task_run_id=str(task.task_run.id) if task is not None else None,
+        extra=pays if pays in ("savings", "credit", "choice") else None,
+        credit=learning_credit if pays == "credit" else Decimal(0),
     )

@@ -44,7 +44,10 @@ from tta_dev_primitives.flows.routing.learned_order import learned_names
 from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
 from tta_dev_primitives.flows.routing.model_scores import Standings
 from tta_dev_primitives.flows.routing.replacements import Replacement, serving_now, stand_in_of
+from tta_dev_primitives.flows.tasks.result import PaidFrom, Role
+from tta_dev_primitives.flows.tasks.savings import paid_from
 from tta_dev_primitives.flows.validation.case import Policy
+from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 from tta_dev_primitives.flows.validation.statistics import coin
@@ -289,6 +292,23 @@ class Runtime:
             # What one model has endorsed says nothing of what another would.
             self._learn_from(serving)
         self.orchestrator = serving
+
+    def paid_from(self, role: Role, target: Target) -> PaidFrom:
+        """What pays for a call of `target` in this role."""
+        return paid_from(role, target, self.orchestrator, self.config)
+
+    def repair_paid_from(self, target: Target) -> PaidFrom:
+        """What pays for asking a model again: the orchestrator's second answer is no part of the baseline."""
+        pays = self.paid_from("execute", target)
+        return "savings" if pays == "baseline" else pays
+
+    async def opinion_costs(self) -> OpinionCosts | None:
+        """What the orchestrator's opinions cost, with the lengths learned so far; None: it is free or unpriced."""
+        orchestrator = self.orchestrator
+        if orchestrator.billing == "free" or orchestrator.price is None:
+            return None
+        lengths = await self.ledger.answer_lengths(orchestrator.key)
+        return OpinionCosts(orchestrator.price, LengthRatios(lengths))
 
     async def rule(
         self, items: Sequence[tuple[str, Evidence]], observed: Sequence[tuple[str, Evidence]] = ()

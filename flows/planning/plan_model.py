@@ -1,7 +1,7 @@
 """Plans: what a task needs before it is executed. Pure but for reading the prompt text of this package.
 
-A plan carries no model, price, budget or address: a task's text can never choose what is called or paid. The
-orchestrator is asked for one only when that pays (`needs_planner`); else `default_plan` costs nothing.
+A plan carries no model, price, budget or address: a task's text can never choose what is called or paid. A model is
+asked for one only when the task needs it (`needs_planner`); else `default_plan` costs nothing.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ __all__ = [
     "Planning",
     "Subtask",
     "default_plan",
+    "is_unclear",
     "join_results",
     "last_parts",
     "needs_planner",
@@ -116,10 +117,15 @@ def waves(plan: Plan) -> list[list[Subtask]]:
 
 
 def needs_planner(task: str, use_case: str | None, mode: Planning) -> bool:
-    """Whether the orchestrator must plan: when told to, or when the task is compound or unclear."""
+    """Whether a model plans: always when set so, else when the task is compound or unclear."""
     if mode != "auto":
         return mode == "always"
-    return is_compound(task) or (use_case is None and not classify(task).sure)
+    return is_compound(task) or is_unclear(task, use_case)
+
+
+def is_unclear(task: str, use_case: str | None) -> bool:
+    """Whether neither the caller nor the local classifier knows the task's use case."""
+    return use_case is None and not classify(task).sure
 
 
 def default_plan(

@@ -40,4 +40,5 @@ def prompt(name: str) -> Prompt:
 
 def versions() -> str:
     """Names and versions of the prompts that evidence depends on, such as `plan/1 verdict/1`."""
-    return " ".join(f"{p.name}/{p.version}" for p in (prompt("plan"), prompt("verdict")))
+    kept = (prompt(name) for name in ("plan", "verdict", "compare"))
+    return " ".join(f"{p.name}/{p.version}" for p in kept)

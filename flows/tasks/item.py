@@ -9,17 +9,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from decimal import Decimal
 
+from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
+from tta_dev_primitives.blocks.ledger.savings_account import Pair
+from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision
 from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.reading import flat
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
-from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
+from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.routing.candidates import Route
 from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
-from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
+from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Decided
 from tta_dev_primitives.flows.validation.next_step import Step
 from tta_dev_primitives.flows.validation.rulings import task_key
 
@@ -34,13 +37,19 @@ class Item:
 
     __slots__ = (
         "attempts",
+        "before",
         "budget",
         "calls_left",
         "case",
         "check",
+        "decided",
+        "earned",
         "error",
         "id",
+        "kept",
+        "key",
         "output",
+        "pair",
         "plan",
         "reasons",
         "refusal",
@@ -81,7 +90,8 @@ class Item:
         self.targets: Mapping[str, Target] = {}
         self.case: Case | None = None
         self.step: Step | None = None
-        self.replies: list[ChatReply] = []
+        self.replies: list[GuardedReply] = []
+        """Replies behind the answers of the case, in the same order."""
         self.requests: dict[tuple[object, ...], ChatRequest] = {}
         """Requests that were made for this task: each is looked up, weighed and sent, and is one object all the way."""
         self.attempts: list[Attempt] = []
@@ -92,6 +102,17 @@ class Item:
         self.refusal: BudgetExceededError | None = None
         self.error: OrchestrationError | None = None
         self.result: OrchestrationResult | None = None
+        self.key: str | None = None
+        """Key of the task with all its settings; None: the same task again is not recognised."""
+        self.before: Decided | None = None
+        """How the same task ended before."""
+        self.kept: GuardedReply | None = None
+        """The reply that was delivered when the same task ended before."""
+        self.decided: TaskDecision | None = None
+        """How this task ended, for the same task again."""
+        self.earned = Decimal(0)
+        """What its end adds to the month's savings, USD."""
+        self.pair: Pair | None = None
 
     @property
     def open_case(self) -> Case:
@@ -110,9 +131,12 @@ class Item:
         """What the risk ledger knows the task by: its content, not its id."""
         return task_key(self.task, self.system)
 
-    def answered(self, target: Target, reply: ChatReply, failures: Sequence[str], final: str | None) -> None:
+    def answered(
+        self, target: Target, guarded: GuardedReply, failures: Sequence[str], final: str | None
+    ) -> None:
         """Keep one answer with what its local checks found."""
-        self.replies.append(reply)
+        reply = guarded.reply
+        self.replies.append(guarded)
         odd = unknown_finish(reply)
         if odd is not None:
             self.note(
@@ -124,8 +148,9 @@ class Item:
                 f"{target.name}: its server cut the prompt: it read {read} tokens of at least {least}. Give it a "
                 "larger context (Ollama: num_ctx), or take it out of the use case"
             )
+        read, wrote = reply.usage.total_input, reply.usage.output_tokens
         self.case = self.open_case.with_answer(
-            Answer(Candidate.of(target), reply.text, tuple(failures), final)
+            Answer(Candidate.of(target), reply.text, tuple(failures), final, read, wrote)
         )
 
     def failed(self, target: Target, error_class: ErrorClass, reason: str) -> None:

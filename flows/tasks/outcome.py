@@ -4,15 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
 from tta_dev_primitives.flows.answers.fields import field_status
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
-from tta_dev_primitives.flows.tasks.result import BudgetView, Evidence, FieldStatus, OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import (
+    BudgetView,
+    Evidence,
+    FieldStatus,
+    MonthSavings,
+    OrchestrationResult,
+)
 from tta_dev_primitives.flows.tasks.savings import Savings, savings_of, total
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
-__all__ = ["join_parts", "make_result"]
+__all__ = ["join_parts", "make_result", "month_savings"]
 
 _STRENGTH: tuple[Evidence, ...] = ("none", "checks", "judge", "agreement", "audit", "paid")
 
@@ -23,6 +30,7 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
     savings = savings_of(item, step.index, item.targets[item.open_case.orchestrator.model])
     if item.open_case.free_only and not step.accepted:
         item.note("the budget allows no paid call: the best free answer is delivered without its verdict")
+    _explain(item, step)
     for passed in item.route.passed_over:
         item.note(f"{passed.model} was passed over: {passed.reason}")
     typed = None if item.output is None else item.output.read(answer.text)
@@ -44,6 +52,8 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
         budget=budget,
         flow_run_id=runtime.flow_run_id(),
         warnings=[*runtime.warnings, *item.warnings],
+        judged_by=_judged_by(item, step),
+        reused=_reused(item),
     )
 
 
@@ -52,6 +62,41 @@ def _fields(item: Item, output: OutputType) -> dict[str, FieldStatus]:
     case = item.open_case
     data = [output.read(case.answers[index].text).data for index in case.usable]
     return field_status(output.schema, data) if all(isinstance(one, dict) for one in data) else {}
+
+
+def month_savings(account: SavingsAccount, result: OrchestrationResult) -> MonthSavings:
+    """What the month has saved with this result: the account of the tasks before it, and its own figures."""
+    fresh = 0 if result.reused else 1
+    return MonthSavings(
+        tasks=account.tasks + fresh,
+        cost_usd=account.cost + fresh * result.cost_usd,
+        baseline_cost_usd=account.baseline + fresh * result.baseline_cost_usd,
+    )
+
+
+def _judged_by(item: Item, step: Deliver) -> str | None:
+    if item.before is not None and item.kept is not None:
+        return item.before.judged_by
+    return item.open_case.judged_by(step.index) if step.evidence in ("judge", "audit") else None
+
+
+def _reused(item: Item) -> bool:
+    answered = [attempt for attempt in item.attempts if attempt.outcome == "ok"]
+    return bool(answered) and item.cost_usd == 0 and all(attempt.reused for attempt in answered)
+
+
+def _explain(item: Item, step: Deliver) -> None:
+    """Say why an answer has no verdict, and what a score below the threshold means."""
+    case = item.open_case
+    if case.short_sighted and case.judged_by(step.index) is None and step.evidence in ("checks", "none"):
+        names = ", ".join(sorted(case.short_sighted))
+        item.note(f"not judged: too long; the task with its answer does not fit the window of {names}")
+    score, threshold = step.quality_score, case.policy.threshold
+    if step.accepted and score is not None and score < threshold:
+        item.note(
+            f"quality_score {score:.2f} is the lower bound for all answers with this evidence; "
+            f"quality_threshold {threshold:g} holds for all delivered answers together"
+        )
 
 
 def join_parts(item: Item, parts: Sequence[Item], content: str, budget: BudgetView) -> OrchestrationResult:
@@ -75,6 +120,8 @@ def join_parts(item: Item, parts: Sequence[Item], content: str, budget: BudgetVi
             "baseline_cost_usd": whole.baseline_usd,
             "savings_ratio": whole.ratio,
             "budget": budget,
+            "judged_by": None,
+            "reused": all(r.reused for r in results) and item.cost_usd == 0,
             "warnings": list(dict.fromkeys([*warnings, *item.warnings])),
         }
     )

@@ -5,26 +5,38 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import uuid4
 
-from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.task_records import Learned, TaskRecord, record_results
 from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
+from tta_dev_primitives.flows.tasks.savings import own_answers_cost
 
 __all__ = ["keep_records"]
 
 
-async def keep_records(runtime: Runtime, items: Sequence[Item], month: str) -> None:
-    """Record ended items; those that a job put off are none.
+async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, parts: bool = False) -> None:
+    """Record ended items, and what they leave; those that a job put off are none.
+
+    Args:
+        runtime: Of the run.
+        items: What ended.
+        month: The ledger's month.
+        parts: They are parts of tasks, which are recorded when they end.
 
     Raises:
         LedgerError: The ledger's database cannot be used.
     """
     run_id = runtime.flow_run_id() or str(uuid4())
     ended = [item for item in items if not isinstance(item.error, PostponedError)]
-    await record_results(runtime.ledger, month, [_record(item, run_id) for item in ended])
+    records = [] if parts else [_record(item, run_id, runtime.orchestrator.name) for item in ended]
+    learned = Learned(
+        [item.pair for item in ended if item.pair is not None],
+        [item.decided for item in ended if item.decided is not None],
+    )
+    await record_results(runtime.ledger, month, records, learned)
 
 
-def _record(item: Item, run_id: str) -> TaskRecord:
+def _record(item: Item, run_id: str, orchestrator: str) -> TaskRecord:
     result = item.result
     if result is None:
         return TaskRecord(
@@ -32,6 +44,7 @@ def _record(item: Item, run_id: str) -> TaskRecord:
             item_id=item.id,
             use_case=item.use_case,
             cost=item.cost_usd,
+            baseline=own_answers_cost(item.attempts, orchestrator),
             outcome=type(item.error).__name__ if item.error is not None else "unknown",
         )
     return TaskRecord(
@@ -45,4 +58,5 @@ def _record(item: Item, run_id: str) -> TaskRecord:
         accepted=result.accepted,
         quality=result.quality_score,
         reused=all(attempt.reused for attempt in result.attempts if attempt.outcome == "ok"),
+        earned=item.earned,
     )

@@ -8,9 +8,30 @@ from typing import Annotated, Any, Generic, Literal
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from typing_extensions import TypeVar
 
-__all__ = ["Attempt", "BudgetView", "Evidence", "FieldStatus", "OrchestrationResult", "Role"]
+__all__ = [
+    "Attempt",
+    "BudgetView",
+    "Evidence",
+    "FieldStatus",
+    "MonthSavings",
+    "OrchestrationResult",
+    "PaidFrom",
+    "Role",
+]
+    "Attempt",
+    "BudgetView",
+    "Evidence",
+    "FieldStatus",
+    "MonthSavings",
+    "OrchestrationResult",
+    "PaidFrom",
+    "Role",
+]
 
 Role = Literal["plan", "execute", "validate"]
+PaidFrom = Literal["free", "baseline", "savings", "credit", "choice"]
+"""What pays for a call: nothing, the baseline (the orchestrator's own answer), the month's savings, these and the
+learning credit (a paid executor), or the user's own choice at any price."""
 Evidence = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
 
 
@@ -53,6 +74,19 @@ class BudgetView(_Frozen):
     held_usd: Usd
 
 
+class MonthSavings(_Frozen):
+    """The tasks that ended in a month, together."""
+
+    tasks: int
+    cost_usd: Usd
+    baseline_cost_usd: Usd
+
+    @property
+    def ratio(self) -> float:
+        """The saved share of the baseline; 0 when there is nothing to compare."""
+        return float(1 - self.cost_usd / self.baseline_cost_usd) if self.baseline_cost_usd else 0.0
+
+
 FieldStatus = Literal["agreed", "disputed", "unchecked"]
 T = TypeVar("T", default=Any)
 
@@ -76,6 +110,13 @@ class OrchestrationResult(_Frozen, Generic[T]):
     budget: BudgetView
     flow_run_id: str | None = None
     warnings: list[str] = []
+    reused: bool = Field(default=False, description="Served wholly from the answer store: it cost nothing")
+    judged_by: str | None = Field(
+        default=None, description="The model whose verdict the evidence `judge` or `audit` rests on"
+    )
+    saved: MonthSavings | None = Field(
+        default=None, description="What the month has saved so far, this task included"
+    )
     id: str | None = Field(default=None, description="The item's id in a bulk job")
     data: T | None = Field(
         default=None, description="The validated value of a typed task; None without a type"

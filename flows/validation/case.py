@@ -11,19 +11,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from decimal import Decimal
 from typing import Literal
 
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.models.targets import Billing, Target
+from tta_dev_primitives.config.models.targets import Billing, Price, Target
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
+from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts, tokens_of
 from tta_dev_primitives.flows.validation.risk import Ruling
 
-__all__ = ["Answer", "Candidate", "Case", "Mode", "Policy", "Verdict"]
+__all__ = [
+    "Answer",
+    "Candidate",
+    "Case",
+    "Comparison",
+    "Decided",
+    "EvidenceName",
+    "Mode",
+    "Policy",
+    "Verdict",
+]
+
+EvidenceName = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
 
 Mode = Literal["adaptive", "always", "never"]
 Gate = Literal["balanced", "strict"]
 
 _FREE_ANSWERS = 3
+_LEARNING_SHARE = 0.04
+"""A paid executor at this share of the orchestrator's price is tried on every task while it has saved nothing yet; a
+dearer one on fewer: what is spent on learning stays near a tenth of the baseline."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +52,20 @@ class Candidate:
     billing: Billing
     key: str = ""
     """Identity of the model behind the name (`Target.key`); trust is earned by it, not by the name."""
+    price: Price | None = None
+    """List price; None is unknown."""
 
     @classmethod
     def of(cls, target: Target) -> Candidate:
         """The candidate that `target` is."""
-        return cls(target.name, target.family, target.billing, target.key)
+        return cls(target.name, target.family, target.billing, target.key, target.price)
+
+    def share_of(self, other: Candidate) -> float | None:
+        """This model's price as a share of another's, on as many tokens read as written; None: not known."""
+        if self.price is None or other.price is None:
+            return None
+        mine, whole = (float(p.input_usd_per_mtok + p.output_usd_per_mtok) for p in (self.price, other.price))
+        return mine / whole if whole else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +76,15 @@ class Answer:
     text: str
     failures: tuple[str, ...] = ()
     final: str | None = None
+    read: int = 0
+    """Prompt tokens that its usage shows; 0: not known."""
+    wrote: int = 0
+    """Output tokens that its usage shows; 0: not known."""
+
+    @property
+    def length(self) -> int:
+        """Its output tokens, guessed from the text where the usage is missing."""
+        return self.wrote or tokens_of(self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +94,25 @@ class Verdict:
     answer: int
     by: Candidate
     score: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Whether a cheap model found `Case.answers[answer]` at least as good as the orchestrator's own answer."""
+
+    answer: int
+    by: Candidate
+    passed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """How the same task ended before: whose answer was delivered, and on which evidence."""
+
+    model: str
+    evidence: EvidenceName
+    quality: float | None = None
+    judged_by: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +168,7 @@ class Case:
     policy: Policy = field(default_factory=Policy)
     answers: tuple[Answer, ...] = ()
     verdicts: tuple[Verdict, ...] = ()
+    comparisons: tuple[Comparison, ...] = ()
     failed: frozenset[str] = frozenset()
     """Models that brought no answer or no verdict; they are not asked again."""
     ruling: Ruling | None = None
@@ -121,6 +176,18 @@ class Case:
     """The task's text is long for its kind (`classify.is_long`): single answers to long tasks fail more often."""
     free_only: bool = False
     """The budget allows no paid call for this task."""
+    costs: OpinionCosts | None = None
+    """What the orchestrator's opinions cost; None: not known."""
+    extras: bool = True
+    """The month's savings may cover a verdict; False once they did not."""
+    savings: Decimal | None = None
+    """USD that the month had saved when the task began; None: not known."""
+    coin: float = 0.5
+    """Uniform in [0, 1), drawn for this task alone: whether something is tried for what it teaches."""
+    short_sighted: frozenset[str] = frozenset()
+    """Models whose window cannot hold this task with an answer: they do not judge it."""
+    decided: Decided | None = None
+    """How the same task ended before: it ends so again."""
 
     @property
     def closed(self) -> bool:
@@ -134,6 +201,10 @@ class Case:
     def with_verdict(self, verdict: Verdict) -> Case:
         """The case after one more verdict."""
         return replace(self, verdicts=(*self.verdicts, verdict))
+
+    def with_comparison(self, comparison: Comparison) -> Case:
+        """The case after a cheap model has compared an answer with the orchestrator's."""
+        return replace(self, comparisons=(*self.comparisons, comparison))
 
     def with_ruling(self, ruling: Ruling) -> Case:
         """The case after the risk ledger has spoken; there is one ruling a task."""
@@ -156,6 +227,14 @@ class Case:
         """The case after the budget refused a paid call."""
         return replace(self, free_only=True)
 
+    def without_extras(self) -> Case:
+        """The case after the month's savings did not cover a verdict."""
+        return replace(self, extras=False)
+
+    def without_judges(self, models: Iterable[str]) -> Case:
+        """The case after the text was too long for `models` to judge it whole."""
+        return replace(self, short_sighted=self.short_sighted | frozenset(models))
+
     @property
     def usable(self) -> tuple[int, ...]:
         """Indices of the answers that passed their local checks."""
@@ -165,11 +244,19 @@ class Case:
     def left(self) -> tuple[Candidate, ...]:
         """Candidates that may still be asked for an answer, in route order."""
         asked = {a.by.model for a in self.answers} | self.failed
-        return tuple(
-            c
-            for c in self.candidates
-            if c.model not in asked and not (self.free_only and c.billing == "paid")
-        )
+        return tuple(c for c in self.candidates if c.model not in asked and self._may_ask(c))
+
+    def _may_ask(self, candidate: Candidate) -> bool:
+        """Whether the budget, and for a paid executor the month's savings or its coin, let it be asked."""
+        if candidate.billing == "free":
+            return True
+        if self.free_only:
+            return False
+        share = candidate.share_of(self.orchestrator)
+        if candidate.model == self.orchestrator.model or share is None or share >= 1.0:
+            # The orchestrator is the baseline; a dearer model is the user's own choice.
+            return True
+        return self.savings is None or self.savings > 0 or self.coin * share < _LEARNING_SHARE
 
     @property
     def free_left(self) -> tuple[Candidate, ...]:
@@ -193,10 +280,37 @@ class Case:
     def judges_for(self, answer: int) -> tuple[Candidate, ...]:
         """Free models of another family than the writer that have not judged this answer, in route order."""
         writer = self.answers[answer].by.family
-        asked = {v.by.model for v in self.verdicts if v.answer == answer} | self.failed
+        asked = {v.by.model for v in self.verdicts if v.answer == answer} | self.failed | self.short_sighted
         return tuple(
             c for c in self.candidates if c.billing == "free" and c.family != writer and c.model not in asked
         )
+
+    def comparers_for(self, answer: int) -> tuple[Candidate, ...]:
+        """Cheap models that may compare this answer with the orchestrator's: free ones of another family first."""
+        writer = self.answers[answer].by
+        out = self.failed | self.short_sighted | {self.orchestrator.model}
+        able = [
+            c
+            for c in self.candidates
+            if c.model not in out
+            and self._may_ask(c)
+            and (c.billing == "free" or (c.share_of(self.orchestrator) or 1.0) < 1.0)
+        ]
+        return tuple(sorted(able, key=lambda c: (c.billing == "paid", c.family == writer.family)))
+
+    def comparison_of(self, answer: int) -> Comparison | None:
+        """The comparison of this answer with the orchestrator's, if there was one."""
+        return next((c for c in self.comparisons if c.answer == answer), None)
+
+    @property
+    def can_judge(self) -> bool:
+        """True when the orchestrator may be asked for a verdict, savings aside."""
+        return self.orchestrator_left and self.orchestrator.model not in self.short_sighted
+
+    def judged_by(self, answer: int) -> str | None:
+        """Whose verdict on this answer counts: the orchestrator's, else the free judge's."""
+        verdict = self.verdict_of(answer, paid=True) or self.verdict_of(answer, paid=False)
+        return None if verdict is None else verdict.by.model
 
     def verdict_of(self, answer: int, *, paid: bool) -> Verdict | None:
         """The last verdict on an answer by the orchestrator (`paid`) or by a free judge."""

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from decimal import Decimal
 from urllib.parse import unquote
 
-from tta_dev_primitives.flows.validation.prompt_quoting import plain, shortened
+from tta_dev_primitives.flows.validation.prompt_quoting import plain
 
 __all__ = ["is_copied"]
 
@@ -26,6 +26,9 @@ _DEPTH = 2
 """Encodings inside encodings that are undone."""
 _NEAR = 60
 """Letters and digits that may stand between the parts of a copied verdict."""
+_PART = 12_000
+_OVERLAP = 2_000
+"""More than a copied verdict takes, encoded twice."""
 _READABLE = re.compile(r"[ -~\s]{16}")
 _UNICODE_ESCAPE = re.compile(r"\\+(?:u\{?|x|U0000)([0-9a-fA-F]{2,4})\}?")
 _SPACE_ESCAPE = re.compile(r"\\+[nrtbf]")
@@ -39,9 +42,17 @@ def is_copied(score: Decimal | int, reason: str, judged: str) -> bool:
     digits, why = "".join(map(str, exact)).strip("0"), _letters(reason)
     return any(
         _holds(letters, digits, why)
-        for text in _readings(shortened(judged), _DEPTH)
+        for part in _parts(plain(judged))
+        for text in _readings(part, _DEPTH)
         for letters in _both(text)
     )
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The text in pieces that overlap: undoing encodings costs time that grows with a piece's length."""
+    yield text[:_PART]
+    for begin in range(_PART - _OVERLAP, len(text) - _OVERLAP, _PART - _OVERLAP):
+        yield text[begin : begin + _PART]
 
 
 def _holds(letters: str, digits: str, why: str) -> bool:

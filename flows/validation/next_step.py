@@ -8,6 +8,9 @@
                 case = case.without(models_that_brought_none)
             case FreeJudge(answer, models) | PaidVerdict(answer, models, reason):
                 case = case.with_verdict(Verdict(answer, by, score_or_None))  # or .without(models) that failed
+                # .without_judges(models) whose window is too small; .without_extras() when savings do not cover it
+            case FreeCompare(answer, own, models):
+                case = case.with_comparison(Comparison(answer, by, passed))  # or .without(models) that failed
             case Consult(evidence):   # the risk ledger, one transaction; `coin` is uniform in [0, 1)
                 ruling, state = rule(state, evidence, risk_policy, coin)      # flows.validation, in its store
                 case = case.with_ruling(ruling)
@@ -30,18 +33,22 @@ from typing import Literal
 
 from tta_dev_primitives.flows.answers.closed_answers import agree
 from tta_dev_primitives.flows.answers.hedging import doubted
-from tta_dev_primitives.flows.validation.case import Candidate, Case, Policy
-from tta_dev_primitives.flows.validation.risk import Evidence, Label
+from tta_dev_primitives.flows.validation.case import Candidate, Case, EvidenceName, Policy
+from tta_dev_primitives.flows.validation.opinion_costs import FLOOR, tokens_of
+from tta_dev_primitives.flows.validation.risk import Evidence, Label, Ruling
+from tta_dev_primitives.flows.validation.statistics import price_class
 
 __all__ = [
     "Answers",
     "Consult",
     "Deliver",
+    "FreeCompare",
     "FreeJudge",
     "GiveUp",
     "PaidSolve",
     "PaidVerdict",
     "Step",
+    "compared_label",
     "endorsement",
     "first_pair",
     "initial_answers",
@@ -49,11 +56,7 @@ __all__ = [
     "next_step",
 ]
 
-EvidenceName = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
 Reason = Literal["escalate", "audit", "always", "rejected", "no_free_answer"]
-
-_VERDICT_WORTH = 0.5
-"""Above this failure estimate a verdict would mostly be followed by a solution: that is asked for at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,15 @@ class FreeJudge:
     """Ask the first of `models` that can for a terse verdict on `answers[answer]`."""
 
     answer: int
+    models: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FreeCompare:
+    """Ask the first of `models` that can whether `answers[answer]` is at least as good as `answers[own]`."""
+
+    answer: int
+    own: int
     models: tuple[str, ...]
 
 
@@ -113,7 +125,7 @@ class GiveUp:
     reason: str
 
 
-Step = Answers | FreeJudge | Consult | PaidVerdict | PaidSolve | Deliver | GiveUp
+Step = Answers | FreeJudge | FreeCompare | Consult | PaidVerdict | PaidSolve | Deliver | GiveUp
 
 
 def initial_answers(answer_format: str, policy: Policy, candidates: Sequence[Candidate]) -> int:
@@ -128,9 +140,11 @@ def initial_answers(answer_format: str, policy: Policy, candidates: Sequence[Can
 
 def next_step(case: Case) -> Step:
     """The one next thing to do for this task. Deterministic; see the module's page for how to drive it."""
+    if case.decided is not None:
+        return _as_before(case)
     own = _own_answer(case)
     if own is not None:
-        return _with_own_answer(case, own)
+        return _compared(case, own) or _with_own_answer(case, own)
     if not case.usable:
         return _first(case)
     if case.policy.mode == "never":
@@ -149,14 +163,26 @@ def label_of(case: Case, end: Step) -> Label | None:
     A label's `endorsed` is None when the orchestrator could not be asked or its answer cannot be compared.
     """
     ruling = case.ruling
-    if not isinstance(end, Deliver) or (ruling is not None and ruling.action == "deliver"):
+    if (
+        case.decided is not None
+        or not isinstance(end, Deliver)
+        or (ruling is not None and ruling.action == "deliver")
+    ):
         return None
     if ruling is None:
         # The orchestrator answered or judged without a ruling: an endorsed delivery, which earns budget.
         return (
             Label(None, True) if end.accepted and end.evidence in ("paid", "judge") and _paid(case) else None
         )
-    return Label(ruling, endorsement(case, ruling.evidence.answer), end.accepted)
+    asked = ruling.evidence.answer
+    return Label(ruling, endorsement(case, asked), end.accepted)
+
+
+def compared_label(case: Case) -> Label | None:
+    """What a comparison with the orchestrator's own answer says; recorded before the task's own label."""
+    ruling = case.ruling
+    compared = None if ruling is None else case.comparison_of(ruling.evidence.answer)
+    return None if compared is None else Label(ruling, compared.passed, proxy=True, ended=False)
 
 
 def endorsement(case: Case, asked: int) -> bool | None:
@@ -179,6 +205,37 @@ def _own_answer(case: Case) -> int | None:
         if case.answers[i].by.model == case.orchestrator.model:
             return i
     return None
+
+
+def _as_before(case: Case) -> Step:
+    """The same task again: the answer that was delivered then, on the evidence of then."""
+    before = case.decided
+    assert before is not None
+    for i, answer in enumerate(case.answers):
+        if answer.by.model == before.model:
+            return Deliver(i, True, before.evidence, before.quality)
+    return Answers(((before.model,),))
+
+
+def _compared(case: Case, own: int) -> FreeCompare | PaidVerdict | None:
+    """What a paid answer to an open task says of the free one: a cheap model compares the two, once.
+
+    A verdict looks at some of those that pass: how often a comparison passes bad answers must be known.
+    """
+    ruling = case.ruling
+    if ruling is None or case.policy.mode != "adaptive" or ruling.evidence.answer == own:
+        return None
+    asked = ruling.evidence.answer
+    compared = case.comparison_of(asked)
+    if compared is not None:
+        unsure = compared.passed and case.verdict_of(asked, paid=True) is None
+        if unsure and case.extras and case.can_judge and ruling.check > 0:
+            return PaidVerdict(asked, (case.orchestrator.model,), "audit")
+        return None
+    if endorsement(case, asked) is not None:
+        return None
+    models = tuple(c.model for c in case.comparers_for(asked))
+    return FreeCompare(asked, own, models) if models else None
 
 
 def _first(case: Case) -> Step:
@@ -325,7 +382,9 @@ def _judge_open(case: Case) -> Step:
                     sorted([*_identities(case, [best]), *([free.by.key or free.by.model] if free else [])])
                 ),
                 strong=free is not None,
-                auditable=case.orchestrator_left,
+                auditable=case.can_solve or case.can_judge,
+                price_class=_price_class(case, best),
+                checks_saved=_checks_saved(case, best),
             )
         )
     evidence: EvidenceName = "judge" if free is not None else "checks"
@@ -333,6 +392,25 @@ def _judge_open(case: Case) -> Step:
     if case.ruling.action == "deliver":
         return Deliver(best, True, evidence, quality)
     return _paid_opinion(case, best, evidence, quality)
+
+
+def _price_class(case: Case, answer: int) -> str:
+    """What a verdict on this answer costs against the orchestrator's own answer, in fixed classes."""
+    if case.costs is None:
+        return ""
+    shown = case.answers[answer]
+    read = shown.read or tokens_of(shown.text)
+    return price_class(
+        float(case.costs.verdict(read, shown.length)), float(case.costs.answer(read, shown.length))
+    )
+
+
+def _checks_saved(case: Case, answer: int) -> bool:
+    """Whether the month has saved what a verdict on this answer needs."""
+    if case.costs is None or case.savings is None:
+        return True
+    shown = case.answers[answer]
+    return case.savings >= case.costs.verdict_bound(shown.read or tokens_of(shown.text), shown.length)
 
 
 def _after_rejection(case: Case, best: int) -> Step:
@@ -352,12 +430,23 @@ def _paid_opinion(case: Case, best: int, evidence: EvidenceName, quality: float 
     verdict = case.verdict_of(best, paid=True)
     if verdict is not None:
         return _after_paid_verdict(case, best, "audit" if audit else "judge")
-    if not case.orchestrator_left:
-        trusted = audit and ruling.evidence.answer == best
-        return Deliver(best, trusted, evidence if trusted else "none", quality)
-    if not audit and ruling.estimate > _VERDICT_WORTH and case.can_solve:
-        return PaidSolve((case.orchestrator.model,), "escalate")
-    return PaidVerdict(best, (case.orchestrator.model,), "audit" if audit else "escalate")
+    reason: Reason = "audit" if audit else "escalate"
+    if case.can_judge and not _solve_rather(case, best, ruling):
+        return PaidVerdict(best, (case.orchestrator.model,), reason)
+    if case.can_solve:
+        return PaidSolve((case.orchestrator.model,), reason)
+    trusted = audit and ruling.evidence.answer == best
+    return Deliver(best, trusted, evidence if trusted else "none", quality)
+
+
+def _solve_rather(case: Case, answer: int, ruling: Ruling) -> bool:
+    """Whether the orchestrator's own answer is asked for in place of a verdict: it is cheaper, or savings are short."""
+    if not case.extras:
+        return True
+    if not case.can_solve or case.costs is None or ruling.coin < FLOOR:
+        return False
+    shown = case.answers[answer]
+    return case.costs.answer_is_cheaper(shown.read or tokens_of(shown.text), shown.length, ruling.estimate)
 
 
 def _after_paid_verdict(case: Case, best: int, evidence: EvidenceName) -> Step:

@@ -1,7 +1,7 @@
 """Frames: how text that nobody may obey is shown to a judge. Pure.
 
     framed("answer", text, nonce)  ->  <<<answer 3f...>>>
-                                       the text, its own markers taken out, cut in the middle when too long
+                                       the whole text, its own markers taken out
                                        <<<end answer 3f...>>>
 
 The nonce is a digest of what is judged, so it differs for each call, a repeated call is the same request (and is not
@@ -14,7 +14,7 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["MOST", "framed", "has_marker", "nonce_for", "plain", "shortened", "without_markers"]
+__all__ = ["framed", "has_marker", "nonce_for", "plain", "without_markers"]
 
 # Brackets that a reader can take for < and >, and what can stand between two of them without being seen.
 _LT, _GT = "<‹«⟨⟪〈《❬❮˂ᐸ≪⋘", ">›»⟩⟫〉》❭❯˃ᐳ≫⋙"
@@ -49,8 +49,6 @@ _HEAD = re.compile(
     rf"(?:{'|'.join((*_NAMES[:6], *(n.upper() for n in _NAMES[:6])))}))[ \t*_]*):",
     re.M,
 )
-MOST = 12_000
-"""Characters of an answer that a judge reads; the middle of a longer one is left out, and said to be."""
 _PASSES = 8
 """Markers inside markers that are taken out one by one; what is nested deeper is built to keep us busy."""
 _HARMLESS = str.maketrans("<>[]|", "()()/")
@@ -116,19 +114,7 @@ def has_marker(text: str) -> bool:
     return _OWN.search(plain(text)) is not None
 
 
-def shortened(text: str, most: int = MOST) -> str:
-    """The text without invisible characters, its middle left out when it is too long."""
-    # Cut before markers are taken out of it: a megabyte that is not shown would cost time. The line between the two
-    # parts keeps their ends from becoming a marker together.
-    inner = plain(text)
-    if len(inner) <= most:
-        return inner
-    half = most // 2
-    return f"{inner[:half]}\n[... {len(inner) - 2 * half:,} characters left out ...]\n{inner[-half:]}"
-
-
-def framed(label: str, text: str, nonce: str, *, most: int = MOST) -> str:
-    """The text as data between two marker lines that carry `nonce`."""
-    inner = shortened(text, most)
-    inner = without_markers(inner)
+def framed(label: str, text: str, nonce: str) -> str:
+    """The whole text as data between two marker lines that carry `nonce`."""
+    inner = without_markers(text)
     return f"<<<{label} {nonce}>>>\n{inner}\n<<<end {label} {nonce}>>>"

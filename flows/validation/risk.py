@@ -57,6 +57,8 @@ its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of wha
 _PROXY_PRIOR = (1.0, 4.0)
 _OWN = 5
 """Labels of its own that a stratum needs."""
+_UNPROVED = 40
+"""Deliveries of a stratum before so many verdicts."""
 _VERDICTS = 8
 """Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
 _LONGEST = 400
@@ -115,6 +117,8 @@ class Evidence:
     """Agreement or a judge's yes: the stratum starts with a friendlier prior."""
     auditable: bool = True
     """A paid check of this item is possible and affordable now."""
+    checks_saved: bool = True
+    """The month has saved what a verdict needs; where it has not, comparisons alone may open deliveries."""
     price_class: str = ""
     """What a verdict costs against an answer (`statistics.price_class`); empty where the check is a solution."""
 
@@ -272,10 +276,10 @@ class Stratum:
         """
         if not self.compared:
             return None
-        z, z_var = posterior(self.compared, self.worse, _PROXY_PRIOR)
+        z, z_var = posterior(self.compared, self.worse, _PRIORS[True] if self.strong else _PROXY_PRIOR)
         count = self.weight**2 / self.squares if self.squares else 0.0
         bad = count * self.bad_weight / self.weight if self.weight else 0.0
-        f, f_var = posterior(count, bad, _PROXY_PRIOR)
+        f, f_var = posterior(count, bad, _PRIORS[True] if self.strong else _PROXY_PRIOR)
         return z + (1 - z) * f, (1 - f) ** 2 * z_var + (1 - z) ** 2 * f_var
 
 
@@ -330,10 +334,15 @@ class RiskState:
         n, k = stratum.counted
         direct, by_others = posterior(n, k, self._prior(key, stratum)), stratum.compare()
         few = stratum.verdicts < _VERDICTS
+        if stratum.strong and stratum.compared >= _OWN and n + stratum.verdicts < _VERDICTS:
+            # A free judge's yes and a comparison of another model: believed for a while, until verdicts can be paid.
+            seen = posterior(n + stratum.compared, k + stratum.worse, self._prior(key, stratum))
+            return seen, n + stratum.compared, _UNPROVED
         if by_others is None or (few and (n >= _OWN or stratum.compared < _VERDICTS)):
             return direct, n, -1
         if few:
-            # Verdicts are paid from savings, which only deliveries bring: comparisons alone open a few of them.
+            # Verdicts are paid from savings, which only deliveries bring: comparisons alone open a few of them, and
+            # as many as the budget allows until a verdict can be paid.
             return by_others, 0, 2 + 2 * int(stratum.verdicts + n)
         best = min((direct, by_others), key=lambda moments: moments[1]) if n >= _OWN else by_others
         return best, n + stratum.verdicts, -1
@@ -421,7 +430,7 @@ def rule(
         trusted = trusted and stratum.counted[0] >= _OWN and mean <= _HOPELESS
     else:
         doubt = 0.0 if most >= 0 else (2.0 if labels < policy.few else 1.0)
-        enough = stratum.unjudged < most if most >= 0 else labels >= _OWN
+        enough = stratum.unjudged < most or not evidence.checks_saved if most >= 0 else labels >= _OWN
         trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
     chance = _audit_chance(state, key, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")

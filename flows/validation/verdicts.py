@@ -23,7 +23,16 @@ from tta_dev_primitives.flows.validation.copied_verdict import is_copied
 from tta_dev_primitives.flows.validation.local_checks import HasTask
 from tta_dev_primitives.flows.validation.prompt_quoting import framed, nonce_for, plain
 
-__all__ = ["VERDICT_SCHEMA", "VERDICT_SCHEMA_NAME", "parse_verdict", "verdict_prompt", "verdict_request"]
+__all__ = [
+    "VERDICT_SCHEMA",
+    "VERDICT_SCHEMA_NAME",
+    "comparison_prompt",
+    "comparison_request",
+    "parse_verdict",
+    "reads_all",
+    "verdict_prompt",
+    "verdict_request",
+]
 
 VERDICT_SCHEMA_NAME = "tta_verdict"
 VERDICT_SCHEMA: dict[str, Any] = {
@@ -34,7 +43,6 @@ VERDICT_SCHEMA: dict[str, Any] = {
 }
 _MOST_TOKENS = 64
 _REASON = 400
-_TASK = 8_000
 
 
 def verdict_prompt(
@@ -54,10 +62,47 @@ def verdict_prompt(
         rubric += f" It must also satisfy what the plan lists as data:\n{framed('criteria', checks, nonce)}\n"
     retry = " Your last reply was not readable." if again else ""
     user = (
-        f"{framed('task', task, nonce, most=_TASK)}\n\n{framed('answer', answer, nonce)}\n\n"
+        f"{framed('task', task, nonce)}\n\n{framed('answer', answer, nonce)}\n\n"
         f'{rubric}{retry} Reply with JSON only: {{"score": 0.00, "reason": "at most 6 words"}}'
     )
     return system, user, nonce
+
+
+def comparison_prompt(task: str, answer: str, reference: str, *, again: bool = False) -> tuple[str, str, str]:
+    """System text, user text and nonce of one comparison of an answer with the orchestrator's.
+
+    Args:
+        again: The first reply could not be read.
+    """
+    nonce = nonce_for("compare", task, answer, reference, "again" if again else "")
+    system = prompt("compare").text.format(nonce=nonce)
+    retry = " Your last reply was not readable." if again else ""
+    user = (
+        f"{framed('task', task, nonce)}\n\n{framed('reference', reference, nonce)}\n\n"
+        f"{framed('answer', answer, nonce)}\n\n"
+        "Is the answer at least as good as the reference: as correct, as complete, doing what the task asks? "
+        f'Score 1 for yes, 0 for no.{retry} Reply with JSON only: {{"score": 0, "reason": "at most 6 words"}}'
+    )
+    return system, user, nonce
+
+
+def comparison_request(
+    item: HasTask, answer: str, reference: str, target: Target, *, again: bool = False
+) -> ChatRequest:
+    """The request for one comparison by `target`; its reply is read as a verdict's."""
+    system, user, _ = comparison_prompt(item.task, answer, reference, again=again)
+    return _judging(system, user, target)
+
+
+def reads_all(target: Target, request: ChatRequest) -> bool:
+    """Whether the model's window holds the whole request with room for its reply; an unknown window holds it."""
+    if target.context_tokens is None:
+        return True
+    text = "".join([request.system or "", *(message.content for message in request.messages)])
+    ascii_letters = len(text.encode("ascii", "ignore"))
+    # Above what tokenizers make of prose and code: a doubtful text goes to a larger window.
+    tokens = ascii_letters / 3 + (len(text) - ascii_letters) * 1.5
+    return tokens + request.max_output_tokens <= target.context_tokens
 
 
 def verdict_request(
@@ -66,7 +111,11 @@ def verdict_request(
     """The request for one terse verdict by `target`, and the nonce of its frame."""
     criteria = item.plan.acceptance_criteria if item.plan is not None else ()
     system, user, nonce = verdict_prompt(item.task, answer, criteria, again=again)
-    request = ChatRequest(
+    return _judging(system, user, target), nonce
+
+
+def _judging(system: str, user: str, target: Target) -> ChatRequest:
+    return ChatRequest(
         messages=(Message("user", user),),
         system=system,
         max_output_tokens=min(target.max_output_tokens, _room(target)),
@@ -74,7 +123,6 @@ def verdict_request(
         schema_name=VERDICT_SCHEMA_NAME,
         thinking="low",
     )
-    return request, nonce
 
 
 def _room(target: Target) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import KEY, KEY_VALUE, MakeWorkflow, sandbox_config, workflow_of
+from sandbox_runs import KEY, KEY_VALUE, MakeWorkflow, sandbox_config, save_up, workflow_of
 from strict_requests import faults_of_calls
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
@@ -32,9 +32,15 @@ def sandbox_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbo
 
 @pytest.fixture
 def make_workflow(prefect_server: ServerInfo, tmp_path: Path) -> MakeWorkflow:
-    """Builds a workflow on a sandbox; keyword arguments replace sections of the configuration."""
+    """Builds a workflow on a sandbox; keyword arguments replace sections of the configuration.
 
-    def make(sandbox: Sandbox, **changes: Any) -> Any:
-        return workflow_of(sandbox_config(sandbox, tmp_path, **changes), tmp_path)
+    `saved`: USD that the month has saved already.
+    """
+
+    def make(sandbox: Sandbox, saved: str | None = None, **changes: Any) -> Any:
+        workflow = workflow_of(sandbox_config(sandbox, tmp_path, **changes), tmp_path)
+        if saved is not None:
+            save_up(workflow, saved)
+        return workflow
 
     return make

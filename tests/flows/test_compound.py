@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, MakeWorkflow
+from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
 
 from tta_dev_primitives.deployments.sandbox import Call, Sandbox
 
@@ -55,7 +55,7 @@ async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_th
 
     plan = plan_of(part("facts"), part("risks"), part("report", "facts", "risks"))
     sandbox = sandbox_of(scenario_of(plan), sleep=sleep)
-    result = await make_workflow(sandbox, planning="auto", **CHECKS).execute(TASK)
+    result = await make_workflow(sandbox, saved="1", planning="auto", **CHECKS).execute(TASK)
     first, second, last = solved(sandbox)
     assert {first.text, second.text} == {"These are the facts.", "These are the risks."}
     assert last.text == result.content == "These are the report."
@@ -73,7 +73,7 @@ async def test_parts_that_nothing_joins_stand_under_their_names(
 ) -> None:
     """Without a last part the answer holds all of them, in the plan's order."""
     sandbox = sandbox_of(scenario_of(plan_of(part("risks"), part("facts"))), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, planning="auto", **CHECKS).execute(TASK)
+    result = await make_workflow(sandbox, saved="1", planning="auto", **CHECKS).execute(TASK)
     assert result.content == "## risks\n\nThese are the risks.\n\n## facts\n\nThese are the facts."
 
 
@@ -83,7 +83,7 @@ async def test_the_criteria_of_the_plan_reach_the_judge_of_the_last_part(
     """The answer is judged by the plan's acceptance criteria, the parts before it by their own task."""
     plan = plan_of(part("facts"), part("report", "facts"))
     sandbox = sandbox_of(scenario_of(plan), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, planning="auto").execute(TASK)
+    result = await make_workflow(sandbox, saved="1", planning="auto").execute(TASK)
     assert result.content == "These are the report."
     judged = [json.dumps(call.body) for call in sandbox.calls if call.prompt == "verdict"]
     for asked in judged:
@@ -108,13 +108,33 @@ async def test_a_plan_that_cannot_be_used_is_asked_for_once_more_then_made_local
 ) -> None:
     """The planner is told what was wrong; after its second failure the task is answered whole, with a warning."""
     sandbox = sandbox_of(scenario_of(plan), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, planning="auto", **CHECKS).execute(TASK)
+    result = await make_workflow(sandbox, planning="always", **CHECKS).execute(TASK)
     asked = [json.dumps(call.body) for call in sandbox.calls if call.prompt == "plan"]
     assert len(asked) == 2
     assert complaint in asked[1]
     assert len(solved(sandbox)) == 1
     assert any("planned locally" in warning and complaint in warning for warning in result.warnings)
     assert result.cost_usd == sandbox.billed("anthropic") > 0
+
+
+LISTED = "1. Summarize the history of kettles.\n2. Translate the summary into German.\n3. List its dates."
+
+
+@pytest.mark.parametrize(
+    ("task", "saved", "planner"),
+    [(TASK, None, GEMINI), (LISTED, "1", CLAUDE), (LISTED, None, None)],
+    ids=["unclear", "compound, from savings", "compound, nothing saved"],
+)
+async def test_auto_plans_with_a_free_model_or_from_savings(
+    task: str, saved: str | None, planner: str | None, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """A free model plans what is unclear; the orchestrator plans compound tasks, from savings only."""
+    sandbox = sandbox_of(scenario_of(plan_of()), sleep=lambda _: asyncio.sleep(0))
+    use_case = None if task == TASK else "moderate"
+    workflow = make_workflow(sandbox, saved=saved, planning="auto", **CHECKS)
+    result = await workflow.execute(task, use_case=use_case)
+    assert [a.model for a in result.attempts if a.role == "plan"] == ([planner] if planner else [])
+    assert (result.cost_usd > 0) == (planner == CLAUDE)
 
 
 @pytest.mark.parametrize(("planning", "plans"), [("auto", 0), ("never", 0), ("always", 1)])

@@ -3,32 +3,47 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy, Verdict
+from tta_dev_primitives.config.models.targets import Price
+from tta_dev_primitives.flows.validation.case import (
+    Answer,
+    Candidate,
+    Case,
+    Comparison,
+    Decided,
+    Policy,
+    Verdict,
+)
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
+    FreeCompare,
     FreeJudge,
     GiveUp,
     PaidSolve,
     PaidVerdict,
     Step,
+    compared_label,
     initial_answers,
     label_of,
     next_step,
 )
+from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, Ruling
 
 G = Candidate("gemini", "gemini", "free")
 L = Candidate("llama", "llama", "free")
 D = Candidate("deepseek", "deepseek", "free")
 G2 = Candidate("gemini-flash", "gemini", "free")
+PRICE = Price(Decimal(3), Decimal(15))
+COSTS = OpinionCosts(PRICE)
 PAID = Candidate("claude", "claude", "paid")
 OTHER = Candidate("gpt", "gpt", "paid")
 
@@ -47,11 +62,11 @@ def says(case: Case, *answers: tuple[Candidate, str]) -> Case:
     return case
 
 
-def ruled(case: Case, action: Any, estimate: float = 0.1) -> Case:
+def ruled(case: Case, action: Any, estimate: float = 0.1, coin: float = 1.0, check: float = 0.0) -> Case:
     """The case after the risk ledger's answer to the question it stands at."""
     step = next_step(case)
     assert isinstance(step, Consult), step
-    return case.with_ruling(Ruling(action, step.evidence, 0.9, estimate, 0.02))
+    return case.with_ruling(Ruling(action, step.evidence, 0.9, estimate, 0.02, coin=coin, check=check))
 
 
 def judged(case: Case, answer: int, by: Candidate, score: float | None) -> Case:
@@ -250,11 +265,112 @@ def test_an_open_audit_is_a_terse_verdict(score: float, end: Step) -> None:
     assert label_of(case, next_step(case)) == Label(case.ruling, score >= 0.85)
 
 
-def test_an_open_escalation_skips_the_verdict_where_it_would_rarely_be_a_yes() -> None:
-    """Above a failure estimate of one half the orchestrator writes the answer at once."""
-    case = judged(says(open_(), (G, "text")), 0, L, 0.95)
-    assert next_step(ruled(case, "escalate", 0.2)) == PaidVerdict(0, ("claude",), "escalate")
-    assert next_step(ruled(case, "escalate", 0.7)) == PaidSolve(("claude",), "escalate")
+@pytest.mark.parametrize(
+    ("wrote", "failure_rate", "asked"),
+    [
+        (40, 0.05, "answer"),  # 0.00087 for the verdict, 0.00066 for the answer
+        (400, 0.05, "verdict"),  # 0.00195 against 0.95 x 0.00606
+        (400, 0.7, "answer"),  # 0.3 x 0.00606: a yes would be rare
+    ],
+)
+def test_an_open_escalation_asks_for_the_cheaper_opinion(wrote: int, failure_rate: float, asked: str) -> None:
+    """3 and 15 USD a million tokens, a task of 20 tokens: a verdict reads 215 + 20 + the answer, and writes 20."""
+    case = open_(costs=COSTS).with_answer(Answer(G, "text", read=20, wrote=wrote))
+    case = ruled(judged(case, 0, L, 0.95), "escalate", failure_rate)
+    answer, verdict = PaidSolve(("claude",), "escalate"), PaidVerdict(0, ("claude",), "escalate")
+    assert next_step(case) == (answer if asked == "answer" else verdict)
+
+
+def test_a_verdict_that_savings_do_not_cover_becomes_the_paid_answer() -> None:
+    """Never dearer than the orchestrator alone: its answer at once, which is what it alone would have cost."""
+    case = open_(costs=COSTS).with_answer(Answer(G, "text", read=20, wrote=400))
+    case = ruled(judged(case, 0, L, 0.95), "escalate", 0.05)
+    assert next_step(case.without_extras()) == PaidSolve(("claude",), "escalate")
+    audited = ruled(judged(says(open_(), (G, "text")), 0, L, 0.95), "audit")
+    assert next_step(audited.without_extras()) == PaidSolve(("claude",), "audit")
+
+
+def test_the_floor_asks_for_a_verdict_although_the_answer_is_cheaper() -> None:
+    """Five tasks in a hundred, by the coin: what is known of verdicts must not end with the first doubt."""
+    case = open_(costs=COSTS).with_answer(Answer(G, "text", read=20, wrote=40))
+    case = ruled(judged(case, 0, L, 0.95), "escalate", 0.05, coin=0.01)
+    assert next_step(case) == PaidVerdict(0, ("claude",), "escalate")
+
+
+def test_a_paid_answer_to_an_open_task_is_compared_with_the_free_one() -> None:
+    """A free model of another family compares the two: a proxy label. The paid answer goes out."""
+    case = judged(says(open_(), (G, "free")), 0, L, 0.95)
+    case = says(ruled(case, "escalate").without_extras(), (PAID, "paid"))
+    step = next_step(case)
+    assert step == FreeCompare(0, 1, ("llama", "gemini"))
+    compared = case.with_comparison(Comparison(0, L, passed=False))
+    end = next_step(compared)
+    assert end == Deliver(1, True, "paid", 1.0)
+    label, proxy = label_of(compared, end), compared_label(compared)
+    assert label is not None
+    assert proxy is not None
+    assert (label.endorsed, label.proxy) == (None, False)
+    assert (proxy.endorsed, proxy.proxy, proxy.ended) == (False, True, False)
+    assert next_step(case.without(["llama", "gemini"])) == Deliver(1, True, "paid", 1.0)
+
+
+def test_some_answers_that_pass_a_comparison_get_a_verdict_as_well() -> None:
+    """By the coin, and from savings only: how often comparisons pass bad answers must be known."""
+    case = judged(says(open_(), (G, "free")), 0, L, 0.95)
+    case = says(ruled(case, "escalate", check=0.2), (PAID, "paid"))
+    case = case.with_comparison(Comparison(0, L, passed=True))
+    assert next_step(case) == PaidVerdict(0, ("claude",), "audit")
+    assert next_step(case.without_extras()) == Deliver(1, True, "paid", 1.0)
+    seen = judged(case, 0, PAID, 0.1)
+    label, proxy = label_of(seen, next_step(seen)), compared_label(seen)
+    assert label is not None
+    assert proxy is not None
+    assert (label.endorsed, proxy.endorsed) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("share", "coin", "savings", "tried"),
+    [
+        ("0.05", 0.7, "0", True),
+        ("0.05", 0.9, "0", False),
+        ("0.3", 0.1, "0", True),
+        ("0.3", 0.2, "0", False),
+        ("0.3", 0.2, "0.01", True),
+        ("1", 0.9, "0", True),  # as dear as the orchestrator: the user's own choice
+    ],
+)
+def test_a_paid_executor_is_tried_by_the_coin_until_it_has_saved(
+    share: str, coin: float, savings: str, tried: bool
+) -> None:
+    """0.04 / share of the tasks while nothing is saved; every task once savings are there."""
+    other = replace(OTHER, price=Price(3 * Decimal(share), 15 * Decimal(share)))
+    paid = replace(PAID, price=PRICE)
+    case = Case("open", "moderate", (other, paid), paid, coin=coin, savings=Decimal(savings))
+    first = "gpt" if tried else "claude"
+    step = next_step(case)
+    assert isinstance(step, Answers)
+    assert step.slots[0][0] == first
+
+
+def test_a_judge_whose_window_is_too_small_is_not_asked() -> None:
+    """The orchestrator judges then; where it cannot either it answers, and without it the answer stays unjudged."""
+    case = says(open_(), (G, "long")).without_judges(["llama"])
+    assert isinstance(next_step(case), Consult)
+    ruled_case = ruled(case, "escalate")
+    assert next_step(ruled_case) == PaidVerdict(0, ("claude",), "escalate")
+    short = ruled_case.without_judges(["claude"])
+    assert next_step(short) == PaidSolve(("claude",), "escalate")
+    assert next_step(short.without(["claude"])) == Deliver(0, False, "none", 0.9)
+
+
+def test_the_same_task_again_ends_as_before() -> None:
+    """The model whose answer was delivered answers from the store; no evidence is asked for, and nothing is taught."""
+    case = open_(decided=Decided("gemini", "audit", 0.93, "claude"))
+    assert next_step(case) == Answers((("gemini",),))
+    answered = says(case, (G, "text"))
+    end = next_step(answered)
+    assert end == Deliver(0, True, "audit", 0.93)
+    assert label_of(answered, end) is None
 
 
 # modes and operating points

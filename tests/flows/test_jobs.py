@@ -78,7 +78,8 @@ async def test_the_review_of_an_own_change_cites_only_what_the_diff_shows(
     (line,) = (n for n, text in enumerate(after, start=1) if "left - 2" in text)
     good = f"- flows/jobs/diffs.py:{line}: high: the hunk ends too early; take 1 away"
     sandbox = sandbox_of(scripted((GEMINI, "- flows/jobs/diffs.py:1: high: no"), (LLAMA, good)))
-    job = await run(make_workflow(sandbox), review_diff, diff_path=str(tmp_path / "p.diff"))
+    unjudged = make_workflow(sandbox, validation={"mode": "never"})
+    job = await run(unjudged, review_diff, diff_path=str(tmp_path / "p.diff"))
     assert job.accepted
     assert good in job.content
     assert job.parts[0].result.model == LLAMA
@@ -91,7 +92,8 @@ async def test_the_page_of_an_own_module_names_all_of_it(
     """A page that leaves out a public function is refused; the next model's page is delivered."""
     page = "# diffs\n\n`FileChange`, `changes_in(diff)` and `chosen(changes)`."
     sandbox = sandbox_of(scripted((GEMINI, "# diffs\n\n`changes_in` only."), (LLAMA, page)))
-    job = await run(make_workflow(sandbox), document_module, module_path=str(OWN_MODULE))
+    unjudged = make_workflow(sandbox, validation={"mode": "never"})
+    job = await run(unjudged, document_module, module_path=str(OWN_MODULE))
     assert (job.content, job.parts[0].result.model, job.accepted) == (page, LLAMA, True)
 
 

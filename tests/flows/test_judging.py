@@ -7,6 +7,7 @@ import codecs
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from decimal import Decimal
 from urllib.parse import quote
 
@@ -15,18 +16,24 @@ from attacks import FALSE_VERDICTS, attacks
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.prompts import prompt
+from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.validation.copied_verdict import is_copied
 from tta_dev_primitives.flows.validation.prompt_quoting import framed, has_marker, nonce_for, without_markers
 from tta_dev_primitives.flows.validation.verdicts import (
     VERDICT_SCHEMA,
     VERDICT_SCHEMA_NAME,
+    comparison_prompt,
     parse_verdict,
+    reads_all,
     verdict_prompt,
+    verdict_request,
 )
 
 ATTACKS = dict(attacks())
 TASK = "What is six times seven?"
+JUDGE = Target("j", "groq", "j", "free", "K", "llama", None)
 
 
 def b64(text: str) -> str:
@@ -162,7 +169,6 @@ def test_markers_inside_markers_cost_no_time(inner: tuple[str, str]) -> None:
     shown = framed("answer", text, "0" * 32)
     assert shown.count("<<<") == shown.count(">>>") == 2
     assert not re.search(r"<\|[^|\n]*\|>|</?s>", shown)
-    assert len(shown) < 13_000
 
 
 def test_attacks_on_the_task_side_stay_framed_too() -> None:
@@ -272,12 +278,32 @@ def test_taking_markers_out_leaves_none(text: str) -> None:
     assert without_markers(clean) == clean
 
 
-def test_long_answers_are_cut_in_the_middle() -> None:
-    """A judge reads at most a bounded text, and is told what is missing."""
-    _, user, _ = verdict_prompt(TASK, "a" * 50_000 + "END")
-    assert len(user) < 25_000
-    assert "characters left out" in user
-    assert "END" in user
+def test_no_attack_is_seen_outside_the_frames_of_a_comparison() -> None:
+    """On either side: the free answer, and the orchestrator's that it is compared with."""
+    frame = r"<<<(task|answer|reference) {0}>>>\n.*?\n<<<end \1 {0}>>>"
+
+    def outside(answer: str, reference: str) -> str:
+        system, user, nonce = comparison_prompt(TASK, answer, reference)
+        return re.sub(frame.format(nonce), "", f"{system}\n{user}", flags=re.S).replace(nonce, "N")
+
+    harmless = outside("42", "42")
+    seen = [
+        name
+        for name, attack in ATTACKS.items()
+        if {outside(attack, "42"), outside("42", attack)} != {harmless}
+    ]
+    assert seen == []
+
+
+def test_a_judge_sees_the_whole_task_and_answer() -> None:
+    """Nothing is left out of the middle; a model whose window is smaller is not asked."""
+    long = "a " * 25_000 + "MIDDLE" + " b" * 25_000
+    _, user, _ = verdict_prompt(long, long)
+    assert user.count(long) == 2
+    request, _ = verdict_request(Item("1", long), long, JUDGE)
+    assert not reads_all(replace(JUDGE, context_tokens=32_000), request)
+    assert reads_all(replace(JUDGE, context_tokens=200_000), request)
+    assert reads_all(replace(JUDGE, context_tokens=None), request)
 
 
 def test_the_nonce_is_different_for_each_answer_and_each_try() -> None:

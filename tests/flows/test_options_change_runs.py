@@ -10,7 +10,7 @@ from uuid import UUID
 
 import pytest
 from prefect import task
-from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, LONG, LONG_ANSWERS, LONG_RULE, MakeWorkflow, executor
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows import execute, orchestrate
@@ -42,10 +42,10 @@ def test_a_task_is_answered_by_its_free_executor_and_checked(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """One task gives one flow run with an answer, its evidence, its cost and the month's budget."""
-    sandbox = sandbox_of()
-    result = make_workflow(sandbox).run(OPEN, use_case="moderate")
+    sandbox = sandbox_of(LONG_ANSWERS)
+    result = make_workflow(sandbox, saved="1").run(OPEN, use_case="moderate")
     assert result.model == GEMINI
-    assert result.content.startswith("[sandbox]")
+    assert result.content == LONG
     assert result.accepted
     assert result.evidence == "judge"
     assert result.flow_run_id
@@ -114,8 +114,8 @@ def test_the_quality_threshold_decides_what_is_good_enough(
     threshold: float, model: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """An answer judged at 0.8 is delivered at a threshold of 0.7 and replaced by the paid model's at 0.95."""
-    scenario = 'rules: [{match: {prompt: verdict}, reply: {json: {score: 0.8, reason: "fair"}}}]'
-    workflow = make_workflow(sandbox_of(scenario), quality_threshold=threshold)
+    scenario = f'rules: [{LONG_RULE}, {{match: {{prompt: verdict}}, reply: {{json: {{score: 0.8, reason: "fair"}}}}}}]'
+    workflow = make_workflow(sandbox_of(scenario), saved="1", quality_threshold=threshold)
     assert workflow.run(OPEN, use_case="moderate").model == model
 
 
@@ -135,8 +135,9 @@ def test_a_rate_limited_model_falls_back_to_the_next_in_the_list(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """A 429 that lasts longer than a run waits sends the task to the next model of the list."""
-    scenario = "rules: [{match: {model: gemini-2.5-pro}, reply: {error: rate_limit, retry_after: 3600}}]"
-    result = make_workflow(sandbox_of(scenario)).run(OPEN, use_case="moderate")
+    limited = "{match: {model: gemini-2.5-pro}, reply: {error: rate_limit, retry_after: 3600}}"
+    scenario = f"rules: [{limited}, {LONG_RULE}]"
+    result = make_workflow(sandbox_of(scenario), saved="1").run(OPEN, use_case="moderate")
     attempts = executed(result)
     assert attempts[0][0] == GEMINI
     assert attempts[0][1] in ("rate_limit", "quota_exhausted")
@@ -269,9 +270,10 @@ def test_without_cost_tracking_no_limit_holds(sandbox_of: StartSandbox, make_wor
 
 def test_the_orchestrator_model_judges(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
     """Another orchestrator model is the one that is asked for verdicts, at its own price."""
-    sandbox = sandbox_of()
+    sandbox = sandbox_of(LONG_ANSWERS)
     orchestrator = {"model": "claude-opus-4", "api_key_env": KEY, "base_url": sandbox.base_url("anthropic")}
-    workflow = make_workflow(sandbox, orchestrator=orchestrator, fallback_strategy={"models": [GEMINI]})
+    models = {"models": [GEMINI]}
+    workflow = make_workflow(sandbox, saved="1", orchestrator=orchestrator, fallback_strategy=models)
     result = workflow.run(OPEN, use_case="moderate")
     assert "claude-opus-4" in roles(result, "validate")
     assert any(call.model.startswith("claude-opus-4") for call in sandbox.calls)

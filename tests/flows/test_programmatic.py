@@ -14,7 +14,7 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prefect import flow, task
 from prefect.client.orchestration import get_client
-from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
+from sandbox_runs import GEMINI, LLAMA, LONG_ANSWERS, LONG_RULE, MakeWorkflow
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows import orchestrate, orchestrate_bulk
@@ -27,7 +27,7 @@ TASK = "Describe how a kettle works."
 @pytest.fixture
 def config_path(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> str:
     """A configuration file whose models a sandbox serves."""
-    return str(make_workflow(sandbox_of()).config.source)
+    return str(make_workflow(sandbox_of(LONG_ANSWERS), saved="1").config.source)
 
 
 async def test_the_flow_is_called_like_any_other(config_path: str) -> None:
@@ -130,8 +130,9 @@ async def test_each_provider_call_is_a_genai_span(
     spans: InMemorySpanExporter, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """One client span a call by the GenAI conventions, the failed one with its class; no prompt, answer or key."""
-    busy = f"rules: [{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}]"
-    workflow = make_workflow(sandbox_of(busy))
+    failing = f"{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}"
+    busy = f"rules: [{failing}, {LONG_RULE}]"
+    workflow = make_workflow(sandbox_of(busy), saved="1")
     result = await workflow.execute(TASK, use_case="moderate")
     sent = [span for span in spans.get_finished_spans() if span.name.startswith("chat ")]
     assert len(sent) == len(result.attempts)

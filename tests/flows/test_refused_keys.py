@@ -17,7 +17,8 @@ def test_a_key_that_was_replaced_serves_the_very_next_run(
 ) -> None:
     """After a refusal the key is read again: no restart, no waiting for what was believed before."""
     workflow = make_workflow(
-        sandbox_of("rules: [{match: {model: gemini-2.5-pro, nth: 1}, reply: {error: bad_key}}]")
+        sandbox_of("rules: [{match: {model: gemini-2.5-pro, nth: 1}, reply: {error: bad_key}}]"),
+        validation={"mode": "never"},
     )
     first = workflow.run(OPEN, use_case="moderate")
     monkeypatch.setenv(KEY, "sandbox-test-key-after-rotation")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from decimal import Decimal
 
 import pytest
-from sandbox_runs import GEMINI, MakeWorkflow
+from sandbox_runs import GEMINI, LONG_ANSWERS, MakeWorkflow
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -28,7 +28,7 @@ async def test_a_run_records_what_it_cost_and_what_it_saved(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """The record holds the result's own figures."""
-    workflow = make_workflow(sandbox_of())
+    workflow = make_workflow(sandbox_of(LONG_ANSWERS), saved="1")
     result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
     (line,) = await lines_of(workflow)
     assert (line.tasks, line.model, line.use_case) == (1, GEMINI, "moderate")

@@ -21,6 +21,8 @@ from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationRe
 
 OPEN = "Describe how a kettle works."
 KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")
+UNJUDGED: dict[str, Any] = {"validation": {"mode": "never"}}
+"""The first free answer that passes the local checks is delivered."""
 FLASH, GPT_OSS, SONNET = "gemini-3.8-flash", "openai/gpt-oss-120b", "claude-sonnet-5-5"
 
 
@@ -95,7 +97,7 @@ def heard(run: Callable[[], OrchestrationResult]) -> tuple[OrchestrationResult, 
 
 def test_a_model_that_is_gone_is_replaced_in_the_same_run(served: Any) -> None:
     """The catalogue's replacement of the same provider answers at once, is named in a warning and in an event."""
-    workflow, _ = served(gone(GEMINI))
+    workflow, _ = served(gone(GEMINI), **UNJUDGED)
     result, told = heard(lambda: workflow.run(OPEN, use_case="moderate"))
     assert attempts(result) == [(GEMINI, "model_gone"), (FLASH, "ok")]
     assert (result.model, result.provider) == (FLASH, "google-ai-studio")
@@ -107,7 +109,7 @@ def test_a_model_that_is_gone_is_replaced_in_the_same_run(served: Any) -> None:
 
 def test_the_answer_gone_is_remembered_for_a_day(served: Any) -> None:
     """The next run asks the replacement first and says again what it stands in for."""
-    workflow, sandbox = served(gone(GEMINI))
+    workflow, sandbox = served(gone(GEMINI), **UNJUDGED)
     workflow.run(OPEN, use_case="moderate")
     sandbox.calls.clear()
     result = workflow.run(OPEN + " Briefly.", use_case="moderate")
@@ -118,7 +120,7 @@ def test_the_answer_gone_is_remembered_for_a_day(served: Any) -> None:
 
 def test_skip_goes_to_the_next_model(served: Any) -> None:
     """`on_retired: skip`: nothing stands in; the warning says why, the event names no replacement."""
-    workflow, _ = served(gone(GEMINI), on_retired="skip")
+    workflow, _ = served(gone(GEMINI), on_retired="skip", **UNJUDGED)
     result, told = heard(lambda: workflow.run(OPEN, use_case="moderate"))
     assert attempts(result) == [(GEMINI, "model_gone"), (LLAMA, "ok")]
     assert any(GEMINI in w and "on_retired is skip" in w for w in result.warnings)
@@ -127,7 +129,7 @@ def test_skip_goes_to_the_next_model(served: Any) -> None:
 
 def test_a_replacement_that_is_gone_too_gives_way_to_the_next_model(served: Any) -> None:
     """When the replacement is refused as well, the candidates of the file go on in their order."""
-    workflow, _ = served(gone(GEMINI, FLASH))
+    workflow, _ = served(gone(GEMINI, FLASH), **UNJUDGED)
     result = workflow.run(OPEN, use_case="moderate")
     assert attempts(result) == [(GEMINI, "model_gone"), (FLASH, "model_gone"), (LLAMA, "ok")]
 
@@ -234,7 +236,7 @@ def test_a_model_at_an_address_of_its_own_is_never_replaced(
 
 def test_a_bulk_job_asks_a_gone_model_once(served: Any) -> None:
     """What the first task found out holds for the others; each result says what stood in."""
-    workflow, sandbox = served(gone(GEMINI))
+    workflow, sandbox = served(gone(GEMINI), **UNJUDGED)
     items = [{"id": str(n), "task": f"{OPEN} Take {n}.", "use_case": "moderate"} for n in range(5)]
     results = wait_for(workflow.execute_bulk(items, concurrency=1))
     assert {r.model for r in results} == {FLASH}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -10,6 +13,9 @@ from urllib.parse import urlsplit
 import yaml
 from typing_extensions import override
 
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.money import to_pico
+from tta_dev_primitives.blocks.ledger.savings_account import Ended, earn
 from tta_dev_primitives.blocks.providers.address_rules import Base
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.config.models.targets import Target
@@ -18,6 +24,11 @@ from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 KEY = "TTA_TEST_SANDBOX_KEY"
 KEY_VALUE = "sandbox-test-key-5d1c"
+LONG = "A kettle heats water until it boils, and then it switches itself off. " * 40
+"""An answer that is dearer to write than to judge."""
+LONG_RULE = f"{{match: {{prompt: solve}}, reply: {{text: '{LONG}'}}}}"
+LONG_ANSWERS = f"rules: [{LONG_RULE}]"
+"""A scenario in which every answer is long: with savings in the month, a verdict is the cheaper opinion."""
 GEMINI, LLAMA, CLAUDE = "gemini-2.5-pro", "llama-3.3-70b-versatile", "claude-sonnet-4.5"
 
 
@@ -58,6 +69,21 @@ def workflow_of(config: Mapping[str, Any], folder: Path) -> MultiModelWorkflow:
     path = folder / "orchestration-config.yaml"
     path.write_text(yaml.safe_dump({"orchestration": dict(config)}), encoding="utf-8")
     return MultiModelWorkflow(path, use_env_overrides=False)
+
+
+def save_up(workflow: MultiModelWorkflow, usd: str) -> None:
+    """Let the month have saved `usd` already: a fresh ledger pays for no verdict and no plan."""
+
+    async def earn_it() -> None:
+        ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+        month = (await ledger.balance()).month
+        earned = Ended(earned=to_pico(Decimal(usd)))
+        await ledger.database.transact(lambda tx: earn(tx, ledger.scope, month, earned, ()))
+
+    # A thread of its own: tests call this with and without a running loop.
+    thread = threading.Thread(target=lambda: asyncio.run(earn_it()))
+    thread.start()
+    thread.join()
 
 
 MakeWorkflow = Callable[..., MultiModelWorkflow]
