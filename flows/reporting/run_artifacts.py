@@ -124,9 +124,10 @@ def attempt_rows(attempts: Sequence[Attempt]) -> list[dict[str, str | int | floa
 
 def result_markdown(result: OrchestrationResult) -> str:
     """The result artifact: verdict, money, warnings, and the answer in a fence that it cannot break out of."""
-    score = "" if result.quality_score is None else f", quality {result.quality_score:.2f}"
+    verdict = "Accepted" if result.accepted else "Not accepted"
+    saved = result.saved
     lines = [
-        f"## {'Accepted' if result.accepted else 'Not accepted'} ({result.evidence}{score})",
+        f"## {verdict} ({result.basis})",
         "",
         "| | |",
         "|--|--|",
@@ -135,6 +136,11 @@ def result_markdown(result: OrchestrationResult) -> str:
         f"| cost | ${result.cost_usd:f} |",
         f"| paid model alone | ${result.baseline_cost_usd:f} |",
         f"| saved | {result.savings_ratio:.1%} |",
+        *(
+            [f"| saved this month | {saved.ratio:.1%} of {saved.tasks:,} tasks |"]
+            if saved is not None
+            else ()
+        ),
         "",
         *(fenced("\n".join(result.warnings)) if result.warnings else ()),
         *fenced(result.content),

@@ -125,6 +125,13 @@ class OrchestrationResult(_Frozen, Generic[T]):
         default={}, description="Of typed tasks: what the models' answers say of each field"
     )
 
+    @property
+    def basis(self) -> str:
+        """What the answer is accepted on, in words: the evidence, who judged, the score, and whether it was reused."""
+        judge = "" if self.judged_by is None else f" by {self.judged_by}"
+        score = "" if self.quality_score is None else f", quality {self.quality_score:.2f}"
+        return f"{self.evidence}{judge}{score}{', reused' if self.reused else ''}"
+
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON types; money as strings."""
         return self.model_dump(mode="json")

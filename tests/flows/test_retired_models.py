@@ -218,7 +218,9 @@ def test_a_refused_key_puts_its_provider_out_for_the_run(served: Any) -> None:
         for model in (GEMINI, FLASH)
     ]
     workflow, sandbox = served(
-        "rules: [{match: {provider: google-ai-studio}, reply: {error: bad_key}}]", executors=executors
+        "rules: [{match: {provider: google-ai-studio}, reply: {error: bad_key}}]",
+        executors=executors,
+        **UNJUDGED,
     )
     result = workflow.run(OPEN, use_case="moderate")
     assert attempts(result) == [(GEMINI, "auth"), (FLASH, "auth"), (LLAMA, "ok")]
@@ -229,7 +231,7 @@ def test_a_model_at_an_address_of_its_own_is_never_replaced(
     sandbox_of: Callable[..., Sandbox], make_workflow: Callable[..., MultiModelWorkflow]
 ) -> None:
     """With a `base_url` the catalogue's replacement may not exist there: the next model serves."""
-    result = make_workflow(sandbox_of(gone(GEMINI))).run(OPEN, use_case="moderate")
+    result = make_workflow(sandbox_of(gone(GEMINI)), **UNJUDGED).run(OPEN, use_case="moderate")
     assert attempts(result) == [(GEMINI, "model_gone"), (LLAMA, "ok")]
     assert any(GEMINI in w and "base_url" in w for w in result.warnings)
 

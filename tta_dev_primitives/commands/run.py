@@ -74,20 +74,18 @@ def _read(text: str) -> str:
 
 def _summary(result: OrchestrationResult) -> None:
     out = console(stderr=True)
-    score = "" if result.quality_score is None else f", quality {result.quality_score:.2f}"
     verdict = "accepted" if result.accepted else "NOT accepted"
     out.print()
-    out.print(
-        f"{verdict} ({result.evidence}{score}) · {result.model} via {result.provider} · {result.use_case}"
-    )
+    out.print(f"{verdict} ({result.basis}) · {result.model} via {result.provider} · {result.use_case}")
     out.print(
         f"cost {usd(result.cost_usd)} · paid model alone {usd(result.baseline_cost_usd)} · "
         f"saved {result.savings_ratio:.0%} · month {result.budget.month}: {usd(result.budget.spent_usd, 4)} of "
         + ("no limit" if result.budget.limit_usd is None else usd(result.budget.limit_usd, 2))
     )
-    if result.cost_usd > result.baseline_cost_usd:
+    if result.saved is not None and result.saved.tasks:
+        month = result.saved
         out.print(
-            "Dearer than the paid model alone: it planned or checked. Checks become rarer with each agreement."
+            f"this month: {month.tasks:,} tasks, saved {month.ratio:.0%} of {usd(month.baseline_cost_usd)}"
         )
     if len(result.attempts) > 1:
         out.print(attempts_table(result))
