@@ -18,15 +18,6 @@ __all__ = [
     "PaidFrom",
     "Role",
 ]
-    "Attempt",
-    "BudgetView",
-    "Evidence",
-    "FieldStatus",
-    "MonthSavings",
-    "OrchestrationResult",
-    "PaidFrom",
-    "Role",
-]
 
 Role = Literal["plan", "execute", "validate"]
 PaidFrom = Literal["free", "baseline", "savings", "credit", "choice"]
