@@ -41,8 +41,11 @@ def task_key(item: Item, settings: str) -> str | None:
     if item.check is not None:
         return None
     plan = None if item.plan is None else item.plan.model_dump()
-    parts = ["task/1", settings, item.task, item.system, item.use_case, plan]
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode("utf-8", "surrogatepass")).hexdigest()
+    schema = None if item.output is None else item.output.schema
+    parts = ["task/1", settings, item.task, item.system, item.use_case, plan, schema]
+    return hashlib.sha256(
+        json.dumps(parts, sort_keys=True, default=dict).encode("utf-8", "surrogatepass")
+    ).hexdigest()
 
 
 def decision_text(plan: Plan | None, decided: Decided | None) -> str:
