@@ -41,6 +41,8 @@ from tta_dev_primitives.config.errors import UntrustedConfigError
 from tta_dev_primitives.config.reading.owned_files import foreign_file
 from tta_dev_primitives.flows.calling.given_config import load_given_config
 
+NO_SUCH_ID = "00000000-0000-4000-8000-000000000000"
+
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
@@ -60,8 +62,8 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("/deployments/filter", {}),
         ("/flow_runs/filter", {}),
         ("/block_documents/filter", {"include_secrets": True}),
-        (f"/deployments/{uuid4()}/create_flow_run", {"parameters": {"config_path": "/tmp/evil.yaml"}}),
-        (f"/flow_runs/{uuid4()}/resume", {"run_input": {"decision": "approve", "amount_usd": 1000}}),
+        (f"/deployments/{NO_SUCH_ID}/create_flow_run", {"parameters": {"config_path": "/tmp/evil.yaml"}}),
+        (f"/flow_runs/{NO_SUCH_ID}/resume", {"run_input": {"decision": "approve", "amount_usd": 1000}}),
     ],
 )
 def test_the_api_asks_everybody_for_the_password(prefect_server: ServerInfo, path: str, body: object) -> None:
