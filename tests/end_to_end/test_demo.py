@@ -39,7 +39,8 @@ def test_the_demo_shows_each_turn_and_where_to_look_further(
     assert shown.count("✓ [sandbox] ") == 7
     assert "✗ llama-3.3-70b-versatile: quota_exhausted" in shown
     assert "→ falls back to gemini-2.5-pro" in shown
-    assert "↑ escalated: another free answer is needed" in shown
+    assert "another free answer" not in shown
+    assert "↑ escalated: the orchestrator answers" in shown
     assert "✗ claude-sonnet-4.5: budget" in shown
     assert re.search(r"^\W*all +\W*\$0\.\d{6} +\W*\$0\.\d{6} +\W*\d+%", shown, re.M)
     assert re.search(

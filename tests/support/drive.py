@@ -17,7 +17,10 @@ from matrix import Action, Fault
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
+from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.money import to_pico
+from tta_dev_primitives.blocks.ledger.savings_account import Ended, earn
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
@@ -215,6 +218,14 @@ async def drive(runtime: Runtime, site: str) -> Outcome:
     return outcome
 
 
+async def _save_up(runtime: Runtime) -> None:
+    """Let the month have saved enough for every verdict."""
+    ledger = runtime.ledger
+    month = (await ledger.balance()).month
+    saved = Ended(earned=to_pico(Decimal(10)))
+    await ledger.database.transact(lambda tx: earn(tx, ledger.scope, month, saved, ()))
+
+
 async def _plan(runtime: Runtime, outcome: Outcome) -> None:
     runtime = using(runtime, config=runtime.config.model_copy(update={"planning": "always"}))
     item = Item("1", f"{TASK} ({runtime.ledger.scope})")
@@ -267,8 +278,9 @@ async def _judge(runtime: Runtime, outcome: Outcome, *, audit: bool) -> None:
     validation = runtime.config.validation.model_copy(update={"mode": mode})
     runtime = using(runtime, config=runtime.config.model_copy(update={"validation": validation}))
     (item,) = outcome.items = await _items(runtime, 1)
-    reply = ChatReply(ANSWER, "stop", Usage(input_tokens=9, output_tokens=9))
-    item.answered(runtime.targets[FREE], reply, (), None)
+    reply = ChatReply(ANSWER, "stop", Usage(input_tokens=9, output_tokens=900))
+    item.answered(runtime.targets[FREE], GuardedReply(reply, Decimal(0), None, "free"), (), None)
+    await _save_up(runtime)
     if audit:
         item.case = item.open_case.with_ruling(
             Ruling("audit", Evidence("moderate", "unjudged-short"), 0.9, 0.05)
