@@ -112,13 +112,15 @@ class Strata:
             old = dict(book.tasks)
             result = work(book)
             await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", book.body, scope)
-            for task, body in book.tasks.items():
-                if old.get(task) != body:
-                    await tx.execute(
-                        "INSERT INTO risk_task (scope, task, body, at) VALUES (?, ?, ?, ?) "
-                        "ON CONFLICT (scope, task) DO UPDATE SET body = excluded.body, at = excluded.at",
-                        *(scope, task, body, tx.now()),
-                    )
+            changed = [(task, body) for task, body in book.tasks.items() if old.get(task) != body]
+            for at in range(0, len(changed), _AT_ONCE):
+                rows = [(scope, *row, tx.now()) for row in changed[at : at + _AT_ONCE]]
+                await tx.execute(
+                    "INSERT INTO risk_task (scope, task, body, at) VALUES "  # noqa: S608
+                    + ", ".join(["(?, ?, ?, ?)"] * len(rows))
+                    + " ON CONFLICT (scope, task) DO UPDATE SET body = excluded.body, at = excluded.at",
+                    *(value for row in rows for value in row),
+                )
             return result, gone
 
         return await self._database.transact(transaction, label="strata.change_tasks")
