@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from support.risk_world import Task, World
@@ -226,3 +227,32 @@ def test_a_real_drop_is_noticed_within_25_tasks(concurrency: int, runs: int) -> 
         world = World(RiskPolicy(0.15), seed).run(stream, concurrency=concurrency)
         delays.append(next((n - 300 for n in world.alarms if n > 300), 150))
     assert sorted(delays)[len(delays) // 2] <= 25
+
+
+def mixed(rng: random.Random, eps: float) -> Iterator[Task]:
+    """Use cases, strata, families that err together and a drift, all drawn."""
+    kinds = []
+    for use_case in ("simple", "moderate", "expert")[: rng.choice([1, 2, 3])]:
+        for n in range(rng.choice([1, 2, 4, 12])):
+            poor = rng.random() < 0.2
+            rate = rng.uniform(0.2, 0.6) if poor else rng.betavariate(1.2, 2.4 / eps)
+            kinds.append(Task(use_case, rate, rng.choice(["agree2of2", "agree2of3"]), (f"m{n}", "x")))
+    length, drift = rng.choice([300, 600, 1200]), rng.random() < 0.5
+    for n in range(length):
+        task = rng.choice(kinds)
+        risen = (
+            min(0.6, task.rate + 0.25) if drift and n > length / 2 and task.models[0] == "m0" else task.rate
+        )
+        yield replace(task, rate=risen, disagrees=min(0.95, 0.04 + risen))
+
+
+@pytest.mark.parametrize("eps", [0.05, 0.1, 0.15, 0.25])
+@pytest.mark.parametrize("gate", ["balanced", "strict"])
+def test_mixed_runs_end_within_their_budget(gate: str, eps: float, runs: int) -> None:
+    """Lengths, strata, drift and concurrency are drawn: `balanced` in 96 of 100 runs at each threshold, `strict` in all."""
+    worlds = []
+    for seed in range(75 if runs == LARGE and gate == "balanced" else runs):
+        rng = random.Random(seed)
+        world = World(RiskPolicy(eps, gate), seed)  # type: ignore[arg-type]
+        worlds.append(world.run(mixed(rng, eps), concurrency=rng.choice([1, 10, 50]), slow_rejections=3))
+    assert over(worlds, eps) <= (0 if gate == "strict" else (1 if runs == SMALL else 3))
