@@ -249,7 +249,7 @@ def mixed(rng: random.Random, eps: float) -> Iterator[Task]:
 @pytest.mark.parametrize("eps", [0.05, 0.1, 0.15, 0.25])
 @pytest.mark.parametrize("gate", ["balanced", "strict"])
 def test_mixed_runs_end_within_their_budget(gate: str, eps: float, runs: int) -> None:
-    """Lengths, strata, drift and concurrency are drawn: `balanced` in 96 of 100 runs at each threshold, `strict` in all."""
+    """Lengths, strata, drift and concurrency are drawn: `balanced` in 96 of 100 runs, `strict` in all."""
     worlds = []
     for seed in range(75 if runs == LARGE and gate == "balanced" else runs):
         rng = random.Random(seed)
