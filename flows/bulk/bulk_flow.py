@@ -25,7 +25,7 @@ from pydantic import Field
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
-from tta_dev_primitives.flows.bulk.job_report import BulkReport, report_of
+from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.scheduler import failed_result
@@ -66,6 +66,7 @@ async def orchestrate_bulk(
     detail: Literal["chunk", "item"] = "chunk",
     force: bool = False,
     config_path: str | None = None,
+    keep_going: bool = False,
 ) -> BulkReport:
     """Run a file of tasks; a run that was stopped or killed goes on where it was, and pays for nothing twice.
 
@@ -84,10 +85,12 @@ async def orchestrate_bulk(
         detail: Task runs for each chunk, or for each item.
         force: Go on although configuration or tasks changed since the last run.
         config_path: Configuration file; empty searches the usual places.
+        keep_going: Go on although the same local check refuses answer after answer.
 
     Raises:
         ConfigError: Input, output or an option is wrong, or configuration or tasks changed (see `force`).
         JobBusyError: Another process runs this job.
+        JobFailedError: Every task failed; its `report` is the report.
         LedgerError: The ledger cannot be used.
         OutputError: The output cannot be written; what was answered is kept.
     """
@@ -99,6 +102,7 @@ async def orchestrate_bulk(
         until=until if until is None or until.tzinfo else until.replace(tzinfo=UTC),
         patience_s=math.inf if patience_s is None else patience_s,
         detail=detail,
+        keep_going=keep_going,
         **({} if here is None else _local(here)),
     )
     options.check()
@@ -108,7 +112,8 @@ async def orchestrate_bulk(
     )
     if report.resume_at is not None and here is None:
         await _sleep_until(report.resume_at)
-    return report
+    # Prefect takes the state for the run's own and hands on its data.
+    return cast(BulkReport, end_state(report))
 
 
 def _local(here: JobOptions) -> dict[str, Any]:
@@ -126,6 +131,8 @@ async def run_file(local: JobOptions, **parameters: Any) -> BulkReport:
     token = _HERE.set(local)
     try:
         return cast(BulkReport, await orchestrate_bulk(**parameters))
+    except JobFailedError as failed:
+        return failed.report
     finally:
         _HERE.reset(token)
 
@@ -189,7 +196,8 @@ async def run_bulk(
         items: Mappings with `id`, `task` and optional `use_case` and `system`; also an async iterable.
         concurrency: Provider calls open at once.
         on_result: Called with each result as it comes.
-        options: `max_cost` (USD), `until` (datetime), `patience_s`, `chunk_size`, `detail` of `orchestrate_bulk`.
+        options: `max_cost` (USD), `until` (datetime), `patience_s`, `chunk_size`, `detail`, `keep_going` of
+            `orchestrate_bulk`.
 
     Returns:
         One result for each item in the order given; none for none. A failed one has `accepted=False`, no
@@ -205,14 +213,15 @@ async def run_bulk(
         return []
     token = _JOB.set(job)
     try:
-        await _bulk_in_memory(concurrency=concurrency)
+        with suppress(JobFailedError):  # each result says so
+            await _bulk_in_memory(concurrency=concurrency)
     finally:
         _JOB.reset(token)
     return job.results()
 
 
 def _memory_options(concurrency: int, given: Mapping[str, Any]) -> JobOptions:
-    known = {"max_cost", "until", "patience_s", "chunk_size", "detail"}
+    known = {"max_cost", "until", "patience_s", "chunk_size", "detail", "keep_going"}
     unknown = set(given) - known
     if unknown:
         raise ConfigError(
@@ -317,7 +326,7 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
         job.close(run, run.problem or run.admission.closed)
     if run.problem is not None:
         raise run.problem
-    return report_of(run, None)
+    return cast(BulkReport, end_state(report_of(run, None)))
 
 
 async def _head(records: AsyncIterator[Record], count: int) -> AsyncIterator[Record]:

@@ -6,16 +6,19 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
 
+from prefect.client.schemas.objects import State
+from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.tasks.result import Usd
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.file_job import FileJob
     from tta_dev_primitives.flows.bulk.runner import JobRun
 
-__all__ = ["BulkReport", "ModelReport", "report_of"]
+__all__ = ["BulkReport", "JobFailedError", "ModelReport", "end_state", "report_of"]
 
 _MOST_LISTED = 100
 
@@ -75,6 +78,26 @@ class BulkReport(BaseModel):
         return self.model_dump(mode="json")
 
 
+class JobFailedError(OrchestrationError):
+    """No task of a job has an answer, and some have failed; `report` holds the figures."""
+
+    report: BulkReport
+
+
+def end_state(report: BulkReport) -> BulkReport | State[Any]:
+    """What the flow run of a job returns: Failed when all tasks failed; what failed stands in the state's message."""
+    if not report.failed and report.reason is None:
+        return report
+    classes = ", ".join(f"{name} {count}" for name, count in sorted(report.errors.items()))
+    parts = [f"{report.done} tasks done", f"{report.failed} failed" + (f" ({classes})" if classes else "")]
+    if report.left:
+        parts.append(f"{report.left} left")
+    text = ", ".join(parts) + (f". Stopped: {report.reason}" if report.reason else "")
+    if report.failed and not report.done and report.state in ("complete", "incomplete"):
+        return Failed(message=text, data=JobFailedError(text, report=report))
+    return Completed(message=text, data=report)
+
+
 def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
     """The report of an ended run."""
     progress, admission = run.progress, run.admission
@@ -114,10 +137,22 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
             )
             for name, line in sorted(progress.models.items())
         },
-        reason=redact(str(admission.closed)) if admission.closed is not None else None,
+        reason=_reason(run),
         resume_at=None if admission.opens_at is None else datetime.fromtimestamp(admission.opens_at, UTC),
         flow_run_id=run.runtime.flow_run_id(),
         warnings=(*run.runtime.warnings, *run.warnings, *(job.warnings if job is not None else ())),
+    )
+
+
+def _reason(run: JobRun) -> str | None:
+    if run.admission.closed is None:
+        return None
+    reason = str(run.admission.closed)
+    if reason != run.brake.reason:
+        return redact(reason)
+    return redact(
+        f"{reason}. The run has cost {run.progress.cost_usd:f} USD. To fix: look at the failures, then change the "
+        "task, the schema or the models; --keep-going (keep_going) goes on regardless"
     )
 
 

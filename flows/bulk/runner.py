@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import ConfigError, LedgerError, OrchestrationError
 from tta_dev_primitives.flows.budget import budget_state
+from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
@@ -61,6 +62,8 @@ class JobOptions:
     patience_s: float = 3600.0
     in_process_s: float = IN_PROCESS_S
     detail: Literal["chunk", "item"] = "chunk"
+    keep_going: bool = False
+    """Go on although the same local check refuses answer after answer."""
     catch_signals: bool = False
     """Stop in good order on Ctrl-C and SIGTERM; for a process of our own, not under Prefect's runner."""
     observer: Observer | None = None
@@ -121,6 +124,7 @@ class JobRun:
     interrupted: bool = False
     watched: bool = True
     admission: BulkAdmission = field(init=False)
+    brake: Brake = field(init=False)
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
     problem: OrchestrationError | None = None
@@ -138,6 +142,7 @@ class JobRun:
             clock=self.options.clock,
             sleep=self.options.sleep,
         )
+        self.brake = Brake(self.admission.close)
         self.progress.clock = self.options.clock
         self.progress.under_way = lambda: self.admission.under_way
 
@@ -186,6 +191,7 @@ class JobRun:
             chunk_size=self.options.size,
             chunks=self.options.chunks,
             budget=self.budget,
+            brake=None if self.options.keep_going else self.brake,
             learns=await self._learns(),
         )
         await artifacts.open()

@@ -15,6 +15,7 @@ from tta_dev_primitives.config.errors import (
     LedgerError,
     OrchestrationError,
 )
+from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.output import OutputError
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
@@ -49,6 +50,7 @@ class Pump:
         chunk_size: Tasks a chunk.
         chunks: Chunks under way at most.
         budget: The month's budget when the job began, for tasks that end before their own look at it.
+        brake: Looks at what is refused; None: the job goes on whatever fails.
         learns: Begin with small chunks, one after the other: the paid checks of the first tasks spare later ones.
     """
 
@@ -63,8 +65,10 @@ class Pump:
         chunk_size: int,
         chunks: int,
         budget: BudgetView,
+        brake: Brake | None = None,
         learns: bool = False,
     ) -> None:
+        self._brake = brake
         self._runtime, self._admission, self._plan_of = runtime, admission, plan_of
         self._ended, self._postponed = ended, postponed
         self._size, self._most = chunk_size, chunks
@@ -146,12 +150,16 @@ class Pump:
             calls_left=self._runtime.config.fallback_strategy.max_attempts,
         )
         item.plan = self._plan_of(record)
+        item.watch = None if self._brake is None else self._brake.answered
         return item
 
     def _end(self, record: Record, item: Item) -> None:
         if isinstance(item.error, PostponedError):
             self._postponed(record)
             return
+        if self._brake is not None:
+            answers = item.case.answers if item.case is not None else ()
+            self._brake.ended(answers, failed=item.result is None)
         try:
             if item.result is not None:
                 self._ended(record, item.result, None)

@@ -63,6 +63,7 @@ class Item:
         "task",
         "use_case",
         "warnings",
+        "watch",
     )
 
     def __init__(
@@ -113,6 +114,8 @@ class Item:
         self.earned = Decimal(0)
         """What its end adds to the month's savings, USD."""
         self.pair: Pair | None = None
+        self.watch: Callable[[Answer], None] | None = None
+        """Called with each answer as it comes."""
 
     @property
     def open_case(self) -> Case:
@@ -152,6 +155,8 @@ class Item:
         self.case = self.open_case.with_answer(
             Answer(Candidate.of(target), reply.text, tuple(failures), final, read, wrote)
         )
+        if self.watch is not None:
+            self.watch(self.case.answers[-1])
 
     def failed(self, target: Target, error_class: ErrorClass, reason: str) -> None:
         """Keep that a model brought nothing, and why."""

@@ -42,6 +42,7 @@ def bulk(
     force: Flag = False,
     chunk: int | None = None,
     detail: Literal["chunk", "item"] = "chunk",
+    keep_going: Flag = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run a file of tasks; stopped or killed, the same command goes on where it was and pays nothing twice.
@@ -63,6 +64,7 @@ def bulk(
         force: Go on although configuration or tasks changed since the last run.
         chunk: Tasks a task run; up to 100, twice the concurrency.
         detail: Task runs for each chunk, or for each item (slower).
+        keep_going: Go on although the same check refuses answer after answer.
         verbose: Show the log on stderr.
     """
     quiet_logs(logging.INFO if verbose else logging.ERROR)
@@ -76,6 +78,7 @@ def bulk(
         "patience_s": None if math.isinf(duration(patience)) else duration(patience),
         "ordered": ordered,
         "detail": detail,
+        "keep_going": keep_going,
         "force": force,
         "config_path": None if config is None else str(config),
     }
