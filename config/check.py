@@ -27,7 +27,7 @@ class CheckLine:
     level: Literal["ok", "warn", "fail"]
     subject: str
     message: str
-    mend: str | None = None
+    fix: str | None = None
 
 
 def check_config(
@@ -81,7 +81,7 @@ def _origin(config: OrchestrationConfig) -> Iterator[CheckLine]:
 
 def _contradictions(config: OrchestrationConfig) -> Iterator[CheckLine]:
     for fault in consistency_faults(config):
-        yield CheckLine("fail", "config", fault.text(None), "mend the file")
+        yield CheckLine("fail", "config", fault.text(None), "fix the file")
 
 
 def _use_cases(config: OrchestrationConfig) -> Iterator[CheckLine]:
@@ -122,8 +122,8 @@ def _model(target: Target, catalogue: Catalogue, today: date) -> Iterator[CheckL
     entry = catalogue.find(target.api_model, target.provider)
     successor = catalogue.successor(entry, today) if entry else None
     for warning in catalogue.warnings_of(target, today):
-        mend = f"name {successor.name} instead" if successor else "name another model"
-        yield CheckLine("warn", target.name, warning, mend)
+        fix = f"name {successor.name} instead" if successor else "name another model"
+        yield CheckLine("warn", target.name, warning, fix)
     if target.billing == "free":
         yield CheckLine("ok", target.name, f"{target.provider}, free plan")
     elif target.price is None:
@@ -197,7 +197,7 @@ def _key(
     config: OrchestrationConfig, variable: str, served: list[Target], environ: Mapping[str, str] | None
 ) -> tuple[CheckLine, bool]:
     names = ", ".join(target.name for target in served)
-    mend = f"export {variable}=your-key, or add that line to .env"
+    fix = f"export {variable}=your-key, or add that line to .env"
     needed = any(target.name == config.orchestrator.model for target in served) and (
         not config.enabled or config.validation.mode != "never" or config.planning != "never"
     )
@@ -207,14 +207,14 @@ def _key(
     except MissingKeyError:
         key, absent = None, "a placeholder, not a key"
     except ConfigError as error:
-        return CheckLine("fail", variable, f"for {names}: {error}", mend), False
+        return CheckLine("fail", variable, f"for {names}: {error}", fix), False
     if key is not None:
         return CheckLine("ok", variable, f"set, for {names}"), True
     if all(_may_lack_a_key(target) for target in served):
         return CheckLine("ok", variable, f"{absent}: {names} called without a key"), True
     consequence = "the orchestrator cannot plan or validate" if needed else "passed over"
     return CheckLine(
-        "fail" if needed else "warn", variable, f"{absent}; needed by {names}: {consequence}", mend
+        "fail" if needed else "warn", variable, f"{absent}; needed by {names}: {consequence}", fix
     ), False
 
 

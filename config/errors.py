@@ -1,7 +1,7 @@
 """The one taxonomy of errors: what a caller would handle differently is a branch of its own.
 
 OrchestrationError
-├── ConfigError (also ValueError)          you set it up wrong: file, key or variable, and the mend
+├── ConfigError (also ValueError)          you set it up wrong: file, key or variable, and the remedy
 │   ├── MissingKeyError                    a key's environment variable is not set
 │   ├── UntrustedConfigError               a file of the working folder asks for more than it may
 │   ├── UnknownModelError                  a model that nothing defines
@@ -191,7 +191,7 @@ class BudgetExceededError(OrchestrationError):
 
 
 class LedgerError(OrchestrationError):
-    """The spend ledger cannot be used; no paid call is made until it is mended."""
+    """The spend ledger cannot be used; no paid call is made until it is fixed."""
 
 
 class LedgerConfigError(LedgerError, ConfigError):
@@ -244,7 +244,7 @@ class ProviderError(OrchestrationError):
     sent: bool = True
     """False when provably no byte of the request left this machine."""
     charged_usd: Decimal | None = None
-    """What the ledger charges for the attempt, USD; None while nobody has decided it."""
+    """What the ledger charges for the attempt, USD; None while it is not decided."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ _ALL_WORK = """\
       use_cases: [simple, moderate, complex, expert, speed-critical, reasoning]
 """
 _NOBODY_JUDGES = """
-  # Without {variable} nobody plans or judges: answers rest on the local checks alone.
+  # Without {variable} no model plans or judges: answers rest on the local checks alone.
   # Take these two lines out once you have that key.
   planning: never
   validation: {{mode: never}}

@@ -32,7 +32,7 @@ async def apply_automations(
 
     Args:
         notify: `<block type slug>/<block name>` of a notification block, such as `slack-webhook/ops`; None: the
-            automations act and are seen in the event feed, but tell nobody.
+            automations act and are seen in the event feed, but send no notice.
         stale_after_s: Seconds of silence after which a run counts as crashed, instead of the file's; more than
             three heartbeats of the workers.
 

@@ -98,7 +98,7 @@ async def ask_person(runtime: Runtime, items: Sequence[Item], budget: BudgetStat
     """Wait for a person to raise the month's limit, and record it; returns when there is money again.
 
     Raises:
-        BudgetExceededError: Declined, or nobody answered in time (`cost_tracking.approval_timeout_s`).
+        BudgetExceededError: Declined, or not answered in time (`cost_tracking.approval_timeout_s`).
         Pause: The flow run is suspended; it starts again from the top when it is resumed.
     """
     context = FlowRunContext.get()
@@ -137,7 +137,7 @@ async def _answer(
     try:
         answer = await apause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=_POLL_S, key=key)
     except FlowPauseTimeout:
-        why = f"nobody approved more within {timeout} s"
+        why = f"no person approved more within {timeout} s"
         await _note(runtime, budget, "unanswered", why)
         raise _refusal(budget, why) from None
     if answer is None:

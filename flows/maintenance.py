@@ -100,7 +100,7 @@ def _tell_gone(state: ModelState) -> None:
 async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     """Charge calls of dead processes, send due alerts, prove the ledger, and keep the budget panel current.
 
-    A new month, or money after a spent budget, is told by the event `tta.budget.renewed`.
+    A new month, or money after a spent budget, is reported by the event `tta.budget.renewed`.
 
     Args:
         config_path: Configuration file; empty searches the usual places.
@@ -134,13 +134,19 @@ async def _tell_renewed(runtime: Runtime, budget: BudgetState) -> None:
     scope = f"sweep|{runtime.ledger.scope}"
     text = await memory.read(scope)
     last = json.loads(text) if text else None
-    told = await runtime.ledger.exhausted_limit(budget.month)
-    exhausted = budget.exhausted or (told is not None and budget.limit is not None and budget.limit <= told)
-    seen = {"month": budget.month, "exhausted": exhausted, "told": None if told is None else f"{told:f}"}
+    limit_seen = await runtime.ledger.exhausted_limit(budget.month)
+    exhausted = budget.exhausted or (
+        limit_seen is not None and budget.limit is not None and budget.limit <= limit_seen
+    )
+    seen = {
+        "month": budget.month,
+        "exhausted": exhausted,
+        "limit_seen": None if limit_seen is None else f"{limit_seen:f}",
+    }
     if last == seen:
         return
     # Said to be spent and given more since the last sweep: that sweep saw neither.
-    between = last is not None and last.get("told") != seen["told"]
+    between = last is not None and last.get("limit_seen") != seen["limit_seen"]
     changed = last is not None and (last["exhausted"] or last["month"] != budget.month or between)
     if changed and not exhausted:
         payload = {
@@ -149,7 +155,7 @@ async def _tell_renewed(runtime: Runtime, budget: BudgetState) -> None:
             "spent_usd": f"{budget.spent:f}",
         }
         events.emit("tta.budget.renewed", payload, resource=f"tta.budget.{budget.month}")
-    # Written after the event: a sweep that dies in between tells it again.
+    # Written after the event: a sweep that dies in between emits it again.
     await memory.change(scope, lambda _: (json.dumps(seen), None))
 
 

@@ -52,7 +52,7 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
     Args:
         runtime: Clients, ledger, quotas and keys of this process.
         items: The tasks.
-        done: Told of each item as soon as it has ended, before the others have.
+        done: Called with each item as soon as it has ended, before the others have.
 
     Returns:
         The month's budget as the last check saw it.
@@ -63,35 +63,35 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
     """
     await plan(runtime, Lane([(item, ()) for item in items]))
     budget = await check_budget(runtime, "execute")
-    told = done or _nobody
+    ended_one = done or _ignore
     unplanned = [item for item in items if item.error is not None]
     await keep_records(runtime, unplanned, budget.month)
     for item in unplanned:
         item.budget = budget.view()
-        told(item)
+        ended_one(item)
     compound = [item for item in items if item.error is None and is_compound_item(item)]
     simple = [item for item in items if item.error is None and not is_compound_item(item)]
     with tags(*sorted({f"use_case:{item.use_case}" for item in items if item.use_case})):
-        return await _finish_planned(runtime, simple, compound, budget, told)
+        return await _finish_planned(runtime, simple, compound, budget, ended_one)
 
 
 async def _finish_planned(
-    runtime: Runtime, simple: Sequence[Item], compound: Sequence[Item], budget: BudgetState, told: Done
+    runtime: Runtime, simple: Sequence[Item], compound: Sequence[Item], budget: BudgetState, ended_one: Done
 ) -> BudgetState:
     if simple:
-        budget = await _answer(runtime, simple, budget, told)
+        budget = await _answer(runtime, simple, budget, ended_one)
     if compound:
         await together(run_parts(runtime, item, _run_parts) for item in compound)
         budget = await budget_state(runtime)
         await keep_records(runtime, compound, budget.month)
         for item in compound:
             item.budget = budget.view()
-            told(item)
+            ended_one(item)
     return budget
 
 
-def _nobody(item: Item) -> None:
-    """Nobody wants to be told."""
+def _ignore(item: Item) -> None:
+    """No caller is interested."""
 
 
 async def _run_parts(runtime: Runtime, parts: Sequence[Item]) -> BudgetView:
@@ -105,7 +105,7 @@ async def _answer(
     """Execute and validate planned items until each has a result or an error.
 
     Args:
-        done: Told of each whole task; None for the parts of one.
+        done: Called with each whole task; None for the parts of one.
     """
     waiting: list[Item] = []
     pending = [item for item in items if item.error is None]

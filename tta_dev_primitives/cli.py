@@ -183,7 +183,7 @@ def _tell(kind: str, message: str, code: int, *, as_json: bool) -> int:
 
 
 def _say(message: str, code: int) -> int:
-    with suppress(BrokenPipeError):  # nobody reads any more; the exit code still tells
+    with suppress(BrokenPipeError):  # the reader is gone; the exit code still says it
         from tta_dev_primitives.blocks.visible import visible
 
         print(f"tta: {visible(message)}", file=sys.stderr, flush=True)

@@ -169,7 +169,7 @@ class Audit(LedgerCore):
         await self.database.transact(work, label="decline")
 
     async def note_question(self, month: str, what: Question, *, reason: str) -> None:
-        """Note in the journal that a person is asked for more money, or that nobody answered; no amount changes."""
+        """Note in the journal that a person is asked for more money, or that there was no answer; no amount changes."""
 
         async def work(tx: Tx) -> None:
             wanted = checked_month(month)

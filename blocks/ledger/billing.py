@@ -116,7 +116,7 @@ def other_model(target: Target, returned: str | None) -> str | None:
 
 @lru_cache(maxsize=256)
 def _words(model: str) -> tuple[str, ...]:
-    """What tells a model from others in its name, in any order and without dates (OpenRouter: `claude-4.5-sonnet`)."""
+    """The words of a model name, in any order and without dates (OpenRouter: `claude-4.5-sonnet`)."""
     name = model.rpartition("/")[2].partition(":")[0].lower()
     return tuple(sorted(word for word in re.split(r"[-._@]", name) if not _NO_DIFFERENCE.fullmatch(word)))
 
@@ -128,9 +128,11 @@ _NO_DIFFERENCE = re.compile(
 
 
 def _cost_at(target: Target, model: str, usage: Usage) -> Decimal:
-    """What another model of the provider asks for the same tokens, USD; 0 when nobody knows."""
+    """What another model of the provider asks for the same tokens, USD; 0 when unknown."""
     if target.price is not None and target.price.source == OWN_PRICE:
-        return Decimal(0)  # a price that the user gave is what that address asks, whoever answers there
+        return Decimal(
+            0
+        )  # a price that the user gave is what that address asks, whatever model answers there
     try:
         price = list_price(target.provider, model, catalogue=load_catalogue(), today=today_utc())
     except UnknownPriceError:

@@ -1,7 +1,7 @@
 """Whether the clock that decides the month agrees with what providers write into the `Date` of their replies.
 
 A month that begins too early or too late lets more be spent than its limit. Which clock is wrong cannot be known
-from one: paid calls stop only while every provider that has told the time disagrees with ours by more than five
+from one: paid calls stop only while every provider that has sent its time disagrees with ours by more than five
 minutes, and go on by themselves once the clock is set.
 """
 
@@ -39,15 +39,15 @@ class ProviderClocks:
             took_s: Seconds from asking to here; the header was written somewhere within them.
         """
         try:
-            told = parsedate_to_datetime(date or "").timestamp()
+            theirs = parsedate_to_datetime(date or "").timestamp()
         except (ValueError, OverflowError, OSError):
             return
-        offset = told - self._steady()
+        offset = theirs - self._steady()
         self._heard[provider] = (offset, offset + took_s)
 
     @property
     def silent(self) -> bool:
-        """No provider has told the time."""
+        """No provider has sent its time."""
         return not self._heard
 
     def agreeing(self, now: float) -> str | None:

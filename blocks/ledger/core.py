@@ -224,7 +224,7 @@ def _owner() -> str:
 
 
 def closed_text(key: str, reason: str) -> str:
-    """What is told about a model or provider in quarantine."""
+    """What is said about a model or provider in quarantine."""
     return f"'{key}' is closed: {reason}. Compare the provider's bill, then run `tta ledger resolve`."
 
 

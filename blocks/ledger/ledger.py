@@ -202,7 +202,7 @@ class Ledger(Answers, Alerts, Audit):
         answer: tuple[str, bytes | str] | None = None,
         close_key: str | None = None,
     ) -> Closed:
-        """Charge the full bound: nobody knows what was billed. A later `settle` puts in the true cost."""
+        """Charge the full bound: what was billed is unknown. A later `settle` puts in the true cost."""
         found = outcome or Outcome(outcome="unknown", note=reason)
         return await self._close(hold, "presumed", None, found, answer, close_key)
 

@@ -34,7 +34,7 @@ class Line:
     held: Decimal
     """Set aside for calls in flight."""
     presumed: Decimal
-    """The part of `charged` that nobody knows for certain."""
+    """The part of `charged` that is not certain."""
 
     def to_json(self) -> dict[str, Any]:
         """The line as JSON values; money is a string."""

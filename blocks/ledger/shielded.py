@@ -29,7 +29,7 @@ async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
 
 
 async def to_its_end(work: asyncio.Future[Any]) -> None:
-    """Wait for `work` however often the caller is cancelled meanwhile; its failure is told in the log."""
+    """Wait for `work` however often the caller is cancelled meanwhile; its failure is logged."""
     # anyio (Prefect's time limits) repeats its cancellation at every await: shield from it as well.
     with CancelScope(shield=True):
         while not work.done():

@@ -33,11 +33,11 @@ class Finding(NamedTuple):
 
     level: Literal["ok", "warn", "fail"]
     message: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check_server(*, home: Path | None = None) -> list[Finding]:
-    """Everything that is wrong with the Prefect API, each with its mend; starts nothing.
+    """Everything that is wrong with the Prefect API, each with its remedy; starts nothing.
 
     A configured API is asked for its version and whether it lets strangers in; of a server on this machine
     the files are looked at too: their modes, and where the key of saved blocks lies.
@@ -56,7 +56,7 @@ def _embedded(place: ServerHome) -> Iterator[Finding]:
         )
     elif status.running:
         yield Finding("ok", f"the embedded server runs at {status.ui_url}, Prefect {status.version}")
-        yield from _nobody_works(ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place)))
+        yield from _ignore_works(ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place)))
     else:
         yield Finding("ok", f"the embedded server is started on first use (Prefect {version('prefect')})")
     for path in (place.folder, place.key_file.parent, place.key_file, place.auth_file, place.database):
@@ -72,30 +72,30 @@ def _embedded(place: ServerHome) -> Iterator[Finding]:
 
 def _configured(api: ConfiguredApi) -> Iterator[Finding]:
     try:
-        told = server_version(api)
+        running = server_version(api)
     except PrefectServerError as error:
         yield Finding("fail", str(error))
         return
     parts = urlsplit(api.url)
     local = is_loopback(parts.hostname or "")
     where = f"Prefect API {shown(api.url)} ({api.source})"
-    yield Finding("ok", f"{where} answers" + (f", Prefect {told}" if told else ""))
-    if told and _release(told) < _release(version("prefect")):
-        mend = (
+    yield Finding("ok", f"{where} answers" + (f", Prefect {running}" if running else ""))
+    if running and _release(running) < _release(version("prefect")):
+        fix = (
             "Upgrade the server first: Prefect supports a newer server with an older client, not the reverse."
         )
-        yield Finding("warn", f"{where} runs Prefect {told}, older than {version('prefect')} here", mend)
+        yield Finding("warn", f"{where} runs Prefect {running}, older than {version('prefect')} here", fix)
     if not local and parts.scheme != "https":
-        mend = "Put TLS in front of it and use its https address."
+        fix = "Put TLS in front of it and use its https address."
         yield Finding(
-            "fail", f"{where} is plain http: passwords and block secrets can be read on the way", mend
+            "fail", f"{where} is plain http: passwords and block secrets can be read on the way", fix
         )
     if not local and _lets_strangers_in(api):
-        mend = "Set PREFECT_SERVER_API_AUTH_STRING on the server and PREFECT_API_AUTH_STRING here."
+        fix = "Set PREFECT_SERVER_API_AUTH_STRING on the server and PREFECT_API_AUTH_STRING here."
         yield Finding(
-            "fail", f"{where} answers without a password: anyone can read the secrets of blocks", mend
+            "fail", f"{where} answers without a password: anyone can read the secrets of blocks", fix
         )
-    yield from _nobody_works(api)
+    yield from _ignore_works(api)
     if local:
         yield from _open_elsewhere(api)
         database = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser() / "prefect.db"
@@ -145,7 +145,7 @@ def own_addresses() -> list[str]:
     return found
 
 
-def _nobody_works(api: ConfiguredApi) -> Iterator[Finding]:
+def _ignore_works(api: ConfiguredApi) -> Iterator[Finding]:
     """A finding when deployments wait for a worker: Prefect itself lets their runs be late without a word."""
     try:
         _, deployed = get_json(f"{api.url}/deployments/name/orchestrate/on-demand", timeout_s=5.0, api=api)
@@ -156,8 +156,8 @@ def _nobody_works(api: ConfiguredApi) -> Iterator[Finding]:
     except OSError:
         return
     if isinstance(pool, dict) and pool.get("status") == "NOT_READY":
-        mend = f"PREFECT_API_URL={shown(api.url)} prefect worker start --pool {name}"
-        yield Finding("warn", f"no worker of the pool {name} is online: deployed runs wait", mend)
+        fix = f"PREFECT_API_URL={shown(api.url)} prefect worker start --pool {name}"
+        yield Finding("warn", f"no worker of the pool {name} is online: deployed runs wait", fix)
 
 
 def _private(path: Path) -> Iterator[Finding]:

@@ -234,7 +234,7 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
 
     Raises:
         PrefectConfigError: Address or access are wrong, or came with the working folder untrusted; the message
-            has address, reason and mend.
+            has address, reason and remedy.
         PrefectServerError: It does not answer, or is too old.
     """
     _refuse_untrusted(api)
@@ -247,7 +247,7 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
     except OSError as error:
         raise PrefectServerError(
             f"{where} does not answer: {error}. "
-            "Start it, mend the address, or unset it to use the embedded server."
+            "Start it, correct the address, or unset it to use the embedded server."
         ) from None
     if status in {401, 403}:
         raise PrefectConfigError(

@@ -1,8 +1,8 @@
 """The Prefect API that runs use: the configured one, else an embedded server that is started on first use.
 
 One server a `$TTA_HOME`, shared by all commands. Its process holds an exclusive lock on `server/lock` from
-before it starts until it is gone, however it ends: whoever gets the lock knows that no server runs. A stale
-state file or a reused process id misleads nobody, and two commands at once start one server.
+before it starts until it is gone, however it ends: the process that gets the lock knows that no server runs. A stale
+state file or a reused process id does no harm, and two commands at once start one server.
 
 Does not import prefect.
 """
@@ -108,7 +108,7 @@ def ensure_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool 
         home: Instead of `$TTA_HOME`.
         wait_s: Seconds a start may take.
         wait: False returns as soon as the address is bound; requests then wait until the server answers, so
-            that the caller can import prefect meanwhile. `wait_until_ready` tells a failed start apart.
+            that the caller can import prefect meanwhile. `wait_until_ready` reports a failed start.
 
     Raises:
         PrefectServerError: The configured API cannot be used, or the embedded one cannot be started.
@@ -205,12 +205,14 @@ def server_status(*, home: Path | None = None) -> ServerStatus:
         return ServerStatus(running=False)
     base = ServerStatus(running=True, url=info.url, ui_url=info.ui_url, pid=info.pid)
     try:
-        told = _proven_status(info, timeout_s=5.0)
+        status = _proven_status(info, timeout_s=5.0)
     except OSError as error:
         return replace(base, problem=f"it does not answer: {error}")
-    if told is None:
+    if status is None:
         return replace(base, problem="what answers on its port does not know its secret")
-    return replace(base, version=told["prefect"], idle_s=told["idle_s"], stops_after_s=told["stops_after_s"])
+    return replace(
+        base, version=status["prefect"], idle_s=status["idle_s"], stops_after_s=status["stops_after_s"]
+    )
 
 
 def server_environment(info: ServerInfo) -> dict[str, str]:
@@ -360,12 +362,12 @@ def versions() -> dict[str, str]:
 
 
 def _is_outdated(place: ServerHome, info: ServerInfo) -> bool:
-    """It runs another Prefect, or other code of ours, than is installed now, and nobody is using it."""
+    """It runs another Prefect, or other code of ours, than is installed now, and no client is using it."""
     if versions().items() <= _state(place).items():
         return False
     with suppress(OSError):
-        _, told = get_json(f"{info.ui_url}/tta/status", timeout_s=2.0)
-        return isinstance(told, dict) and bool(told["idle_s"] > _UNUSED_S)
+        _, status = get_json(f"{info.ui_url}/tta/status", timeout_s=2.0)
+        return isinstance(status, dict) and bool(status["idle_s"] > _UNUSED_S)
     return False
 
 
@@ -402,16 +404,16 @@ def _proven_status(info: ServerInfo, *, timeout_s: float) -> dict[str, Any] | No
     """
     secret = client_auth(info.home) if info.home is not None else None
     nonce = secrets.token_hex(16)
-    _, told = get_json(f"{info.ui_url}/tta/status?nonce={nonce}", timeout_s=timeout_s)
-    if not isinstance(told, dict):
+    _, status = get_json(f"{info.ui_url}/tta/status?nonce={nonce}", timeout_s=timeout_s)
+    if not isinstance(status, dict):
         return None
-    said = told.get("proof")
+    said = status.get("proof")
     proven = secret is None or (isinstance(said, str) and hmac.compare_digest(said, proof_of(secret, nonce)))
-    return told if proven else None
+    return status if proven else None
 
 
 def holds_port(home: ServerHome, port: int) -> bool:
-    """Whether the server of `home` lives and holds `port`: nobody else can have it then. Sends nothing."""
+    """Whether the server of `home` lives and holds `port`: no other process can have it then. Sends nothing."""
     return _running(home) and _state(home).get("port") == port
 
 

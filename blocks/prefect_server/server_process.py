@@ -48,7 +48,7 @@ def main() -> int:
 
 
 def _detach(listener: socket.socket, lock: int, home: ServerHome) -> bool:
-    """Go on in a child that nobody has to wait for; True there, False in the process that was started.
+    """Go on in a child that no process has to wait for; True there, False in the process that was started.
 
     The state file is written in between, so the starter finds it when its child has ended.
     """
@@ -79,7 +79,7 @@ def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activi
 
     queue_write_transactions()
     host, port = listener.getsockname()[:2]
-    # Whoever binds to another address has a password, and names that we do not know.
+    # A server on another address has a password, and names that we do not know.
     names = [host if ":" not in host else f"[{host}]", "127.0.0.1", "localhost", "[::1]"]
     served = dict.fromkeys(names) if is_loopback(host) else {}
     activity = Activity()

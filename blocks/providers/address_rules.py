@@ -69,7 +69,7 @@ def base_of(target: Target) -> Base:
     """Check the address of `target` without touching the network.
 
     Raises:
-        ConfigError: The address breaks a rule; the message names it and the mend.
+        ConfigError: The address breaks a rule; the message names it and the remedy.
     """
     own = wire_format(target.provider).base_url
     text = target.base_url or own

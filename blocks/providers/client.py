@@ -71,7 +71,7 @@ class _UndecodableError(Exception):
 
 @dataclass(slots=True)
 class _Answer:
-    """What came back so far; it outlives an error within the body, since a status already tells much."""
+    """What came back so far; it outlives an error within the body, since a status already says much."""
 
     status: int | None = None
     headers: dict[str, str] = field(default_factory=dict)

@@ -1,7 +1,7 @@
 """The socket side of the provider client: aiohttp's pool, guarded name resolution, sent-or-not.
 
 httpx's own pool is quadratic in open requests; aiohttp's is not, and costs half as much a request even when
-httpx stands in front of it. aiohttp also tells when a connection is ready, which is the last moment at which
+httpx stands in front of it. aiohttp also reports when a connection is ready, which is the last moment at which
 a failed request provably never left this machine.
 """
 
@@ -43,7 +43,7 @@ class Sending:
     sent: bool = False
 
     def mark(self) -> None:
-        """From here on the provider may have the request; tells the caller once."""
+        """From here on the provider may have the request; calls the caller back once."""
         if not self.sent:
             self.sent = True
             if self.on_sent is not None:

@@ -43,7 +43,7 @@ register_schema(
 
 GONE_S = 86_400.0
 PULLED_S = 600.0
-_MENDABLE = frozenset({"privacy_restricted", "constraint_filtered"})
+_FIXABLE = frozenset({"privacy_restricted", "constraint_filtered"})
 """OpenRouter: not served under the account's data policy, or not with what one request asked for."""
 AUTH_S = 900.0
 NO_MONEY_S = 3600.0
@@ -130,11 +130,11 @@ class Availability:
     def known(self, target: Target, key_id: str) -> Blocked | None:
         """Why a model was found out in the last minutes by this very object; asks no database.
 
-        A run chooses its models once: this tells its later calls what its earlier ones have learned.
+        A run chooses its models once: this gives its later calls what its earlier ones have learned.
         """
         now = self._clock()
-        told = [self._told[name] for name in _scopes(target, key_id) if name in self._told]
-        return next((block for fresh, block in told if now < min(fresh, block.until)), None)
+        known = [self._told[name] for name in _scopes(target, key_id) if name in self._told]
+        return next((block for fresh, block in known if now < min(fresh, block.until)), None)
 
     def hear(self, target: Target, key_id: str, error: ProviderError) -> None:
         """Let `known` tell at once that a model is gone or a key refused, before anything is written down."""
@@ -245,8 +245,8 @@ def _refused(target: Target) -> str:
 
 def _gone_s(target: Target, error: ProviderError) -> float:
     """How long a model that is gone is not asked: a day, or less where the user can bring it back at once."""
-    mendable = load_catalogue().is_compatible(target.provider) or error.code in _MENDABLE
-    return PULLED_S if mendable else GONE_S
+    fixable = load_catalogue().is_compatible(target.provider) or error.code in _FIXABLE
+    return PULLED_S if fixable else GONE_S
 
 
 def _gone(target: Target) -> str:

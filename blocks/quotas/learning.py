@@ -6,7 +6,7 @@ Headers (sources: Groq "Rate limits", Anthropic "Rate limits", OpenRouter "Limit
   Go durations (`2m59.56s`).
 - Other OpenAI-like servers send the same names for the minute.
 - Anthropic `anthropic-ratelimit-{requests,tokens}-{limit,remaining,reset}`: the minute; resets are RFC 3339.
-- OpenRouter `x-ratelimit-{limit,remaining,reset}`: the reset is epoch milliseconds and tells day from minute.
+- OpenRouter `x-ratelimit-{limit,remaining,reset}`: the reset is epoch milliseconds and separates day from minute.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ def learn(
     """Read the limits in a reply's headers (lower-case names). Unreadable headers teach nothing.
 
     Args:
-        provider: As the configuration names it; tells whether "requests" means a minute's or a day's.
+        provider: As the configuration names it; says whether "requests" means a minute's or a day's.
         headers: At least the rate-limit headers of the reply, good or bad.
         now: Epoch seconds, to turn durations into moments.
         period: The window that an error in the same reply speaks of, when there is one.

@@ -3,7 +3,7 @@
 Minute limits (RPM, TPM) are kept as a sliding log of half seconds, a little longer than a minute. What passes
 it passes every shape a provider may use: fixed minutes at any offset, a sliding minute, a bucket. Day
 limits (RPD, TPD) reset at midnight of a time zone. Requests around that midnight count for both days, since
-nobody knows on which side of it the provider's clock saw them.
+it is unknown on which side of it the provider's clock saw them.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Windows:
 
     @classmethod
     def from_json(cls, text: str | None) -> Windows:
-        """Read what `to_json` wrote; None is a scope that nobody used yet."""
+        """Read what `to_json` wrote; None is a scope without any use yet."""
         windows = cls()
         if text:
             data = json.loads(text)

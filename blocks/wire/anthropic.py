@@ -161,7 +161,7 @@ def parse_stream(
             ) from None
         match at(event, "type"):
             case "error":
-                # What was generated until now is told by no event: the call is charged at its bound.
+                # What was generated until now is reported by no event: the call is charged at its bound.
                 raise _failure(target, 200, low, event, now)
             case "message":
                 return _reply(target, 200, low, event)

@@ -80,7 +80,7 @@ class Profile:
     overloaded: Callable[[ErrorBody], bool] = _busy
     """Whether an error is the answer by which this server turns requests away before it works on them."""
     reports_cost: bool = False
-    """Its `usage.cost` is what it charged, in USD; of any other server nobody knows what such a figure means."""
+    """Its `usage.cost` is what it charged, in USD; of any other server the meaning of such a figure is unknown."""
 
 
 @dataclass(frozen=True, slots=True)

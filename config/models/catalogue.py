@@ -193,7 +193,7 @@ class Catalogue:
         return []
 
     def family_of(self, name: str, provider: str) -> str:
-        """Who trained a model that has no entry, as far as its name tells."""
+        """Who trained a model that has no entry, as far as its name says."""
         default = self.providers[provider].family if provider in self.providers else None
         if default:
             return default

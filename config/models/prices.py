@@ -50,7 +50,7 @@ def list_price(
         own: The `price:` of the configuration, which stands above all.
 
     Raises:
-        UnknownPriceError: Nobody knows the price.
+        UnknownPriceError: The price is unknown.
     """
     if own is not None:
         return _own_price(own)

@@ -125,12 +125,12 @@ def _look_at_permissions(path: Path, found: os.stat_result) -> None:
     own_group = _is_private_group(found)
     if mode & 0o002 or (mode & 0o020 and not own_group):
         raise ConfigError(
-            f"{path} may be changed by other users, so its keys are not used. Mend it with: chmod 600 {path} "
+            f"{path} may be changed by other users, so its keys are not used. To fix: chmod 600 {path} "
             f"(or set {_ALLOW}=1)"
         )
     if mode & 0o004 or (mode & 0o040 and not own_group):
         logger.warning(
-            "%s can be read by other users. Mend it with: chmod 600 %s (or set %s=1)", path, path, _ALLOW
+            "%s can be read by other users. To fix: chmod 600 %s (or set %s=1)", path, path, _ALLOW
         )
 
 

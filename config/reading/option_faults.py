@@ -46,8 +46,8 @@ def _message(detail: Any, path: KeyPath) -> str:
     if kind == "value_error":
         return str(detail["ctx"]["error"])
     if found is None:
-        mend = "give" if _is_required(path) else "remove the line or give"
-        return f"nothing stands here; {mend} {_expected(detail)}"
+        fix = "give" if _is_required(path) else "remove the line or give"
+        return f"nothing stands here; {fix} {_expected(detail)}"
     secret = path and path[-1] in _NOT_SHOWN
     text = (
         f"expected {_expected(detail)}" if secret else f"found {shown(found)}, expected {_expected(detail)}"

@@ -39,7 +39,7 @@ class Document:
     source: str
     lines: dict[KeyPath, int] = field(default_factory=dict)
     faults: tuple[Fault, ...] = ()
-    """Duplicate keys and odd scalars; the rest can still be checked, so that all is told at once."""
+    """Duplicate keys and odd scalars; the rest can still be checked, so that all faults are reported at once."""
     digest: str | None = None
     """SHA-256 of the file's bytes."""
 
@@ -70,9 +70,7 @@ def read_yaml(path: Path, *, shown_as: str | None = None) -> Document:
     content = read_regular_file(path)
     source = shown_as or str(path)
     if content.stat.st_mode & _WORLD_WRITABLE:
-        raise ConfigError(
-            f"{source}: every user of this machine may write to it; mend it with: chmod o-w {path}"
-        )
+        raise ConfigError(f"{source}: every user of this machine may write to it; to fix: chmod o-w {path}")
     return replace(parse_yaml(content.data, source), digest=hashlib.sha256(content.data).hexdigest())
 
 

@@ -67,11 +67,11 @@ class Outcome:
     free_calls: int
     paid_calls: int
     evidence: Mapping[str, int]
-    disowned: int
+    rejected: int
     """Delivered answers that differ from the orchestrator's own."""
     stand_ins: Mapping[str, str]
     missed_at_most: float
-    """The certificate: with 95 % confidence, no more un-judged deliveries would have been disowned."""
+    """The certificate: with 95 % confidence, no more un-judged deliveries would have been rejected."""
     audits: int
 
     @property
@@ -86,8 +86,8 @@ class Outcome:
 
     @property
     def violated(self) -> bool:
-        """More disowned deliveries than the threshold allows."""
-        return self.disowned > (1 - self.threshold) * self.tasks
+        """More rejected deliveries than the threshold allows."""
+        return self.rejected > (1 - self.threshold) * self.tasks
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; money as text."""
@@ -98,7 +98,7 @@ class Outcome:
             "accuracy": round(self.accuracy, 4), "paid_accuracy": round(self.paid_accuracy, 4),
             "best_free_accuracy": round(self.best_free_accuracy, 4), "relative_accuracy": round(self.relative, 4),
             "free_calls": self.free_calls, "paid_calls": self.paid_calls, "evidence": dict(self.evidence),
-            "disowned": self.disowned, "violated": self.violated, "audits": self.audits,
+            "rejected": self.rejected, "violated": self.violated, "audits": self.audits,
             "missed_at_most": round(self.missed_at_most, 2), "stand_ins": dict(self.stand_ins),
         }  # fmt: skip
 
@@ -241,7 +241,7 @@ def _outcome(
     paid = targets[config.orchestrator.model]
     paid_name = recorded[paid.name]
     free = [recorded[t.name] for t in targets.values() if t.billing == "free"]
-    correct = disowned = 0
+    correct = rejected = 0
     alone = Decimal(0)
     for record, result in zip(records, results, strict=True):
         theirs = record["models"][paid_name]
@@ -250,7 +250,7 @@ def _outcome(
             continue
         delivered = record["models"][recorded[result.model]]
         correct += right(delivered)
-        disowned += not _endorsed(record, delivered, theirs)
+        rejected += not _endorsed(record, delivered, theirs)
     attempts = [a for result in results for a in result.attempts]
     return Outcome(
         scenario=name,
@@ -266,7 +266,7 @@ def _outcome(
         free_calls=sum(a.billing == "free" for a in attempts),
         paid_calls=sum(a.billing == "paid" for a in attempts),
         evidence=Counter(r.evidence for r in results),
-        disowned=disowned,
+        rejected=rejected,
         stand_ins=dict(recorded),
         missed_at_most=state.certificate.missed(),
         audits=sum(r.evidence == "audit" for r in results),

@@ -28,7 +28,7 @@ AnswerFormat = Literal["number", "choice", "boolean", "json", "short", "literal"
 FORMATS: tuple[str, ...] = get_args(AnswerFormat)
 
 _MOST = 400
-"""Characters of a closed answer; anything longer is prose or data, and is compared by nobody."""
+"""Characters of a closed answer; anything longer is prose or data, and is not compared."""
 _MOST_JSON = 20_000
 
 

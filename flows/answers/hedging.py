@@ -1,4 +1,4 @@
-"""What an answer itself tells of its doubts: free, deterministic, and never a reason to refuse it. Pure.
+"""What an answer itself says of its doubts: free, deterministic, and never a reason to refuse it. Pure.
 
     doubted("It is not stated, so we assume 8 hours. ... The answer is 42.", "42")   -> True
 

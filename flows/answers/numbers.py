@@ -55,7 +55,7 @@ def number_form(text: str) -> str | None:
 
 
 def told_number(text: str) -> str | None:
-    """The one number that a plain sentence tells ("Peter is 50 years old."), without a unit; None when in doubt."""
+    """The one number that a plain sentence states ("Peter is 50 years old."), without a unit; None when in doubt."""
     said = _TELLS.fullmatch(text.strip())
     if said is None or len(_DIGITS.findall(text)) != 1 or _TURNS.search(text):
         return None

@@ -83,7 +83,7 @@ class JobFile(BaseModel):
             os.replace(fresh, path)
         except OSError as error:
             fresh.unlink(missing_ok=True)
-            raise OutputError(f"{path}: {error.strerror}. Mend that and run the job again.") from error
+            raise OutputError(f"{path}: {error.strerror}. Fix that and run the job again.") from error
 
 
 def config_digest(config: OrchestrationConfig) -> str:

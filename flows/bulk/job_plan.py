@@ -24,7 +24,7 @@ _SHOWN = 1200
 
 
 def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
-    """Whether the orchestrator is asked: when told to, or when the kind of some task is neither named nor clear."""
+    """Whether the orchestrator is asked: the caller wants it, or the kind of some task is neither named nor clear."""
     config = runtime.config
     if not config.enabled or config.planning == "never" or not sample:
         return False

@@ -245,7 +245,7 @@ def _read_line(line: bytes, path: Path, number: int) -> tuple[str, bool, str]:
 
 
 def _not_written(path: Path, error: OSError) -> OutputError:
-    mend = "Free some disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Mend that"
+    fix = "Free some disk space" if error.errno in (errno.ENOSPC, errno.EDQUOT) else "Fix that"
     return OutputError(
-        f"{path}: {error.strerror}. {mend} and run the job again: what was answered is kept and not paid twice."
+        f"{path}: {error.strerror}. {fix} and run the job again: what was answered is kept and not paid twice."
     )

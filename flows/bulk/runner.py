@@ -67,7 +67,7 @@ class JobOptions:
     catch_signals: bool = False
     """Stop in good order on Ctrl-C and SIGTERM; for a process of our own, not under Prefect's runner."""
     observer: Observer | None = None
-    """Told at the start, and twice a second, how far the job is."""
+    """Called at the start, and twice a second, with how far the job is."""
     clock: Callable[[], float] = time.time
     """Epoch seconds, for quotas, deadline and waits; a simulation hands in its own."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
@@ -108,7 +108,7 @@ class JobRun:
     Args:
         runtime: The process's runtime.
         options: How.
-        ended: Told of each ended task.
+        ended: Called with each ended task.
         progress: The counts; `total` and `skipped` are set by the caller.
         earlier_runs: Flow runs of this job before this one, for its ceiling.
         waited_s: Patience that they used up.
@@ -264,7 +264,7 @@ class JobRun:
         try:
             self.options.observer(self.progress)
         except OSError as gone:
-            # Whoever read the progress has closed the terminal or the pipe: the job goes on unseen.
+            # The reader of the progress has closed the terminal or the pipe: the job goes on unseen.
             self.watched = False
             _LOG.warning("progress is no longer shown: %s", gone)
 

@@ -35,7 +35,7 @@ _LEARNT = 120
 """Tasks after which chunks are whole and overlap: by then a stratum that deserves trust has it."""
 
 Ended = Callable[[Record, OrchestrationResult, OrchestrationError | None], None]
-"""Told of each task that has ended, with its error if it failed."""
+"""Called with each task that has ended, with its error if it failed."""
 
 
 class Pump:
@@ -45,8 +45,8 @@ class Pump:
         runtime: The job's runtime.
         admission: Who may call now.
         plan_of: The plan of one record.
-        ended: Told of each task.
-        postponed: Told of each task that was taken but not done, because the job stopped.
+        ended: Called with each task.
+        postponed: Called with each task that was taken but not done, because the job stopped.
         chunk_size: Tasks a chunk.
         chunks: Chunks under way at most.
         budget: The month's budget when the job began, for tasks that end before their own look at it.

@@ -39,7 +39,7 @@ class JobPart:
     instructions: str
     criteria: tuple[str, ...] = ()
     check: LocalCheck | None = None
-    """What the answer must pass on this machine before anybody judges it."""
+    """What the answer must pass on this machine before it is judged."""
 
 
 class PartResult(BaseModel):

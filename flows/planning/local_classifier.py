@@ -137,7 +137,7 @@ def _points(task: str) -> dict[str, float]:
     words, sentences = len(task.split()), len(_SENTENCE.findall(task))
     options = len(_OPTION.findall(task))
     if len(_NUMBER.findall(task)) >= 2 and sentences >= 2 and not points.keys() & {"reasoning", "expert"}:
-        add("moderate", 5)  # an everyday sum told as a story
+        add("moderate", 5)  # an everyday sum in the form of a story
     if options >= 6:
         add("complex", 12)
     elif options >= 2:

@@ -1,7 +1,7 @@
 """Events of a bulk job, sent to Prefect many at a time.
 
 One by one, each event costs a validated model, two thread hand-overs and a message of its own: as much CPU as one of
-the calls that it tells of. A job hands a second's events over in one request instead; each stays an event of its own.
+the calls that it reports. A job hands a second's events over in one request instead; each stays an event of its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class EventBatch:
 
     _waiting: list[tuple[dict[str, Any], str]] = field(default_factory=list)
     _contexts: dict[str, Context] = field(default_factory=dict)
-    """For each task run that had an event: the context that tells what the event is related to."""
+    """For each task run that had an event: the context with what the event is related to."""
     _related: dict[str, list[dict[str, str]]] = field(default_factory=dict)
     _lost: int = 0
 
@@ -81,7 +81,7 @@ class EventBatch:
                 async with get_client() as client:
                     events = [await self._complete(client, event, key) for event, key in taken]
                     await client.request("POST", "/events", json=events)
-            except Exception as error:  # an event is a notice: the work it tells of is already in the ledger
+            except Exception as error:  # an event is a notice: the work it reports is already in the ledger
                 self._lost += len(taken)
                 _LOG.debug("%d events were not sent: %s", len(taken), redact(str(error)))
             # Not before: a sending that is cancelled is done again, and Prefect skips the ids that it knows.

@@ -68,7 +68,7 @@ def emit(name: str, payload: Mapping[str, Any], *, resource: str, event_id: UUID
             payload=clean,
             id=event_id,
         )
-    except Exception as error:  # an event is a notice: the work it tells of is already in the ledger
+    except Exception as error:  # an event is a notice: the work it reports is already in the ledger
         _LOG.warning("event %s was not sent: %s", name, redact(str(error)))
 
 
@@ -81,7 +81,7 @@ async def delivered(within_s: float) -> bool:
 
     def wait() -> None:
         worker.wait_until_empty()
-        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with suppress(RuntimeError):  # the loop is closed: no caller waits any more
             loop.call_soon_threadsafe(done.set)
 
     # A daemon: with Prefect's API down the wait has no end, and must not keep the process from ending.

@@ -1,6 +1,6 @@
 """What Prefect's run loggers say of errors that we expect: one line, once.
 
-A missing key, a spent budget, models that all failed: the message says what to mend. Prefect would log each with a
+A missing key, a spent budget, models that all failed: the message says what to fix. Prefect would log each with a
 traceback through its own engine, again for the flow run around the task run, and again as the state that follows.
 Errors of no class of ours keep all of that.
 """
@@ -23,7 +23,7 @@ _unsaid: set[str] = set()
 
 
 def never_said(kind: type[OrchestrationError]) -> type[OrchestrationError]:
-    """Keep an error out of the log: it ends a task run, and what follows from that is told where it is decided."""
+    """Keep an error out of the log: it ends a task run, and what follows from that is logged where it is decided."""
     _unsaid.add(kind.__name__)
     return kind
 

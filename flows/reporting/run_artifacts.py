@@ -165,7 +165,7 @@ def fenced(text: str, *, most: int = _SHOWN_CHARS) -> list[str]:
 
 
 def budget_markdown(budget: BudgetState) -> str:
-    """The month's budget with a bar; the same text whoever writes it."""
+    """The month's budget with a bar; the same text for every caller."""
     if budget.limit is None:
         return f"## {budget.month}\n\nSpent **${budget.spent:f}**, held ${budget.held:f}. No limit is set."
     share = budget.spent / budget.limit if budget.limit else Decimal(1)

@@ -96,7 +96,7 @@ class Quality:
     agreed: int = 0
     """Answers on which free models agreed and the orchestrator was asked all the same."""
     contradicted: int = 0
-    """Of these, how many it answered otherwise. Nobody has judged which side was right."""
+    """Of these, how many it answered otherwise. Which side was right was not judged."""
 
     @property
     def doubtful(self) -> bool:
@@ -105,20 +105,20 @@ class Quality:
 
     @property
     def on_agreed(self) -> str:
-        """One sentence on how often agreeing free models were contradicted; empty when nobody looked."""
+        """One sentence on how often agreeing free models were contradicted; empty when none was looked at."""
         if not self.agreed:
             return ""
         low, high = wilson(self.agreed, self.contradicted)
-        told = (
+        sentence = (
             f"{self.use_case}: where free models agreed, the orchestrator answered otherwise on {self.contradicted:,} "
-            f"of {self.agreed:,} tasks (95 % interval {low:.0%}-{high:.0%}); nobody has judged who was right."
+            f"of {self.agreed:,} tasks (95 % interval {low:.0%}-{high:.0%}); which side was right was not judged."
         )
         if self.doubtful:
-            told += (
+            sentence += (
                 " That is often: compare some of them by hand, and try another `orchestrator.model`"
                 " if it is the one that errs."
             )
-        return told
+        return sentence
 
     @property
     def rate(self) -> float:

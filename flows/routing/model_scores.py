@@ -252,7 +252,7 @@ def ranked(
         use_case: The kind of task.
         models: Identities in the order of the file.
         threshold: `quality_threshold`: a model that is known to miss it lets unknown ones go first.
-        free: Those that may go first to become known: nobody pays for that.
+        free: Those that may go first to become known: that costs nothing.
     """
     tallies = {model: state.of(use_case, model) for model in models}
     first: dict[str, dict[str, str]] = {model: {} for model in models}

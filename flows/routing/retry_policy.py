@@ -59,5 +59,5 @@ def _had_begun(error: ProviderError) -> bool:
 
 
 def stops_everything(error: ProviderError) -> bool:
-    """True for what no other model mends: a redirect says that `base_url` is wrong, and a key was sent there."""
+    """True for what no other model can fix: a redirect says that `base_url` is wrong, and a key was sent there."""
     return error.error_class is ErrorClass.REDIRECT

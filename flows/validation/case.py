@@ -142,7 +142,7 @@ class Policy:
 
     @property
     def eps(self) -> float:
-        """The risk budget: the share of deliveries that the orchestrator may disown."""
+        """The risk budget: the share of deliveries that the orchestrator may reject."""
         return 1.0 - self.threshold
 
     @property

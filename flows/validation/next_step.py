@@ -119,7 +119,7 @@ class Deliver:
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """No answer may be handed out; `index` is the least bad one for whoever debugs, if any came."""
+    """No answer may be handed out; `index` is the least bad one for debugging, if any came."""
 
     index: int | None
     reason: str
@@ -158,7 +158,7 @@ def next_step(case: Case) -> Step:
 
 
 def label_of(case: Case, end: Step) -> Label | None:
-    """What the end of this task tells the risk ledger about its stratum, None when nothing was asked of it.
+    """What the end of this task teaches the risk ledger about its stratum, None when nothing was asked of it.
 
     A label's `endorsed` is None when the orchestrator could not be asked or its answer cannot be compared.
     """
@@ -239,7 +239,7 @@ def _compared(case: Case, own: int) -> FreeCompare | PaidVerdict | None:
 
 
 def _first(case: Case) -> Step:
-    """No usable answer yet: ask free models, or whoever the route names; the orchestrator last."""
+    """No usable answer yet: ask free models, or the models that the route names; the orchestrator last."""
     count = initial_answers(case.answer_format, case.policy, case.candidates) if not case.answers else 1
     if count > 1 and len(case.free_left) > 1:
         return Answers(_slots(case.free_left, count))

@@ -1,4 +1,4 @@
-"""Frames: how text that nobody may obey is shown to a judge. Pure.
+"""Frames: how text that must not be obeyed is shown to a judge. Pure.
 
     framed("answer", text, nonce)  ->  <<<answer 3f...>>>
                                        the whole text, its own markers taken out

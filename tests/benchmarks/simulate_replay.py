@@ -70,7 +70,7 @@ def show(title: str, scenario: Scenario, tallies: Sequence[Tally]) -> None:
         f"  against the paid model's own tokens {statistics.mean(alone):6.1%} (lowest {min(alone):6.1%})"
         f"  accuracy/paid {statistics.mean(accuracies):7.2%} (lowest {min(accuracies):7.2%})"
         f"  right {statistics.mean(t.right / t.tasks for t in tallies):6.2%}"
-        f"  paid calls {calls:5.1%}  disowned {statistics.mean(t.disowned / t.tasks for t in tallies):5.2%}"
+        f"  paid calls {calls:5.1%}  rejected {statistics.mean(t.rejected / t.tasks for t in tallies):5.2%}"
         f"  violations {sum(t.violated for t in tallies)}/{len(tallies)}"
     )
 

@@ -194,7 +194,7 @@ async def test_a_server_without_tls_costs_nothing(client: ProviderClient) -> Non
     assert (error.error_class, error.ledger_action, error.sent) == (ErrorClass.CONNECT, REL, False)
 
 
-async def test_a_certificate_nobody_signed_is_refused(client: ProviderClient) -> None:
+async def test_a_certificate_ignore_signed_is_refused(client: ProviderClient) -> None:
     """Verification is never off."""
     async with rude_server(answers(response(GOOD)), tls=self_signed()) as server:
         error = await failure(client, f"https://127.0.0.1:{server.port}")

@@ -187,7 +187,7 @@ def test_what_is_no_address_is_said(url: str) -> None:
 
 
 def test_the_doctor_fails_on_what_others_can_read(alone: Path) -> None:
-    """Each file of the embedded server with a lax mode is a failure with the command that mends it."""
+    """Each file of the embedded server with a lax mode is a failure with the command that fixes it."""
     keys, server = alone / "tta" / "keys", alone / "tta" / "server"
     for folder in (keys, server):
         folder.mkdir(parents=True, mode=0o700)
@@ -196,7 +196,7 @@ def test_the_doctor_fails_on_what_others_can_read(alone: Path) -> None:
 
     found = check_server()
 
-    assert [(f.level, f.mend) for f in found[1:]] == [
+    assert [(f.level, f.fix) for f in found[1:]] == [
         ("fail", f"chmod 700 {server}"),
         ("fail", f"chmod 600 {keys / 'prefect-encryption.key'}"),
     ]
@@ -235,7 +235,7 @@ def test_the_doctor_looks_into_a_configured_server(
 
     assert [f.level for f in found] == ["ok", "warn", "fail", "warn"]
     assert "older than" in found[1].message
-    assert found[2].mend == f"chmod 600 {database}"
+    assert found[2].fix == f"chmod 600 {database}"
 
 
 def test_the_doctor_fails_on_a_server_that_is_open_to_the_network(
@@ -293,7 +293,7 @@ def test_the_doctor_fails_on_a_local_server_that_others_reach_too(
     assert [f.level for f in found] == levels
     if "fail" in levels:
         assert "also answers at 127.0.0.2:" in found[1].message
-        assert "--host 127.0.0.1" in found[1].mend
+        assert "--host 127.0.0.1" in found[1].fix
 
 
 def test_addresses_of_this_machine_are_those_that_others_reach() -> None:

@@ -81,7 +81,7 @@ def test_the_tables_are_wide() -> None:
     ],
 )
 def test_what_older_replies_of_openrouter_say_in_words_has_its_code(said: str, code: str) -> None:
-    """The user can mend a data policy, another request asks for less: that is not gone for a day."""
+    """The user can fix a data policy, another request asks for less: that is not gone for a day."""
     with pytest.raises(ProviderError) as caught:
         wire_format("openrouter").parse(
             target("openrouter"),

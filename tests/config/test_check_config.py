@@ -1,4 +1,4 @@
-"""`tta check` without the network: what is said, how bad it is, and the mend."""
+"""`tta check` without the network: what is said, how bad it is, and the remedy."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def test_all_default_models_of_the_guide_are_flagged_today() -> None:
     lines = check()
     for name in [*OrchestrationConfig().fallback_strategy.models, "deepseek/deepseek-r1:free"]:
         warning = next(line for line in lines if line.subject == name and line.level == "warn")
-        assert warning.mend is not None
-        assert warning.mend.startswith("name ")
+        assert warning.fix is not None
+        assert warning.fix.startswith("name ")
     assert not [line for line in lines if line.level == "fail"]
 
 
@@ -80,7 +80,7 @@ def test_findings_name_their_subject_and_a_mend(body: str, subject: str, level: 
     """One line, one thing to do."""
     found = [line for line in check(body) if line.subject == subject and words in line.message]
     assert [line.level for line in found] == [level]
-    assert found[0].mend
+    assert found[0].fix
 
 
 def test_private_hosts_may_be_allowed() -> None:
@@ -108,7 +108,7 @@ def test_where_the_settings_come_from(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
     bare = check_config(OrchestrationConfig(), load_catalogue(), TODAY, environ=ALL_KEYS)
     assert bare[0].level == "warn"
-    assert bare[0].mend == "create one: tta init"
+    assert bare[0].fix == "create one: tta init"
 
 
 def test_contradictions_made_in_code_are_found() -> None:

@@ -88,7 +88,7 @@ def test_changes_of_the_file_are_seen() -> None:
 
 @pytest.mark.parametrize("mode", [0o644, 0o604])
 def test_a_file_that_others_may_read_is_warned_of(mode: int, caplog: pytest.LogCaptureFixture) -> None:
-    """Its keys are used all the same; the warning has the mend and comes once."""
+    """Its keys are used all the same; the warning has the remedy and comes once."""
     write_env("K=v", mode)
     assert [read_dotenv()["K"], read_dotenv()["K"]] == [SecretStr("v")] * 2
     assert caplog.text.count("chmod 600 .env") == 1

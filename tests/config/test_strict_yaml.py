@@ -199,7 +199,7 @@ def test_what_is_not_a_regular_file_is_refused_without_waiting(folder: Path) -> 
 
 
 def test_a_file_that_everyone_may_write_is_refused(folder: Path) -> None:
-    """Who can write it can raise the budget; the message has the mend."""
+    """Who can write it can raise the budget; the message has the remedy."""
     path = folder / "open.yaml"
     path.write_text("a: 1")
     path.chmod(0o666)

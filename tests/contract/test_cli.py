@@ -117,7 +117,7 @@ ADDRESSES = [
 def test_an_address_written_wrong_is_a_mistake_and_one_that_is_down_is_a_failure(
     line: str, variable: str, address: str, code: int, said: str, tmp_path: Path
 ) -> None:
-    """Exit code 2 or 1, the mend, and no password; `tta check` has 1 for everything it finds."""
+    """Exit code 2 or 1, the remedy, and no password; `tta check` has 1 for everything it finds."""
     done = tta(*line.split(), folder=tmp_path, **{variable: address})
     assert done.returncode == code, done.stderr
     shown = done.stdout + done.stderr

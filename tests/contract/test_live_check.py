@@ -55,7 +55,7 @@ def test_check_flags_each_model_of_the_guide_and_names_its_replacement(
     path = written(tmp_path, {"fallback_strategy": {"models": [model]}, "orchestrator": {"model": model}})
     lines = [x for x in checked(path, capsys) if x["subject"] == model and x["level"] == "warn"]
     assert any("retired on" in x["message"] and "replacement: " in x["message"] for x in lines)
-    assert any(x["mend"] and x["mend"].startswith("name ") for x in lines)
+    assert any(x["fix"] and x["fix"].startswith("name ") for x in lines)
 
 
 def test_live_check_asks_each_provider_once(
@@ -79,20 +79,20 @@ def test_live_check_asks_each_provider_once(
 def test_live_check_fails_on_a_model_that_is_not_served(
     sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A model that its provider no longer lists fails the check, with the replacement in the mend."""
+    """A model that its provider no longer lists fails the check, with the replacement in the remedy."""
     sandbox.use(parse_scenario(f"models: {{{LLAMA}: {{gone: true}}}}"))
     path = written(tmp_path, sandbox_config(sandbox, tmp_path))
     assert check(config=path, json=True, live=True) == 1
     lines = json.loads(capsys.readouterr().out)["checks"]
     (line,) = [x for x in lines if x["subject"] == f"{LLAMA} at groq"]
     assert (line["level"], line["message"]) == ("fail", f"{LLAMA} is not in the model list")
-    assert line["mend"].startswith("name openai/gpt-oss-120b instead")
+    assert line["fix"].startswith("name openai/gpt-oss-120b instead")
 
 
 def test_a_model_that_a_server_of_ones_own_lacks_can_be_pulled(
     sandbox: Sandbox, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The catalogue lists no local models: the mend is on that server."""
+    """The catalogue lists no local models: the remedy is on that server."""
     sandbox.use(parse_scenario("models: {'nope:7b': {gone: true}}"))
     local = executor(sandbox, "local", "openai-compatible", ["simple"], billing="free")
     config = sandbox_config(sandbox, tmp_path, executors=[local | {"api_model": "nope:7b"}])
@@ -100,7 +100,7 @@ def test_a_model_that_a_server_of_ones_own_lacks_can_be_pulled(
     lines = json.loads(capsys.readouterr().out)["checks"]
     (line,) = [x for x in lines if x["subject"] == "local at openai-compatible"]
     assert line["message"] == "nope:7b is not in the model list"
-    assert line["mend"] == "pull nope:7b on that server, or name a model that it serves"
+    assert line["fix"] == "pull nope:7b on that server, or name a model that it serves"
 
 
 async def test_a_missing_key_and_a_silent_provider_are_told_apart(

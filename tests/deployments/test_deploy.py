@@ -80,7 +80,7 @@ def test_without_a_worker_it_says_how_to_start_one(
     assert f"prefect worker start --pool {POOL}" in capsys.readouterr().out
     assert deployed.home is not None
     waiting = [one for one in check_server(home=deployed.home.root) if "no worker" in one.message]
-    assert [(one.level, f"prefect worker start --pool {POOL}" in one.mend) for one in waiting] == [
+    assert [(one.level, f"prefect worker start --pool {POOL}" in one.fix) for one in waiting] == [
         ("warn", True)
     ]
 
@@ -187,7 +187,7 @@ async def test_automations_are_updated_by_name_and_keep_their_switch() -> None:
     ("notify", "said"), [("ops", "<block type>/<block name>"), ("slack-webhook/none", "no such")]
 )
 async def test_a_wrong_notification_block_is_named(notify: str, said: str) -> None:
-    """A block that is not there is named with the mend."""
+    """A block that is not there is named with the remedy."""
     with pytest.raises(ConfigError, match=said):
         await apply_automations(notify)
 

@@ -82,7 +82,7 @@ def test_the_guides_scenarios_are_compared_in_one_document_and_one_chart(
     for one, price in zip(said["scenarios"], ((3, 15), (3, 15), (15, 75)), strict=True):
         alone = TASKS * (100 * price[0] + 50 * price[1])
         assert Decimal(one["paid_alone_usd"]) == Decimal(alone) / 1_000_000
-        assert (one["tasks"], one["failed"], one["accuracy"], one["disowned"]) == (TASKS, 0, 1.0, 0)
+        assert (one["tasks"], one["failed"], one["accuracy"], one["rejected"]) == (TASKS, 0, 1.0, 0)
         assert Decimal(one["cost_usd"]) == Decimal(alone) / TASKS * one["paid_calls"] / 1_000_000
         assert sum(one["evidence"].values()) == TASKS
     assert said["scenarios"][0]["evidence"]["agreement"] >= 1

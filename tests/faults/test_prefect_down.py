@@ -26,7 +26,7 @@ from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationRe
 
 
 class Line:
-    """The way to the Prefect API; it can be cut and mended."""
+    """The way to the Prefect API; it can be cut and fixed."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -46,7 +46,7 @@ class Line:
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def cut(self) -> None:
-        """Every connection is reset, now and until it is mended.
+        """Every connection is reset, now and until it is fixed.
 
         The port stays ours: on loopback a client that tries it again and again would connect to itself.
         """
@@ -54,7 +54,7 @@ class Line:
         for writer in list(self._writers):
             writer.transport.abort()
 
-    async def mend(self) -> None:
+    async def fix(self) -> None:
         self._is_cut = False
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -111,7 +111,7 @@ def test_a_run_outlives_the_api(
             if comes_back:
                 assert first is not None
                 assert first.model == PAID
-            wait_for(line.mend())
+            wait_for(line.fix())
             sent = len(asked)
             assert sent == 1
             again = _run(workflow)
@@ -139,7 +139,7 @@ def test_an_alert_is_due_until_prefect_has_it(
         wait_for(line.cut())
         wait_for(send_alerts(runtime))
         assert sent == ["tta.budget.alert"]
-        wait_for(line.mend())
+        wait_for(line.fix())
         monkeypatch.setattr("tta_dev_primitives.flows.budget._DELIVERY_S", 60.0)
         for _ in range(2):
             now[0] += 61
@@ -176,7 +176,7 @@ def _cutting(line: Line, asked: list[str], *, comes_back: bool) -> f.Behaviour:
             asked.append(str(request.body))
             await line.cut()
             if comes_back:
-                asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(line.mend()))
+                asyncio.get_running_loop().call_later(1.0, lambda: asyncio.ensure_future(line.fix()))
             writer.write(f.good(TEXTS["execute"], request))
             await writer.drain()
 

@@ -125,15 +125,18 @@ async def test_a_refusal_ends_the_run_with_a_budget_error(
     assert all(call.provider != "anthropic" for call in sandbox.calls)
 
 
-async def test_nobody_answering_is_a_refusal(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+async def test_ignore_answering_is_a_refusal(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
     """After `approval_timeout_s` the run fails with a budget error, and the journal says that nobody answered."""
     workflow = make_workflow(sandbox_of(REJECTED), cost_tracking={**NO_MONEY, "approval_timeout_s": 1})
-    with pytest.raises(BudgetExceededError, match="nobody approved more within 1 s"):
+    with pytest.raises(BudgetExceededError, match="no person approved more within 1 s"):
         await workflow.execute(TASK, use_case="moderate")
-    assert await journal_of(workflow) == [ASKED, ("unanswered", "0", None, "nobody approved more within 1 s")]
+    assert await journal_of(workflow) == [
+        ASKED,
+        ("unanswered", "0", None, "no person approved more within 1 s"),
+    ]
 
 
-async def test_nobody_is_asked_for_what_free_models_can_do(
+async def test_ignore_is_asked_for_what_free_models_can_do(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """Without money, a task that needs none is delivered without a question."""

@@ -242,7 +242,7 @@ async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(
     assert all(call.provider != "anthropic" for call in sandbox.calls)
 
 
-async def test_a_job_goes_on_when_nobody_can_see_its_progress_any_more(
+async def test_a_job_goes_on_when_ignore_can_see_its_progress_any_more(
     sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
 ) -> None:
     """The reader of a pipe has gone: the views stop, the work and its report do not."""

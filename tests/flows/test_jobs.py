@@ -132,7 +132,7 @@ async def test_without_a_fence_tests_are_written_and_not_run(
         await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE), run_unfenced=True)
 
 
-async def test_when_nobodys_tests_hold_the_run_fails_and_says_why(
+async def test_when_ignores_tests_hold_the_run_fails_and_says_why(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """No model's tests pass: no result, and each model's failure is in the error."""

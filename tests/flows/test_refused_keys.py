@@ -33,7 +33,7 @@ def test_a_key_that_was_replaced_serves_the_very_next_run(
 def test_the_message_of_a_refused_key_names_its_variable_and_holds_no_key(
     sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow
 ) -> None:
-    """What to mend, in one sentence after the provider's own."""
+    """What to fix, in one sentence after the provider's own."""
     workflow = make_workflow(sandbox_of("rules: [{match: {model: gemini-2.5-pro}, reply: {error: bad_key}}]"))
     reason = workflow.run(OPEN, use_case="moderate").attempts[0].reason or ""
     assert f"Check the key in {KEY}" in reason

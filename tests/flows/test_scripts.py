@@ -143,7 +143,7 @@ async def test_a_flow_that_is_called_joins_the_server(
 
 
 def test_an_unexpected_error_keeps_its_traceback(config: Path, tmp_path: Path) -> None:
-    """That is our bug: whoever mends it needs the place."""
+    """That is our bug: whoever fixes it needs the place."""
     ran = _run(_HAS_A_BUG, config, tmp_path)
     assert ran.stdout == "nobody expected this\n"
     assert "Traceback" in ran.stderr

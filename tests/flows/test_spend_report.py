@@ -142,7 +142,7 @@ async def test_the_report_tells_how_often_agreeing_models_were_contradicted(tmp_
     """A count with its interval, without saying who was right; an answer that stood alone does not count."""
     (told,) = quality_of(agreed_state(34, 2))
     assert (told.labels, told.agreed, told.contradicted, told.doubtful) == (35, 34, 2, False)
-    assert "on 2 of 34 tasks (95 % interval 2%-19%); nobody has judged who was right." in told.on_agreed
+    assert "on 2 of 34 tasks (95 % interval 2%-19%); which side was right was not judged." in told.on_agreed
     assert told.to_json()["agreed_but_contradicted"] == 2
 
     found = replace(await report_of(tmp_path), quality=(told,))

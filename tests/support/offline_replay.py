@@ -147,9 +147,9 @@ class Tally:
     cost: Decimal = Decimal(0)
     baseline: Decimal = Decimal(0)
     paid_alone: Decimal = Decimal(0)
-    disowned: int = 0
+    rejected: int = 0
     ever_over: bool = False
-    """More disowned than the budget allows at some moment after the first 100 tasks."""
+    """More rejected than the budget allows at some moment after the first 100 tasks."""
     alarms: list[int] = field(default_factory=list)
     """Numbers of the tasks on which a drift alarm was raised."""
     paid_calls: Counter[str] = field(default_factory=Counter)
@@ -167,8 +167,8 @@ class Tally:
 
     @property
     def violated(self) -> bool:
-        """More disowned deliveries than the threshold allows, when the run ended."""
-        return self.disowned > self.eps * self.tasks
+        """More rejected deliveries than the threshold allows, when the run ended."""
+        return self.rejected > self.eps * self.tasks
 
 
 def replay(
@@ -270,11 +270,11 @@ class _Task:
             tally.right += bool(shown["correct"])
             if not solved:
                 final = record.answer(self.orchestrator, own_name).final
-                tally.disowned += not agree(final, self.case.answers[step.index].final)
+                tally.rejected += not agree(final, self.case.answers[step.index].final)
         measured = own if solved else shown
         usage = Usage(measured["input_tokens"], output_tokens=measured["output_tokens"])
         tally.baseline += PRICES[self.orchestrator.model].cost(usage)
-        tally.ever_over |= tally.tasks >= 100 and tally.disowned > tally.eps * tally.tasks
+        tally.ever_over |= tally.tasks >= 100 and tally.rejected > tally.eps * tally.tasks
 
 
 def load(folder: Path, name: str) -> list[Recorded]:

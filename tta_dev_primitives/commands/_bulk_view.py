@@ -26,7 +26,7 @@ class View(Protocol):
     """Shows progress while its block runs."""
 
     def update(self, progress: Progress) -> None:
-        """Told twice a second."""
+        """Called twice a second."""
 
     def __enter__(self) -> Self: ...
 

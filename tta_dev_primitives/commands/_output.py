@@ -164,7 +164,7 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     """Keep library logs off stdout: everything goes to stderr, ours from `level` up.
 
     Call it before Prefect is imported. Prefect's own console log would repeat a user's mistake as a traceback, and a
-    flow hangs when whoever reads its stderr has gone (`tta run ... 2>&1 | head`); the UI has its records.
+    flow hangs when the reader of its stderr is gone (`tta run ... 2>&1 | head`); the UI has its records.
     """
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
     handler = logging.StreamHandler(sys.stderr)

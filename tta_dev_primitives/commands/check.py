@@ -1,4 +1,4 @@
-"""`tta check`: everything that can be wrong before a run, each with the mend."""
+"""`tta check`: everything that can be wrong before a run, each with the remedy."""
 
 from __future__ import annotations
 
@@ -45,16 +45,14 @@ def check(
     lines = list(_lines(config, live))
     failed = any(line.level == "fail" for line in lines)
     if json:
-        checks = [
-            {"level": x.level, "subject": x.subject, "message": x.message, "mend": x.mend} for x in lines
-        ]
+        checks = [{"level": x.level, "subject": x.subject, "message": x.message, "fix": x.fix} for x in lines]
         print_json({"ok": not failed, "checks": checks})
         return 1 if failed else 0
     out = console()
     for line in lines:
         out.print(Text.assemble(_MARKS[line.level], " ", (line.subject, "bold"), f": {line.message}"))
-        if line.mend:
-            out.print(f"     {line.mend}", style="dim")
+        if line.fix:
+            out.print(f"     {line.fix}", style="dim")
     counts = {level: sum(line.level == level for line in lines) for level in _MARKS}
     out.print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
     return 1 if failed else 0
@@ -172,8 +170,8 @@ def _audits(config: OrchestrationConfig, left: Decimal | None) -> Iterator[Check
 def _server() -> Iterator[CheckLine]:
     from tta_dev_primitives.blocks.prefect_server.doctor import check_server
 
-    for level, message, mend in check_server():
-        yield CheckLine(level, "prefect", message, mend)
+    for level, message, fix in check_server():
+        yield CheckLine(level, "prefect", message, fix)
 
 
 _LEVELS: dict[str, Literal["ok", "warn", "fail"]] = {"served": "ok", "retires": "warn", "unknown": "warn"}

@@ -111,7 +111,7 @@ def _said(entry: JournalEntry) -> str:
         case "ask":
             return "a person is asked for more"
         case "unanswered":
-            return "nobody answered"
+            return "no answer"
         case _:
             return f"{entry.who or 'somebody'}: {entry.what} {_amount_of(entry):+f} USD"
 

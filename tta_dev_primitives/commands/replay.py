@@ -130,14 +130,14 @@ async def _all(
 
 
 def _show(outcomes: Sequence[Outcome]) -> None:
-    columns = ["scenario", "saving", "of paid", "calls", "disowned", "missed", "cost"]
+    columns = ["scenario", "saving", "of paid", "calls", "rejected", "missed", "cost"]
     rows = [
         [
             one.scenario,
             f"{one.saving:.1%}",
             f"{one.relative:.1%}",
             f"{one.free_calls}+{one.paid_calls}",
-            f"{one.disowned}{' !' if one.violated else ''}",
+            f"{one.rejected}{' !' if one.violated else ''}",
             f"{one.missed_at_most:.0f}",
             usd(one.cost, 4),
         ]
@@ -147,8 +147,8 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     out.print(table(f"Replay of {outcomes[0].tasks} tasks", columns, rows, right=columns[1:]))
     out.print(
         "saving: against the paid model alone on its own recorded tokens, all costs included; of paid: right answers "
-        "as a share of the paid model's; calls: free+paid; disowned: delivered answers that differ from the paid "
-        "model's, ! more than the threshold allows; missed: with 95 % confidence no more un-judged ones were disowned.",
+        "as a share of the paid model's; calls: free+paid; rejected: delivered answers that differ from the paid "
+        "model's, ! more than the threshold allows; missed: with 95 % confidence no more un-judged ones were rejected.",
         style="dim",
     )
     for one in outcomes:

@@ -208,13 +208,13 @@ class Server:
     def _explain(self, fault: BaseException) -> LedgerError:
         text = str(fault) or type(fault).__name__
         if isinstance(fault, (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)):
-            mend = "It was busy for too long; try again"
+            fix = "It was busy for too long; try again"
         elif isinstance(fault, _DOWN):
-            mend = "Start it or correct TTA_LEDGER_URL; no paid call is made until it answers"
+            fix = "Start it or correct TTA_LEDGER_URL; no paid call is made until it answers"
         else:
-            mend = "Correct it or TTA_LEDGER_URL; no paid call is made until then"
+            fix = "Correct it or TTA_LEDGER_URL; no paid call is made until then"
         kind = LedgerConfigError if isinstance(fault, _WRONG) else LedgerError
-        explained = kind(f"Ledger {self._place}: {text}. {mend}.")
+        explained = kind(f"Ledger {self._place}: {text}. {fix}.")
         explained.__cause__ = fault
         return explained
 

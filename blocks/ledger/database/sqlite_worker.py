@@ -197,12 +197,12 @@ class Worker:
         if not isinstance(error, (sqlite3.Error, OSError)):
             return error
         text = str(error)
-        mend = next(
-            (mend for words, mend in _MENDS if words in text.lower()),
-            "No paid call is made until it is mended",
+        fix = next(
+            (fix for words, fix in _FIXES if words in text.lower()),
+            "No paid call is made until it is fixed",
         )
         kind = LedgerConfigError if "not a database" in text else LedgerError
-        explained = kind(f"Ledger {self.path}: {text}. {mend}.")
+        explained = kind(f"Ledger {self.path}: {text}. {fix}.")
         explained.__cause__ = error
         return explained
 
@@ -324,7 +324,7 @@ class Worker:
         self.close_queue_file()
 
 
-_MENDS = (
+_FIXES = (
     ("not a database", "The file is not a ledger: move it away, or correct TTA_LEDGER_URL"),
     ("malformed", "The file is damaged: restore it, then run `tta ledger verify`"),
     ("readonly", "Make the file and its folder writable for this user"),
@@ -369,7 +369,7 @@ def _answer(jobs: list[Job]) -> None:
         try:
             loop.call_soon_threadsafe(_set_results, theirs)
         except RuntimeError:
-            # The caller's loop is closed: nobody waits for the answer, and the work itself is done.
+            # The caller's loop is closed: no caller waits for the answer, and the work itself is done.
             continue
 
 

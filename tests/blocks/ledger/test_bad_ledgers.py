@@ -74,7 +74,7 @@ async def test_an_unreachable_server_is_named_without_its_password(
 
 @pytest.mark.parametrize("place", ["/sys/ledger.db", "/proc/none/ledger.db"])
 async def test_a_folder_that_cannot_be_written_is_named(place: str, new_call: NewCall) -> None:
-    """Read-only and missing folders: the path and the mend."""
+    """Read-only and missing folders: the path and the remedy."""
     text = await refusal(f"sqlite:///{place}", new_call())
     assert place in text
     assert "writable" in text or "No paid call" in text

@@ -97,7 +97,7 @@ async def test_a_gemini_day_ends_at_midnight_in_california(database: Database, c
 async def test_other_processes_see_what_lasts_but_not_a_refused_key(
     database: Database, clock: VirtualClock
 ) -> None:
-    """A quota is everybody's; a refused key is out for the run that saw it, since the user mends it."""
+    """A quota is everybody's; a refused key is out for the run that saw it, since the user fixes it."""
     here, elsewhere = Availability(database, clock=clock), Availability(database, clock=clock)
     await here.record_failure(GROQ, "k", error(ErrorClass.QUOTA, "per day"))
     await here.record_failure(GEMINI, "k", error(ErrorClass.AUTH, status=401))
