@@ -47,7 +47,7 @@ from tta_dev_primitives.flows.tasks.item import Item, Lane
 from tta_dev_primitives.flows.tasks.same_task import read_decision, settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Candidate, Case
 
-__all__ = ["ask_planner", "free_planners", "known_use_case", "plan", "plan_items"]
+__all__ = ["ask_planner", "free_planners", "known_use_case", "plan", "plan_items", "typed_plan"]
 
 _PLAN_TOKENS = 1024
 _MOST_PLANNERS = 2
@@ -162,8 +162,7 @@ async def _plan_for(runtime: Runtime, item: Item) -> Plan:
     allowed = configured_use_cases(runtime.config)
     free = default_plan(item.task, asked, allowed=allowed, system=item.system)
     if item.output is not None:
-        # The type says what the answer is; a part of a compound task would have none.
-        return free.model_copy(update={"answer_format": "json", "sub_tasks": []})
+        return typed_plan(free)
     if not runtime.config.enabled or not needs_planner(item.task, asked, runtime.config.planning):
         return free
     made = await _made_plan(runtime, item, free.use_case)
@@ -190,6 +189,11 @@ async def free_planners(runtime: Runtime, use_case: str) -> list[Target]:
     except ConfigError:
         return []
     return [target for target in route.candidates if target.billing == "free"][:_MOST_PLANNERS]
+
+
+def typed_plan(plan: Plan) -> Plan:
+    """The plan of a typed task: the type says what the answer is; a part of a compound task would have none."""
+    return plan.model_copy(update={"answer_format": "json", "sub_tasks": []})
 
 
 def known_use_case(runtime: Runtime, task: str, use_case: str | None) -> str | None:

@@ -180,14 +180,16 @@ class MultiModelWorkflow:
         items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
         *,
         concurrency: int = 50,
-        on_result: Callable[[OrchestrationResult], None] | None = None,
+        output_type: Any = None,
+        on_result: Callable[[OrchestrationResult[Any]], None] | None = None,
         **options: Any,
-    ) -> list[OrchestrationResult]:
+    ) -> list[OrchestrationResult[Any]]:
         """Run many tasks as one flow run.
 
         Args:
-            items: Mappings with `id`, `task` and optional `use_case` and `system`.
+            items: Mappings with `id`, `task` and optional `use_case`, `system` and `schema` (a JSON Schema).
             concurrency: How many provider calls may be open at once.
+            output_type: What each answer is, as in `run`; an item's own `schema` goes before it.
             on_result: Called with each result as it comes.
             options: `max_cost`, `patience_s` and the other options of `orchestrate_bulk`.
 
@@ -201,12 +203,19 @@ class MultiModelWorkflow:
         from tta_dev_primitives.flows.bulk.reader import check_items
 
         check_items(items)
+        output = None
+        if output_type is not None:
+            from tta_dev_primitives.flows.answers.output_type import OutputType
+
+            output = OutputType.of(output_type)
         runtime = await self.ready()
         from tta_dev_primitives.flows.bulk.bulk_flow import run_bulk
         from tta_dev_primitives.flows.calling.runtime import active
 
         with active(runtime):
-            return await run_bulk(items, concurrency=concurrency, on_result=on_result, **options)
+            return await run_bulk(
+                items, concurrency=concurrency, on_result=on_result, output_type=output, **options
+            )
 
     @property
     def _path(self) -> str | None:

@@ -18,7 +18,16 @@ from typing import Any, Literal
 from tta_dev_primitives.flows.answers.json_schema import referred
 from tta_dev_primitives.flows.answers.numbers import number_form
 
-__all__ = ["FieldStatus", "cut_schema", "field_status", "forms_of", "merged", "value_at", "voted"]
+__all__ = [
+    "FieldStatus",
+    "cut_schema",
+    "field_paths",
+    "field_status",
+    "forms_of",
+    "merged",
+    "value_at",
+    "voted",
+]
 
 FieldStatus = Literal["agreed", "disputed", "unchecked"]
 
@@ -33,6 +42,11 @@ Form = str | None
 def forms_of(schema: Mapping[str, Any], data: Any) -> dict[str, Form]:
     """The canonical form of every field of an object; an absent optional field equals null."""
     return dict(_fields(schema, schema, data, "", 0))
+
+
+def field_paths(schema: Mapping[str, Any]) -> list[str]:
+    """The paths of the fields that an object's schema names, in its order; none for data that is no object."""
+    return list(_paths(schema, schema, "", 0))
 
 
 def field_status(schema: Mapping[str, Any], answers: Sequence[Any]) -> dict[str, FieldStatus]:
@@ -97,6 +111,19 @@ def _resolved(root: Mapping[str, Any], schema: Any) -> Mapping[str, Any]:
 def _properties(root: Mapping[str, Any], schema: Any) -> Mapping[str, Any]:
     inner = _resolved(root, schema).get("properties")
     return inner if isinstance(inner, Mapping) else {}
+
+
+def _paths(root: Mapping[str, Any], schema: Any, path: str, depth: int) -> Iterator[str]:
+    inner = _properties(root, schema)
+    if not inner or depth > _MAX_DEPTH:
+        yield from [path] if path else []
+        return
+    for key, part in inner.items():
+        below = f"{path}.{key}" if path else str(key)
+        if "." in str(key):
+            yield below
+        else:
+            yield from _paths(root, part, below, depth + 1)
 
 
 def _fields(

@@ -8,6 +8,7 @@ import math
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Mapping, Sequence, Sized
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -23,6 +24,7 @@ from prefect.states import AwaitingRetry
 from pydantic import Field
 
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
@@ -67,14 +69,15 @@ async def orchestrate_bulk(
     force: bool = False,
     config_path: str | None = None,
     keep_going: bool = False,
+    output_schema: dict[str, Any] | None = None,
 ) -> BulkReport:
     """Run a file of tasks; a run that was stopped or killed goes on where it was, and pays for nothing twice.
 
     When free quota is hours away, a deployed run puts itself back on the schedule for the moment it returns.
 
     Args:
-        input_path: Tasks: JSONL or CSV with id, task, and optional use_case and system.
-        output_path: Results, JSONL; running again does only what is missing.
+        input_path: Tasks: JSONL or CSV with id, task, and optional use_case, system and schema.
+        output_path: Results, JSONL, or a .csv with one column a field; running again does only what is missing.
         concurrency: Provider calls open at once.
         chunk_size: Tasks a task run; empty: up to 100, twice the concurrency.
         max_cost: The most the whole job may cost, USD, over all its runs.
@@ -86,6 +89,7 @@ async def orchestrate_bulk(
         force: Go on although configuration or tasks changed since the last run.
         config_path: Configuration file; empty searches the usual places.
         keep_going: Go on although the same local check refuses answer after answer.
+        output_schema: JSON Schema of the answers; then each line holds valid `data`. Empty: text.
 
     Raises:
         ConfigError: Input, output or an option is wrong, or configuration or tasks changed (see `force`).
@@ -95,7 +99,11 @@ async def orchestrate_bulk(
         OutputError: The output cannot be written; what was answered is kept.
     """
     here = _HERE.get()
+    schema = None if here is None else here.output
+    if schema is None and output_schema is not None:
+        schema = OutputType.of(output_schema, name="output_schema")
     options = JobOptions(
+        output=schema,
         concurrency=concurrency,
         chunk_size=chunk_size,
         max_cost=max_cost,
@@ -140,7 +148,9 @@ async def run_file(local: JobOptions, **parameters: Any) -> BulkReport:
 async def _file_job(
     runtime: Runtime, source: Path, target: Path, options: JobOptions, *, ordered: bool, force: bool
 ) -> BulkReport:
-    with await asyncio.to_thread(FileJob.open, runtime.config, source, target, force=force) as job:
+    with await asyncio.to_thread(
+        FileJob.open, runtime.config, source, target, force=force, schema=options.output
+    ) as job:
         run = JobRun(
             runtime,
             options,
@@ -188,14 +198,16 @@ async def run_bulk(
     *,
     concurrency: int = 50,
     on_result: Callable[[OrchestrationResult], None] | None = None,
+    output_type: Any = None,
     **options: Any,
 ) -> list[OrchestrationResult]:
     """Run tasks that are in memory as one flow run.
 
     Args:
-        items: Mappings with `id`, `task` and optional `use_case` and `system`; also an async iterable.
+        items: Mappings with `id`, `task` and optional `use_case`, `system` and `schema`; also an async iterable.
         concurrency: Provider calls open at once.
         on_result: Called with each result as it comes.
+        output_type: The type of the answers of items without a `schema`.
         options: `max_cost` (USD), `until` (datetime), `patience_s`, `chunk_size`, `detail`, `keep_going` of
             `orchestrate_bulk`.
 
@@ -208,7 +220,8 @@ async def run_bulk(
         LedgerError: The ledger cannot be used; the results so far were given to `on_result`.
     """
     check_items(items)
-    job = _MemoryJob(items, on_result, _memory_options(concurrency, options))
+    output = None if output_type is None else OutputType.of(output_type)
+    job = _MemoryJob(items, on_result, replace(_memory_options(concurrency, options), output=output))
     if isinstance(items, Sequence) and not items:
         return []
     token = _JOB.set(job)
@@ -261,7 +274,7 @@ class _MemoryJob:
     async def records(self, run: JobRun) -> AsyncIterator[Record]:
         """Every item that can be run; the others get their result at once."""
         async for entry in _iterate(self._items):
-            found = record_of(entry, len(self._places) + 1)
+            found = record_of(entry, len(self._places) + 1, self.options.output)
             if isinstance(found, Record) and found.id in self._ids:
                 why = f"the id {found.id!r} was given before"
                 found = BrokenLine(found.number, why, found.id, found.use_case)
@@ -276,7 +289,9 @@ class _MemoryJob:
             yield found
 
     def ended(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
-        """Keep one result."""
+        """Keep one result; its data as an instance of the caller's type."""
+        if record.output is not None and error is None:
+            result = result.model_copy(update={"data": record.output.check(result.data).value})
         self._keep(record.number, result)
 
     def close(self, run: JobRun, why: OrchestrationError | None) -> None:

@@ -12,6 +12,8 @@ from typing import Any, Self
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.bulk.csv_output import is_csv, jsonl_beside, write_csv
 from tta_dev_primitives.flows.bulk.job_file import JobFile, JobPlan, config_digest
 from tta_dev_primitives.flows.bulk.output import Output
 from tta_dev_primitives.flows.bulk.progress import Progress
@@ -28,8 +30,11 @@ _SAMPLE = 8
 class FileJob:
     """One run of the job whose results are in an output file. Make it with `open`, use it as a context manager."""
 
-    def __init__(self, source: Path, output: Output, file: JobFile) -> None:
-        self.source, self.output, self.file = source, output, file
+    def __init__(
+        self, source: Path, target: Path, output: Output, file: JobFile, schema: OutputType | None
+    ) -> None:
+        self.source, self.target, self.output, self.file = source, target, output, file
+        self.schema = schema
         self.progress = Progress(total=0)
         self.broken: list[tuple[int, str, str | None]] = []
         self.duplicates: list[tuple[int, str, str | None]] = []
@@ -38,13 +43,22 @@ class FileJob:
         self._end = 0
 
     @classmethod
-    def open(cls, config: OrchestrationConfig, source: Path, target: Path, *, force: bool) -> Self:
+    def open(
+        cls,
+        config: OrchestrationConfig,
+        source: Path,
+        target: Path,
+        *,
+        force: bool,
+        schema: OutputType | None = None,
+    ) -> Self:
         """Lock the output, read input and output once, and see what is to do.
 
         Args:
             config: The configuration of this run.
             source: The tasks.
-            target: The results.
+            target: The results; of a `.csv` the job keeps the whole results in a JSONL file beside it.
+            schema: The type of the answers; None: text.
             force: Go on although configuration or tasks changed; changed tasks are answered again.
 
         Raises:
@@ -54,11 +68,12 @@ class FileJob:
         end = input_size(source)
         if os.path.realpath(source) == os.path.realpath(target):
             raise ConfigError(f"{target}: is the input itself. Choose another --out.")
-        output = Output(target)
+        output = Output(jsonl_beside(target) if is_csv(target) else target)
         try:
             digest = config_digest(config)
-            file = JobFile.read(target)
-            job = cls(source, output, file or JobFile(input=str(source.resolve()), config_digest=digest))
+            file = JobFile.read(output.path)
+            new = JobFile(input=str(source.resolve()), config_digest=digest)
+            job = cls(source, target, output, file or new, schema)
             job._scan(end, force=force)
             if file is not None:
                 job._compare(digest, force=force)
@@ -69,7 +84,7 @@ class FileJob:
 
     def todo(self) -> Iterator[Record]:
         """The tasks still to do, in the order of the input; lines after the scan are left to the next run."""
-        for record in read_records(self.source, end=self._end):
+        for record in read_records(self.source, end=self._end, output=self.schema):
             if (
                 isinstance(record, Record)
                 and self.output.is_first(record)
@@ -102,8 +117,10 @@ class FileJob:
         self.file.write(self.output.path)
 
     def finish(self, *, ordered: bool) -> None:
-        """Leave each id once in the output."""
+        """Leave each id once in the output, and write the CSV where one is asked for."""
         self.output.finish(ordered=ordered)
+        if is_csv(self.target):
+            write_csv(self.output.path, self.target, self.schema)
 
     def __enter__(self) -> Self:
         return self
@@ -117,7 +134,7 @@ class FileJob:
         self._end = end
         changed: list[str] = []
         tasks = todo = 0
-        for record in read_records(self.source, end=end):
+        for record in read_records(self.source, end=end, output=self.schema):
             if isinstance(record, BrokenLine):
                 self._break(record)
                 continue

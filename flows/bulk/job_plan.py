@@ -10,7 +10,7 @@ from tta_dev_primitives.config.errors import SavingsShortError
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.plan import ask_planner, free_planners
+from tta_dev_primitives.flows.plan import ask_planner, free_planners, typed_plan
 from tta_dev_primitives.flows.planning.local_classifier import classify
 from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
@@ -69,6 +69,8 @@ def plan_of(runtime: Runtime, job: JobPlan | None, record: Record) -> Plan:
     """The plan of one task: its own use case and answer format, else what its words say clearly, else the job's."""
     allowed = configured_use_cases(runtime.config)
     free = default_plan(record.task, record.use_case, allowed=allowed, system=record.system)
+    if record.output is not None:
+        free = typed_plan(free)
     if job is None:
         return free
     unclear = record.use_case is None and not classify(record.task).sure

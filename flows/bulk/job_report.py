@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.file_job import FileJob
     from tta_dev_primitives.flows.bulk.runner import JobRun
 
-__all__ = ["BulkReport", "JobFailedError", "ModelReport", "end_state", "report_of"]
+__all__ = ["BulkReport", "FieldReport", "JobFailedError", "ModelReport", "end_state", "report_of"]
 
 _MOST_LISTED = 100
 
@@ -31,6 +31,15 @@ class ModelReport(BaseModel):
     answers: int
     tokens: int
     cost_usd: Usd
+
+
+class FieldReport(BaseModel):
+    """What the models' answers said of one field of the typed tasks of this run."""
+
+    agreed: int
+    disputed: int
+    corrected: int = Field(description="Disputed, and the orchestrator gave the value")
+    unchecked: int
 
 
 class LineReport(BaseModel):
@@ -67,6 +76,7 @@ class BulkReport(BaseModel):
     savings_ratio: float = 0.0
     seconds: float = 0.0
     models: dict[str, ModelReport] = Field(default_factory=dict)
+    fields: dict[str, FieldReport] = Field(default_factory=dict, description="Of typed tasks: each field")
     reason: str | None = None
     """Why it stopped before its end."""
     resume_at: datetime | None = None
@@ -111,7 +121,7 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         state = "incomplete"
     return BulkReport(
         state=state,
-        output=str(job.output.path) if job is not None else None,
+        output=str(job.target) if job is not None else None,
         done=progress.skipped + progress.done,
         done_before=progress.skipped,
         accepted=progress.accepted,
@@ -136,6 +146,15 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
                 cost_usd=line.cost_usd,
             )
             for name, line in sorted(progress.models.items())
+        },
+        fields={
+            name: FieldReport(
+                agreed=seen["agreed"],
+                disputed=seen["disputed"],
+                corrected=seen["corrected"],
+                unchecked=seen["unchecked"],
+            )
+            for name, seen in progress.fields.items()
         },
         reason=_reason(run),
         resume_at=None if admission.opens_at is None else datetime.fromtimestamp(admission.opens_at, UTC),

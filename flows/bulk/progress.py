@@ -14,6 +14,7 @@ from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 __all__ = ["ModelLine", "Progress"]
 
 _WINDOW = 200
+_MOST_PATH = 120
 
 
 @dataclass(slots=True)
@@ -46,6 +47,8 @@ class Progress:
     models: dict[str, ModelLine] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     """Failed tasks by the class of their error."""
+    fields: dict[str, Counter[str]] = field(default_factory=dict)
+    """Of typed tasks: each field's agreed, disputed, corrected and unchecked values."""
     waiting_until: float | None = None
     """Epoch seconds until which the job waits for free quota now."""
     quota_eta_s: float | None = None
@@ -67,6 +70,7 @@ class Progress:
             self.done += 1
             self.accepted += result.accepted
             self.model(result.model).answers += 1
+            self._count_fields(result)
         else:
             self.failed += 1
             self.errors[error_class] += 1
@@ -78,6 +82,15 @@ class Progress:
             line.failed += attempt.outcome != "ok"
             line.tokens += 0 if attempt.reused else attempt.input_tokens + attempt.output_tokens
             line.cost_usd += attempt.cost_usd
+
+    def _count_fields(self, result: OrchestrationResult) -> None:
+        solved = any(
+            a.role == "execute" and a.billing == "paid" and a.outcome == "ok" for a in result.attempts
+        )
+        for path, status in result.fields.items():
+            seen = self.fields.setdefault(path[:_MOST_PATH], Counter())
+            seen[status] += 1
+            seen["corrected"] += solved and status == "disputed"
 
     def model(self, name: str) -> ModelLine:
         """The line of one model."""

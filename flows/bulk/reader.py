@@ -12,6 +12,7 @@ import os
 import stat
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from typing_extensions import override
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.options import USE_CASES
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, check_task
 
 __all__ = [
@@ -34,7 +36,7 @@ __all__ = [
 
 _MOST_LINE = 4 * MAX_TASK_BYTES
 _MOST_ID = 512
-_FIELDS = ("id", "task", "use_case", "system")
+_FIELDS = ("id", "task", "use_case", "system", "schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,13 @@ class Record:
     task: str
     use_case: str | None = None
     system: str | None = None
+    output: OutputType | None = None
+    """The type of its answer, its own or the job's; None: text."""
 
     @property
     def digest(self) -> str:
-        """What an answer depends on: changes when text, use case or system text change."""
-        return digest_of(self.task, self.use_case, self.system)
+        """What an answer depends on: changes when text, use case, system text or schema change."""
+        return digest_of(self.task, self.use_case, self.system, self.output)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +96,21 @@ def check_items(items: object) -> None:
             )
 
 
-def digest_of(task: str, use_case: str | None, system: str | None) -> str:
+def digest_of(task: str, use_case: str | None, system: str | None, output: OutputType | None = None) -> str:
     """16 hex digits for a task's text and options."""
-    text = json.dumps([task, use_case, system], separators=(",", ":"))
+    parts = [task, use_case, system] + ([] if output is None else [output.digest])
+    text = json.dumps(parts, separators=(",", ":"))
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def record_of(entry: object, number: int) -> Record | BrokenLine:
-    """Check one task: a mapping with `id` and `task`, and optional `use_case` and `system`."""
+def record_of(entry: object, number: int, output: OutputType | None = None) -> Record | BrokenLine:
+    """Check one task: a mapping with `id` and `task`, and optional `use_case`, `system` and `schema`.
+
+    Args:
+        entry: The task.
+        number: Its line, or its place.
+        output: The type of the answer, where the task has no schema of its own.
+    """
     if not isinstance(entry, Mapping):
         return BrokenLine(number, f'expected an object with "id" and "task", got {type(entry).__name__}')
     found = cast(Mapping[str, Any], entry)
@@ -113,9 +124,36 @@ def record_of(entry: object, number: int) -> Record | BrokenLine:
     try:
         identity.encode()
         check_task(found.get("task"), use_case, system)
+        output = _own_type(found.get("schema")) or output
     except (ConfigError, UnicodeEncodeError, TypeError) as error:
         return BrokenLine(number, str(error), identity, use_case if use_case in USE_CASES else None)
-    return Record(number, identity, found["task"], use_case, system)
+    return Record(number, identity, found["task"], use_case, system, output)
+
+
+def _own_type(schema: object) -> OutputType | None:
+    """The type that a task's own schema says; a CSV has it as JSON text."""
+    if schema is None or schema == "":
+        return None
+    if isinstance(schema, str):
+        return _type_of(schema)
+    if not isinstance(schema, Mapping):
+        raise ConfigError(f"schema: expected a JSON Schema object, got {type(schema).__name__}.")
+    try:
+        return _type_of(json.dumps(schema))
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ConfigError(f"schema: not plain JSON: {error}") from None
+
+
+@lru_cache(maxsize=64)
+def _type_of(text: str) -> OutputType:
+    """The type of a schema's text, made once: the tasks of a file mostly share a few schemas."""
+    try:
+        schema = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"schema: not JSON: {error}") from None
+    if not isinstance(schema, Mapping):
+        raise ConfigError(f"schema: expected a JSON Schema object, got {type(schema).__name__}.")
+    return OutputType.of(schema, name="schema")
 
 
 def input_size(path: Path) -> int:
@@ -137,12 +175,15 @@ def input_size(path: Path) -> int:
     return found.st_size
 
 
-def read_records(path: Path, *, end: int | None = None) -> Iterator[Record | BrokenLine]:
+def read_records(
+    path: Path, *, end: int | None = None, output: OutputType | None = None
+) -> Iterator[Record | BrokenLine]:
     """Every task of the file in order, holding one line at a time.
 
     Args:
         path: A `.csv` or `.tsv` with a header row, else JSONL.
         end: Read only this many bytes (a file that grows).
+        output: The type of the answers, where a line has no schema of its own.
 
     Raises:
         ConfigError: The CSV header lacks `id` or `task`.
@@ -152,9 +193,9 @@ def read_records(path: Path, *, end: int | None = None) -> Iterator[Record | Bro
             _UpTo(raw, end if end is not None else os.fstat(raw.fileno()).st_size)
         )
         if path.suffix.lower() in (".csv", ".tsv"):
-            yield from _csv(path, source)
+            yield from _csv(path, source, output)
         else:
-            yield from _jsonl(source)
+            yield from _jsonl(source, output)
 
 
 class _UpTo(io.RawIOBase):
@@ -175,7 +216,7 @@ class _UpTo(io.RawIOBase):
         return count
 
 
-def _jsonl(source: io.BufferedReader[Any]) -> Iterator[Record | BrokenLine]:
+def _jsonl(source: io.BufferedReader[Any], output: OutputType | None) -> Iterator[Record | BrokenLine]:
     number = 0
     while line := source.readline(_MOST_LINE):
         number += 1
@@ -186,10 +227,10 @@ def _jsonl(source: io.BufferedReader[Any]) -> Iterator[Record | BrokenLine]:
             continue
         text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
         if text:
-            yield _json_line(text, number)
+            yield _json_line(text, number, output)
 
 
-def _json_line(text: bytes, number: int) -> Record | BrokenLine:
+def _json_line(text: bytes, number: int, output: OutputType | None) -> Record | BrokenLine:
     try:
         entry = json.loads(text.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -198,10 +239,12 @@ def _json_line(text: bytes, number: int) -> Record | BrokenLine:
         return BrokenLine(number, f"not JSON: {error.msg} (column {error.colno})")
     except (ValueError, RecursionError):
         return BrokenLine(number, "not JSON that can be read (too deep, or a number too long)")
-    return record_of(entry, number)
+    return record_of(entry, number, output)
 
 
-def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[Record | BrokenLine]:
+def _csv(
+    path: Path, source: io.BufferedReader[Any], output: OutputType | None
+) -> Iterator[Record | BrokenLine]:
     csv.field_size_limit(_MOST_LINE)
     text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
     rows = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
@@ -210,7 +253,7 @@ def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[Record | Broken
     if header and missing:
         raise ConfigError(
             f"{path}: line 1: the header lacks {' and '.join(missing)}. It must name the columns "
-            f"{', '.join(_FIELDS)} (the last two are optional)."
+            f"{', '.join(_FIELDS)} (the last three are optional)."
         )
     while True:
         try:
@@ -225,4 +268,4 @@ def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[Record | Broken
         if len(row) != len(header):
             yield BrokenLine(rows.line_num, f"{len(row)} columns where the header has {len(header)}")
             continue
-        yield record_of(dict(zip(header, row, strict=True)), rows.line_num)
+        yield record_of(dict(zip(header, row, strict=True)), rows.line_num, output)

@@ -19,6 +19,7 @@ from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import ConfigError, LedgerError, OrchestrationError
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
@@ -64,6 +65,8 @@ class JobOptions:
     detail: Literal["chunk", "item"] = "chunk"
     keep_going: bool = False
     """Go on although the same local check refuses answer after answer."""
+    output: OutputType | None = None
+    """The type of the answers; None: text."""
     catch_signals: bool = False
     """Stop in good order on Ctrl-C and SIGTERM; for a process of our own, not under Prefect's runner."""
     observer: Observer | None = None

@@ -148,6 +148,7 @@ class Pump:
             use_case=record.use_case,
             system=record.system,
             calls_left=self._runtime.config.fallback_strategy.max_attempts,
+            output=record.output,
         )
         item.plan = self._plan_of(record)
         item.watch = None if self._brake is None else self._brake.answered

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -14,14 +15,17 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.commands._bulk_view import View, view_for
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tta_dev_primitives.flows.answers.output_type import OutputType
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
 __all__ = ["bulk", "duration"]
 
+_MOST_FIELDS = 40
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Flag = Annotated[bool, Parameter(negative="")]
 
@@ -33,6 +37,7 @@ def bulk(
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    schema: str | None = None,
     json: Flag = False,
     max_cost: str | None = None,
     until: str | None = None,
@@ -51,10 +56,11 @@ def bulk(
     refused some; 4 no model answered anything; 130 interrupted.
 
     Args:
-        tasks: JSONL lines {"id", "task", "use_case"?, "system"?}, or a .csv with these columns.
-        out: The results, one JSON line a task; what stands there is not done again.
+        tasks: JSONL lines {"id", "task", "use_case"?, "system"?, "schema"?}, or a .csv with these columns.
+        out: The results, one JSON line a task, or a .csv; what stands there is not done again.
         concurrency: Provider calls open at once.
         config: The configuration file; otherwise the usual places are searched.
+        schema: The answers are data: a JSON Schema file, or module:Model. A line's own "schema" goes before it.
         json: Print the report as one JSON document on stdout.
         max_cost: The most the job may cost, USD, over all its runs.
         until: Start nothing new after this moment, such as 2026-11-30T18:00 (local time) or ...+00:00.
@@ -82,17 +88,22 @@ def bulk(
         "force": force,
         "config_path": None if config is None else str(config),
     }
+    output = read_schema(schema)
+    if output is not None:
+        parameters["output_schema"] = dict(output.schema)
     _look_at_files(tasks, out)
     view = view_for(console(stderr=True))
     with view:
-        report = asyncio.run(_run(parameters, config, view, wait=wait))
+        report = asyncio.run(_run(parameters, config, view, output, wait=wait))
     if json:
         print_json(report.to_json())
     _tell(report, tasks)
     return _exit_code(report)
 
 
-async def _run(parameters: dict[str, Any], config: Path | None, view: View, *, wait: bool) -> BulkReport:
+async def _run(
+    parameters: dict[str, Any], config: Path | None, view: View, output: OutputType | None, *, wait: bool
+) -> BulkReport:
     # Imported here: with Prefect these take seconds, which a wrong option must not cost.
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
@@ -103,9 +114,9 @@ async def _run(parameters: dict[str, Any], config: Path | None, view: View, *, w
     from tta_dev_primitives.flows.bulk.runner import JobOptions
     from tta_dev_primitives.flows.calling.runtime import active
 
-    local = JobOptions(catch_signals=True, observer=view.update)
+    local = JobOptions(catch_signals=True, observer=view.update, output=output)
     if wait:
-        local = JobOptions(catch_signals=True, observer=view.update, in_process_s=math.inf)
+        local = replace(local, in_process_s=math.inf)
     with active(runtime):
         return await run_file(local, **parameters)
 
@@ -142,6 +153,13 @@ def _tell(report: BulkReport, tasks: Path) -> None:
     columns = ["model", "calls", "failed", "answers", "tokens", "cost"]
     if rows:
         out.print(table("Models in this run", columns, rows, right=columns[1:]))
+    fields = [
+        [name, str(f.agreed), str(f.disputed), str(f.corrected), str(f.unchecked)]
+        for name, f in list(report.fields.items())[:_MOST_FIELDS]
+    ]
+    columns = ["field", "agreed", "disputed", "corrected", "unchecked"]
+    if fields:
+        out.print(table("Fields in this run", columns, fields, right=columns[1:]))
     before = f" ({report.done_before} before this run)" if report.done_before else ""
     unaccepted = report.done - report.done_before - report.accepted
     before += f" · {unaccepted} not accepted" if unaccepted else ""
