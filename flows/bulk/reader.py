@@ -139,9 +139,10 @@ def _own_type(schema: object) -> OutputType | None:
     if not isinstance(schema, Mapping):
         raise ConfigError(f"schema: expected a JSON Schema object, got {type(schema).__name__}.")
     try:
-        return _type_of(json.dumps(schema))
+        text = json.dumps(schema)
     except (TypeError, ValueError, RecursionError) as error:
         raise ConfigError(f"schema: not plain JSON: {error}") from None
+    return _type_of(text)
 
 
 @lru_cache(maxsize=64)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
@@ -41,19 +42,27 @@ def lines(path: Path, *items: dict[str, Any]) -> Path:
     return path
 
 
+def table(path: Path) -> list[list[str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
 def job(number: int, **more: Any) -> dict[str, Any]:
-    return {"id": f"n{number}", "task": f"Extract the contact of note {number}.", "use_case": "simple", **more}
+    return {
+        "id": f"n{number}",
+        "task": f"Extract the contact of note {number}.",
+        "use_case": "simple",
+        **more,
+    }
 
 
 async def test_a_job_in_memory_gives_instances_and_takes_schemas_of_its_items(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """`data` is the caller's type; plain JSON where an item has a schema of its own."""
-    replies = "rules:\n" + "".join(
-        f"- {{match: {{contains: {word}}}, reply: {{text: {json.dumps(text)!r}}}}}\n"
-        for word, text in (("colour", json.loads('"{\\"colour\\": \\"red\\"}"')), ("contact", GOOD))
-    )
-    workflow = make_workflow(sandbox_of(replies.replace("'\"", '"').replace("\"'", '"').replace('\\\\"', '\\"')))
+    replies = {"Say the colour": '{"colour": "red"}', "Extract the contact": GOOD}
+    rules = [{"match": {"contains": word}, "reply": {"text": text}} for word, text in replies.items()]
+    workflow = make_workflow(sandbox_of(yaml.safe_dump({"rules": rules})))
     own = {"id": "c", "task": "Say the colour.", "use_case": "simple", "schema": COLOUR}
     bad = {"id": "b", "task": "Say the colour.", "schema": {"$ref": "https://example.org/s"}}
     first, second, third = await workflow.execute_bulk([job(1), own, bad], output_type=Contact)
@@ -73,14 +82,15 @@ def test_a_lines_own_schema_goes_before_the_jobs(tmp_path: Path) -> None:
         job(3, schema={"type": "objekt"}),
         job(4, schema=7),
     )
-    plain, own, wrong, number = read_records(file, output=OutputType.of(Contact))
+    contact = OutputType.of(Contact)
+    plain, own, wrong, number = read_records(file, output=contact)
     assert isinstance(plain, Record)
     assert isinstance(own, Record)
-    assert plain.output == OutputType.of(Contact)
+    assert plain.output is contact
     assert own.output is not None
     assert own.output.schema == COLOUR
     assert isinstance(wrong, BrokenLine)
-    assert (wrong.number, wrong.reason[:30]) == (3, "schema: not a JSON Schema at th")
+    assert (wrong.number, wrong.reason[:25]) == (3, "schema: not a JSON Schema")
     assert isinstance(number, BrokenLine)
     assert "expected a JSON Schema object, got int" in number.reason
     untyped = record_of(job(1), 1)
@@ -127,7 +137,7 @@ def test_the_command_writes_csv_and_resumes(
     assert report["output"] == "out.csv"
     assert report["fields"]["age"] == {"agreed": 0, "disputed": 2, "corrected": 2, "unchecked": 0}
     assert report["fields"]["name"]["agreed"] == 2
-    rows = list(csv.reader(Path("out.csv").open(newline="")))
+    rows = table(Path("out.csv"))
     assert rows[0] == ["id", "name", "phone", "age", "accepted", "error"]
     assert sorted(rows[1:]) == [[n, "Ada", "'+49 30 1", "36", "true", ""] for n in ("n1", "n2")]
     kept = [json.loads(line) for line in Path("out.csv.jsonl").read_text().splitlines()]
@@ -191,7 +201,7 @@ def test_numbers_stay_numbers_and_clashing_names_stay_apart(tmp_path: Path) -> N
         {"id": "2", "error": {"type": "E", "message": "-no"}, "accepted": False, "content": "", "data": None},
     )
     write_csv(results, tmp_path / "out.csv", OutputType.of(schema))
-    assert list(csv.reader((tmp_path / "out.csv").open(newline=""))) == [
+    assert table(tmp_path / "out.csv") == [
         ["id", "data.id", "due", "who.name", "tags", "'=more", "accepted", "error"],
         ["1", "'=1", "-2.5", "'@x", '["a"]', "true", "true", ""],
         ["2", "", "", "", "", "", "false", "'-no"],
@@ -203,5 +213,5 @@ def test_a_schema_problem_in_memory_is_refused_at_once(
 ) -> None:
     """Before a server is asked for."""
     workflow = make_workflow(sandbox_of(answers(gemini=[GOOD])))
-    with pytest.raises(ConfigError, match="output_type: .*leaves the schema"):
+    with pytest.raises(ConfigError, match=r"output_type: .*leaves the schema"):
         workflow.execute_bulk([job(1)], output_type={"$ref": "https://example.org/x"}).send(None)
