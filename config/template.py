@@ -60,7 +60,12 @@ def guide_config() -> str:
 
 def scenario_config(name: str) -> str:
     """One of the guide's scenarios (`cost-optimized`, `balanced`, `quality-optimized`), as YAML text."""
-    return (_HERE / "scenarios" / f"{name}.yaml").read_text(encoding="utf-8")
+    return scenario_path(name).read_text(encoding="utf-8")
+
+
+def scenario_path(name: str) -> Path:
+    """The file of a scenario."""
+    return _HERE / "scenarios" / f"{name}.yaml"
 
 
 def todays_config(catalogue: Catalogue | None = None) -> str:

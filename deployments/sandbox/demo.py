@@ -30,7 +30,7 @@ DEMO_TASKS: tuple[DemoTask, ...] = (
              "another free model is the first choice for this use case"),
     DemoTask("complex", "Outline the agenda of a home composting workshop. List the materials it needs. "
                         "Write a two-sentence invitation.",
-             "the orchestrator plans once, free models do the three parts in order"),
+             "three parts in one task: a paid plan waits until savings pay for it"),
     DemoTask("expert", "Write a Python function that merges overlapping intervals.",
              "no executor lists this use case: the fallback list serves it"),
     DemoTask("reasoning", "Prove that the product of two odd numbers is odd.",

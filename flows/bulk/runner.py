@@ -23,6 +23,7 @@ from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
+from tta_dev_primitives.flows.bulk.chunks import whole_chunk
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
 from tta_dev_primitives.flows.bulk.progress import Progress
@@ -93,10 +94,10 @@ class JobOptions:
 
     @property
     def size(self) -> int:
-        """Tasks a chunk. A slow job has small ones: a chunk's results come together."""
+        """Tasks a chunk."""
         if self.detail == "item":
             return 1
-        return self.chunk_size or max(min(100, 2 * self.concurrency), self.concurrency)
+        return self.chunk_size or whole_chunk(self.concurrency)
 
     @property
     def chunks(self) -> int:

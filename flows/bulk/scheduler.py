@@ -16,6 +16,7 @@ from tta_dev_primitives.config.errors import (
     OrchestrationError,
 )
 from tta_dev_primitives.flows.bulk.brake import Brake
+from tta_dev_primitives.flows.bulk.chunks import LEARNT, next_size
 from tta_dev_primitives.flows.bulk.output import OutputError
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
@@ -28,11 +29,6 @@ from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResul
 __all__ = ["Ended", "Pump", "error_class", "failed_result"]
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
-
-_FIRST = 4
-"""Tasks of the first chunk while nothing is trusted; each next one is half of all before it."""
-_LEARNT = 120
-"""Tasks after which chunks are whole and overlap: by then a stratum that deserves trust has it."""
 
 Ended = Callable[[Record, OrchestrationResult, OrchestrationError | None], None]
 """Called with each task that has ended, with its error if it failed."""
@@ -97,7 +93,7 @@ class Pump:
 
     async def _next(self, records: AsyncIterator[Record]) -> list[Record]:
         chunk: list[Record] = []
-        size = min(self._size, max(_FIRST, self._taken // 2)) if self._learning() else self._size
+        size = next_size(self._taken, self._size) if self._learning() else self._size
         async for record in records:
             chunk.append(record)
             if len(chunk) == size:
@@ -110,7 +106,7 @@ class Pump:
         if self._runtime.drifts > self._drifts:
             # An alarm took trust away: many tasks at once would all be paid for before it is earned again.
             self._drifts, self._learns, self._taken = self._runtime.drifts, True, 0
-        return self._learns and self._taken < _LEARNT
+        return self._learns and self._taken < LEARNT
 
     async def _some_end(self) -> None:
         done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)

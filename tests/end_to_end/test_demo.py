@@ -17,9 +17,9 @@ from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_
 def test_the_demo_shows_each_turn_and_where_to_look_further(
     prefect_server: ServerInfo, tmp_path: Path
 ) -> None:
-    """No key is set; labelled answers, the four turns, both tables and the addresses of the runs are shown."""
+    """No key is set; what recorded outcomes save, labelled answers, the turns, the addresses, within 80 columns."""
     server = {k: v for k, v in server_environment(prefect_server).items() if k.startswith("PREFECT_")}
-    own = {"HOME": str(tmp_path), "TTA_HOME": str(tmp_path / "home"), "COLUMNS": "120"}
+    own = {"HOME": str(tmp_path), "TTA_HOME": str(tmp_path / "home"), "COLUMNS": "80"}
     kept = {k: v for k, v in os.environ.items() if not k.endswith("_API_KEY")}
     done = subprocess.run(
         [sys.executable, "-m", "tta_dev_primitives", "demo"],
@@ -32,6 +32,18 @@ def test_the_demo_shows_each_turn_and_where_to_look_further(
     )
     assert (done.returncode, done.stderr) == (0, "")
     shown = done.stdout
+    first, *others = shown.splitlines()
+    said = re.fullmatch(
+        r"400 recorded tasks: \$(\S+) instead of \$(\S+) \((\d+) % saved\), (\d+) of 400 right, the paid model (\d+)",
+        first,
+    )
+    assert said is not None, first
+    cost, alone, saved, right, paid = map(float, said.groups())
+    assert saved == pytest.approx(100 * (1 - cost / alone), abs=1)
+    assert saved >= 55
+    assert right >= paid - 4
+    assert max(len(line) for line in others if "http://" not in line) <= 80
+    assert "Attempts" not in shown
     for number, use_case in enumerate(
         ("simple", "moderate", "complex", "expert", "reasoning", "speed-critical", "moderate"), start=1
     ):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import textwrap
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import yaml
 
     from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+    from tta_dev_primitives.deployments.replay.run import Outcome
     from tta_dev_primitives.deployments.sandbox import Sandbox
     from tta_dev_primitives.deployments.sandbox.demo import DemoTask
     from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -41,13 +43,18 @@ class _Done:
     seconds: float
 
 
-def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
-    """Run seven tasks against the sandbox provider and show fallback, escalation and a refused paid call.
+def demo(
+    *,
+    details: Annotated[bool, Parameter(negative="")] = False,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """Say what is saved on recorded outcomes, then run seven tasks against the sandbox provider.
 
-    Everything but the provider is real: HTTP on loopback, the Prefect flow, the spend ledger. The sandbox's
-    answers are labelled as such.
+    The recorded outcomes of real models go through the real state machine. In the seven tasks everything but the
+    provider is real: HTTP on loopback, the Prefect flow, the spend ledger. The sandbox's answers are labelled as such.
 
     Args:
+        details: Also print every attempt.
         json: Print the results as one JSON document instead of the live view.
     """
     import logging
@@ -59,21 +66,50 @@ def demo(*, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     from tta_dev_primitives.deployments.sandbox.demo import demo_scenario
 
     started = time.monotonic()
-    out.print(
-        Text("TTA demo:", "bold"),
-        "the sandbox provider answers; nothing leaves this machine, nothing is spent.\n",
+    recorded = _recorded()
+    out.print(Text(_sentence(recorded), "bold"))
+    _say(
+        out,
+        "These are recorded outcomes of real models, decided just now; `tta replay` compares configurations on them.",
     )
+    _say(out, "Now live: the sandbox provider answers, nothing leaves this machine, nothing is spent.")
     with Sandbox(demo_scenario()).start() as sandbox:
         done, info = asyncio.run(_all(out, sandbox, _fresh_home()))
     if json:
-        print_json({"ui_url": info.ui_url, "tasks": [_as_json(one) for one in done]})
+        tasks = [_as_json(one) for one in done]
+        print_json({"ui_url": info.ui_url, "recorded": recorded.to_json(), "tasks": tasks})
     else:
+        if details:
+            _attempts(out, done)
         _summary(out, done)
         _addresses(out, done, info)
-        out.print(
-            f"{time.monotonic() - started:.0f} s. Next: `tta init`, put keys into .env, `tta check`, `tta run`."
-        )
+        took = f"{time.monotonic() - started:.0f} s."
+        _say(out, f"{took} Next: `tta init`, put keys into .env, `tta check`, `tta run`.")
     return 0 if all(one.result is not None or one.task.budget_limit_usd is not None for one in done) else 1
+
+
+def _say(out: Console, text: str, *, indent: str = "", style: str = "") -> None:
+    """Print a paragraph of 80 columns, on a terminal and elsewhere."""
+    lines = textwrap.wrap(text, 79, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    out.print(Text("\n".join(lines), style))
+
+
+def _recorded() -> Outcome:
+    """The balanced scenario over the outcomes that ship with the product."""
+    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.config.template import scenario_path
+    from tta_dev_primitives.deployments.replay.outcomes import recorded_outcomes, replay_outcomes
+
+    config = load_orchestration_config(scenario_path("balanced"), use_env_overrides=False)
+    return replay_outcomes(recorded_outcomes(), config, name="balanced")
+
+
+def _sentence(one: Outcome) -> str:
+    right, paid = (round(share * one.tasks) for share in (one.accuracy, one.paid_accuracy))
+    return (
+        f"{one.tasks} recorded tasks: ${one.cost:.2f} instead of ${one.paid_alone:.2f} "
+        f"({100 * one.saving:.0f} % saved), {right} of {one.tasks} right, the paid model {paid}"
+    )
 
 
 def _fresh_home() -> Path:
@@ -99,7 +135,7 @@ async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done],
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
     os.environ[_KEY] = "sandbox-needs-no-key"
-    out.print("Starting Prefect: a tuned server on this machine, which the next commands reuse …")
+    _say(out, "Starting Prefect: a tuned server on this machine, which the next commands reuse …")
     info = await asyncio.to_thread(address_server)
     workflows: dict[Decimal | None, MultiModelWorkflow] = {}
     done: list[_Done] = []
@@ -147,8 +183,9 @@ def _exact_dumper() -> type[yaml.SafeDumper]:
 async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, number: int) -> _Done:
     from tta_dev_primitives.flows.prefect_support import events
 
-    out.print(Text(f"\n{number}. {task.use_case}", "bold"), f" {task.task}")
-    out.print(f"   shows: {task.shows}", style="dim")
+    out.print()
+    _say(out, f"{number}. {task.use_case} {task.task}", style="bold")
+    _say(out, f"shows: {task.shows}", indent="   ", style="dim")
     started = time.monotonic()
     result: OrchestrationResult | None = None
     error: OrchestrationError | None = None
@@ -161,7 +198,7 @@ async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, numbe
     if result is not None:
         _answer(out, result, seconds)
     else:
-        out.print("  ", Text("no answer:", "red"), str(error))
+        _say(out, f"no answer: {error}", indent="   ", style="red")
     return _Done(task, result, error, seconds)
 
 
@@ -182,15 +219,13 @@ def _event(out: Console, name: str, payload: Mapping[str, Any]) -> None:
 
 def _answer(out: Console, result: OrchestrationResult, seconds: float) -> None:
     text = " ".join(result.content.split())
-    out.print("  ", Text("✓", "green"), text[:100] + ("…" if len(text) > 100 else ""))
+    out.print("  ", Text("✓", "green"), text[:70] + ("…" if len(text) > 70 else ""))
     mark = "accepted" if result.accepted else "not accepted"
-    out.print(
-        f"   {mark} by {result.evidence} · {result.model} · {usd(result.cost_usd)} · {seconds:.1f} s",
-        style="dim",
-    )
+    shown = f"{mark} by {result.evidence} · {result.model} · {usd(result.cost_usd)} · {seconds:.1f} s"
+    _say(out, shown, indent="   ", style="dim")
 
 
-def _summary(out: Console, done: Sequence[_Done]) -> None:
+def _attempts(out: Console, done: Sequence[_Done]) -> None:
     rows: list[list[str]] = []
     for number, one in enumerate(done, start=1):
         attempts = one.result.attempts if one.result is not None else getattr(one.error, "attempts", ())
@@ -208,6 +243,9 @@ def _summary(out: Console, done: Sequence[_Done]) -> None:
     columns = ["task", "role", "model", "outcome", "tokens", "cost"]
     out.print()
     out.print(table("Attempts", columns, rows, right=["task", "tokens", "cost"]))
+
+
+def _summary(out: Console, done: Sequence[_Done]) -> None:
     costs = [
         [
             str(n),
@@ -226,9 +264,10 @@ def _summary(out: Console, done: Sequence[_Done]) -> None:
     costs.append(["", "all", usd(cost), usd(baseline), f"{saved:.0%}"])
     columns = ["task", "use case", "cost", "paid model alone", "saved"]
     out.print(table("Cost", columns, costs, right=["task", *columns[2:]]))
-    out.print(
-        "The first answers of a kind are checked by the paid model, which costs more than it saves; with every check "
-        "that agrees the checks become rarer. `tta replay` shows the saving over thousands of recorded answers.",
+    _say(
+        out,
+        "The first answers of a kind are checked by the paid model; with every check that agrees the checks become "
+        "rarer. --details shows every attempt.",
         style="dim",
     )
 

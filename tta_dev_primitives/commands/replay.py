@@ -25,7 +25,7 @@ _SCENARIOS = ("cost-optimized", "balanced", "quality-optimized")
 
 
 def replay(
-    data: Path,
+    data: Path | None = None,
     /,
     *,
     config: Annotated[list[Path] | None, Parameter(name=["--config", "-c"], negative="")] = None,
@@ -36,6 +36,8 @@ def replay(
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Replay recorded answers through the sandbox, the real flow and a ledger of its own, and print the outcome.
+
+    Without DATA the 400 recorded outcomes that ship with the product go through the state machine alone.
 
     Args:
         data: JSONL: prompt, use_case, models {name: {answer, correct, input_tokens, output_tokens}}.
@@ -52,6 +54,8 @@ def replay(
     from tta_dev_primitives.deployments.replay.router_axes import PUBLISHED, agreement_curve, oracle_curve
 
     _check_options(limit, concurrency, chart)
+    if data is None:
+        return _shipped(config, limit, seed, concurrency, chart, json=json)
     texts = _configurations(config)
     records = read_records(data, limit=limit)
     try:
@@ -62,11 +66,7 @@ def replay(
     ours, oracle = agreement_curve(records), oracle_curve(records)
     published = PUBLISHED.get(str(records[0].get("dataset"))) if ours is not None else None
     if chart is not None:
-        from tta_dev_primitives.config.template import write_new_file
-        from tta_dev_primitives.deployments.replay.chart import chart as draw
-
-        chart.unlink(missing_ok=True)
-        write_new_file(chart, draw(outcomes, ours, oracle, published))
+        _draw(chart, outcomes, ours, oracle, published)
     if json:
         axes = None if ours is None else {"apgr": ours.apgr, "cpt50": ours.cpt(0.5), "cpt80": ours.cpt(0.8)}
         print_json({"scenarios": [one.to_json() for one in outcomes], "routellm_axes": axes})
@@ -86,6 +86,50 @@ def replay(
     if chart is not None:
         out.print(f"chart: {chart}")
     return 0
+
+
+def _shipped(
+    paths: Sequence[Path] | None,
+    limit: int | None,
+    seed: int,
+    concurrency: int,
+    file: Path | None,
+    *,
+    json: bool,
+) -> int:
+    """The outcomes that ship with the product, under each configuration."""
+    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.config.template import scenario_path
+    from tta_dev_primitives.deployments.replay.outcomes import recorded_outcomes, replay_outcomes
+
+    records = recorded_outcomes(limit)
+    outcomes = [
+        replay_outcomes(
+            records,
+            load_orchestration_config(path, use_env_overrides=False),
+            name=path.stem,
+            seed=seed,
+            concurrency=concurrency,
+        )
+        for path in paths or [scenario_path(name) for name in _SCENARIOS]
+    ]
+    if file is not None:
+        _draw(file, outcomes, None, None, None)
+    if json:
+        print_json({"scenarios": [one.to_json() for one in outcomes], "routellm_axes": None})
+        return 0
+    _show(outcomes)
+    if file is not None:
+        console().print(f"chart: {file}")
+    return 0
+
+
+def _draw(file: Path, outcomes: Sequence[Outcome], ours: Any, oracle: Any, published: Any) -> None:
+    from tta_dev_primitives.config.template import write_new_file
+    from tta_dev_primitives.deployments.replay.chart import chart
+
+    file.unlink(missing_ok=True)
+    write_new_file(file, chart(outcomes, ours, oracle, published))
 
 
 def _check_options(limit: int | None, concurrency: int, chart: Path | None) -> None:
