@@ -187,7 +187,7 @@ def _outcome(
         free_calls=sum(end.free_calls for end in ends),
         paid_calls=sum(end.paid_calls for end in ends),
         evidence=evidence,
-        disowned=rejected,
+        rejected=rejected,
         stand_ins=dict(stand_ins),
         missed_at_most=dry.state.certificate.missed(),
         audits=evidence["audit"],
