@@ -13,8 +13,9 @@ from fnmatch import fnmatch
 from pathlib import PurePosixPath
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.options import ReviewConfig
 
-__all__ = ["SKIPPED_BY_DEFAULT", "FileChange", "changes_in", "chosen"]
+__all__ = ["FileChange", "changes_in", "chosen", "to_review"]
 
 SKIPPED_BY_DEFAULT = (
     "*.lock", "*-lock.json", "*-lock.yaml", "npm-shrinkwrap.json", "go.sum", "*.min.js", "*.min.css", "*.map",
@@ -53,6 +54,17 @@ def changes_in(diff: str) -> list[FileChange]:
             "no change to review: expected a unified diff with @@ lines, such as `git diff` or `git show` prints."
         )
     return changes
+
+
+def to_review(
+    changes: Sequence[FileChange],
+    settings: ReviewConfig,
+    include: Sequence[str] | None = None,
+    exclude: Sequence[str] | None = None,
+) -> tuple[list[FileChange], list[str]]:
+    """The changes to review, and the paths that are left out, by the arguments or else the configuration."""
+    default = SKIPPED_BY_DEFAULT if settings.exclude is None else settings.exclude
+    return chosen(changes, include or settings.include, exclude or default)
 
 
 def chosen(

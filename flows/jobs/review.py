@@ -17,7 +17,7 @@ from prefect.runtime import flow_run as this_run
 from tta_dev_primitives.config.options import ReviewConfig
 from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.runtime import current_runtime
-from tta_dev_primitives.flows.jobs.diffs import SKIPPED_BY_DEFAULT, FileChange, changes_in, chosen
+from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, to_review
 from tta_dev_primitives.flows.jobs.findings import Finding, markdown, problems_of, read_findings, worst_first
 from tta_dev_primitives.flows.jobs.git import git_diff
 from tta_dev_primitives.flows.jobs.job import (
@@ -32,7 +32,7 @@ from tta_dev_primitives.flows.jobs.sources import read_text
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, UseCase
 
-__all__ = ["review_diff", "to_review"]
+__all__ = ["review_diff"]
 
 _CRITERIA = (
     "Every finding is a real defect that the diff shows, at the line named",
@@ -95,17 +95,6 @@ async def review_diff(
     notes = [f"left out: {', '.join(left_out)}"] if left_out else []
     every = worst_first([one for findings in found for one in findings])
     return await finish(f"Review of {what}", _markdown(ended, found), ended, notes, every)
-
-
-def to_review(
-    changes: Sequence[FileChange],
-    settings: ReviewConfig,
-    include: Sequence[str] | None = None,
-    exclude: Sequence[str] | None = None,
-) -> tuple[list[FileChange], list[str]]:
-    """The changes to review, and the paths that are left out, by the arguments or else the configuration."""
-    default = SKIPPED_BY_DEFAULT if settings.exclude is None else settings.exclude
-    return chosen(changes, include or settings.include, exclude or default)
 
 
 async def _configured(config_path: str | None) -> ReviewConfig:

@@ -202,9 +202,13 @@ def test_a_mistake_is_one_json_document_too(line: str, tmp_path: Path) -> None:
 
 def test_names_are_shown_as_they_are_written(tmp_path: Path) -> None:
     """`:free` is no emoji and a bracket is no style, in lines and in tables."""
-    odd = "{model: '[/x]:free:', provider: openrouter, api_key_env: KEY, use_cases: [simple]}"
+    url = "http://127.0.0.1:9/v1"
+    odd = f"{{model: '[/x]:free:', provider: openai-compatible, base_url: '{url}', use_cases: [simple]}}"
     (tmp_path / "odd.yaml").write_text(f"orchestration:\n  executors:\n    - {odd}\n")
-    assert "required for [/x]:free: at openrouter" in tta("check", "-c", "odd.yaml", folder=tmp_path).stdout
+    assert (
+        "required for [/x]:free: at openai-compatible"
+        in tta("check", "-c", "odd.yaml", folder=tmp_path).stdout
+    )
     assert "openai/gpt-oss-120b:free" in tta("models", folder=tmp_path, COLUMNS="250").stdout
 
 

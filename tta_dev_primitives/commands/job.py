@@ -69,9 +69,8 @@ def review(
         config: The configuration file.
         json: The same as --format json.
     """
-    from tta_dev_primitives.flows.jobs.diffs import changes_in
+    from tta_dev_primitives.flows.jobs.diffs import changes_in, to_review
     from tta_dev_primitives.flows.jobs.git import git_diff
-    from tta_dev_primitives.flows.jobs.review import to_review
     from tta_dev_primitives.flows.jobs.sources import read_text
 
     settings = load_trusted(config).review
