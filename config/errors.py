@@ -273,20 +273,36 @@ class ProviderError(OrchestrationError):
             **more,
         )
 
+    @property
+    def short(self) -> str:
+        """The class and what was said, without provider and model."""
+        kind = self.error_class.value
+        _, sign, rest = self.message.partition(f": {kind}")
+        return f"{kind}{rest}" if sign else f"{kind}: {self.message}"
+
 
 class AllModelsFailedError(OrchestrationError):
     """Every candidate failed. `attempts` holds each attempt in order, with its class and reason."""
 
     attempts: tuple[Any, ...]
+    reasons: tuple[tuple[str, str], ...]
+    """Each model with what went wrong, in the order of the attempts."""
 
-    def __init__(self, message: str, *, attempts: Sequence[Any] = ()) -> None:
-        super().__init__(message, attempts=tuple(attempts))
+    def __init__(
+        self, message: str, *, attempts: Sequence[Any] = (), reasons: Sequence[tuple[str, str]] = ()
+    ) -> None:
+        super().__init__(message, attempts=tuple(attempts), reasons=tuple(reasons))
 
     @classmethod
     def of(cls, attempts: Sequence[Any], reasons: Sequence[str]) -> Self:
-        """Build the error from the attempts and one line of reason for each."""
+        """Build the error from the attempts and one line `model: reason` for each."""
         lines = "; ".join(reasons) or "no candidate was left to try"
-        return cls(f"All models failed: {lines}", attempts=attempts)
+        by_model: dict[str, list[str]] = {}
+        for line in reasons:
+            model, _, reason = line.partition(": ")
+            by_model.setdefault(model, []).append(reason)
+        rows = [(model, "; ".join(dict.fromkeys(said))) for model, said in by_model.items()]
+        return cls(f"All models failed: {lines}", attempts=attempts, reasons=rows)
 
 
 class PrefectServerError(OrchestrationError):

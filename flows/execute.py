@@ -256,7 +256,7 @@ async def _keep_answer(lane: Lane, item: Item, target: Target, guarded: GuardedR
 
 async def _replaced(runtime: Runtime, lane: Lane, item: Item, target: Target, error: ProviderError) -> bool:
     """A model failed: whether its replacement is asked at once; otherwise it is the next model's turn."""
-    item.failed(target, error.error_class, f"{error.error_class.value}: {error}")
+    item.failed(target, error.error_class, error.short)
     replacement = None
     if error.error_class is ErrorClass.MODEL_GONE:
         replacement = await replace_gone(runtime, item, target, "execute", error)

@@ -192,7 +192,7 @@ async def _judge_failed(runtime: Runtime, item: Item, step: _Judging, failed: Fa
     if failed.savings_short is not None:
         item.case = case.without_extras() if isinstance(step, PaidVerdict) else case.without([target.name])
         return None
-    item.reasons.append(f"{target.name} (judge): {error.error_class.value}: {error}")
+    item.reasons.append(f"{target.name} (judge): {error.short}")
     if failed.refusal is not None:
         item.refusal = failed.refusal
         item.case = case.without_paid()

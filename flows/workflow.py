@@ -222,7 +222,13 @@ class MultiModelWorkflow:
         return str(self._config.source) if self._config.source is not None else None
 
     async def ready(self) -> Runtime:
-        """This process's runtime, with a Prefect API that answers."""
+        """This process's runtime, with a Prefect API that answers.
+
+        Raises:
+            MissingKeyError: No model can be called; nothing was started.
+            PrefectServerError: The API cannot be started or reached.
+        """
+        from tta_dev_primitives.blocks.credentials.usable_keys import refuse_without_key
         from tta_dev_primitives.flows.prefect_support.api_connection import (
             address_server,
             still_there,
@@ -230,6 +236,7 @@ class MultiModelWorkflow:
         )
 
         if not still_there():
+            refuse_without_key(self._config)
             loop = asyncio.get_running_loop()
             addressed = loop.run_in_executor(None, address_server)
             with _not_collecting():

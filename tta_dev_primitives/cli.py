@@ -166,9 +166,21 @@ def _report(error: Exception, *, as_json: bool) -> int:
         (OSError, EXIT_FAILED),
     ]
     for kind, code in codes:
+        if isinstance(error, errors.AllModelsFailedError) and error.reasons and not as_json:
+            return _say_reasons(error.reasons)
         if isinstance(error, kind):
             return _tell(type(error).__name__, str(error), code, as_json=as_json)
     raise error
+
+
+def _say_reasons(reasons: Sequence[tuple[str, str]]) -> int:
+    """Every model failed: one row a model."""
+    from tta_dev_primitives.commands._output import console, table
+
+    _say("All models failed.", EXIT_MODELS)
+    with suppress(BrokenPipeError):
+        console(stderr=True).print(table("", ["model", "what went wrong"], reasons))
+    return EXIT_MODELS
 
 
 def _tell(kind: str, message: str, code: int, *, as_json: bool) -> int:

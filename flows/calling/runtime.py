@@ -255,7 +255,7 @@ class Runtime:
             try:
                 keyed.append((target, key_id(await self.key_of(target))))
             except MissingKeyError as missing:
-                reasons[target.name] = str(missing)
+                reasons[target.name] = str(missing).removeprefix(f"Model '{target.name}': ")
         blocked = await self.services.availability.blocked(keyed)
         stand_ins: dict[str, Target] = {}
         for target, _ in keyed:

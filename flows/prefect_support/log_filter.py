@@ -11,6 +11,8 @@ import logging
 import re
 from weakref import WeakSet
 
+from prefect.context import FlowRunContext
+
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config import errors
 from tta_dev_primitives.config.errors import OrchestrationError
@@ -32,7 +34,7 @@ def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
     """A logging filter: shorten the record of one of our errors, drop its repetitions."""
     error = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     if isinstance(error, OrchestrationError):
-        if error in _said or type(error).__name__ in _unsaid:
+        if error in _said or type(error).__name__ in _unsaid or _reaches_a_caller(error):
             return False
         _said.add(error)
         record.msg, record.args = redact(f"{type(error).__name__}: {error}"), ()
@@ -40,6 +42,13 @@ def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
         return True
     state = _STATE.match(str(record.msg))
     return state is None or not _ours(state[1])
+
+
+def _reaches_a_caller(error: OrchestrationError) -> bool:
+    """Whether a missing key is raised to the program that called the flow: that says it, the log need not."""
+    run = FlowRunContext.get()
+    deployed = run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
+    return isinstance(error, errors.MissingKeyError) and not deployed
 
 
 def _ours(name: str) -> bool:

@@ -203,7 +203,8 @@ def test_a_mistake_is_one_json_document_too(line: str, tmp_path: Path) -> None:
 def test_names_are_shown_as_they_are_written(tmp_path: Path) -> None:
     """`:free` is no emoji and a bracket is no style, in lines and in tables."""
     url = "http://127.0.0.1:9/v1"
-    odd = f"{{model: '[/x]:free:', provider: openai-compatible, base_url: '{url}', use_cases: [simple]}}"
+    server = f"provider: openai-compatible, base_url: '{url}', api_key_env: K"
+    odd = f"{{model: '[/x]:free:', {server}, use_cases: [simple]}}"
     (tmp_path / "odd.yaml").write_text(f"orchestration:\n  executors:\n    - {odd}\n")
     assert (
         "required for [/x]:free: at openai-compatible"
@@ -404,3 +405,14 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     subprocess.run(["bash", "-n", str(tmp_path / "tta.bash")], check=True, timeout=30)
     script = (tmp_path / "tta.bash").read_text()
     assert all(command in script for command in ("estimate", "review", "reconcile"))
+
+
+@pytest.mark.parametrize("line", ["run hi", "bulk one.jsonl --out out.jsonl", "job document --example"])
+def test_without_any_key_no_server_is_started(line: str, tmp_path: Path) -> None:
+    """The answer names the variables once, and the three ways on; nothing is left in the home folder."""
+    (tmp_path / "one.jsonl").write_text('{"id": "1", "task": "hi"}\n')
+    done = tta(*line.split(), folder=tmp_path)
+    assert done.returncode == 2
+    assert all(way in done.stderr for way in ("`tta init`", "`tta sandbox`", "`tta demo`"))
+    assert done.stderr.count("API key not found") == 1
+    assert {p.name for p in tmp_path.rglob("*")} <= {"one.jsonl", ".tta"}

@@ -112,7 +112,8 @@ class _Fitting:
     right: Sequence[str]
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        yield Text(f"\n{self.title}", "bold")
+        if self.title:
+            yield Text(f"\n{self.title}", "bold")
         widths = self._widths(options.max_width)
         if widths is None:
             yield from self._records(console, options.max_width)

@@ -253,7 +253,11 @@ def _job_of(start: Callable[[str | None], _Job], out: Path | None, config: Path 
     quiet_logs()
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; remove it or name another file. Nothing was asked or paid.")
-    source = load_trusted(config).source
+    loaded = load_trusted(config)
+    source = loaded.source
+    from tta_dev_primitives.blocks.credentials.usable_keys import refuse_without_key
+
+    refuse_without_key(loaded)
     from tta_dev_primitives.flows.calling.sync_loop import wait_for
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
