@@ -29,7 +29,7 @@ from tta_dev_primitives.flows.jobs.modules import (
 from tta_dev_primitives.flows.jobs.trial import trial
 
 StartSandbox = Callable[..., Sandbox]
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 OWN_MODULE = ROOT / "flows" / "jobs" / "diffs.py"
 EXAMPLE = ROOT / "flows" / "jobs" / "examples" / "temperature.py"
 

@@ -124,7 +124,7 @@ def test_the_interval_of_few_verdicts_is_wide() -> None:
     assert high == pytest.approx(1.0)
 
 
-SCENARIO = Path(__file__).resolve().parents[2] / "config" / "scenarios" / "balanced.yaml"
+SCENARIO = Path(__file__).resolve().parents[3] / "config" / "scenarios" / "balanced.yaml"
 
 
 def agreed_state(asked: int, contradicted: int) -> RiskState:

@@ -102,7 +102,7 @@ async def test_labels_of_version_0_1_begin_anew_and_that_is_said_once(
 @pytest.mark.server
 def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
     """Six processes rule and learn 60 times each at the same time: every ruling and every label is counted once."""
-    worker = Path(__file__).parents[1] / "support" / "trust_worker.py"
+    worker = Path(__file__).parents[2] / "support" / "trust_worker.py"
     children = [
         subprocess.Popen(
             [sys.executable, str(worker), url, str(seed), "60"], stdout=subprocess.PIPE, text=True
