@@ -84,7 +84,9 @@ def _is_the_users(path: Path) -> bool:
 
 def _explicit(config_path: str | os.PathLike[str]) -> Path:
     if not isinstance(config_path, (str, os.PathLike)):
-        raise TypeError(f"config_path must be a path, not {type(config_path).__name__}")
+        raise ConfigError(
+            f"config_path: {config_path!r:.80} is no path. Expected the path of a YAML file, or None."
+        )
     text = os.fspath(config_path)
     if not text:
         raise FileNotFoundError("Configuration file not found: the path is empty")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
+from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
@@ -33,18 +34,35 @@ class MultiModelWorkflow:
     Without PREFECT_API_URL the first run starts a tuned Prefect server on loopback and later runs reuse it.
     """
 
-    def __init__(self, config_path: str | Path | None = None, *, use_env_overrides: bool = True) -> None:
-        """Load the configuration.
+    def __init__(
+        self,
+        config_path: str | Path | None = None,
+        *,
+        config: OrchestrationConfig | None = None,
+        use_env_overrides: bool = True,
+    ) -> None:
+        """Load the configuration, or take one that is loaded.
 
         Args:
             config_path: The YAML file; None searches the usual places and falls back to the defaults.
+            config: The configuration itself, in place of a file; it is used as it is.
             use_env_overrides: Whether the `TTA_*` variables override the file.
 
         Raises:
             FileNotFoundError: `config_path` is given and missing.
-            ConfigError: The file or a variable is invalid; the message names the file and the key.
+            ConfigError: The file or a variable is invalid (the message names the file and the key), or both a path
+                and a configuration are given.
         """
-        self._config = load_orchestration_config(config_path, use_env_overrides=use_env_overrides)
+        if config is None:
+            self._config = load_orchestration_config(config_path, use_env_overrides=use_env_overrides)
+            return
+        if config_path is not None:
+            raise ConfigError("config_path and config: give one of them.")
+        if not isinstance(config, OrchestrationConfig):
+            raise ConfigError(
+                f"config: expected an OrchestrationConfig, got {type(config).__name__}. A file is config_path."
+            )
+        self._config = config
 
     @property
     def config(self) -> OrchestrationConfig:
@@ -191,7 +209,8 @@ class MultiModelWorkflow:
             concurrency: How many provider calls may be open at once.
             output_type: What each answer is, as in `run`; an item's own `schema` goes before it.
             on_result: Called with each result as it comes.
-            options: `max_cost`, `patience_s` and the other options of `orchestrate_bulk`.
+            options: `max_cost`, `patience_s`, `until`, `chunk_size`, `detail`, `keep_going`, also as text: "2.50",
+                "1h", "2026-11-30T18:00" (local time).
 
         Returns:
             One result for each item, in the order given; a failed item has `accepted=False` and its error among
@@ -200,9 +219,15 @@ class MultiModelWorkflow:
         Raises:
             ConfigError: An option is wrong, or `items` are no tasks.
         """
+        from tta_dev_primitives.flows.bulk.arguments import job_options
         from tta_dev_primitives.flows.bulk.reader import check_items
 
         check_items(items)
+        options = job_options({"concurrency": concurrency, **options})
+        if on_result is not None and not callable(on_result):
+            raise ConfigError(
+                f"on_result: {on_result!r:.80} cannot be called. Expected a function of one result."
+            )
         output = None
         if output_type is not None:
             from tta_dev_primitives.flows.answers.output_type import OutputType
@@ -213,9 +238,7 @@ class MultiModelWorkflow:
         from tta_dev_primitives.flows.calling.runtime import active
 
         with active(runtime):
-            return await run_bulk(
-                items, concurrency=concurrency, on_result=on_result, output_type=output, **options
-            )
+            return await run_bulk(items, on_result=on_result, output_type=output, **options)
 
     @property
     def _path(self) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Ma
 from contextlib import suppress
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
@@ -21,10 +21,11 @@ from prefect.context import FlowRunContext
 from prefect.exceptions import Pause
 from prefect.runtime import flow_run as this_run
 from prefect.states import AwaitingRetry
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.bulk.arguments import job_options, moment, patience, usd_amount, whole
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
@@ -46,24 +47,21 @@ def _run_name() -> str:
     return f"bulk {Path(str(this_run.parameters.get('input_path', ''))).name}"[:60]
 
 
+def _read(name: str, reader: Callable[[str, object], Any]) -> BeforeValidator:
+    """Let a parameter of the flow be written as on the command line."""
+    return BeforeValidator(lambda value: None if value is None else reader(name, value))
+
+
 @served
 @flow(name="orchestrate-bulk", flow_run_name=_run_name, persist_result=True, result_serializer="json")
 async def orchestrate_bulk(
     input_path: str,
     output_path: str,
-    concurrency: Annotated[int, Field(ge=1, le=1000)] = 50,
-    chunk_size: Annotated[
-        int | None,
-        Field(ge=1, le=1000),
-    ] = None,
-    max_cost: Annotated[Decimal | None, Field(ge=0)] = None,
-    until: datetime | None = None,
-    patience_s: Annotated[
-        float | None,
-        Field(
-            ge=0,
-        ),
-    ] = 3600.0,
+    concurrency: Annotated[int, Field(ge=1, le=1000), _read("concurrency", whole)] = 50,
+    chunk_size: Annotated[int | None, Field(ge=1, le=1000), _read("chunk_size", whole)] = None,
+    max_cost: Annotated[Decimal | None, Field(ge=0), _read("max_cost", usd_amount)] = None,
+    until: Annotated[datetime | None, _read("until", moment)] = None,
+    patience_s: Annotated[float | None, Field(ge=0), _read("patience_s", patience)] = 3600.0,
     ordered: bool = False,
     detail: Literal["chunk", "item"] = "chunk",
     force: bool = False,
@@ -107,13 +105,12 @@ async def orchestrate_bulk(
         concurrency=concurrency,
         chunk_size=chunk_size,
         max_cost=max_cost,
-        until=until if until is None or until.tzinfo else until.replace(tzinfo=UTC),
+        until=until,
         patience_s=math.inf if patience_s is None else patience_s,
         detail=detail,
         keep_going=keep_going,
         **({} if here is None else _local(here)),
     )
-    options.check()
     runtime = current_runtime() or await Runtime.load(config_path)
     report = await _file_job(
         runtime, Path(input_path), Path(output_path), options, ordered=ordered, force=force
@@ -208,8 +205,8 @@ async def run_bulk(
         concurrency: Provider calls open at once.
         on_result: Called with each result as it comes.
         output_type: The type of the answers of items without a `schema`.
-        options: `max_cost` (USD), `until` (datetime), `patience_s`, `chunk_size`, `detail`, `keep_going` of
-            `orchestrate_bulk`.
+        options: `max_cost` (USD), `until`, `patience_s`, `chunk_size`, `detail`, `keep_going` of
+            `orchestrate_bulk`, also as text: "2.50", "1h", "2026-11-30T18:00" (local time).
 
     Returns:
         One result for each item in the order given; none for none. A failed one has `accepted=False`, no
@@ -234,20 +231,10 @@ async def run_bulk(
 
 
 def _memory_options(concurrency: int, given: Mapping[str, Any]) -> JobOptions:
-    known = {"max_cost", "until", "patience_s", "chunk_size", "detail", "keep_going"}
-    unknown = set(given) - known
-    if unknown:
-        raise ConfigError(
-            f"execute_bulk: unknown option {sorted(unknown)[0]!r}. Known: {', '.join(sorted(known))}."
-        )
-    values = dict(given)
-    if values.get("max_cost") is not None:
-        values["max_cost"] = Decimal(str(values["max_cost"]))
-    if "patience_s" in values and values["patience_s"] is None:
+    values = job_options({"concurrency": concurrency, **given})
+    if values.get("patience_s", 0) is None:
         values["patience_s"] = math.inf
-    options = JobOptions(concurrency=concurrency, in_process_s=math.inf, **values)
-    options.check()
-    return options
+    return JobOptions(in_process_s=math.inf, **values)
 
 
 class _MemoryJob:

@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.config.errors import ConfigError, LedgerError, OrchestrationError
+from tta_dev_primitives.config.errors import LedgerError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.bulk.brake import Brake
@@ -75,22 +75,6 @@ class JobOptions:
     clock: Callable[[], float] = time.time
     """Epoch seconds, for quotas, deadline and waits; a simulation hands in its own."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
-
-    def check(self) -> None:
-        """Refuse options that make no sense.
-
-        Raises:
-            ConfigError: One of them is out of range.
-        """
-        for name, number in (("concurrency", self.concurrency), ("chunk_size", self.chunk_size)):
-            if name == "chunk_size" and number is None:
-                continue
-            if type(number) is not int or not 1 <= number <= 1000:
-                raise ConfigError(f"{name}: {number!r} is not a whole number between 1 and 1000.")
-        if self.max_cost is not None and not (self.max_cost.is_finite() and self.max_cost >= 0):
-            raise ConfigError(f"max_cost: {self.max_cost} is not an amount of USD.")
-        if not self.patience_s >= 0:
-            raise ConfigError(f"patience_s: {self.patience_s} is not 0 or more seconds.")
 
     @property
     def size(self) -> int:

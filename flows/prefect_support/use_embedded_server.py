@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Coroutine
-from typing import Any, ParamSpec, TypeVar
+from collections.abc import Callable, Coroutine
+from functools import cache
+from inspect import signature
+from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow
 from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
+from pydantic import TypeAdapter, ValidationError
 
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
+from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support.api_connection import still_there, use_server
 
 __all__ = ["served"]
@@ -22,7 +26,8 @@ R = TypeVar("R")
 
 class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
     def __call__(self, *args: Any, **options: Any) -> Any:
-        return self._run(super().__call__, args, options)
+        given = _checked(self.fn, args, options)
+        return self._run(super().__call__, (), given)
 
     @staticmethod
     async def _run(call: Any, args: Any, options: Any) -> Any:
@@ -46,6 +51,36 @@ def served(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Coroutine[Any, Any,
     # Stacked on Prefect's decorator: deployments read the flow's name from that one's source.
     flow.__class__ = _ServedFlow
     return flow
+
+
+def _checked(function: Callable[..., Any], args: tuple[Any, ...], options: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a direct call in the flow's own types, checked before a server is started.
+
+    Raises:
+        ConfigError: An argument is wrong, unknown or missing; the message names it.
+    """
+    try:
+        bound = signature(function).bind(*args, **options)
+    except TypeError as error:
+        raise ConfigError(f"{function.__name__}: {error}.") from None
+    types = _types_of(function)
+    return {name: _in_type(types[name], name, value) for name, value in bound.arguments.items()}
+
+
+@cache
+def _types_of(function: Callable[..., Any]) -> dict[str, TypeAdapter[Any]]:
+    hints = get_type_hints(function, include_extras=True)
+    return {name: TypeAdapter(hint) for name, hint in hints.items() if name != "return"}
+
+
+def _in_type(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:
+    try:
+        return adapter.validate_python(value)
+    except ValidationError as error:
+        own = error.errors()[0].get("ctx", {}).get("error")
+        if isinstance(own, ConfigError):
+            raise own from None
+        raise ConfigError(f"{name}: {value!r:.80} is not accepted. {error.errors()[0]['msg']}.") from None
 
 
 def _needs_server() -> bool:

@@ -6,8 +6,6 @@ import asyncio
 import logging
 import math
 from dataclasses import replace
-from datetime import datetime
-from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,15 +16,16 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.bulk.arguments import moment, usd_amount, whole
+from tta_dev_primitives.flows.bulk.arguments import patience as seconds
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.answers.output_type import OutputType
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
-__all__ = ["bulk", "duration"]
+__all__ = ["bulk"]
 
 _MOST_FIELDS = 40
-_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 Flag = Annotated[bool, Parameter(negative="")]
 
 
@@ -77,11 +76,11 @@ def bulk(
     parameters: dict[str, Any] = {
         "input_path": str(tasks),
         "output_path": str(out),
-        "concurrency": _between(concurrency, "--concurrency"),
-        "chunk_size": None if chunk is None else _between(chunk, "--chunk"),
-        "max_cost": None if max_cost is None else _amount(max_cost),
-        "until": None if until is None else _moment(until),
-        "patience_s": None if math.isinf(duration(patience)) else duration(patience),
+        "concurrency": whole("--concurrency", concurrency),
+        "chunk_size": None if chunk is None else whole("--chunk", chunk),
+        "max_cost": None if max_cost is None else usd_amount("--max-cost", max_cost),
+        "until": None if until is None else moment("--until", until, zone=None),
+        "patience_s": seconds("--patience", patience),
         "ordered": ordered,
         "detail": detail,
         "keep_going": keep_going,
@@ -197,46 +196,3 @@ def _exit_code(report: BulkReport) -> int:
     if report.failed and not report.done and set(report.errors) == {"models"}:
         return 4
     return 1 if report.failed or report.left or report.broken else 0
-
-
-def duration(text: str) -> float:
-    """Seconds from `0`, `90`, `90s`, `30m`, `4h`, `2d` or `inf`.
-
-    Raises:
-        ConfigError: Something else.
-    """
-    word = text.strip().lower()
-    if word in ("inf", "infinity", "forever", "never"):
-        return math.inf
-    unit = _UNITS.get(word[-1:], 0)
-    try:
-        seconds = float(word[:-1]) * unit if unit else float(word)
-    except ValueError:
-        seconds = -1.0
-    if not (0 <= seconds < 10**9):
-        raise ConfigError(f"--patience {text!r}: expected 0, 90s, 30m, 4h, 2d or inf.")
-    return seconds
-
-
-def _amount(text: str) -> Decimal:
-    try:
-        amount = Decimal(text.removeprefix("$"))
-    except InvalidOperation:
-        amount = Decimal(-1)
-    if not amount.is_finite() or amount < 0:
-        raise ConfigError(f"--max-cost {text!r}: expected USD such as 2.50.")
-    return amount
-
-
-def _moment(text: str) -> datetime:
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise ConfigError(f"--until {text!r}: expected a moment such as 2026-11-30T18:00.") from None
-    return moment if moment.tzinfo is not None else moment.astimezone()
-
-
-def _between(value: int, name: str) -> int:
-    if not 1 <= value <= 1000:
-        raise ConfigError(f"{name} {value}: expected 1 to 1000.")
-    return value

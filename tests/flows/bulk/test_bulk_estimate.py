@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 
-from tta_dev_primitives.commands.bulk import duration
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.bulk.arguments import duration
 from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts, estimate
 from tta_dev_primitives.flows.bulk.progress import Progress, span_text
 from tta_dev_primitives.flows.bulk.reader import Record
@@ -140,15 +140,15 @@ def test_the_command_needs_no_prefect_and_speaks_json(
 )
 def test_durations_are_read(text: str, seconds: float) -> None:
     """Seconds, minutes, hours, days."""
-    assert duration(text) == seconds
-    assert duration("inf") == float("inf")
+    assert duration("patience_s", text) == seconds
+    assert duration("patience_s", "inf") == float("inf")
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "1y", "nan"])
 def test_other_durations_are_refused(text: str) -> None:
     """What is no duration is a usage error that shows the forms."""
     with pytest.raises(ConfigError, match="30m"):
-        duration(text)
+        duration("patience_s", text)
 
 
 def test_progress_tells_pace_and_time_left() -> None:
