@@ -239,7 +239,7 @@ def _outcomes(item: Item) -> list[Outcome]:
     latencies = {
         a.model: a.latency_s
         for a in item.attempts
-        if a.role == "execute" and a.outcome == "ok" and not a.reused
+        if a.role == "execute" and a.outcome == "ok" and not a.reused and not a.batch
     }
     return outcomes_of(item.case, item.step, latencies)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["FAILPOINTS", "arm", "failpoint"]
+__all__ = ["BATCH_FAILPOINTS", "FAILPOINTS", "arm", "failpoint"]
 
 _ENDINGS = ("reserve", "settle", "release", "presume")
 _MOMENTS = ("begun", "after_call", "after_event", "after_month", "before_commit", "after_commit")
@@ -23,6 +23,16 @@ FAILPOINTS = (
     "call.after_send",
 )
 """Every point, for the tests that kill at each."""
+BATCH_FAILPOINTS = (
+    "batch.before_commit",
+    "batch.after_commit",
+    "batch.uploaded",
+    "batch.submitted",
+    "batch.recorded",
+    "batch.fetched",
+    "batch.settled",
+)
+"""The points of a batch: holds, upload, submission, its record, results, their settlement."""
 
 _name = ""
 _passes_left = 0

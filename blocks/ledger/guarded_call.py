@@ -37,6 +37,8 @@ __all__ = [
     "guarded_send",
     "missing_answers",
     "reply_of",
+    "settle_batch_failure",
+    "settle_batch_reply",
     "stored_reply",
 ]
 
@@ -212,7 +214,7 @@ class _Attempt:
             reply = await self._send(send)
             failpoint("call.after_send")
         except ProviderError as error:
-            await self._finish(self._failed(hold, error))
+            await self._finish(self.failed(hold, error))
             raise
         except ConfigError as error:
             # A key or option that is missing: raised before anything is sent.
@@ -230,9 +232,9 @@ class _Attempt:
                 self.ledger.presume(hold, f"{type(error).__name__} while the call was in flight")
             )
             raise
-        return await self._settled(hold, reply)
+        return await self.settled(hold, reply)
 
-    async def _settled(self, hold: Hold, reply: ChatReply) -> GuardedReply:
+    async def settled(self, hold: Hold, reply: ChatReply) -> GuardedReply:
         other = other_model(self.target, reply.model_returned)
         bill = bill_of(self.target, self.request, reply.usage, hold.bound, answered=other)
         cost = hold.bound if bill.charge is None else bill.charge
@@ -256,7 +258,7 @@ class _Attempt:
                 hold, bill.charge, outcome=outcome, answer=answer, close_key=bill.close_key
             )
 
-    async def _failed(self, hold: Hold, error: ProviderError) -> None:
+    async def failed(self, hold: Hold, error: ProviderError) -> None:
         usage = error.usage if isinstance(error.usage, Usage) else None
         outcome = _failure(error, usage)
         error.add(charged_usd=Decimal(0) if error.ledger_action is LedgerAction.RELEASE else hold.bound)
@@ -365,6 +367,35 @@ def _failure(error: ProviderError, usage: Usage | None) -> Outcome:
 
 def _model_differs(target: Target, reply: ChatReply) -> str | None:
     return None if other_model(target, reply.model_returned) is None else "model_differs"
+
+
+async def settle_batch_reply(
+    ledger: Ledger, target: Target, request: ChatRequest, hold: Hold, step_key: str, reply: ChatReply
+) -> GuardedReply:
+    """Settle the hold of a batch's request with its reply, and store the answer. Safe to repeat.
+
+    Args:
+        ledger: Where money and answers are kept.
+        target: The model, at the batch price of the submission.
+        request: What was sent.
+        hold: Its hold.
+        step_key: Its content key.
+        reply: What the batch's results hold for it.
+    """
+    attempt = _in_batch(ledger, target, request, hold, step_key)
+    return await attempt.settled(hold, with_checked_usage(request, reply))
+
+
+async def settle_batch_failure(
+    ledger: Ledger, target: Target, request: ChatRequest, hold: Hold, step_key: str, error: ProviderError
+) -> None:
+    """End the hold of a request that has no usable reply, as the error says. Safe to repeat."""
+    await _in_batch(ledger, target, request, hold, step_key).failed(hold, error)
+
+
+def _in_batch(ledger: Ledger, target: Target, request: ChatRequest, hold: Hold, step_key: str) -> _Attempt:
+    call = replace(CallInfo.of(target, role="", step_key=step_key), id=hold.id)
+    return _Attempt(ledger, target, request, call, step_key, nullcontext, lambda: True)
 
 
 _USAGE = tuple(f.name for f in fields(Usage) if f.name != "reported_cost_usd")

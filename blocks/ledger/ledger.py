@@ -15,6 +15,7 @@ from decimal import Decimal
 from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
+from tta_dev_primitives.blocks.ledger.batches import Batches
 from tta_dev_primitives.blocks.ledger.core import AskDate, answer_of, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
@@ -42,6 +43,7 @@ from tta_dev_primitives.config.errors import (
     BudgetExceededError,
     LedgerBusyError,
     LedgerError,
+    OrchestrationError,
     QuarantinedError,
 )
 
@@ -50,7 +52,7 @@ __all__ = ["Alert", "CallInfo", "Hold", "Ledger", "MonthBalance", "Outcome", "St
 _SWEEP_AT_ONCE = 200
 
 
-class Ledger(Answers, Alerts, Audit):
+class Ledger(Answers, Alerts, Audit, Batches):
     """One budget's ledger. Its arguments are those of `LedgerCore`."""
 
     async def reserve(
@@ -119,6 +121,10 @@ class Ledger(Answers, Alerts, Audit):
             # Nothing was sent: give the money back, if it was set aside at all.
             await uninterrupted(self.release(call.id, "cancelled before sending"))
             raise
+
+    async def refusal(self, refused: RefusedError, bound: Decimal, limit: Decimal) -> OrchestrationError:
+        """Why a call of a batch got no money, in words; raises the alert of a spent budget."""
+        return await self._refusal(refused, bound, pico_floor(limit))
 
     async def _refusal(
         self, refused: RefusedError, bound: Decimal, limit: int

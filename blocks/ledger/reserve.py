@@ -12,7 +12,16 @@ from tta_dev_primitives.blocks.ledger.settle import ATTEMPT, INSERT_CALL, Terms,
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import LedgerError, SavingsShortError
 
-__all__ = ["Granted", "MonthMovedError", "RefusedError", "reserve_call"]
+__all__ = [
+    "Granted",
+    "MonthMovedError",
+    "RefusedError",
+    "explain_refusal",
+    "hold_money",
+    "insert_held",
+    "month_row",
+    "reserve_call",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +80,7 @@ async def reserve_call(
     """
     failpoint("reserve.begun")
     lease = at + call.deadline_s + 60
-    inserted = await tx.execute(
-        _RESERVE_CALL,
-        *(call.id, terms.scope, month, bound, limit, call.provider, call.model, call.model_key, call.role),
-        *(
-            call.use_case,
-            call.step_key,
-            call.flow_run_id,
-            call.task_run_id,
-            call.step_key,
-            terms.owner,
-            at,
-            lease,
-            call.extra,
-        ),
-    )
+    inserted = await insert_held(tx, terms, call, bound, limit, month, at, lease)
     if not inserted:
         return await _granted_before(tx, terms, call, bound)
     failpoint("reserve.after_call")
@@ -95,18 +90,31 @@ async def reserve_call(
         await hold_extra(tx, terms.scope, month, call, bound)
     except SavingsShortError:
         # The wrong month has no savings, and a spent budget is said first.
-        await _explain_refusal(tx, terms, call, bound, limit, month)
+        await explain_refusal(tx, terms, call, bound, limit, month)
         raise
-    if not await _hold_money(tx, terms, call, bound, limit, month):
-        await _explain_refusal(tx, terms, call, bound, limit, month)
-        if not await _hold_money(tx, terms, call, bound, limit, month):
-            await _explain_refusal(tx, terms, call, bound, limit, month)
-            raise RefusedError("busy", month, await _month_row(tx, terms.scope, month))
+    if not await hold_money(tx, terms, call, bound, limit, month):
+        await explain_refusal(tx, terms, call, bound, limit, month)
+        if not await hold_money(tx, terms, call, bound, limit, month):
+            await explain_refusal(tx, terms, call, bound, limit, month)
+            raise RefusedError("busy", month, await month_row(tx, terms.scope, month))
     failpoint("reserve.after_month")
     return Granted(month, bound, lease)
 
 
-async def _hold_money(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> bool:
+async def insert_held(
+    tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str, at: float, lease: float
+) -> int:
+    """Write the row of a held call; 0 when its id is there already. The month's row is the caller's."""
+    return await tx.execute(
+        _RESERVE_CALL,
+        *(call.id, terms.scope, month, bound, limit, call.provider, call.model, call.model_key, call.role),
+        *(call.use_case, call.step_key, call.flow_run_id, call.task_run_id, call.step_key),
+        *(terms.owner, at, lease, call.extra),
+    )
+
+
+async def hold_money(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> bool:
+    """Set `bound` aside in the month's row; False when it does not allow that."""
     keys = (call.model_key, call.provider_key)
     scope = terms.scope
     return bool(await tx.execute(_HOLD_MONEY, bound, scope, month, bound, limit, scope, month, scope, *keys))
@@ -124,12 +132,12 @@ async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> G
     return Granted(row["month"], bound, row["lease_until"])
 
 
-async def _explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> None:
+async def explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> None:
     """Raise why no money was held; return when there is room after all."""
     latest = await latest_month(tx, terms.scope)
     if latest != month:
         raise MonthMovedError(latest)
-    row = await _month_row(tx, terms.scope, month)
+    row = await month_row(tx, terms.scope, month)
     closed = await tx.fetch(
         "SELECT key, reason FROM ledger_quarantine WHERE scope = ? AND key IN (?, ?) AND resolved_at IS NULL",
         *(terms.scope, call.model_key, call.provider_key),
@@ -147,7 +155,8 @@ async def _explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, lim
         raise RefusedError("busy", month, row)
 
 
-async def _month_row(tx: Tx, scope: str, month: str) -> dict[str, int]:
+async def month_row(tx: Tx, scope: str, month: str) -> dict[str, int]:
+    """What is spent, held and approved in a month."""
     rows = await tx.fetch(
         "SELECT spent, held, approved FROM ledger_month WHERE scope = ? AND month = ?", scope, month
     )

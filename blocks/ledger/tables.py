@@ -62,3 +62,24 @@ register_schema(
 )
 # What pays for a call: NULL is the baseline or a free call; else `ExtraKind`.
 register_schema("ledger", 2, ["ALTER TABLE ledger_call ADD COLUMN extra TEXT"])
+
+register_schema(
+    "batch",
+    1,
+    [
+        # One batch at a provider. `submitting`: it may exist there, and its id is not known.
+        """CREATE TABLE ledger_batch (
+            id TEXT PRIMARY KEY, scope TEXT NOT NULL, month TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('submitting', 'open', 'ended', 'failed', 'lost')),
+            provider TEXT NOT NULL, model TEXT NOT NULL, model_key TEXT NOT NULL, key_id TEXT NOT NULL,
+            provider_batch TEXT, price TEXT NOT NULL, lines INTEGER NOT NULL, seen TEXT,
+            submitted_at REAL NOT NULL, ended_at REAL, note TEXT) STRICT""",
+        "CREATE INDEX ledger_batch_open ON ledger_batch (scope, state)",
+        # Its requests, kept until their results are settled: whichever process collects them needs no more.
+        """CREATE TABLE ledger_batch_line (
+            call_id TEXT PRIMARY KEY, scope TEXT NOT NULL, batch_id TEXT NOT NULL, step_key TEXT NOT NULL,
+            state TEXT NOT NULL CHECK (state IN ('open', 'done')), request BLOB) STRICT""",
+        "CREATE INDEX ledger_batch_line_batch ON ledger_batch_line (batch_id)",
+        "CREATE UNIQUE INDEX ledger_batch_line_once ON ledger_batch_line (scope, step_key) WHERE state = 'open'",
+    ],
+)

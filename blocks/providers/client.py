@@ -27,6 +27,7 @@ from tta_dev_primitives.blocks.providers.telemetry import chat_span
 from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guarded_session, host_refusal
 from tta_dev_primitives.blocks.redaction import redact, register_secret
 from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.wire.batches.types import HttpCall
 from tta_dev_primitives.blocks.wire.encodings import Decompressor, UnknownEncoding, decompressor
 from tta_dev_primitives.blocks.wire.error_rules import Fault
 from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
@@ -90,6 +91,8 @@ class Prepared:
     body: bytes
     headers: Mapping[str, str]
     key: SecretStr
+    most_bytes: int = MAX_BODY
+    """Decoded bytes of the reply."""
 
 
 class ProviderClient:
@@ -210,20 +213,44 @@ class ProviderClient:
             ProviderError: As `send`.
             ConfigError: As `send`.
         """
+        form = wire_format(target.provider)
+        body = await self.fetch(target, HttpCall("GET", form.models_path), key=key, deadline_s=deadline_s)
+        try:
+            return form.parse_models(decode_json(body))
+        except Unreadable as error:
+            raise error_rules.error_of(
+                target, error_rules.unreadable(str(error)), status=200, headers={}
+            ) from None
+
+    async def fetch(
+        self,
+        target: Target,
+        call: HttpCall,
+        *,
+        key: SecretStr,
+        deadline_s: float = 30.0,
+        most_bytes: int = MAX_BODY,
+    ) -> bytes:
+        """Any other call of the provider's API than a chat call: the body of its 2xx reply.
+
+        Raises:
+            ProviderError: As `send`.
+            ConfigError: As `send`.
+        """
         form, base = wire_format(target.provider), self.address_of(target)
         _require_usable(target, key)
         headers = {**_COMMON_HEADERS, **form.headers}
-        asked = Prepared(target, _NOTHING, form, base, base.join(form.models_path), b"", headers, key)
-        answer = await self._exchange(asked, "GET", deadline_s=deadline_s)
+        if call.method != "GET":
+            headers |= {"content-type": call.content_type, "content-length": str(len(call.body))}
+        asked = Prepared(
+            target, _NOTHING, form, base, base.join(call.path), call.body, headers, key, most_bytes
+        )
+        answer = await self._exchange(asked, call.method, deadline_s=deadline_s)
         assert answer.status is not None
-        if answer.status != 200:
+        if not 200 <= answer.status < 300:
             # Raises: no reply outside 2xx parses.
             form.parse(target, answer.status, answer.headers, bytes(answer.body))
-        try:
-            return form.parse_models(decode_json(bytes(answer.body)))
-        except Unreadable as error:
-            fault = error_rules.unreadable(str(error))
-            raise error_rules.error_of(target, fault, status=answer.status, headers=answer.headers) from None
+        return bytes(answer.body)
 
     async def date_of(self, target: Target, *, deadline_s: float = 5.0) -> tuple[str | None, float]:
         """The provider's `Date`, asked for without a key, and how many seconds that took; None when it has none.
@@ -373,12 +400,15 @@ async def _roundtrip(
         timeout=limits,
         allow_redirects=False,
     ) as response:
-        await _read(response.status, lower_headers(response.headers), response.content.iter_any(), answer)
+        headers_back = lower_headers(response.headers)
+        await _read(response.status, headers_back, response.content.iter_any(), answer, prepared.most_bytes)
 
 
-async def _read(status: int, headers: dict[str, str], stream: AsyncIterable[bytes], answer: _Answer) -> None:
+async def _read(
+    status: int, headers: dict[str, str], stream: AsyncIterable[bytes], answer: _Answer, most_bytes: int
+) -> None:
     answer.status, answer.headers = status, headers
-    cap = MAX_BODY if 200 <= status < 300 else _MAX_ERROR_BODY
+    cap = most_bytes if 200 <= status < 300 else _MAX_ERROR_BODY
     async for piece in _decoded(headers.get("content-encoding", ""), stream, cap):
         answer.body += piece
 

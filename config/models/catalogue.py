@@ -14,7 +14,15 @@ from typing import Any
 from tta_dev_primitives.config.models.targets import Capabilities, Limits, Price, Target
 from tta_dev_primitives.config.reading.strict_yaml import read_yaml
 
-__all__ = ["Catalogue", "Lifecycle", "ModelEntry", "ProviderEntry", "load_catalogue", "today_utc"]
+__all__ = [
+    "BatchEntry",
+    "Catalogue",
+    "Lifecycle",
+    "ModelEntry",
+    "ProviderEntry",
+    "load_catalogue",
+    "today_utc",
+]
 
 WARN_DAYS = 30
 """A model that retires within so many days is warned of."""
@@ -39,6 +47,16 @@ class DatedPrice:
 
 
 @dataclass(frozen=True, slots=True)
+class BatchEntry:
+    """A provider's batch API, what it costs against the list price, and who says so."""
+
+    format: str
+    price_factor: Decimal
+    source: str
+    checked_on: date
+
+
+@dataclass(frozen=True, slots=True)
 class ProviderEntry:
     """What holds for all models of a provider unless their entry says otherwise."""
 
@@ -54,8 +72,8 @@ class ProviderEntry:
     """A preset: the address of a server that speaks OpenAI's chat format, with `/v1`."""
     billing: str | None = None
     """What a key of a preset costs, where that is certain."""
-    batch: bool = False
-    """Whether it has a batch API at half the price."""
+    batch: BatchEntry | None = None
+    """Its batch API, where it has one that we speak."""
 
     @property
     def own_server(self) -> bool:
@@ -217,10 +235,20 @@ def today_utc() -> date:
 def load_catalogue() -> Catalogue:
     """The catalogue that ships with this package, read once."""
     data = read_yaml(Path(__file__).with_name("models.yaml"), shown_as="models.yaml").checked().data
-    providers = {name: ProviderEntry(name=name, **fields) for name, fields in data["providers"].items()}
+    providers = {name: _provider(name, fields) for name, fields in data["providers"].items()}
     models = tuple(_model(fields, providers) for fields in data["models"])
     patterns = tuple((re.compile(one["name"]), one["capabilities"]) for one in data["series"])
     return Catalogue(models, providers, date.fromisoformat(data["checked_on"]), patterns)
+
+
+def _provider(name: str, fields: dict[str, Any]) -> ProviderEntry:
+    rest = dict(fields)
+    batch = rest.pop("batch", None)
+    entry = None
+    if batch is not None:
+        checked = date.fromisoformat(batch["checked_on"])
+        entry = BatchEntry(batch["format"], Decimal(batch["price_factor"]), batch["source"], checked)
+    return ProviderEntry(name=name, batch=entry, **rest)
 
 
 def _model(fields: dict[str, Any], providers: Mapping[str, ProviderEntry]) -> ModelEntry:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Literal
 
@@ -51,6 +51,15 @@ class Price:
             + usage.output_tokens * self._rate("output", self.output_usd_per_mtok, long=long)
         )
         return total / _MTOK
+
+    def scaled(self, factor: Decimal, source: str) -> Price:
+        """Every amount times `factor` (a provider's batch rate)."""
+        amounts = {
+            field.name: amount * factor
+            for field in fields(self)
+            if field.name.endswith("_usd_per_mtok") and (amount := getattr(self, field.name)) is not None
+        }
+        return replace(self, **amounts, source=f"{self.source}, times {factor} ({source})")
 
     def _rate(self, token_class: str, fallback: Decimal, *, long: bool) -> Decimal:
         """The price of a token class; one that a long prompt makes dearer is never taken as cheaper."""

@@ -20,6 +20,7 @@ from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.deployments.sandbox import connection
 from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_count, parse_messages
 from tta_dev_primitives.deployments.sandbox.anthropic.responses import AnthropicResponses, check_version
+from tta_dev_primitives.deployments.sandbox.batches import BatchRoutes
 from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
@@ -66,6 +67,7 @@ class _Exchange:
     at: float
     body: Mapping[str, Any] = field(default_factory=dict)
     ask: Ask | None = None
+    batch: bool = False
 
     @property
     def request_id(self) -> str:
@@ -115,6 +117,7 @@ class App:
             openai.GroqResponses, openai.OpenRouterResponses, openai.OpenAIResponses,
         )  # fmt: skip
         self._responses: dict[str, Responses] = {kind.provider: kind() for kind in kinds}
+        self.batches = BatchRoutes(self)
         self.asgi = Starlette(routes=self._routes())
 
     def _routes(self) -> list[Route]:
@@ -132,6 +135,8 @@ class App:
 
             routes.append(Route(path, _Endpoint(handle), methods=["GET"]))
 
+        for method, path, provider, handler in self.batches.table():
+            routes.append(Route(path, _Endpoint(self._batch_call(provider, handler)), methods=[method]))
         post("/v1/messages", "anthropic", _read_messages)
         post(
             "/v1/messages/count_tokens",
@@ -163,6 +168,37 @@ class App:
         if what == "count_tokens":
             return self._plain(exchange, {"input_tokens": ask.input_tokens})
         return self._reply(exchange, ask, self.director.decide(ask, key))
+
+    def _batch_call(
+        self, provider: str, handler: Callable[[Request, str], Awaitable[Reply]]
+    ) -> Callable[[Request], Awaitable[_Sending]]:
+        async def handle(request: Request) -> _Sending:
+            exchange = self._exchange(provider, "batches")
+            try:
+                reply = await handler(request, self._authorize(exchange.responses, request))
+            except Refusal as refusal:
+                return self._refused(exchange, refusal)
+            self._log(exchange, reply.status)
+            headers = {**exchange.responses.headers(exchange.sent()), **reply.headers}
+            return _Sending(Reply(reply.status, reply.body, headers=headers))
+
+        return handle
+
+    def now(self) -> float:
+        """Epoch seconds of the sandbox's clock."""
+        return self._clock()
+
+    def answer_line(
+        self, provider: str, key: str, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Ask]
+    ) -> Reply:
+        """What the chat endpoint would have said to one request of a batch."""
+        exchange = self._exchange(provider, "chat")
+        exchange.body, exchange.batch = body, True
+        try:
+            ask = exchange.ask = read(body)
+        except Refusal as refusal:
+            return self._refused(exchange, refusal).reply
+        return self._reply(exchange, ask, self.director.decide(ask, key, batched=True)).reply
 
     def _reply(self, exchange: _Exchange, ask: Ask, decision: Decision) -> _Sending:
         """A decision as the provider's reply."""
@@ -260,7 +296,7 @@ class App:
             stream=bool(ask and ask.stream), usage=answer.usage if answer else Usage(),
             billed=bool(decision and decision.billed), rule=decision.rule if decision else None, fault=fault,
             error=failure.kind if failure else None, request_id=exchange.request_id,
-            text=answer.text if answer else "", body=exchange.body, at=exchange.at,
+            text=answer.text if answer else "", body=exchange.body, at=exchange.at, batch=exchange.batch,
         ))  # fmt: skip
 
 

@@ -11,8 +11,10 @@ from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["Call", "PriceOf", "Prices", "billed", "catalogue_price", "price_lookup"]
+__all__ = ["BATCH_RATE", "Call", "PriceOf", "Prices", "billed", "catalogue_price", "price_lookup"]
 
+BATCH_RATE = Decimal("0.5")
+"""What a request of a batch costs against one alone."""
 PriceOf = Callable[[str, str], Price | None]
 Prices = Mapping[str, Price] | PriceOf
 
@@ -45,6 +47,8 @@ class Call:
     """The answer's text, before any fault of the connection."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """The request as it came."""
+    batch: bool = False
+    """It came in a batch, and costs half."""
     at: float = 0.0
     """When it was decided, epoch seconds of the sandbox's clock."""
 
@@ -61,7 +65,8 @@ class Call:
         price = price_lookup(prices)(self.provider, self.model)
         if price is None:
             raise LookupError(f"No price for {self.model} of {self.provider}.")
-        return price.cost(self.usage)
+        cost = price.cost(self.usage)
+        return cost * BATCH_RATE if self.batch else cost
 
 
 def price_lookup(prices: Prices) -> PriceOf:

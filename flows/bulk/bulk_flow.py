@@ -68,6 +68,7 @@ async def orchestrate_bulk(
     config_path: str | None = None,
     keep_going: bool = False,
     output_schema: dict[str, Any] | None = None,
+    batch: bool = False,
 ) -> BulkReport:
     """Run a file of tasks; a run that was stopped or killed goes on where it was, and pays for nothing twice.
 
@@ -88,6 +89,7 @@ async def orchestrate_bulk(
         config_path: Configuration file; empty searches the usual places.
         keep_going: Go on although the same local check refuses answer after answer.
         output_schema: JSON Schema of the answers; then each line holds valid `data`. Empty: text.
+        batch: Send paid calls in batches of their providers: half the price, within a day.
 
     Raises:
         ConfigError: Input, output or an option is wrong, or configuration or tasks changed (see `force`).
@@ -109,6 +111,7 @@ async def orchestrate_bulk(
         patience_s=math.inf if patience_s is None else patience_s,
         detail=detail,
         keep_going=keep_going,
+        batch=batch,
         **({} if here is None else _local(here)),
     )
     runtime = current_runtime() or await Runtime.load(config_path)
@@ -116,7 +119,7 @@ async def orchestrate_bulk(
         runtime, Path(input_path), Path(output_path), options, ordered=ordered, force=force
     )
     if report.resume_at is not None and here is None:
-        await _sleep_until(report.resume_at)
+        await _sleep_until(report.resume_at, report.reason or "waits for free quota")
     # Prefect takes the state for the run's own and hands on its data.
     return cast(BulkReport, end_state(report))
 
@@ -128,6 +131,8 @@ def _local(here: JobOptions) -> dict[str, Any]:
         "observer": here.observer,
         "clock": here.clock,
         "sleep": here.sleep,
+        "batch_wait_s": here.batch_wait_s,
+        "batch_timing": here.batch_timing,
     }
 
 
@@ -177,16 +182,16 @@ async def _each(records: Iterable[Record]) -> AsyncIterator[Record]:
         yield record
 
 
-async def _sleep_until(moment: datetime) -> None:
+async def _sleep_until(moment: datetime, why: str) -> None:
     """Put a deployed flow run back on the schedule; it starts again from the top, and the output says what is done."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
     if run is None or run.deployment_id is None:
         return
-    state: State[Any] = AwaitingRetry(scheduled_time=moment, message="waits for free quota")
+    state: State[Any] = AwaitingRetry(scheduled_time=moment, message=why)
     async with get_client() as client:
         result = await client.set_flow_run_state(run.id, state, force=True)
-    _LOG.info("free quota is back at %s: this run goes on then", moment.isoformat())
+    _LOG.info("%s: this run goes on at %s", why, moment.isoformat())
     raise Pause(state=result.state)
 
 
@@ -205,7 +210,7 @@ async def run_bulk(
         concurrency: Provider calls open at once.
         on_result: Called with each result as it comes.
         output_type: The type of the answers of items without a `schema`.
-        options: `max_cost` (USD), `until`, `patience_s`, `chunk_size`, `detail`, `keep_going` of
+        options: `max_cost` (USD), `until`, `patience_s`, `chunk_size`, `detail`, `keep_going`, `batch` of
             `orchestrate_bulk`, also as text: "2.50", "1h", "2026-11-30T18:00" (local time).
 
     Returns:

@@ -17,6 +17,10 @@ _WINDOW = 200
 _MOST_PATH = 120
 
 
+def _none() -> None:
+    return None
+
+
 @dataclass(slots=True)
 class ModelLine:
     """What one model did for the job."""
@@ -55,6 +59,8 @@ class Progress:
     """Seconds that the quotas need for the rest, when they bind."""
     under_way: Callable[[], int] = int
     """How many calls are open: what they need of a quota is taken already."""
+    batches: Callable[[], str | None] = _none
+    """How the batches at the providers are."""
     clock: Callable[[], float] = time.time
     _started: float = 0.0
     _ends: deque[float] = field(default_factory=lambda: deque(maxlen=_WINDOW))
@@ -151,7 +157,8 @@ class Progress:
             parts.append(f"{span_text(self.eta_s)} left")
         if self.waiting_until is not None:
             parts.append(f"waiting {span_text(max(0.0, self.waiting_until - self.clock()))} for free quota")
-        return " · ".join(parts)
+        batches = self.batches()
+        return " · ".join([*parts, batches] if batches else parts)
 
 
 def span_text(seconds: float) -> str:

@@ -21,6 +21,8 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.budget import budget_state
+from tta_dev_primitives.flows.bulk.batch_desk import BatchDesk, BatchTiming
+from tta_dev_primitives.flows.bulk.batch_rounds import MOST_TASKS, BatchRounds
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
 from tta_dev_primitives.flows.bulk.chunks import whole_chunk
@@ -75,6 +77,11 @@ class JobOptions:
     clock: Callable[[], float] = time.time
     """Epoch seconds, for quotas, deadline and waits; a simulation hands in its own."""
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    batch: bool = False
+    """Send paid calls in batches of their providers, at the batch price."""
+    batch_wait_s: float | None = None
+    """How long this process waits for batches; None: `in_process_s`. They go on without it."""
+    batch_timing: BatchTiming = field(default_factory=BatchTiming)
 
     @property
     def size(self) -> int:
@@ -85,7 +92,12 @@ class JobOptions:
 
     @property
     def chunks(self) -> int:
-        """Chunks under way: enough that the open calls never wait for a chunk's last answer."""
+        """Chunks under way: enough that the open calls never wait for a chunk's last answer.
+
+        In a batch job as many as it may have: what waits at the same time goes out together.
+        """
+        if self.batch:
+            return max(1, MOST_TASKS // self.size)
         return max(3, math.ceil(3 * self.concurrency / self.size))
 
 
@@ -115,7 +127,10 @@ class JobRun:
     brake: Brake = field(init=False)
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
+    batches: BatchRounds | None = None
     problem: OrchestrationError | None = None
+    _before: Decimal = Decimal(0)
+    """What earlier runs of the job have cost, as it was last counted."""
     failures: list[tuple[int, str, str | None]] = field(default_factory=list)
     """Line, reason and id of the first tasks that failed."""
 
@@ -136,15 +151,39 @@ class JobRun:
 
     async def open(self) -> None:
         """Read what the job has cost so far, and make its runtime."""
-        spent = await cost_of_runs(self.runtime.ledger, self.earlier_runs)
+        self._before = await cost_of_runs(self.runtime.ledger, self.earlier_runs)
+        budget = JobBudget(self.options.max_cost, self._before)
+        if self.options.batch:
+            self.batches = self._rounds(budget)
+            self.progress.batches = self.batches.state
         self.runtime = (await self.runtime.for_run()).for_job(
             self.admission,
-            JobBudget(self.options.max_cost, spent),
+            budget,
             clock=self.options.clock,
             sleep=self.options.sleep,
+            batches=self.batches,
         )
         self.budget = (await budget_state(self.runtime)).view()
         self.progress.start()
+
+    def _rounds(self, budget: JobBudget) -> BatchRounds:
+        options = self.options
+        services = self.runtime.services.at(options.clock, options.sleep)
+
+        async def change_before() -> Decimal:
+            """By how much the cost of earlier runs has changed since it was last counted."""
+            now = await cost_of_runs(services.ledger, self.earlier_runs)
+            change, self._before = now - self._before, now
+            return change
+
+        return BatchRounds(
+            services,
+            BatchDesk(services, options.batch_timing),
+            self.admission,
+            budget,
+            wait_s=options.in_process_s if options.batch_wait_s is None else options.batch_wait_s,
+            change_before=change_before,
+        )
 
     async def plan(self, sample: Sequence[Record]) -> JobPlan | None:
         """The job's plan; asks the orchestrator at most once."""
@@ -161,9 +200,16 @@ class JobRun:
         return made
 
     async def _learns(self) -> bool:
-        """Whether this configuration has too little experience to trust any evidence yet."""
+        """Whether this configuration has too little experience to trust any evidence yet.
+
+        Not in a batch job: small chunks one after the other would each wait for a batch.
+        """
         policy = self.runtime.policy
-        if policy.mode != "adaptive" or not any(t.billing == "free" for t in self.runtime.targets.values()):
+        if (
+            self.options.batch
+            or policy.mode != "adaptive"
+            or not any(t.billing == "free" for t in self.runtime.targets.values())
+        ):
             return False
         return (await self.runtime.risk.state()).items < _EXPERIENCED
 
@@ -184,7 +230,9 @@ class JobRun:
         )
         await artifacts.open()
         self._tell()
-        watch = asyncio.create_task(self._watch(artifacts))
+        beside = [asyncio.create_task(self._watch(artifacts))]
+        if self.batches is not None:
+            beside.append(asyncio.create_task(self.batches.run()))
         try:
             async with in_batches():
                 with _fewer_collections(), self._signals(asyncio.current_task()):
@@ -196,9 +244,10 @@ class JobRun:
             task.uncancel()
         finally:
             self.problem = pump.problem
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            for task in beside:
+                task.cancel()
+            # What stopped the batches has reached every call that waited for one.
+            await asyncio.gather(*beside, return_exceptions=True)
             self._tell()
             await self._count_cut_off()
             await together((artifacts.close(self.admission.closed), write_budget_panel(self.runtime)))

@@ -254,6 +254,10 @@ class BulkAdmission(Admission):
             self.opens_at = opens_at
             self._stop.set()
 
+    async def stopped(self) -> None:
+        """Wait until nothing new is started."""
+        await self._stop.wait()
+
     def check_open(self) -> None:
         """Raise when nothing new may be started.
 

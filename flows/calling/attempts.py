@@ -128,7 +128,7 @@ class Attempts:
             problem = reply_problem(guarded.reply)
             if problem is ErrorClass.TRUNCATED and call.accept_cut:
                 problem = None
-            attempt = _made(call.target, call.role, guarded, started, problem)
+            attempt = _in_batch(call, _made(call.target, call.role, guarded, started, problem), guarded)
             call.on_attempt(attempt)
             if problem is None:
                 return outcome
@@ -188,6 +188,15 @@ def _made(
     )
 
 
+def _in_batch(call: Call, attempt: Attempt, guarded: GuardedReply) -> Attempt:
+    """The attempt, marked when it came in a batch; its list value stays that of one call alone."""
+    price = call.target.price
+    if not call.batched or price is None:
+        return attempt
+    value = price.cost(guarded.reply.usage) if attempt.list_value_usd else attempt.list_value_usd
+    return attempt.model_copy(update={"batch": True, "list_value_usd": value})
+
+
 def _failed(call: Call, error: ProviderError, started: float) -> Attempt:
     return Attempt(
         role=call.role,
@@ -198,5 +207,6 @@ def _failed(call: Call, error: ProviderError, started: float) -> Attempt:
         cost_usd=error.charged_usd or Decimal(0),
         latency_s=round(time.time() - started, 4),
         billing=call.target.billing,
+        batch=call.batched,
         started_at=started,
     )

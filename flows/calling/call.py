@@ -79,6 +79,8 @@ class Call:
     key: SecretStr = field(init=False)
     step_key: str = field(init=False)
     """The content key of the request."""
+    batched: bool = field(init=False, default=False)
+    """The last answer came in a batch."""
     until: float = field(init=False)
     """`time.monotonic()` until which this call may wait for quota."""
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import Admission, Admitted
 from tta_dev_primitives.flows.calling.attempts import Attempts
+from tta_dev_primitives.flows.calling.batched import Batched, Batches, Counted
 from tta_dev_primitives.flows.calling.call import Call, Result
 from tta_dev_primitives.flows.calling.hold import LedgerHold, Send
 from tta_dev_primitives.flows.calling.job_budget import JobBudget, WithinJobBudget
@@ -33,13 +34,17 @@ class Calls:
         waits_for_quota: bool,
         rng: random.Random,
         fresh: bool = False,
+        batches: Batches | None = None,
     ) -> None:
         hold = LedgerHold(Send(services), services)
         budget = WithinJobBudget(hold, job_budget)
         quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)
         self._stored = StoredAnswers(quota, services, fresh=fresh)
-        attempts = Attempts(self._stored, services, rng=rng)
-        self._first = Admitted(attempts, services, admission)
+        sent = self._stored if batches is None else Batched(self._stored, batches)
+        attempts = Attempts(sent, services, rng=rng)
+        self._first: Callable[[Call], Awaitable[Result]] = Admitted(attempts, services, admission)
+        if batches is not None:
+            self._first = Counted(self._first, batches)
 
     async def __call__(self, call: Call) -> Result:
         """Ask one model of the call, the first that may be asked now.

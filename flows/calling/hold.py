@@ -19,7 +19,7 @@ from tta_dev_primitives.flows.calling.call import REFUSALS, Answered, Call, Fail
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["LedgerHold", "Send"]
+__all__ = ["LedgerHold", "Send", "call_info"]
 
 
 class Send:
@@ -76,7 +76,7 @@ class LedgerHold:
                 ask_date=partial(self._services.client.date_of, target),
                 target=target,
                 request=call.request,
-                call=_info(call, self._services.config.learning_credit),
+                call=call_info(call, self._services.config.learning_credit),
                 limit=self._services.limit,
                 step_key=call.step_key,
                 looked_up=True,
@@ -88,7 +88,8 @@ class LedgerHold:
         return Answered(target, reply)
 
 
-def _info(call: Call, learning_credit: Decimal) -> CallInfo:
+def call_info(call: Call, learning_credit: Decimal) -> CallInfo:
+    """A new attempt of a call, with the runs that it belongs to and what pays for it."""
     pays = call.pays(call.target)
     flow, task = FlowRunContext.get(), TaskRunContext.get()
     return CallInfo.of(

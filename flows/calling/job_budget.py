@@ -59,14 +59,26 @@ class JobBudget:
             self.held -= bound
             self.spent += bound if hold.cost is None else hold.cost
 
+    def may_hold(self, bound: Decimal) -> bool:
+        """Whether the ceiling leaves room for `bound` beside what is held now.
+
+        Raises:
+            BudgetExceededError: It never will: what is spent, or nothing that is held, stands in the way.
+        """
+        if self.limit is None or self.spent + self.held + bound <= self.limit:
+            return True
+        if self.spent + bound > self.limit or not self.held:
+            raise self._refusal(bound)
+        return False
+
     def charge(self, cost: Decimal) -> None:
         """Count money that was spent without a hold (a free model that billed)."""
         self.spent += cost
 
     async def _take(self, bound: Decimal) -> None:
-        while self.limit is not None and self.spent + self.held + bound > self.limit:
-            if self.spent + bound > self.limit or not self.held:
-                raise self._refusal(bound)
+        while True:
+            if self.may_hold(bound):
+                break
             await asyncio.sleep(self._look_again_s)
         self.held += bound
 

@@ -34,6 +34,7 @@ from tta_dev_primitives.config.models.catalogue import Catalogue, today_utc
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.admission import Admission, waits_for
+from tta_dev_primitives.flows.calling.batched import Batches
 from tta_dev_primitives.flows.calling.chain import Calls
 from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
@@ -91,6 +92,7 @@ class Runtime:
         order: What `routing: learned` knew when the run began; None: the order of the file.
         rng: For jitter and audit coins.
         fresh: Ask anew for what is stored.
+        batches: Where paid calls wait for a batch; None: they are sent one by one.
     """
 
     def __init__(
@@ -103,6 +105,7 @@ class Runtime:
         order: Standings | None = None,
         rng: random.Random | None = None,
         fresh: bool = False,
+        batches: Batches | None = None,
     ) -> None:
         self.services = services
         self.order = order
@@ -124,6 +127,7 @@ class Runtime:
             waits_for_quota=waits_for_quota,
             rng=self.rng,
             fresh=fresh,
+            batches=batches,
         )
 
     @classmethod
@@ -166,6 +170,7 @@ class Runtime:
         *,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        batches: Batches | None = None,
     ) -> Self:
         """One bulk job: the same clients, ledger and risk ledger, with the job's admission, ceiling and clock."""
         return type(self)(
@@ -175,6 +180,7 @@ class Runtime:
             waits_for_quota=True,
             order=self.order,
             rng=self.rng,
+            batches=batches,
         )
 
     def _learn_from(self, orchestrator: Target) -> None:

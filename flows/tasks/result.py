@@ -52,6 +52,7 @@ class Attempt(_Frozen):
     billing: Literal["free", "paid"] = "free"
     list_value_usd: Usd = Field(default=Decimal(0), description="List price of the tokens of this attempt")
     reused: bool = Field(default=False, description="Taken from the answer store: not sent, not paid again")
+    batch: bool = Field(default=False, description="Sent in a batch of the provider, at its batch price")
     reason: str | None = Field(default=None, description="Why it failed, in one redacted line")
     started_at: float = Field(default=0.0, description="Seconds since the epoch")
 

@@ -56,11 +56,17 @@ class Director:
         self._used: Counter[int] = Counter()
         self._quotas = Quotas(scenario.quotas, clock=clock, speed=scenario.clock.speed)
 
-    def decide(self, ask: Ask, key: str) -> Decision:
-        """The reply to `ask`; `key` is an opaque name of the caller's API key, for quotas."""
+    def decide(self, ask: Ask, key: str, *, batched: bool = False) -> Decision:
+        """The reply to `ask`.
+
+        Args:
+            ask: The request.
+            key: An opaque name of the caller's API key, for quotas.
+            batched: It came in a batch, which the quotas of single calls do not count.
+        """
         if self.scenario.state(ask.model).gone:
             return self._failed(Failure("model_gone", facts={"model": ask.model}), 0, None, ask)
-        over = self._quotas.admit(key, ask)
+        over = None if batched else self._quotas.admit(key, ask)
         limits = tuple(self._quotas.limits(key, ask))
         if over is not None:
             return replace(self._failed(over, 0, None, ask), limits=limits)

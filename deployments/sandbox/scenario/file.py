@@ -17,7 +17,7 @@ __all__ = ["load_scenario", "parse_scenario"]
 
 _BLOCKS: dict[str, type[BaseModel]] = {
     "clock": s.Clock, "defaults": s.Defaults, "quotas": s.Quota, "rules": s.Rule, "match": s.Match,
-    "reply": s.Reply, "usage": s.UsageScript,
+    "batches": s.BatchScript, "reply": s.Reply, "usage": s.UsageScript,
 }  # fmt: skip
 
 

@@ -258,6 +258,24 @@ class Clock(_Part):
     speed: float = Field(default=1.0, gt=0, le=1_000_000)
 
 
+class BatchScript(_Part):
+    """How batches go."""
+
+    delay: Seconds | tuple[Seconds, Seconds] = 0.0
+    """Seconds until a batch has its results."""
+    expire_after: int | None = Field(default=None, ge=0)
+    """So many requests of each batch are answered; the others expire."""
+    lose: int = Field(default=0, ge=0)
+    """Results that are answered and billed, and missing from what is sent."""
+    repeat: int = Field(default=0, ge=0)
+    """Results that are sent twice."""
+    refuse: ErrorKind | None = None
+    """How the first batches are refused."""
+    refuse_first: int = Field(default=1_000_000, ge=0)
+    lose_reply_of_first: int = Field(default=0, ge=0)
+    """So many batches are created and answered with a gateway's timeout."""
+
+
 class Defaults(_Part):
     """What rules do not say."""
 
@@ -274,6 +292,7 @@ class Scenario(_Part):
     models: dict[str, Model] = Field(default_factory=dict)
     quotas: tuple[Quota, ...] = ()
     rules: tuple[Rule, ...] = ()
+    batches: BatchScript = BatchScript()
 
     @field_validator("rules")
     @classmethod

@@ -1,0 +1,53 @@
+"""One dispatch from a target to its batch format; which providers have batches is catalogue data."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from tta_dev_primitives.blocks.wire.batches.anthropic import AnthropicBatches
+from tta_dev_primitives.blocks.wire.batches.gemini import GeminiBatches
+from tta_dev_primitives.blocks.wire.batches.openai import MistralBatches, OpenAIBatches
+from tta_dev_primitives.blocks.wire.batches.types import BatchFormat, BatchLine
+from tta_dev_primitives.blocks.wire.formats import wire_format
+from tta_dev_primitives.blocks.wire.types import ChatRequest
+from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.targets import Target
+
+__all__ = ["at_batch_price", "batch_format", "batch_line"]
+
+_FORMATS: Mapping[str, BatchFormat] = {
+    "anthropic": AnthropicBatches(),
+    "gemini": GeminiBatches(),
+    "openai": OpenAIBatches(),
+    "groq": OpenAIBatches("/openai/v1"),
+    "together": OpenAIBatches(purpose="batch-api"),
+    "mistral": MistralBatches(),
+}
+
+
+def batch_format(target: Target) -> BatchFormat | None:
+    """The batch format of a paid target; None when its provider has no batches, or the target is free."""
+    entry = load_catalogue().providers.get(target.provider)
+    if target.billing != "paid" or entry is None or entry.batch is None:
+        return None
+    return _FORMATS[entry.batch.format]
+
+
+def at_batch_price(target: Target) -> Target:
+    """The target at what its provider asks in batches; unchanged when it has none or its price is not known."""
+    entry = load_catalogue().providers.get(target.provider)
+    if target.price is None or entry is None or entry.batch is None or target.billing != "paid":
+        return target
+    return replace(target, price=target.price.scaled(entry.batch.price_factor, entry.batch.source))
+
+
+def batch_line(target: Target, request: ChatRequest, name: str) -> BatchLine:
+    """One request as a line: the body of the chat endpoint, without what a batch decides itself.
+
+    Raises:
+        ProviderError: The request cannot be built for this model.
+    """
+    body = dict(wire_format(target.provider).build(target, request).body)
+    body.pop("stream", None)
+    return BatchLine(name, body)

@@ -1,0 +1,175 @@
+"""Batches in OpenAI's format (OpenAI, Groq, Together), and Mistral's batch jobs over the same files.
+
+Source: the official SDKs' types of `files` and `batches`, and Mistral's OpenAPI description.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import Any
+from urllib.parse import quote
+
+from tta_dev_primitives.blocks.wire.batches.types import (
+    BatchLine,
+    BatchStatus,
+    HttpCall,
+    LineResult,
+    dumps,
+    json_lines,
+    redumped,
+    required_id,
+)
+from tta_dev_primitives.blocks.wire.reading import at, count_of, flat, obj, seq, text_of
+from tta_dev_primitives.blocks.wire.waiting import parse_instant
+from tta_dev_primitives.config.models.targets import Target
+
+__all__ = ["FILE_ID", "METADATA_KEY", "MistralBatches", "OpenAIBatches"]
+
+FILE_ID = ("id",)
+METADATA_KEY = "tta_batch"
+_CHAT = "/v1/chat/completions"
+_ENDED = frozenset({"completed", "expired", "cancelled", "success", "timeout_exceeded"})
+_NOT_RUN = ("batch_expired", "batch_cancelled", "cancelled", "expired")
+
+
+@dataclass(frozen=True, slots=True)
+class OpenAIBatches:
+    """Upload a file of requests, create a batch over it, read its output and error files."""
+
+    prefix: str = ""
+    """Before `/files` and `/batches`."""
+    purpose: str = "batch"
+    most_lines: int = 10_000
+    most_bytes: int = 64 * 1024 * 1024
+
+    def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
+        """The file of requests, as a form."""
+        rows = [self._row(line) for line in lines]
+        name = f"{key}.jsonl"
+        parts = [
+            _part(key, 'name="purpose"', self.purpose.encode()),
+            _part(
+                key,
+                f'name="file"; filename="{name}"\r\nContent-Type: application/jsonl',
+                b"\n".join(rows) + b"\n",
+            ),
+            f"--{key}--\r\n".encode(),
+        ]
+        return HttpCall(
+            "POST", f"{self.prefix}/files", b"".join(parts), f"multipart/form-data; boundary={key}"
+        )
+
+    def _row(self, line: BatchLine) -> bytes:
+        return dumps({"custom_id": line.id, "method": "POST", "url": _CHAT, "body": dict(line.body)})
+
+    def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
+        """Create the batch over the uploaded file."""
+        body = {
+            "input_file_id": file,
+            "endpoint": _CHAT,
+            "completion_window": "24h",
+            "metadata": {METADATA_KEY: key},
+        }
+        return HttpCall("POST", f"{self.prefix}/batches", dumps(body))
+
+    def look(self, batch: str) -> HttpCall:
+        """Ask for the state."""
+        return HttpCall("GET", f"{self.prefix}/batches/{quote(batch, safe='')}")
+
+    def cancel(self, batch: str) -> HttpCall:
+        """Stop it; what has run by then is billed and comes back."""
+        return HttpCall("POST", f"{self.prefix}/batches/{quote(batch, safe='')}/cancel")
+
+    def listing(self) -> HttpCall:
+        """The newest hundred."""
+        return HttpCall("GET", f"{self.prefix}/batches?limit=100")
+
+    def status(self, payload: Any) -> BatchStatus:
+        """Read a `batch`; Together puts a new one into `job`."""
+        node = obj(at(payload, "job")) or payload
+        raw = text_of(at(node, "status")).lower()
+        metadata = at(node, "metadata", METADATA_KEY)
+        files = [at(node, f"{kind}_file_id") or at(node, f"{kind}_file") for kind in ("output", "error")]
+        errors = seq(at(node, "errors", "data")) or seq(at(node, "errors"))
+        created = at(node, "created_at")
+        return BatchStatus(
+            id=required_id(node, "id"),
+            state="failed" if raw == "failed" else "ended" if raw in _ENDED else "running",
+            raw_state=flat(raw, limit=40),
+            key=metadata if isinstance(metadata, str) else None,
+            total=_count(node, ("request_counts", "total"), ("total_requests",)),
+            succeeded=_count(node, ("request_counts", "completed"), ("succeeded_requests",)),
+            created_at=float(created) if isinstance(created, int | Decimal) else parse_instant(created),
+            error=flat(text_of(at(errors[0], "message")), limit=300) if errors else None,
+            results=tuple(
+                f"{self.prefix}/files/{quote(f, safe='')}/content" for f in map(text_of, files) if f
+            ),
+        )
+
+    def statuses(self, payload: Any) -> list[BatchStatus]:
+        """Read a page of batches; Together sends a bare list."""
+        entries = payload if isinstance(payload, list) else seq(at(payload, "data"))
+        return [self.status(entry) for entry in entries]
+
+    def results(self, body: bytes) -> Iterator[LineResult]:
+        """Read the output or the error file."""
+        for line in json_lines(body):
+            name, response, error = (
+                text_of(at(line, "custom_id")),
+                obj(line.get("response")),
+                line.get("error"),
+            )
+            code = text_of(at(error, "code"))
+            if code in _NOT_RUN:
+                yield LineResult(name, "not_run", note=code)
+            elif response:
+                status = count_of(response.get("status_code")) or 200
+                request_id = flat(text_of(response.get("request_id")), limit=120) or None
+                yield LineResult(name, "reply", status, redumped(response.get("body")), request_id=request_id)
+            else:
+                yield LineResult(name, "reply", 400, redumped({"error": error}))
+
+    def inline_results(self, status: BatchStatus) -> Iterator[LineResult]:
+        """There are none."""
+        return iter(())
+
+
+@dataclass(frozen=True, slots=True)
+class MistralBatches(OpenAIBatches):
+    """The same files; the batch is a `job` that names its model."""
+
+    def _row(self, line: BatchLine) -> bytes:
+        return dumps({"custom_id": line.id, "body": dict(line.body)})
+
+    def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
+        """Create the job."""
+        body = {
+            "input_files": [file],
+            "endpoint": _CHAT,
+            "model": target.api_model,
+            "metadata": {METADATA_KEY: key},
+            "timeout_hours": 24,
+        }
+        return HttpCall("POST", f"{self.prefix}/batch/jobs", dumps(body))
+
+    def look(self, batch: str) -> HttpCall:
+        """Ask for the state."""
+        return HttpCall("GET", f"{self.prefix}/batch/jobs/{quote(batch, safe='')}")
+
+    def cancel(self, batch: str) -> HttpCall:
+        """Stop it."""
+        return HttpCall("POST", f"{self.prefix}/batch/jobs/{quote(batch, safe='')}/cancel")
+
+    def listing(self) -> HttpCall:
+        """The newest hundred."""
+        return HttpCall("GET", f"{self.prefix}/batch/jobs?page_size=100")
+
+
+def _part(boundary: str, name: str, content: bytes) -> bytes:
+    return f"--{boundary}\r\nContent-Disposition: form-data; {name}\r\n\r\n".encode() + content + b"\r\n"
+
+
+def _count(node: Any, *paths: tuple[str, ...]) -> int | None:
+    return next((count for path in paths if (count := count_of(at(node, *path))) is not None), None)

@@ -1,0 +1,163 @@
+"""What every batch format translates from and to: lines, HTTP calls, states."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from tta_dev_primitives.blocks.wire.reading import Unreadable, at, decode_json, obj, text_of
+from tta_dev_primitives.config.models.targets import Target
+
+__all__ = [
+    "BatchFormat",
+    "BatchLine",
+    "BatchStatus",
+    "HttpCall",
+    "LineResult",
+    "dumps",
+    "json_lines",
+    "redumped",
+    "required_id",
+]
+
+Progress = Literal["running", "ended", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLine:
+    """One request of a batch."""
+
+    id: str
+    """Comes back with the result: letters, digits, `-` and `_`, at most 64."""
+    body: Mapping[str, Any]
+    """As the chat endpoint takes it."""
+
+
+@dataclass(frozen=True, slots=True)
+class HttpCall:
+    """One HTTP request of a batch API; the client adds address and key."""
+
+    method: Literal["GET", "POST"]
+    path: str
+    body: bytes = b""
+    content_type: str = "application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStatus:
+    """A batch as its provider sees it now."""
+
+    id: str
+    state: Progress
+    """`failed`: the batch as a whole was refused, and none of its requests ran."""
+    raw_state: str
+    key: str | None = None
+    """Our key, where the provider keeps metadata."""
+    total: int | None = None
+    succeeded: int | None = None
+    """Requests that were answered, and are billed."""
+    created_at: float | None = None
+    error: str | None = None
+    results: Sequence[str] = ()
+    """Where the results are: paths, relative to the base address."""
+    inline: Sequence[Any] = field(default=(), repr=False)
+    """Results that came with the status (Gemini)."""
+
+    @property
+    def over(self) -> bool:
+        """Whether nothing more will happen to it."""
+        return self.state != "running"
+
+
+@dataclass(frozen=True, slots=True)
+class LineResult:
+    """The result of one request. `status` and `body` are what the chat endpoint would have sent."""
+
+    id: str
+    kind: Literal["reply", "not_run"]
+    """`not_run`: canceled or expired before it ran; it costs nothing."""
+    status: int = 200
+    body: bytes = field(default=b"", repr=False)
+    note: str = ""
+    request_id: str | None = None
+
+
+class BatchFormat(Protocol):
+    """How one provider's batch API is spoken to. Every function is pure."""
+
+    @property
+    def most_lines(self) -> int:
+        """Requests of one batch at most."""
+
+    @property
+    def most_bytes(self) -> int:
+        """Bytes of one batch at most."""
+
+    def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
+        """The upload of the lines; None where they travel with `submit`."""
+
+    def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
+        """Create the batch: from here on the provider may run it."""
+
+    def look(self, batch: str) -> HttpCall:
+        """Ask for the state of a batch."""
+
+    def cancel(self, batch: str) -> HttpCall:
+        """Stop a batch."""
+
+    def listing(self) -> HttpCall:
+        """The newest batches of the account."""
+
+    def status(self, payload: Any) -> BatchStatus:
+        """Read the reply of `submit`, `look` and `cancel`.
+
+        Raises:
+            Unreadable: It is no batch.
+        """
+
+    def statuses(self, payload: Any) -> list[BatchStatus]:
+        """Read the reply of `listing`."""
+
+    def results(self, body: bytes) -> Iterator[LineResult]:
+        """Read one results file."""
+
+    def inline_results(self, status: BatchStatus) -> Iterator[LineResult]:
+        """Read the results that came with the status."""
+
+
+def dumps(value: Any) -> bytes:
+    """Compact JSON; a lone surrogate, which UTF-8 cannot carry, becomes `?`."""
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+    return text.encode("utf-8", "replace")
+
+
+def redumped(value: Any) -> bytes:
+    """A part of a reply as JSON again, for the parser of the chat endpoint."""
+    return json.dumps(value, ensure_ascii=False, default=float).encode("utf-8", "replace")
+
+
+def json_lines(body: bytes) -> Iterator[Mapping[str, Any]]:
+    """The objects of a JSONL file; a line that is none is left out, and its request counts as missing."""
+    for line in body.split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            found = obj(decode_json(line))
+        except Unreadable:
+            continue
+        if found:
+            yield found
+
+
+def required_id(payload: Any, *path: str) -> str:
+    """The id of a batch or file.
+
+    Raises:
+        Unreadable: There is none.
+    """
+    found = text_of(at(payload, *path))
+    if not found or len(found) > 400 or not found.isprintable():
+        raise Unreadable(f"it holds no {'.'.join(path)}")
+    return found

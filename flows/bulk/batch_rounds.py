@@ -1,0 +1,482 @@
+"""The paid calls of a batch job: they wait until the job has nothing else to do, then go out together.
+
+A call that waits is parked. When every call of the job is parked, and none has moved for a moment, the parked ones
+are submitted: one batch for each model and key. The driver looks at open batches at growing intervals and gives each
+call its outcome. Whenever it guesses the end of a round wrongly, a batch is smaller than it could be, nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from decimal import Decimal
+
+from pydantic import SecretStr
+
+from tta_dev_primitives.blocks.credentials.key_ids import key_id
+from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, Opened
+from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
+from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply, content_key
+from tta_dev_primitives.blocks.ledger.money import MAX_USD
+from tta_dev_primitives.blocks.ledger.reserve import RefusedError
+from tta_dev_primitives.blocks.ledger.types import CallInfo
+from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price, batch_format, batch_line
+from tta_dev_primitives.blocks.wire.batches.types import BatchLine, dumps
+from tta_dev_primitives.config.errors import (
+    BudgetExceededError,
+    LedgerBusyError,
+    MissingKeyError,
+    OrchestrationError,
+    ProviderError,
+    UnknownPriceError,
+)
+from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.bulk.batch_desk import (
+    BatchDesk,
+    Looked,
+    NotRun,
+    Settled,
+    encode_request,
+    new_batch,
+)
+from tta_dev_primitives.flows.bulk.progress import span_text
+from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
+from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Outcome, refused
+from tta_dev_primitives.flows.calling.hold import call_info
+from tta_dev_primitives.flows.calling.job_budget import JobBudget
+from tta_dev_primitives.flows.calling.services import Services
+
+__all__ = ["MOST_TASKS", "BatchRounds"]
+
+_LOG = logging.getLogger("tta_dev_primitives.bulk")
+MOST_TASKS = 10_000
+"""Tasks of a batch job that are under way at once."""
+_BUSY_TRIES = 30
+_NO_BATCHES = frozenset({404, 405, 501})
+
+
+class _InStore(Exception):
+    """The answer is in the store by now: the call goes on there."""
+
+
+class _OneByOne(Exception):
+    """The call's address has no batch API: the call is sent alone."""
+
+
+@dataclass(slots=True, eq=False)
+class _Parked:
+    """A call that waits."""
+
+    call: Call
+    target: Target
+    key: SecretStr
+    info: CallInfo
+    line: BatchLine
+    bound: Decimal
+    size: int
+    future: asyncio.Future[Outcome]
+
+    @property
+    def step_key(self) -> str:
+        """Its content key."""
+        return self.info.step_key or ""
+
+
+@dataclass(slots=True)
+class _Open:
+    """A batch that calls of this job wait for."""
+
+    waiting: dict[str, list[_Parked]] = field(default_factory=dict)
+    """By content key."""
+    held: set[str] = field(default_factory=set)
+    """Content keys whose bounds count as held in the job's budget."""
+    next_look: float = 0.0
+    words: str = "submitted"
+
+
+class BatchRounds:
+    """The parked calls and open batches of one run of a job.
+
+    Args:
+        services: The job's services, with its clock.
+        desk: Submits and collects.
+        admission: Whether the job has stopped.
+        job_budget: The job's own ceiling.
+        wait_s: How long the run waits for its batches before it ends and says when to go on.
+        change_before: By how much the cost of earlier runs has changed: their holds end when a batch is collected.
+    """
+
+    def __init__(
+        self,
+        services: Services,
+        desk: BatchDesk,
+        admission: BulkAdmission,
+        job_budget: JobBudget,
+        *,
+        wait_s: float = math.inf,
+        change_before: Callable[[], Awaitable[Decimal]],
+    ) -> None:
+        self._services, self._desk, self._admission, self._budget = services, desk, admission, job_budget
+        self._wait_s = wait_s
+        self._change_before = change_before
+        self._under_way = self._waiting = 0
+        self._moved = asyncio.Event()
+        self._moves = 0
+        self._parked: list[_Parked] = []
+        self._open: dict[str, _Open] = {}
+        self._one_by_one: set[str] = set()
+        self._busy_tries = 0
+        self._idle_since: float | None = None
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """The body is a call of the job."""
+        self._under_way += 1
+        self._move()
+        try:
+            yield
+        finally:
+            self._under_way -= 1
+            self._move()
+
+    def takes(self, call: Call) -> bool:
+        """Whether the call's model is asked in batches now."""
+        return call.target.key not in self._one_by_one
+
+    async def ask(self, call: Call) -> Outcome | None:
+        """Wait for the outcome from a batch.
+
+        Raises:
+            PostponedError: The job stopped first, or the request was canceled or expired; the next run goes on.
+            LedgerError: The ledger cannot be used.
+        """
+        self._admission.check_open()
+        step_key = content_key(call.target, call.request)
+        stored, closed = await self._services.ledger.lookup(step_key)
+        if stored is not None or closed is not None:
+            return None
+        try:
+            parked = await self._prepared(call, step_key)
+        except (MissingKeyError, UnknownPriceError) as why:
+            return refused(call.target, why)
+        except ProviderError as error:
+            return Failed(call.target, error)
+        self._parked.append(parked)
+        self._waiting += 1
+        self._move()
+        try:
+            return await parked.future
+        except (_InStore, _OneByOne):
+            return None
+        finally:
+            self._waiting -= 1
+            self._move()
+
+    async def _prepared(self, call: Call, step_key: str) -> _Parked:
+        """The request is built and bounded before any money is held for it."""
+        key = call.key = await self._services.keys.key_of(call.target)
+        self._services.client.prepare(call.target, call.request, key=key)
+        call.step_key = step_key
+        info = call_info(call, self._services.config.learning_credit)
+        line = batch_line(call.target, call.request, info.id)
+        bound = bound_usd(at_batch_price(call.target), call.request)
+        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        return _Parked(call, call.target, key, info, line, bound, len(dumps(dict(line.body))) + 200, future)
+
+    def _move(self) -> None:
+        self._moves += 1
+        self._moved.set()
+
+    @property
+    def _idle(self) -> bool:
+        return self._under_way <= self._waiting
+
+    def state(self) -> str | None:
+        """How the batches are, for the progress line; None when there is none."""
+        if not self._open:
+            return None
+        requests = sum(len(batch.waiting) for batch in self._open.values())
+        words = next(iter(self._open.values())).words
+        soonest = min(batch.next_look for batch in self._open.values()) - self._services.clock()
+        count = len(self._open)
+        return (
+            f"{count} batch{'es' if count != 1 else ''} of {requests} requests at the provider ({words}), next look "
+            f"in {span_text(max(0.0, soonest))}"
+        )
+
+    async def run(self) -> None:
+        """Submit, look and give outcomes until cancelled; a failure is given to every call that waits."""
+        try:
+            while True:
+                await self._step()
+        except OrchestrationError as error:
+            self._give_all(error)
+            raise
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:
+            self._give_all(OrchestrationError(f"batches: unexpected {type(error).__name__}"))
+            raise
+
+    def _give_all(self, error: OrchestrationError) -> None:
+        for parked in self._all_waiting():
+            if not parked.future.done():
+                parked.future.set_exception(error)
+
+    def _all_waiting(self) -> list[_Parked]:
+        return [
+            *self._parked,
+            *(p for b in self._open.values() for calls in b.waiting.values() for p in calls),
+        ]
+
+    async def _step(self) -> None:
+        self._moved.clear()
+        now = self._services.clock()
+        if now >= self._admission.until:
+            self._admission.close("the deadline has passed")
+        if self._admission.closed is not None:
+            self._postpone()
+            await self._moved.wait()
+            return
+        due = [name for name, batch in self._open.items() if batch.next_look <= now]
+        if due:
+            await self._look(due)
+            return
+        if self._parked and self._idle:
+            before = self._moves
+            await asyncio.sleep(self._desk.timing.quiet_s)
+            if before == self._moves and self._idle:
+                await self._submit()
+            return
+        if self._open and self._idle:
+            self._suspend_when_long(now)
+            if self._admission.closed is not None:
+                return
+        else:
+            self._idle_since = None
+        await self._nap(now)
+
+    def _suspend_when_long(self, now: float) -> None:
+        """End the run when all that is left is waiting, and that takes longer than a process should wait."""
+        if self._idle_since is None:
+            self._idle_since = now
+        soonest = min(batch.next_look for batch in self._open.values())
+        if soonest - self._idle_since > self._wait_s:
+            self._admission.close(f"waits for {len(self._open)} batch(es) at the provider", opens_at=soonest)
+
+    async def _nap(self, now: float) -> None:
+        """Until a call moves, a batch is due, the deadline comes or the job stops."""
+        looks = [batch.next_look for batch in self._open.values()]
+        seconds = min([*looks, self._admission.until], default=math.inf) - now
+        waits = [asyncio.ensure_future(self._moved.wait()), asyncio.ensure_future(self._admission.stopped())]
+        if math.isfinite(seconds):
+            waits.append(asyncio.ensure_future(self._services.sleep(max(0.0, seconds))))
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+
+    def _postpone(self) -> None:
+        why = str(self._admission.closed)
+        for parked in self._all_waiting():
+            if not parked.future.done():
+                parked.future.set_exception(PostponedError(why))
+
+    # --- submit
+
+    async def _submit(self) -> None:
+        self._parked = [parked for parked in self._parked if not parked.future.done()]
+        groups: dict[tuple[str, str], list[_Parked]] = {}
+        for parked in self._parked:
+            groups.setdefault((parked.target.key, key_id(parked.key)), []).append(parked)
+        held_before = len(self._open)
+        progressed = False
+        for group in groups.values():
+            for part in self._parts(group):
+                progressed |= await self._submit_part(part)
+        if progressed or held_before:
+            self._busy_tries = 0
+            if not progressed:
+                await self._nap(self._services.clock())
+            return
+        # Only holds of others stand in the way: as for single calls, wait a little, then give up.
+        self._busy_tries += 1
+        if self._busy_tries < _BUSY_TRIES:
+            await asyncio.sleep(1.0)
+
+    def _parts(self, group: Sequence[_Parked]) -> Iterator[list[_Parked]]:
+        """The calls of one batch each: equal requests once, within the provider's limits, within the job's budget."""
+        form = batch_format(group[0].target)
+        assert form is not None
+        part: list[_Parked] = []
+        size, total, keys = 0, Decimal(0), set[str]()
+        for parked in group:
+            if parked.step_key in keys:
+                continue
+            try:
+                if not self._budget.may_hold(total + parked.bound):
+                    continue
+            except BudgetExceededError as refusal:
+                if not part:
+                    self._give(parked, refused(parked.target, refusal))
+                continue
+            if part and (len(part) >= form.most_lines or size + parked.size > form.most_bytes):
+                yield part
+                part, size, total = [], 0, Decimal(0)
+            part.append(parked)
+            keys.add(parked.step_key)
+            size, total = size + parked.size, total + parked.bound
+        if part:
+            yield part
+
+    async def _submit_part(self, part: Sequence[_Parked]) -> bool:
+        """Whether anything has changed by it."""
+        first, name = part[0], f"tta-{uuid.uuid4().hex}"
+        calls = [BatchCall(p.info, p.bound, encode_request(p.call.request)) for p in part]
+        try:
+            opened = await self._desk.submit(
+                new_batch(name, first.target, first.key),
+                first.target,
+                calls,
+                {p.info.id: p.line for p in part},
+            )
+        except ProviderError as error:
+            if error.status in _NO_BATCHES:
+                self._send_alone(part, error)
+                return True
+            error.add(charged_usd=Decimal(0))
+            for parked in part:
+                self._give(parked, Failed(parked.target, error))
+            return True
+        except (MissingKeyError, LedgerBusyError) as why:
+            for parked in part:
+                self._give(parked, refused(parked.target, why))
+            return True
+        return await self._opened(name, part, opened)
+
+    def _send_alone(self, part: Sequence[_Parked], error: ProviderError) -> None:
+        target = part[0].target
+        _LOG.warning(
+            "%s: no batch API at this address (%s); its calls are sent one by one", target.name, error
+        )
+        self._one_by_one.add(target.key)
+        part[0].call.note(f"{target.name}: no batch API at its address: its calls were sent one by one")
+        for parked in list(self._parked):
+            if parked.target.key == target.key and not parked.future.done():
+                parked.future.set_exception(_OneByOne())
+
+    async def _opened(self, name: str, part: Sequence[_Parked], opened: Opened) -> bool:
+        changed, joined, same = False, set[str](), dict[str, list[_Parked]]()
+        for parked in self._parked:
+            same.setdefault(parked.step_key, []).append(parked)
+        for parked in part:
+            key = parked.step_key
+            if parked.info.id in opened.held:
+                self._join(name, key, same[key])
+                joined.add(key)
+                self._open[name].held.add(key)
+                self._budget.held += parked.bound
+            elif key in opened.elsewhere:
+                self._join(opened.elsewhere[key], key, same[key])
+                joined.add(key)
+            elif key in opened.stored:
+                if not parked.future.done():
+                    parked.future.set_exception(_InStore())
+            elif parked.info.id in opened.short:
+                self._give(parked, refused(parked.target, opened.short[parked.info.id]))
+            elif parked.info.id in opened.refused:
+                found = opened.refused[parked.info.id]
+                if found.reason == "busy" and (self._open or self._busy_tries + 1 < _BUSY_TRIES):
+                    continue  # it goes out when other holds have ended
+                self._give(parked, refused(parked.target, await self._refusal(found, parked)))
+            changed = True
+        gone = {id(parked) for key in joined for parked in same[key]}
+        self._parked = [p for p in self._parked if id(p) not in gone and not p.future.done()]
+        return changed
+
+    async def _refusal(self, found: RefusedError, parked: _Parked) -> OrchestrationError:
+        limit = MAX_USD if self._services.limit is None else self._services.limit
+        return await self._services.ledger.refusal(found, parked.bound, limit)
+
+    def _join(self, name: str, step_key: str, calls: Sequence[_Parked]) -> None:
+        """Let a call, and all that ask the same, wait for a batch."""
+        batch = self._open.get(name)
+        if batch is None:
+            first = self._desk.timing.first_s
+            batch = self._open[name] = _Open(next_look=self._services.clock() + first)
+        batch.waiting.setdefault(step_key, []).extend(calls)
+
+    # --- look
+
+    async def _look(self, due: Sequence[str]) -> None:
+        for batch in await self._services.ledger.batches(ids=list(due)):
+            looked = await self._desk.look(batch)
+            if looked.over:
+                await self._over(batch, looked)
+            else:
+                now = self._services.clock()
+                mine = self._open[batch.id]
+                mine.words = looked.words
+                mine.next_look = now + self._desk.timing.interval(now - batch.submitted_at)
+
+    async def _over(self, batch: Batch, looked: Looked) -> None:
+        mine = self._open.pop(batch.id)
+        self._idle_since = None
+        for key, settled in looked.results.items():
+            if key in mine.held:
+                bound = looked.bounds[key]
+                self._budget.held -= bound
+                self._budget.spent += _cost(settled)
+        if any(key not in mine.held for key in looked.bounds):
+            await self._count_earlier_runs()
+        for key, calls in mine.waiting.items():
+            settled_here = looked.results.get(key)
+            if settled_here is None:
+                # Another process has collected it: what it brought is in the store, or may be asked again.
+                self._parked += [p for p in calls if not p.future.done()]
+            elif calls:
+                self._give_settled(batch, calls, settled_here)
+        self._move()
+
+    async def _count_earlier_runs(self) -> None:
+        """What earlier runs held is settled now: the job's budget counts the cost instead of the bounds."""
+        self._budget.spent += await self._change_before()
+
+    def _give_settled(self, batch: Batch, calls: Sequence[_Parked], settled: Settled) -> None:
+        first, rest = calls[0], calls[1:]
+        match settled:
+            case GuardedReply():
+                self._give(first, Answered(first.target, settled))
+                for parked in rest:
+                    if not parked.future.done():
+                        parked.future.set_exception(_InStore())
+            case ProviderError():
+                for parked in calls:
+                    self._give(parked, Failed(parked.target, settled))
+            case NotRun(why):
+                for parked in calls:
+                    if not parked.future.done():
+                        parked.future.set_exception(
+                            PostponedError(f"batch {batch.id}: {why}; the next run asks again")
+                        )
+
+    @staticmethod
+    def _give(parked: _Parked, outcome: Outcome) -> None:
+        if not parked.future.done():
+            parked.future.set_result(outcome)
+
+
+def _cost(settled: Settled) -> Decimal:
+    match settled:
+        case GuardedReply():
+            return settled.cost_usd
+        case ProviderError():
+            return settled.charged_usd or Decimal(0)
+        case _:
+            return Decimal(0)
