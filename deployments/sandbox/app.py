@@ -135,8 +135,8 @@ class App:
 
             routes.append(Route(path, _Endpoint(handle), methods=["GET"]))
 
-        for method, path, provider, handler in self.batches.table():
-            routes.append(Route(path, _Endpoint(self._batch_call(provider, handler)), methods=[method]))
+        for method, path, owner, handler in self.batches.table():
+            routes.append(Route(path, _Endpoint(self._batch_call(owner, handler)), methods=[method]))
         post("/v1/messages", "anthropic", _read_messages)
         post(
             "/v1/messages/count_tokens",
