@@ -49,6 +49,7 @@ _LAZY = {
     "run": ("run:run", "Run one task."),
     "bulk": ("bulk:bulk", "Run a file of tasks; running it again does only what is missing."),
     "estimate": ("estimate:estimate", "Cost, quota and time of a file of tasks, before spending anything."),
+    "batches": ("batches:batches", "List the batches of bulk jobs, look at one, or cancel it."),
     "answers": ("answers:answers", "List the stored answers of earlier calls, or delete them."),
     "report": ("report:report", "What a month cost, by model, provider, role and use case."),
     "models": ("models:models", "The catalogue: models, prices, limits and retirement dates."),

@@ -11,6 +11,7 @@ from prefect.states import Completed, Failed
 from pydantic import BaseModel, ConfigDict, Field
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.tasks.result import Usd
 
@@ -72,8 +73,13 @@ class BulkReport(BaseModel):
     )
     failures: tuple[LineReport, ...] = Field(default=(), description="The first of the failed tasks, and why")
     cost_usd: Usd = Decimal(0)
-    baseline_cost_usd: Usd = Decimal(0)
+    baseline_cost_usd: Usd = Field(
+        default=Decimal(0), description="The paid model alone; of a batch job: the paid model in batches"
+    )
     savings_ratio: float = 0.0
+    baseline_one_by_one_usd: Usd | None = Field(
+        default=None, description="Of a batch job: the paid model alone, one call at a time"
+    )
     seconds: float = 0.0
     models: dict[str, ModelReport] = Field(default_factory=dict)
     fields: dict[str, FieldReport] = Field(default_factory=dict, description="Of typed tasks: each field")
@@ -136,6 +142,7 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         cost_usd=progress.cost_usd,
         baseline_cost_usd=progress.baseline_usd,
         savings_ratio=progress.savings_ratio,
+        baseline_one_by_one_usd=_one_by_one(run),
         seconds=round(progress.elapsed_s, 3),
         models={
             name: ModelReport(
@@ -173,6 +180,13 @@ def _reason(run: JobRun) -> str | None:
         f"{reason}. The run has cost {run.progress.cost_usd:f} USD. To fix: look at the failures, then change the "
         "task, the schema or the models; --keep-going (keep_going) goes on regardless"
     )
+
+
+def _one_by_one(run: JobRun) -> Decimal | None:
+    """The baseline without the batch price; None when the job has none."""
+    if not run.runtime.batched:
+        return None
+    return run.progress.baseline_usd / batch_factor(run.runtime.orchestrator)
 
 
 def _lines(found: list[tuple[int, str, str | None]]) -> tuple[LineReport, ...]:

@@ -108,6 +108,8 @@ class Runtime:
         batches: Batches | None = None,
     ) -> None:
         self.services = services
+        self.batched = batches is not None
+        """Whether paid calls go out in batches."""
         self.order = order
         self.waits_for_quota = waits_for_quota
         self.priority: Priority = "interactive" if job_budget is None else "bulk"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
+from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price
 from tta_dev_primitives.flows.answers.fields import field_status
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.runtime import Runtime
@@ -27,7 +28,9 @@ _STRENGTH: tuple[Evidence, ...] = ("none", "checks", "judge", "agreement", "audi
 def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView) -> OrchestrationResult:
     """Build the result of a delivered item: its answer, its evidence, and its whole cost against the baseline."""
     answer = item.open_case.answers[step.index]
-    savings = savings_of(item, step.index, item.targets[item.open_case.orchestrator.model])
+    orchestrator = item.targets[item.open_case.orchestrator.model]
+    # A batch job is compared with the paid model in batches: the discount is not its merit.
+    savings = savings_of(item, step.index, at_batch_price(orchestrator) if runtime.batched else orchestrator)
     if item.open_case.free_only and not step.accepted:
         item.note("the budget allows no paid call: the best free answer is delivered without its verdict")
     _explain(item, step)

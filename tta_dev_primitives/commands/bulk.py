@@ -16,7 +16,7 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.bulk.arguments import moment, usd_amount, whole
+from tta_dev_primitives.flows.bulk.arguments import duration, moment, usd_amount, whole
 from tta_dev_primitives.flows.bulk.arguments import patience as seconds
 
 if TYPE_CHECKING:
@@ -40,13 +40,14 @@ def bulk(
     json: Flag = False,
     max_cost: str | None = None,
     until: str | None = None,
-    patience: str = "1h",
+    patience: str | None = None,
     wait: Flag = False,
     ordered: Flag = False,
     force: Flag = False,
     chunk: int | None = None,
     detail: Literal["chunk", "item"] = "chunk",
     keep_going: Flag = False,
+    batch: Flag = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run a file of tasks; stopped or killed, the same command goes on where it was and pays nothing twice.
@@ -63,13 +64,16 @@ def bulk(
         json: Print the report as one JSON document on stdout.
         max_cost: The most the job may cost, USD, over all its runs.
         until: Start nothing new after this moment, such as 2026-11-30T18:00 (local time) or ...+00:00.
-        patience: How long the job may wait for free quota before it may spend: 0, 90s, 30m, 4h, 2d or inf.
+        patience: How long the job may wait for free quota before it may spend: 0, 90s, 30m, 4h, 2d or inf
+            (default 1h). With --batch also how long it waits for batches (default: until they are back).
         wait: Wait for quota however long it takes, instead of saying when to run it again.
         ordered: Put the results into the order of the tasks at the end.
         force: Go on although configuration or tasks changed since the last run.
         chunk: Tasks a task run; up to 100, twice the concurrency.
         detail: Task runs for each chunk, or for each item (slower).
         keep_going: Go on although the same check refuses answer after answer.
+        batch: Send paid calls in batches of their providers: half the price, answered within a day. Ctrl-C leaves
+            them running; the same command collects them.
         verbose: Show the log on stderr.
     """
     quiet_logs(logging.INFO if verbose else logging.ERROR)
@@ -80,7 +84,8 @@ def bulk(
         "chunk_size": None if chunk is None else whole("--chunk", chunk),
         "max_cost": None if max_cost is None else usd_amount("--max-cost", max_cost),
         "until": None if until is None else moment("--until", until, zone=None),
-        "patience_s": seconds("--patience", patience),
+        "patience_s": seconds("--patience", patience or "1h"),
+        "batch": batch,
         "ordered": ordered,
         "detail": detail,
         "keep_going": keep_going,
@@ -93,7 +98,17 @@ def bulk(
     _look_at_files(tasks, out)
     view = view_for(console(stderr=True))
     with view:
-        report = asyncio.run(_run(parameters, config, view, output, wait=wait))
+        batch_wait_s = math.inf if patience is None or wait else duration("--patience", patience)
+        report = asyncio.run(
+            _run(
+                parameters,
+                config,
+                view,
+                output,
+                in_process_s=math.inf if wait else None,
+                batch_wait_s=batch_wait_s,
+            )
+        )
     if json:
         print_json(report.to_json())
     _tell(report, tasks)
@@ -101,7 +116,13 @@ def bulk(
 
 
 async def _run(
-    parameters: dict[str, Any], config: Path | None, view: View, output: OutputType | None, *, wait: bool
+    parameters: dict[str, Any],
+    config: Path | None,
+    view: View,
+    output: OutputType | None,
+    *,
+    in_process_s: float | None,
+    batch_wait_s: float,
 ) -> BulkReport:
     # Imported here: with Prefect these take seconds, which a wrong option must not cost.
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
@@ -113,9 +134,9 @@ async def _run(
     from tta_dev_primitives.flows.bulk.runner import JobOptions
     from tta_dev_primitives.flows.calling.runtime import active
 
-    local = JobOptions(catch_signals=True, observer=view.update, output=output)
-    if wait:
-        local = replace(local, in_process_s=math.inf)
+    local = JobOptions(catch_signals=True, observer=view.update, output=output, batch_wait_s=batch_wait_s)
+    if in_process_s is not None:
+        local = replace(local, in_process_s=in_process_s)
     with active(runtime):
         return await run_file(local, **parameters)
 
@@ -164,12 +185,20 @@ def _tell(report: BulkReport, tasks: Path) -> None:
     before += f" · {unaccepted} not accepted" if unaccepted else ""
     out.print(
         f"{report.done} done{before} · {report.failed} failed · {report.left} left · {report.seconds:.1f} s · "
-        f"cost {usd(report.cost_usd)} · paid model alone {usd(report.baseline_cost_usd)} · "
+        f"cost {usd(report.cost_usd)} · {_alone(report)} · "
         f"saved {report.savings_ratio:.0%}"
     )
     for warning in report.warnings:
         out.print(f"warning: {warning}")
     out.print(_next_step(report))
+
+
+def _alone(report: BulkReport) -> str:
+    """What the paid model alone would have cost; the saving is against its batch price where that was paid."""
+    alone = usd(report.baseline_cost_usd)
+    if report.baseline_one_by_one_usd is None:
+        return f"paid model alone {alone}"
+    return f"paid model alone {alone} in batches ({usd(report.baseline_one_by_one_usd)} one by one)"
 
 
 def _next_step(report: BulkReport) -> str:

@@ -16,6 +16,7 @@ from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota
+from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.commands._ledger import limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config import OrchestrationConfig
@@ -73,7 +74,7 @@ async def _estimate(tasks: Path, config_path: Path | None, concurrency: int) -> 
     balance = await ledger.balance()
     limit = await ledger.effective_limit(limit_of(config), balance.month)
     left = None if limit is None else limit - balance.spent - balance.held
-    return _document(result, lines, found, left)
+    return _document(result, lines, found, left, _batch_document(result, targets[config.orchestrator.model]))
 
 
 class _Lines:
@@ -129,7 +130,35 @@ async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str,
     )
 
 
-def _document(found: Estimate, lines: _Lines, facts: Facts, left: Decimal | None) -> dict[str, Any]:
+def _batch_document(found: Estimate, orchestrator: Target) -> dict[str, Any] | None:
+    """The same job with --batch; None when the paid model's provider has no batches."""
+    factor = batch_factor(orchestrator)
+    if factor == 1:
+        return None
+    amounts = {
+        "expected_usd": found.expected_usd,
+        "worst_usd": found.worst_usd,
+        "paid_model_alone_usd": found.baseline_usd,
+    }
+    return {name: (amount * factor).quantize(Decimal("0.000001")) for name, amount in amounts.items()}
+
+
+def _with_batches(found: dict[str, Any]) -> list[list[str]]:
+    batch = found["with_batch"]
+    if batch is None:
+        return []
+    return [
+        [
+            "with --batch",
+            f"{usd(batch['expected_usd'], 4)} expected, {usd(batch['worst_usd'], 4)} at most; paid model alone "
+            f"{usd(batch['paid_model_alone_usd'], 4)} (answers within a day)",
+        ]
+    ]
+
+
+def _document(
+    found: Estimate, lines: _Lines, facts: Facts, left: Decimal | None, batch: dict[str, Any] | None
+) -> dict[str, Any]:
     binding = found.time.binding
     return {
         "tasks": found.tasks,
@@ -146,6 +175,7 @@ def _document(found: Estimate, lines: _Lines, facts: Facts, left: Decimal | None
         "expected_usd": found.expected_usd.quantize(Decimal("0.000001")),
         "worst_usd": found.worst_usd.quantize(Decimal("0.000001")),
         "paid_model_alone_usd": found.baseline_usd.quantize(Decimal("0.000001")),
+        "with_batch": batch,
         "budget_left_usd": left,
         "seconds": None if math.isinf(found.time.seconds) else round(found.time.seconds, 1),
         "binding_limit": None if binding is None else {"model": binding.model, "limit": binding.kind},
@@ -173,6 +203,7 @@ def _show(found: dict[str, Any]) -> None:
             f"{usd(found['worst_usd'], 4)} (what would be reserved at most; --max-cost lowers it)",
         ],
         ["paid model alone", usd(found["paid_model_alone_usd"], 4)],
+        *_with_batches(found),
         ["left of the month's budget", "no limit" if left is None else usd(left, 2)],
         ["time", "never: the quotas are too small" if seconds is None else span_text(seconds)],
         ["what limits it", "no quota" if binding is None else f"{binding['limit']} of {binding['model']}"],

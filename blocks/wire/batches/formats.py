@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from decimal import Decimal
 
 from tta_dev_primitives.blocks.wire.batches.anthropic import AnthropicBatches
 from tta_dev_primitives.blocks.wire.batches.gemini import GeminiBatches
@@ -14,7 +15,7 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["at_batch_price", "batch_format", "batch_line"]
+__all__ = ["at_batch_price", "batch_factor", "batch_format", "batch_line"]
 
 _FORMATS: Mapping[str, BatchFormat] = {
     "anthropic": AnthropicBatches(),
@@ -32,6 +33,16 @@ def batch_format(target: Target) -> BatchFormat | None:
     if target.billing != "paid" or entry is None or entry.batch is None:
         return None
     return _FORMATS[entry.batch.format]
+
+
+def batch_factor(target: Target) -> Decimal:
+    """What a call in a batch costs against one alone; 1 without batches."""
+    entry = load_catalogue().providers.get(target.provider)
+    return (
+        Decimal(1)
+        if entry is None or entry.batch is None or target.billing != "paid"
+        else entry.batch.price_factor
+    )
 
 
 def at_batch_price(target: Target) -> Target:

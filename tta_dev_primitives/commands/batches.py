@@ -1,0 +1,109 @@
+"""`tta batches`: the batches of bulk jobs, open and finished; look at one at its provider, or cancel it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+
+from tta_dev_primitives.commands._ledger import open_ledger
+from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.commands._trust import load_trusted
+from tta_dev_primitives.config.errors import ConfigError
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.blocks.ledger.batches import Batch
+
+__all__ = ["batches"]
+
+_MOST_SHOWN = 50
+
+
+def batches(
+    action: Literal["list", "show", "cancel"] = "list",
+    batch: str | None = None,
+    /,
+    *,
+    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    json: Annotated[bool, Parameter(negative="")] = False,
+) -> int:
+    """List batches; `show ID` asks the provider and collects what is ready; `cancel ID` stops one.
+
+    What a canceled batch has answered by then is billed, collected and kept.
+
+    Args:
+        action: `list`, `show` or `cancel`.
+        batch: The id as the list shows it, or its beginning.
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    if action == "list":
+        if batch is not None:
+            raise ConfigError(f"tta batches list takes no id. Write: tta batches show {batch}")
+        _, ledger = open_ledger(config)
+        found = asyncio.run(ledger.batches())
+    else:
+        found = [asyncio.run(_ask(action, batch, config))]
+    if json:
+        documents = [_document(one) for one in found]
+        print_json({"batches": documents} if action == "list" else documents[0])
+    elif not found:
+        console().print("no batches")
+    else:
+        _show(found)
+    return 0
+
+
+async def _ask(action: str, name: str | None, config_path: Path | None) -> Batch:
+    """Do what is asked with one batch at its provider; how it stands then."""
+    from tta_dev_primitives.flows.bulk.batch_desk import BatchDesk, BatchTiming
+    from tta_dev_primitives.flows.calling.runtime import Runtime
+
+    runtime = await Runtime.of(load_trusted(config_path))
+    desk, ledger = BatchDesk(runtime.services, BatchTiming()), runtime.ledger
+    matching = [one for one in await ledger.batches() if name and one.id.startswith(name)]
+    if len(matching) != 1:
+        raise ConfigError(
+            f"tta batches {action} {name or ''}: {len(matching)} batches have this id. `tta batches` lists them."
+        )
+    batch = matching[0]
+    if action == "cancel":
+        await desk.cancel(batch)
+    await desk.look(batch)
+    return (await ledger.batches(ids=[batch.id]))[0]
+
+
+def _show(found: list[Batch]) -> None:
+    rows = [
+        [
+            one.id,
+            one.model,
+            f"{one.state}{f' ({one.seen})' if one.seen and one.ended_at is None else ''}",
+            f"{one.lines - one.open_lines}/{one.lines}",
+            usd(one.held, 4),
+            usd(one.charged, 4),
+            _moment(one.submitted_at),
+        ]
+        for one in found[:_MOST_SHOWN]
+    ]
+    columns = ["id", "model", "state", "collected", "held", "charged", "submitted"]
+    out = console()
+    out.print(table("Batches", columns, rows, right=["collected", "held", "charged"]))
+    for one in found[:_MOST_SHOWN]:
+        if one.note:
+            out.print(f"{one.id}: {one.note}")
+
+
+def _document(one: Batch) -> dict[str, Any]:
+    fields = asdict(one)
+    del fields["price"], fields["key_id"]
+    ended = None if one.ended_at is None else _moment(one.ended_at)
+    return {**fields, "submitted_at": _moment(one.submitted_at), "ended_at": ended}
+
+
+def _moment(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
