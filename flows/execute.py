@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any
 
@@ -31,6 +32,7 @@ from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_f
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.item import Item, Lane
 from tta_dev_primitives.flows.tasks.request import answer_request, repair_request
+from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.local_checks import check_answer
 
 __all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
@@ -150,7 +152,7 @@ def _answer_as_before(lane: Lane, item: Item, kept: GuardedReply) -> str:
     target = lane.walks[item.id][0]
     lane.take_named(item, target)
     item.attempts.append(stored_attempt(target, "execute", kept))
-    item.answered(target, kept, (), None)
+    item.answered(target, kept, Checked(kept.reply.text))
     return target.name
 
 
@@ -165,8 +167,8 @@ async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
         lane.take_named(item, target)
         item.calls_left -= outcome.tries
         if isinstance(outcome, Answered):
-            reply = await _repaired(runtime, item, target, outcome.reply)
-            passed = await _keep_answer(lane, item, target, reply)
+            reply, found = await _checked(runtime, item, target, outcome.reply)
+            passed = await _keep_answer(lane, item, target, reply, found)
             return target.name if passed else None
         if outcome.savings_short is not None:
             item.reasons.append(f"{target.name}: {outcome.error}")
@@ -201,14 +203,17 @@ def _turn_away(lane: Lane, item: Item) -> None:
     lane.walks[item.id].clear()
 
 
-async def _repaired(runtime: Runtime, item: Item, target: Target, guarded: GuardedReply) -> GuardedReply:
-    """The model's second answer when its first is no data of the item's type; it is asked once, with the fault."""
+async def _checked(
+    runtime: Runtime, item: Item, target: Target, guarded: GuardedReply
+) -> tuple[GuardedReply, Checked]:
+    """A reply with what its checks found; one that is no data of the item's type goes back once, with the fault."""
     reply = guarded.reply
-    failures, _ = check_answer(item, reply)
-    if item.output is None or item.calls_left < 1 or not failures or not failures[0].startswith(_INVALID):
-        return guarded
-    _mark_invalid(item, target, failures)
-    problem = failures[0].removeprefix(f"{_INVALID}: ")
+    found = check_answer(item, reply, item.part)
+    invalid = item.output is not None and found.failures[:1] and found.failures[0].startswith(_INVALID)
+    if not invalid or item.calls_left < 1:
+        return guarded, found
+    _mark_invalid(item, target, found.failures)
+    problem = found.failures[0].removeprefix(f"{_INVALID}: ")
     outcome = await runtime.calls(
         Call(
             targets=[target],
@@ -224,7 +229,9 @@ async def _repaired(runtime: Runtime, item: Item, target: Target, guarded: Guard
         )
     )
     item.calls_left -= 1
-    return outcome.reply if isinstance(outcome, Answered) else guarded
+    if not isinstance(outcome, Answered):
+        return guarded, found
+    return outcome.reply, check_answer(item, outcome.reply.reply)
 
 
 def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
@@ -240,13 +247,12 @@ def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
             return
 
 
-async def _keep_answer(lane: Lane, item: Item, target: Target, guarded: GuardedReply) -> bool:
+async def _keep_answer(lane: Lane, item: Item, target: Target, guarded: GuardedReply, found: Checked) -> bool:
     """Whether an answer passes the local checks; it is kept with what they found."""
-    reply = guarded.reply
-    failures, final = check_answer(item, reply)
-    if not failures and item.check is not None:
-        failures = tuple(await item.check(reply.text))
-    item.answered(target, guarded, failures, final)
+    if not found.failures and item.check is not None:
+        found = replace(found, failures=tuple(await item.check(found.text)))
+    failures = found.failures
+    item.answered(target, guarded, found)
     if failures:
         _mark_invalid(item, target, failures)
         item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")

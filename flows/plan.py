@@ -25,6 +25,7 @@ from tta_dev_primitives.config.errors import (
     SavingsShortError,
 )
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.answers.json_schema import has_object_root
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.planning.local_classifier import is_compound, is_long
@@ -120,6 +121,7 @@ async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Tas
         orchestrator=Candidate.of(runtime.orchestrator),
         policy=runtime.policy,
         long=is_long(item.task),
+        fielded=item.output is not None and has_object_root(item.output.schema),
     )
     answered_before = None if item.before is None else runtime.targets.get(item.before.model)
     if answered_before is not None:

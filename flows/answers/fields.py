@@ -15,19 +15,10 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
-from tta_dev_primitives.flows.answers.json_schema import referred
+from tta_dev_primitives.flows.answers.json_schema import referred, takes_null
 from tta_dev_primitives.flows.answers.numbers import number_form
 
-__all__ = [
-    "FieldStatus",
-    "cut_schema",
-    "field_paths",
-    "field_status",
-    "forms_of",
-    "merged",
-    "value_at",
-    "voted",
-]
+__all__ = ["FieldStatus", "Form", "cut_schema", "field_paths", "forms_of", "with_field"]
 
 FieldStatus = Literal["agreed", "disputed", "unchecked"]
 
@@ -49,48 +40,21 @@ def field_paths(schema: Mapping[str, Any]) -> list[str]:
     return list(_paths(schema, schema, "", 0))
 
 
-def field_status(schema: Mapping[str, Any], answers: Sequence[Any]) -> dict[str, FieldStatus]:
-    """What the answers of several models say of each field. Fewer than two answers leave all unchecked."""
-    forms = [forms_of(schema, data) for data in answers]
-    paths = dict.fromkeys(path for each in forms for path in each)
-    return {path: _status([each.get(path, "null") for each in forms]) for path in paths}
-
-
-def voted(schema: Mapping[str, Any], answers: Sequence[Any], path: str, *, needed: int = 2) -> int | None:
-    """The first answer whose form of the field `needed` answers share; None when there is none."""
-    forms = [forms_of(schema, data).get(path, "null") for data in answers]
-    for index, form in enumerate(forms):
-        if form is not None and forms.count(form) >= needed:
-            return index
-    return None
-
-
 def cut_schema(schema: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any]:
-    """The schema of an object that has only the fields at `paths`, all of them required."""
+    """The schema of an object that has only the fields at `paths`; what was optional stays so."""
     cut = _cut(schema, schema, [path.split(".") for path in paths])
     return cut | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
 
 
-def value_at(data: Any, path: str) -> Any:
-    """The value of a field; None where an object on the way is absent."""
-    for key in path.split("."):
-        data = data.get(key) if isinstance(data, Mapping) else None
-    return data
-
-
-def merged(data: Mapping[str, Any], path: str, value: Any) -> dict[str, Any]:
-    """A copy of an object with another value in one field."""
+def with_field(data: Mapping[str, Any], path: str, source: Mapping[str, Any]) -> dict[str, Any]:
+    """A copy of an object whose field at `path` is that of `source`, or absent as it is there."""
     key, _, rest = path.partition(".")
-    if not rest:
-        return {**data, key: value}
+    if key not in source:
+        return {name: value for name, value in data.items() if name != key}
+    if not rest or not isinstance(source[key], Mapping):
+        return {**data, key: source[key]}
     inner = data.get(key)
-    return {**data, key: merged(inner if isinstance(inner, Mapping) else {}, rest, value)}
-
-
-def _status(forms: Sequence[Form]) -> FieldStatus:
-    if len(forms) < 2 or any(form is None for form in forms):
-        return "unchecked"
-    return "agreed" if len(set(forms)) == 1 else "disputed"
+    return {**data, key: with_field(inner if isinstance(inner, Mapping) else {}, rest, source[key])}
 
 
 def _resolved(root: Mapping[str, Any], schema: Any) -> Mapping[str, Any]:
@@ -190,12 +154,18 @@ def _cut(root: Mapping[str, Any], schema: Any, paths: Sequence[Sequence[str]]) -
     for head, *rest in paths:
         below.setdefault(head, []).append(rest)
     properties = {
-        key: _cut(root, inner.get(key, {}), rests) if all(rests) else inner.get(key, {})
+        key: _cut_or_null(root, inner.get(key, {}), rests) if all(rests) else inner.get(key, {})
         for key, rests in below.items()
     }
+    required = _resolved(root, schema).get("required")
     return {
         "type": "object",
         "properties": properties,
-        "required": list(properties),
+        "required": [key for key in properties if isinstance(required, list) and key in required],
         "additionalProperties": False,
     }
+
+
+def _cut_or_null(root: Mapping[str, Any], schema: Any, paths: Sequence[Sequence[str]]) -> dict[str, Any]:
+    cut = _cut(root, schema, paths)
+    return {"anyOf": [cut, {"type": "null"}]} if takes_null(root, schema) else cut

@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["MAX_SCHEMA_BYTES", "check_schema", "has_object_root", "referred", "without_nulls"]
+__all__ = ["MAX_SCHEMA_BYTES", "check_schema", "has_object_root", "referred", "takes_null", "without_nulls"]
 
 MAX_SCHEMA_BYTES = 65_536
 _MAX_DEPTH = 40
@@ -91,7 +91,7 @@ def _without_nulls(root: Schema, part: Any, value: Any, depth: int) -> Any:
     return {
         key: _without_nulls(root, inner.get(key), each, depth + 1)
         for key, each in value.items()
-        if each is not None or key in required or key not in inner or _takes_null(root, inner[key])
+        if each is not None or key in required or key not in inner or takes_null(root, inner[key])
     }
 
 
@@ -105,7 +105,8 @@ def _target(root: Schema, part: Any) -> Schema:
     return {}
 
 
-def _takes_null(root: Schema, part: Any) -> bool:
+def takes_null(root: Schema, part: Any) -> bool:
+    """Whether a part of `root` accepts null."""
     part = _target(root, part)
     kinds = part.get("type")
     if "enum" in part:
@@ -114,7 +115,7 @@ def _takes_null(root: Schema, part: Any) -> bool:
         return part["const"] is None
     choices = [each for key in _ONE_OF for each in part.get(key, ())]
     if choices:
-        return any(_takes_null(root, each) for each in choices)
+        return any(takes_null(root, each) for each in choices)
     return kinds is None or kinds == "null" or (isinstance(kinds, list) and "null" in kinds)
 
 

@@ -151,8 +151,19 @@ class OutputType:
             first = error.errors(include_url=False, include_context=False)[0]
             got = f", got {first['input']!r:.60}" if first["type"] != "missing" else ""
             raise InvalidAnswerError(_path(first["loc"]), first["msg"] + got) from None
-        data = self.adapter.dump_python(typed, mode="json")
+        data = self.adapter.dump_python(typed, mode="json", by_alias=True, round_trip=True)
+        if not self._reads(data):
+            # Written under other names, or in another form, than it is read.
+            data = value
         return TypedAnswer(typed, data, _text(data))
+
+    def _reads(self, data: Any) -> bool:
+        assert self.adapter is not None
+        try:
+            self.adapter.validate_json(json.dumps(data), strict=True)
+        except (PydanticValidationError, ValueError):
+            return False
+        return True
 
     def _check_schema(self, value: Any) -> None:
         error: ValidationError | None = best_match(self._validator.iter_errors(value))

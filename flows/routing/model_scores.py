@@ -207,7 +207,11 @@ def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[O
     ):
         judge = case.verdict_of(i, paid=False)
         refused = judge is not None and not (judge.score or 0.0) >= case.policy.threshold
-        said = endorsement(case, i) if asked and isinstance(end, Deliver) and not answer.failures else None
+        said = (
+            endorsement(case, i, whole=True)
+            if asked and isinstance(end, Deliver) and not answer.failures
+            else None
+        )
         certain = said is None and (bool(answer.failures) or refused)
         if (certain or said is not None) and answer.by.model != case.orchestrator.model:
             name = answer.by.key or answer.by.model

@@ -42,8 +42,9 @@ def close_item(
     if item.kept is not None:
         return
     item.pair = _pair(item, orchestrator)
-    if step.accepted and item.key is not None:
-        decided = Decided(result.model, step.evidence, step.quality_score, result.judged_by)
+    # An answer that was put together from several replies is put together again: each reply is in the store.
+    if step.accepted and item.key is not None and item.open_case.answers[step.index].fields is None:
+        decided = Decided(result.model, step.evidence, step.quality_score, result.judged_by, result.fields)
         call_id = item.replies[step.index].call_id
         item.decided = TaskDecision(item.key, call_id, decision_text(item.plan, decided))
 
@@ -58,7 +59,8 @@ def close_parts(item: Item, parts: list[Item]) -> None:
 def _pair(item: Item, orchestrator: Target) -> Pair | None:
     """The lengths of the orchestrator's own answer and of another one to the same task, both newly asked for."""
     answers = item.open_case.answers
-    fresh = [i for i in item.open_case.usable if not item.replies[i].reused and answers[i].wrote]
+    whole = [i for i in item.open_case.usable if answers[i].fields is None]
+    fresh = [i for i in whole if not item.replies[i].reused and answers[i].wrote]
     own = next((i for i in fresh if answers[i].by.model == orchestrator.name), None)
     other = next((i for i in fresh if answers[i].by.model != orchestrator.name), None)
     if own is None or other is None:

@@ -19,11 +19,13 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.answers.parts import Part
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.routing.candidates import Route
 from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Decided
-from tta_dev_primitives.flows.validation.next_step import Step
+from tta_dev_primitives.flows.validation.checked import Checked
+from tta_dev_primitives.flows.validation.next_step import Answers, PaidSolve, Step
 from tta_dev_primitives.flows.validation.rulings import task_key
 
 __all__ = ["Item", "Lane", "LocalCheck"]
@@ -50,6 +52,7 @@ class Item:
         "key",
         "output",
         "pair",
+        "parts",
         "plan",
         "reasons",
         "refusal",
@@ -114,6 +117,7 @@ class Item:
         self.earned = Decimal(0)
         """What its end adds to the month's savings, USD."""
         self.pair: Pair | None = None
+        self.parts: dict[object, Part] = {}
         self.watch: Callable[[Answer], None] | None = None
         """Called with each answer as it comes."""
 
@@ -134,10 +138,20 @@ class Item:
         """What the risk ledger knows the task by: its content, not its id."""
         return task_key(self.task, self.system)
 
-    def answered(
-        self, target: Target, guarded: GuardedReply, failures: Sequence[str], final: str | None
-    ) -> None:
+    @property
+    def part(self) -> Part | None:
+        """The fields that are asked for now, of a typed answer; None: the whole."""
+        step = self.step
+        if self.output is None or not isinstance(step, Answers | PaidSolve) or not step.fields:
+            return None
+        key = (step.fields, step.base)
+        if key not in self.parts:
+            self.parts[key] = Part.of(self.output, step.fields, self.open_case.answers[step.base].text)
+        return self.parts[key]
+
+    def answered(self, target: Target, guarded: GuardedReply, found: Checked) -> None:
         """Keep one answer with what its local checks found."""
+        failures = found.failures
         reply = guarded.reply
         self.replies.append(guarded)
         odd = unknown_finish(reply)
@@ -153,7 +167,7 @@ class Item:
             )
         read, wrote = reply.usage.total_input, reply.usage.output_tokens
         self.case = self.open_case.with_answer(
-            Answer(Candidate.of(target), reply.text, tuple(failures), final, read, wrote)
+            Answer(Candidate.of(target), found.text, failures, found.final, read, wrote, found.fields)
         )
         if self.watch is not None:
             self.watch(self.case.answers[-1])

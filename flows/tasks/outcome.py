@@ -6,8 +6,6 @@ from collections.abc import Sequence
 
 from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
 from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price
-from tta_dev_primitives.flows.answers.fields import field_status
-from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import (
@@ -18,6 +16,7 @@ from tta_dev_primitives.flows.tasks.result import (
     OrchestrationResult,
 )
 from tta_dev_primitives.flows.tasks.savings import Savings, savings_of, total
+from tta_dev_primitives.flows.validation.field_votes import status_of
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
 __all__ = ["join_parts", "make_result", "month_savings"]
@@ -41,7 +40,7 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
         id=item.id,
         content=answer.text if typed is None else typed.content,
         data=None if typed is None else typed.data,
-        fields={} if item.output is None else _fields(item, item.output),
+        fields=_fields(item),
         model=answer.by.model,
         provider=item.targets[answer.by.model].provider,
         use_case=item.use_case,
@@ -60,11 +59,15 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
     )
 
 
-def _fields(item: Item, output: OutputType) -> dict[str, FieldStatus]:
-    """What the usable answers of a typed task say of each field; empty for data that is no object."""
-    case = item.open_case
-    data = [output.read(case.answers[index].text).data for index in case.usable]
-    return field_status(output.schema, data) if all(isinstance(one, dict) for one in data) else {}
+def _fields(item: Item) -> dict[str, FieldStatus]:
+    """What the answers of a typed task say of each field; empty for data that is no object."""
+    if not item.open_case.fielded:
+        return {}
+    return (
+        dict(item.before.fields)
+        if item.before is not None and item.kept is not None
+        else status_of(item.open_case)
+    )
 
 
 def month_savings(account: SavingsAccount, result: OrchestrationResult) -> MonthSavings:

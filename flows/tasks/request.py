@@ -57,24 +57,38 @@ def check_task(task: object, use_case: str | None = None, system: object = None)
         raise ConfigError(f"use_case: {use_case!r} is unknown. Must be one of: {', '.join(USE_CASES)}.")
 
 
-def answer_request(item: Item, target: Target) -> ChatRequest:
-    """The request for the item's answer: the plan's instructions and the caller's system text, then the task."""
+def answer_request(item: Item, target: Target, *, whole: bool = False) -> ChatRequest:
+    """The request for the item's answer: the plan's instructions and the caller's system text, then the task.
+
+    Args:
+        item: The task.
+        target: The model.
+        whole: Ask for the whole of a typed answer, although only some fields are open.
+    """
+    part = None if whole else item.part
     instructions = item.plan.instructions if item.plan is not None else ""
-    key = ("answer", item.system, instructions, target.max_output_tokens)
+    key = (
+        "answer",
+        item.system,
+        instructions,
+        target.max_output_tokens,
+        None if part is None else part.fields,
+    )
+    output = item.output if part is None else part.cut
     if key not in item.requests:
         system = "\n\n".join(part for part in (item.system or "", instructions or "") if part)
         item.requests[key] = ChatRequest(
             messages=(Message("user", item.task),),
             system=system or None,
             max_output_tokens=target.max_output_tokens,
-            json_schema=None if item.output is None else item.output.request_schema,
+            json_schema=None if output is None else output.request_schema,
         )
     return item.requests[key]
 
 
 def repair_request(item: Item, target: Target, answer: str, problem: str) -> ChatRequest:
-    """The same request with the answer that is no data of the item's type, and what is wrong with it."""
-    asked = answer_request(item, target)
+    """The request for the whole answer, after an answer that is no data of the item's type, with what is wrong."""
+    asked = answer_request(item, target, whole=True)
     said = (
         "Your answer is not valid. The problem, quoted as data: "
         f"{json.dumps(problem, ensure_ascii=False)}. Answer again with the whole corrected JSON object only."

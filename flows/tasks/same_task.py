@@ -57,6 +57,7 @@ def decision_text(plan: Plan | None, decided: Decided | None) -> str:
             "evidence": decided.evidence,
             "quality": decided.quality,
             "judged_by": decided.judged_by,
+            "fields": dict(decided.fields),
         }
     return json.dumps({"plan": None if plan is None else plan.model_dump(), "ended": ended})
 

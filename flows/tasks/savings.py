@@ -149,6 +149,13 @@ def earned(
 def savings_of(item: Item, index: int, orchestrator: Target) -> Savings:
     """The savings of an ended item whose answer `index` was delivered."""
     case = item.open_case
-    by = case.answers[index].by.model
     ratios = _NONE if case.costs is None else case.costs.ratios
-    return Savings(item.cost_usd, baseline(item.attempts, by, orchestrator.name, orchestrator.price, ratios))
+    delivered = case.answers[index]
+    if delivered.fields is None:
+        by, alone = delivered.by.model, orchestrator.name
+        return Savings(item.cost_usd, baseline(item.attempts, by, alone, orchestrator.price, ratios))
+    # Asked for some fields only: alone, the orchestrator would have read as much and written the whole.
+    whole = next(case.answers[i].by.model for i in case.usable if case.answers[i].fields is None)
+    least = own_answers_cost(item.attempts, orchestrator.name)
+    whole_usd = baseline(item.attempts, whole, "", orchestrator.price, ratios)
+    return Savings(item.cost_usd, max(whole_usd, least))

@@ -9,7 +9,7 @@ Every method returns a new case, so a flow can be replayed step by step.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Literal
@@ -17,6 +17,7 @@ from typing import Literal
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Billing, Price, Target
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
+from tta_dev_primitives.flows.answers.fields import FieldStatus
 from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts, tokens_of
 from tta_dev_primitives.flows.validation.risk import Ruling
 
@@ -80,6 +81,8 @@ class Answer:
     """Prompt tokens that its usage shows; 0: not known."""
     wrote: int = 0
     """Output tokens that its usage shows; 0: not known."""
+    fields: tuple[str, ...] | None = None
+    """Fields of a typed answer that it was asked for; the rest of its text is other models'. None: all of it."""
 
     @property
     def length(self) -> int:
@@ -113,6 +116,7 @@ class Decided:
     evidence: EvidenceName
     quality: float | None = None
     judged_by: str | None = None
+    fields: Mapping[str, FieldStatus] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,6 +190,8 @@ class Case:
     """Uniform in [0, 1), drawn for this task alone: whether something is tried for what it teaches."""
     short_sighted: frozenset[str] = frozenset()
     """Models whose window cannot hold this task with an answer: they do not judge it."""
+    fielded: bool = False
+    """The answers are typed objects: they are compared field by field."""
     decided: Decided | None = None
     """How the same task ended before: it ends so again."""
 

@@ -13,7 +13,8 @@ from __future__ import annotations
 
 import json
 import re
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
@@ -21,10 +22,12 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat, final_answer
 from tta_dev_primitives.flows.answers.fields import forms_of
 from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
+from tta_dev_primitives.flows.answers.parts import Part
 from tta_dev_primitives.flows.planning.plan_model import Plan
+from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
 
-__all__ = ["HasTask", "check_answer", "check_text", "prompt_was_cut"]
+__all__ = ["HasTask", "check_answer", "check_text", "comparable", "prompt_was_cut"]
 
 MOST_CHARACTERS = 400_000
 
@@ -45,22 +48,29 @@ class HasTask(Protocol):
         """The type of the answer; None: text."""
 
 
-def check_answer(item: HasTask, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
-    """What is wrong with one reply to one task, and its canonical closed answer if it has one."""
+def check_answer(item: HasTask, reply: ChatReply, part: Part | None = None) -> Checked:
+    """What is wrong with one reply to one task, and its canonical closed answer if it has one.
+
+    Args:
+        item: The task.
+        reply: The reply.
+        part: The fields that were asked for, of a typed answer; None: the whole.
+    """
     if item.output is not None:
-        return check_typed(item, item.output, reply)
+        return _check_typed(item, item.output, reply, part)
     fmt: AnswerFormat = item.plan.answer_format if item.plan is not None else "open"
     # A server that gives no reason at all ends its answers like any other; a reason that no table knows is a doubt.
     finish = "stop" if reply.finish == "unknown" and unknown_finish(reply) is None else reply.finish
     failures = check_text(reply.text, answer_format=fmt, finish=finish, task=item.task)
     if prompt_was_cut(item.task, reply):
         failures = (*failures, "prompt_cut")
-    return failures, final_answer(reply.text, fmt)
+    return Checked(reply.text, failures, final_answer(reply.text, fmt))
 
 
-def check_typed(item: HasTask, output: OutputType, reply: ChatReply) -> tuple[tuple[str, ...], str | None]:
+def _check_typed(item: HasTask, output: OutputType, reply: ChatReply, part: Part | None) -> Checked:
     """As `check_answer` for a typed task: data of its type, and the closed fields as the comparable answer.
 
+    Values for some fields are checked twice: against the cut schema, and as parts of the whole object.
     A failure `wrong_format` carries the first fault and what asked for the form.
     """
     failures = [
@@ -71,12 +81,22 @@ def check_typed(item: HasTask, output: OutputType, reply: ChatReply) -> tuple[tu
     if prompt_was_cut(item.task, reply):
         failures.append("prompt_cut")
     if failures:
-        return tuple(failures), None
+        return Checked(reply.text, tuple(failures))
     try:
-        data = output.read(reply.text).data
+        text = reply.text if part is None else json.dumps(part.whole(reply.text), ensure_ascii=False)
+        data = output.read(text).data
     except InvalidAnswerError as error:
-        return (f"wrong_format: {error} (expected by the caller's output type or schema)",), None
-    return (), json.dumps(forms_of(output.schema, data), sort_keys=True, ensure_ascii=False)
+        fault = f"wrong_format: {error} (expected by the caller's output type or schema)"
+        return Checked(reply.text, (fault,))
+    return Checked(text, (), comparable(output.schema, data), None if part is None else part.fields)
+
+
+def comparable(schema: Mapping[str, Any], data: Any) -> str | None:
+    """The forms of the closed fields as one line; None when there is nothing but open text to compare."""
+    forms = forms_of(schema, data)
+    if None in forms.values() and set(forms.values()) <= {None, "null"}:
+        return None
+    return json.dumps(forms, sort_keys=True, ensure_ascii=False)
 
 
 def prompt_was_cut(task: str, reply: ChatReply) -> bool:

@@ -34,6 +34,7 @@ from typing import Literal
 from tta_dev_primitives.flows.answers.closed_answers import agree
 from tta_dev_primitives.flows.answers.hedging import doubted
 from tta_dev_primitives.flows.validation.case import Candidate, Case, EvidenceName, Policy
+from tta_dev_primitives.flows.validation.field_votes import FieldVotes, free_votes, same_fields
 from tta_dev_primitives.flows.validation.opinion_costs import FLOOR, tokens_of
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, Ruling
 from tta_dev_primitives.flows.validation.statistics import price_class
@@ -56,7 +57,10 @@ __all__ = [
     "next_step",
 ]
 
-Reason = Literal["escalate", "audit", "always", "rejected", "no_free_answer"]
+_FIELDS = "fields"
+"""The signals of typed objects begin so."""
+
+Reason = Literal["escalate", "audit", "always", "rejected", "no_free_answer", "disputed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +68,10 @@ class Answers:
     """Gather answers: one per slot, the slots at the same time; a slot walks its models until one answers."""
 
     slots: tuple[tuple[str, ...], ...]
+    fields: tuple[str, ...] = ()
+    """Only these fields of a typed answer are asked for; empty: the whole."""
+    base: int = 0
+    """The answer that they go into."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +109,12 @@ class PaidVerdict:
 
 @dataclass(frozen=True, slots=True)
 class PaidSolve:
-    """Ask the orchestrator for its own answer to the task."""
+    """Ask the orchestrator for its own answer to the task, or for some fields of a typed one as in `Answers`."""
 
     models: tuple[str, ...]
     reason: Reason
+    fields: tuple[str, ...] = ()
+    base: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,12 +195,17 @@ def compared_label(case: Case) -> Label | None:
     return None if compared is None else Label(ruling, compared.passed, proxy=True, ended=False)
 
 
-def endorsement(case: Case, asked: int) -> bool | None:
-    """The orchestrator's word on one answer: its verdict, or whether its own answer says the same; None: unknown."""
+def endorsement(case: Case, asked: int, *, whole: bool = False) -> bool | None:
+    """The orchestrator's word on one answer: its verdict, or whether its own answer says the same; None: unknown.
+
+    Of a typed answer the fields count that are delivered on the models' votes; with `whole` all that can be compared.
+    """
     own, verdict = _own_answer(case), case.verdict_of(asked, paid=True)
     if verdict is not None:
         return verdict.score is not None and verdict.score >= case.policy.threshold
     if own is not None and case.answers[asked].final is not None and case.answers[own].final is not None:
+        if case.fielded:
+            return same_fields(case, asked, own, whole=whole)
         return agree(case.answers[asked].final, case.answers[own].final)
     return None
 
@@ -224,6 +239,8 @@ def _compared(case: Case, own: int) -> FreeCompare | PaidVerdict | None:
     """
     ruling = case.ruling
     if ruling is None or case.policy.mode != "adaptive" or ruling.evidence.answer == own:
+        return None
+    if case.answers[own].fields is not None:
         return None
     asked = ruling.evidence.answer
     compared = case.comparison_of(asked)
@@ -301,6 +318,8 @@ def _score(case: Case, answer: int) -> float:
 def _compare(case: Case) -> Step:
     """Closed tasks: free agreement first, then the risk ledger, then the orchestrator's own solution."""
     readable = [i for i in case.usable if case.answers[i].final is not None]
+    if case.fielded and len(readable) > 1:
+        return _compare_fields(case, readable)
     group = _largest_agreement(case, of=readable)
     agreed = _families(case, group) >= case.policy.agreement
     if not agreed and case.free_left and len(case.usable) < case.policy.most_answers:
@@ -315,6 +334,42 @@ def _compare(case: Case) -> Step:
     if case.ruling.action == "audit":
         return _trusted(case, best, agreed=agreed)
     return Deliver(best, False, "agreement" if agreed else "none", case.ruling.quality)
+
+
+def _compare_fields(case: Case, readable: Sequence[int]) -> Step:
+    """Typed tasks: another family votes on the fields that differ, then the orchestrator, on these fields only."""
+    votes = free_votes(case, readable)
+    seen = {case.answers[i].by.family for i in readable}
+    others = tuple(c.model for c in case.free_left if c.family not in seen)
+    if votes.left and others and len(case.usable) < case.policy.most_answers:
+        return Answers((others,), votes.left, votes.best)
+    agreed = len(votes.left) < votes.compared
+    if case.ruling is None:
+        return Consult(_field_evidence(case, readable, votes, agreed=agreed))
+    trusted = case.ruling.action == "deliver" or (case.ruling.action == "audit" and not case.can_solve)
+    if trusted and not votes.left:
+        return _trusted(case, votes.best, agreed=True)
+    if case.can_solve and case.ruling.action == "deliver":
+        return PaidSolve((case.orchestrator.model,), "disputed", votes.left, votes.best)
+    if case.can_solve and case.ruling.action != "deliver":
+        return PaidSolve((case.orchestrator.model,), case.ruling.action)
+    return Deliver(votes.best, False, "none" if votes.left else "agreement", case.ruling.quality)
+
+
+def _field_evidence(case: Case, readable: Sequence[int], votes: FieldVotes, *, agreed: bool) -> Evidence:
+    """What speaks for the fields that are agreed; the others are the orchestrator's, whatever is ruled."""
+    kind = "part" if votes.left and agreed else "agree" if agreed else "split"
+    pair, disagreed = first_pair(case)
+    return Evidence(
+        use_case=case.use_case,
+        signal=f"{_FIELDS}-{kind}{len(readable)}",
+        answer=votes.best,
+        models=_identities(case, readable),
+        pair=pair,
+        disagreed=disagreed,
+        strong=agreed,
+        auditable=case.can_solve,
+    )
 
 
 def _trusted(case: Case, index: int, *, agreed: bool) -> Deliver:
@@ -346,7 +401,10 @@ def first_pair(case: Case) -> tuple[tuple[str, ...], bool]:
     if len(first) < 2 or not case.closed or case.policy.mode != "adaptive":
         return (), False
     # One that cannot be read counts as another opinion: a model that gets worse often loses its form.
-    return _identities(case, first), not agree(*(case.answers[i].final for i in first))
+    pair = _identities(case, first)
+    # How often objects agree in all their fields is watched apart from how often short answers do.
+    kind = (_FIELDS,) if case.fielded else ()
+    return (*pair, *kind), not agree(*(case.answers[i].final for i in first))
 
 
 def _alone(signal: str, case: Case, answer: int) -> str:

@@ -35,6 +35,7 @@ from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.tasks.item import Item, Lane
 from tta_dev_primitives.flows.tasks.result import Attempt
 from tta_dev_primitives.flows.validate import validate_items
+from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.next_step import Deliver, GiveUp, PaidSolve
 from tta_dev_primitives.flows.validation.risk import Evidence, Ruling
 
@@ -279,7 +280,7 @@ async def _judge(runtime: Runtime, outcome: Outcome, *, audit: bool) -> None:
     runtime = using(runtime, config=runtime.config.model_copy(update={"validation": validation}))
     (item,) = outcome.items = await _items(runtime, 1)
     reply = ChatReply(ANSWER, "stop", Usage(input_tokens=9, output_tokens=900))
-    item.answered(runtime.targets[FREE], GuardedReply(reply, Decimal(0), None, "free"), (), None)
+    item.answered(runtime.targets[FREE], GuardedReply(reply, Decimal(0), None, "free"), Checked(reply.text))
     await _save_up(runtime)
     if audit:
         item.case = item.open_case.with_ruling(

@@ -11,19 +11,13 @@ from typing import Any, Literal
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel
+from pydantic import BaseModel, Field, computed_field
 from typing_extensions import TypedDict
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.answers.fields import (
-    cut_schema,
-    field_status,
-    forms_of,
-    merged,
-    value_at,
-    voted,
-)
+from tta_dev_primitives.flows.answers.fields import forms_of
 from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
+from tta_dev_primitives.flows.answers.parts import Part
 
 
 class Address(BaseModel):
@@ -185,22 +179,15 @@ def test_fields_are_compared_in_canonical_form() -> None:
         "number": "A\u20117".replace("\u2011", "-"),
         "address": {"city": " Bonn ", "zip": "53113"},
     }
-    assert field_status(SCHEMA, [GOOD, other]) == {
-        "number": "agreed",
-        "issued": "agreed",
-        "total": "agreed",
-        "currency": "agreed",
-        "address.city": "agreed",
-        "address.zip": "disputed",
-        "note": "agreed",
-    }
+    one, two = forms_of(SCHEMA, GOOD), forms_of(SCHEMA, other)
+    assert list(one) == ["number", "issued", "total", "currency", "address.city", "address.zip", "note"]
+    assert [path for path in one if one[path] != two[path]] == ["address.zip"]
 
 
-def test_long_text_is_not_compared() -> None:
+def test_long_text_has_no_form() -> None:
     """Two summaries are never equal; they must be present, and that the schema says."""
-    texts = ["one two three four five six seven", "another text of rather more than six words"]
     schema = {"type": "object", "properties": {"summary": {"type": "string"}}}
-    assert field_status(schema, [{"summary": text} for text in texts]) == {"summary": "unchecked"}
+    assert forms_of(schema, {"summary": "one two three four five six seven"}) == {"summary": None}
 
 
 @pytest.mark.parametrize(
@@ -228,17 +215,33 @@ def test_forms_by_type(schema: dict[str, Any], one: Any, two: Any, equal: bool) 
 
 def test_disputed_fields_are_asked_again_alone_and_put_back() -> None:
     """The cut schema holds only the disputed fields, the answer's other fields stay."""
-    third = OutputType.of(cut_schema(SCHEMA, ["total", "address.zip"])).read(
-        '{"total": 13, "address": {"zip": "1"}}'
-    )
-    data: dict[str, Any] = GOOD
-    for path in ("total", "address.zip"):
-        data = merged(data, path, value_at(third.data, path))
-    assert data == GOOD | {"total": 13, "address": {"city": "Bonn", "zip": "1"}}
+    part = Part.of(OutputType.of(Invoice), ["total", "address.zip", "note"], json.dumps(GOOD | {"note": "x"}))
+    whole = part.whole('{"total": "13", "address": {"zip": "1"}, "note": null}')
+    assert whole == GOOD | {"total": "13", "address": {"city": "Bonn", "zip": "1"}, "note": None}
+    with pytest.raises(InvalidAnswerError, match="number"):
+        part.whole('{"total": "13", "address": {"zip": "1"}, "number": "A-8"}')
 
 
-def test_two_of_three_win_a_field() -> None:
-    """The vote names the first answer that holds the majority's value."""
-    answers = [{"total": 1}, {"total": 2}, {"total": 2.0}]
-    assert voted(SCHEMA, answers, "total") == 1
-    assert voted(SCHEMA, answers[:2], "total") is None
+class Lines(BaseModel):
+    owner: Address | None = Field(alias="ownedBy")
+    items: list[int]
+
+    @computed_field
+    def count(self) -> int:
+        return len(self.items)
+
+
+@pytest.mark.parametrize(
+    ("reply", "whole"),
+    [
+        ('{"ownedBy": {"city": "Ulm"}}', {"ownedBy": {"city": "Ulm", "zip": "1"}, "items": [1]}),
+        ('{"ownedBy": null}', {"ownedBy": None, "items": [1]}),
+    ],
+)
+def test_a_part_of_an_optional_object(reply: str, whole: dict[str, Any]) -> None:
+    """The cut object may be absent when the whole one may; other names and computed fields do no harm."""
+    output = OutputType.of(Lines)
+    part = Part.of(output, ["ownedBy.city"], '{"ownedBy": {"city": "Bonn", "zip": "1"}, "items": [1]}')
+    assert part.whole(reply) == whole
+    again = output.check(output.read(json.dumps(whole)).data)
+    assert again.value == Lines.model_validate(whole)

@@ -12,6 +12,7 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.flows.answers.closed_answers import FORMATS
 from tta_dev_primitives.flows.planning.plan_model import Plan
+from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.local_checks import check_answer, check_text
 
 LONG_TASK = (
@@ -65,18 +66,17 @@ class Work:
 def test_a_reply_is_checked_against_its_plan_and_its_closed_answer_read() -> None:
     """One call gives the failures and the canonical answer."""
     reply = ChatReply('{"answer": "1,250"}', "stop", Usage())
-    assert check_answer(Work("How many?", Plan(use_case="simple", answer_format="number")), reply) == (
-        (),
-        "1250",
+    assert check_answer(Work("How many?", Plan(use_case="simple", answer_format="number")), reply) == Checked(
+        reply.text, (), "1250"
     )
-    assert check_answer(Work("How many?", None), reply) == ((), None)
+    assert check_answer(Work("How many?", None), reply) == Checked(reply.text)
 
 
 def test_several_choices_are_a_closed_answer() -> None:
     """A question with several right choices is answered by their letters in one word."""
     plan = Plan(use_case="simple", answer_format="choice")
     work = Work("Which are incorrect? A) ... B) ... C) ... D) ...", plan)
-    assert check_answer(work, ChatReply("ABCD", "stop", Usage())) == ((), "ABCD")
+    assert check_answer(work, ChatReply("ABCD", "stop", Usage())) == Checked("ABCD", (), "ABCD")
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ def test_an_unknown_end_needs_a_whole_answer(text: str, fmt: str, failures: tupl
     """A finish reason that no table knows beside text: a whole sentence or closed form passes, a torn one not."""
     work = Work("How does it end?", Plan(use_case="simple", answer_format=fmt))  # type: ignore[arg-type]
     reply = ChatReply(text, "unknown", Usage(input_tokens=9, output_tokens=9), raw_finish="wizard_left")
-    assert check_answer(work, reply)[0] == failures
-    assert check_answer(work, replace(reply, raw_finish=None))[0] == ()
+    assert check_answer(work, reply).failures == failures
+    assert check_answer(work, replace(reply, raw_finish=None)).failures == ()
 
 
 def test_a_prompt_that_the_server_cut_fails() -> None:
     """A count far below the words of the task says that the model read a part of it; a plausible one does not."""
     work = Work("The heron waits in the shallow water. " * 800, None)
     reply = ChatReply("It is about birds.", "stop", Usage(input_tokens=2050, output_tokens=6))
-    assert check_answer(work, reply)[0] == ("prompt_cut",)
-    assert check_answer(work, replace(reply, usage=Usage(input_tokens=7000, output_tokens=6)))[0] == ()
-    assert check_answer(work, replace(reply, usage=Usage()))[0] == ()
+    assert check_answer(work, reply).failures == ("prompt_cut",)
+    assert check_answer(work, replace(reply, usage=Usage(input_tokens=7000, output_tokens=6))).failures == ()
+    assert check_answer(work, replace(reply, usage=Usage())).failures == ()
 
 
 @given(st.text(max_size=200), st.sampled_from(FORMATS), st.sampled_from(["stop", "length", "unknown"]))

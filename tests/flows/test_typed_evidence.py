@@ -1,0 +1,199 @@
+"""Typed tasks: fields that differ are asked again alone, of a third family, then of the orchestrator."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
+from test_typed_runs import TASK, Invoice, answers
+from typed_world import Models, run_job, tasks_of
+
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
+from tta_dev_primitives.flows.validation.field_votes import status_of
+from tta_dev_primitives.flows.validation.next_step import (
+    Answers,
+    Consult,
+    Deliver,
+    PaidSolve,
+    endorsement,
+    label_of,
+    next_step,
+)
+from tta_dev_primitives.flows.validation.risk import Action, Evidence, Ruling
+
+StartSandbox = Callable[..., Sandbox]
+G, L, D = (Candidate(name, name, "free") for name in ("gemini", "llama", "deepseek"))
+PAID = Candidate("claude", "claude", "paid")
+
+
+def case(*values: dict[str, str | None], free: tuple[Candidate, ...] = (G, L, D), **more: Any) -> Case:
+    """A typed task that the free models answered so."""
+    made = Case("json", "simple", (*free, PAID), PAID, fielded=True, **more)
+    for by, forms in zip(free, values, strict=False):
+        made = made.with_answer(answer(by, forms))
+    return made
+
+
+def answer(by: Candidate, forms: dict[str, str | None], fields: tuple[str, ...] | None = None) -> Answer:
+    return Answer(by, json.dumps(forms), (), json.dumps(forms), fields=fields)
+
+
+def ruled(before: Case, action: Action) -> Case:
+    step = next_step(before)
+    assert isinstance(step, Consult), step
+    return before.with_ruling(Ruling(action, step.evidence, 0.9, 0.05))
+
+
+def signal(of: Case) -> str:
+    step = next_step(of)
+    assert isinstance(step, Consult), step
+    return step.evidence.signal
+
+
+def test_a_third_family_answers_only_what_differs() -> None:
+    """Its vote settles the field, and the first object that has all voted values is delivered."""
+    asked = case({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "c": "3"})
+    assert next_step(asked) == Answers((("deepseek",),), ("b",), 0)
+    settled = asked.with_answer(answer(D, {"a": "1", "b": "9", "c": "3"}, ("b",)))
+    assert signal(settled) == "fields-agree3"
+    step = next_step(ruled(settled, "deliver"))
+    assert step == Deliver(1, True, "agreement", 0.9)
+    assert status_of(settled) == {"a": "agreed", "b": "agreed", "c": "agreed"}
+
+
+def test_what_is_still_disputed_goes_to_the_orchestrator_alone() -> None:
+    """The agreed fields are ruled on; a check asks for the whole object."""
+    split = case({"a": "1", "b": "2"}, {"a": "1", "b": "9"}).with_answer(
+        answer(D, {"a": "1", "b": "7"}, ("b",))
+    )
+    assert signal(split) == "fields-part3"
+    assert next_step(ruled(split, "deliver")) == PaidSolve(("claude",), "disputed", ("b",), 0)
+    for action in ("audit", "escalate"):
+        assert next_step(ruled(split, action)) == PaidSolve(("claude",), action)  # type: ignore[arg-type]
+    ended = ruled(split, "deliver").with_answer(answer(PAID, {"a": "1", "b": "5"}, ("b",)))
+    step = next_step(ended)
+    assert step == Deliver(3, True, "paid", 1.0)
+    assert label_of(ended, step) is None
+    assert endorsement(ended, 0) is None
+    assert status_of(ended) == {"a": "agreed", "b": "disputed"}
+
+
+def test_a_check_looks_at_the_agreed_fields() -> None:
+    """The orchestrator's word on a disputed field is no failure of what was agreed; on an agreed one it is."""
+    split = ruled(case({"a": "1", "b": "2"}, {"a": "1", "b": "9"}, free=(G, L)), "audit")
+    for own, good in (({"a": "1", "b": "5"}, True), ({"a": "4", "b": "2"}, False)):
+        ended = split.with_answer(answer(PAID, own))
+        step = next_step(ended)
+        label = label_of(ended, step)
+        assert label is not None
+        assert label.endorsed is good
+        assert step == Deliver(2, True, "audit", 1.0)
+    assert endorsement(ended, 0, whole=True) is False
+
+
+@pytest.mark.parametrize(
+    ("free", "kind"),
+    [((G, L), "split2"), ((G, L, Candidate("gemini-flash", "gemini", "free")), "split2")],
+)
+def test_nothing_agreed_is_solved_whole(free: tuple[Candidate, ...], kind: str) -> None:
+    """A second model of a family that answered has no vote."""
+    made = case({"a": "1"}, {"a": "2"}, free=free)
+    assert signal(made) == f"fields-{kind}"
+    assert next_step(ruled(made, "escalate")) == PaidSolve(("claude",), "escalate")
+
+
+def test_open_text_is_not_voted_on() -> None:
+    """It must be there; two models write it in two ways."""
+    made = case({"a": "1", "text": None}, {"a": "1", "text": None})
+    assert signal(made) == "fields-agree2"
+    assert status_of(made) == {"a": "agreed", "text": "unchecked"}
+
+
+def test_without_money_a_disputed_answer_is_not_accepted() -> None:
+    """The best free answer goes out, and says so."""
+    made = ruled(case({"a": "1", "b": "2"}, {"a": "1", "b": "9"}, free=(G, L)), "deliver").without_paid()
+    assert next_step(made) == Deliver(0, False, "none", 0.9)
+    assert status_of(made)["b"] == "disputed"
+
+
+GOOD = {"number": "A-7", "total": 12.5}
+
+
+async def test_disputed_fields_in_a_real_run(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The orchestrator's request holds the disputed field only; cost stays below the whole object's baseline."""
+    monkeypatch.setattr("tta_dev_primitives.flows.validation.rulings.rule", _trusting)
+    sandbox = sandbox_of(
+        answers(
+            gemini=[json.dumps(GOOD)],
+            llama=[json.dumps(GOOD | {"total": 12.4})],
+            claude=[json.dumps({"total": 12.45})],
+        )
+    )
+    workflow = make_workflow(sandbox)
+    result = await workflow.execute(TASK, use_case="simple", output_type=Invoice)
+    assert result.data == Invoice(number="A-7", total=12.45)
+    assert result.fields == {"number": "agreed", "total": "disputed"}
+    assert (result.evidence, result.model) == ("paid", CLAUDE)
+    sent = [json.dumps(call.body) for call in sandbox.calls if call.provider == "anthropic"]
+    assert len(sent) == 1
+    assert '"total": {' in sent[0]
+    assert '"number": {' not in sent[0]
+    assert 0 < result.cost_usd <= result.baseline_cost_usd
+    again = await workflow.execute(TASK, use_case="simple", output_type=Invoice)
+    assert again.data == result.data
+    assert again.cost_usd == 0
+    assert again.reused
+
+
+async def test_a_part_that_does_not_fit_the_whole_is_asked_for_as_a_whole(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The type's own rules see the whole object; nothing that breaks them is delivered."""
+    monkeypatch.setattr("tta_dev_primitives.flows.validation.rulings.rule", _trusting)
+    scenario = answers(
+        gemini=[json.dumps(GOOD)], llama=[json.dumps(GOOD | {"total": 12.4})], claude=['{"total": -1}']
+    )
+    third = "deepseek-chat"
+    scenario += (
+        f"- match: {{model: {third}}}\n  reply: {{text: '{{\"total\": -3}}'}}\n  times: 1\n"
+        f"- match: {{model: {third}}}\n  reply: {{text: '{json.dumps(GOOD)}'}}\n"
+    )
+    sandbox = sandbox_of(scenario)
+    more = [
+        executor(sandbox, GEMINI, "google-ai-studio", ["simple"]),
+        executor(sandbox, LLAMA, "groq", ["simple"]),
+        executor(sandbox, third, "openai-compatible", ["simple"], billing="free"),
+    ]
+    result = await make_workflow(sandbox, executors=more).execute(
+        TASK, use_case="simple", output_type=Invoice
+    )
+    assert result.data == Invoice(number="A-7", total=12.5)
+    assert [a.outcome for a in result.attempts if a.model == third] == ["wrong_format", "ok"]
+    assert result.fields == {"number": "agreed", "total": "agreed"}
+    assert result.cost_usd == 0
+
+
+def _trusting(state: Any, evidence: Evidence, *_: Any, task: str = "", **__: Any) -> tuple[Ruling, Any]:
+    """A ledger that has seen enough."""
+    order = state.strata[evidence.stratum].order
+    return Ruling("deliver", evidence, 0.95, 0.02, task=task, order=order), state
+
+
+@pytest.mark.parametrize(
+    ("models", "fields", "saved"), [(Models(3, 0.06), 6, 0.85), (Models(2, 0.03), 5, 0.7)]
+)
+def test_a_job_saves_and_stays_right(models: Models, fields: int, saved: float) -> None:
+    """The small version of tests/benchmarks/typed_bench.py: the paid model's accuracy, most of its cost saved."""
+    rng = random.Random(2)
+    job = run_job(models, tasks_of(300, rng, fields=fields), rng)
+    assert job.saving >= saved
+    assert job.accuracy >= 0.99
+    assert job.dearer == 0
+    assert job.wrong_agreed <= models.policy.eps * job.tasks
