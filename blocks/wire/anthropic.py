@@ -31,7 +31,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
-from tta_dev_primitives.blocks.wire.structured import instruction, strict_schema
+from tta_dev_primitives.blocks.wire.structured import instruction, strict_schema, within_limits
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import (
     ChatReply,
@@ -51,6 +51,8 @@ PATH = "/v1/messages"
 # 2023-06-01 still serves every model; 2026-10-21 would refuse temperature for those that take it.
 VERSION = "2023-06-01"
 
+_LIMITS = {"properties": 1000, "depth": 40, "choices": 5000, "unions": 16}
+"""Of structured outputs; the limit of unions is Anthropic's, the others keep the grammar small."""
 _LIFECYCLE: Mapping[str, Lifecycle] = {"active": "active", "deprecated": "deprecated", "retired": "retired"}
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,
@@ -91,7 +93,7 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     system = request.system or ""
     if request.json_schema is not None:
         schema = strict_schema(request.json_schema)
-        if can.json_mode == "json_schema" and schema is not None:
+        if can.json_mode == "json_schema" and schema is not None and within_limits(schema, **_LIMITS):
             body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
         elif can.json_mode == "tool":
             body["tools"] = [{"name": request.schema_name, "input_schema": dict(request.json_schema)}]

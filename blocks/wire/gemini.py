@@ -33,7 +33,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
-from tta_dev_primitives.blocks.wire.structured import instruction
+from tta_dev_primitives.blocks.wire.structured import gemini_schema, instruction
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.blocks.wire.waiting import go_duration, next_midnight, try_again_in
@@ -78,8 +78,9 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     if request.json_schema is not None:
         if can.json_mode != "none":
             settings["responseMimeType"] = "application/json"
-        if can.json_mode == "json_schema":
-            settings["responseJsonSchema"] = dict(request.json_schema)
+        schema = gemini_schema(request.json_schema)
+        if can.json_mode == "json_schema" and schema is not None:
+            settings["responseJsonSchema"] = schema
         else:
             system = f"{system}\n\n{instruction(request.json_schema)}".strip()
     if request.thinking == "low" and can.thinking == "gemini_budget":

@@ -31,7 +31,12 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
-from tta_dev_primitives.blocks.wire.structured import all_required, instruction, strict_schema
+from tta_dev_primitives.blocks.wire.structured import (
+    all_required,
+    instruction,
+    strict_schema,
+    within_limits,
+)
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
@@ -39,6 +44,9 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
 __all__ = ["OpenAIChat", "Profile", "parse_models"]
+
+_LIMITS = {"properties": 5000, "depth": 10, "choices": 1000, "unions": 5000}
+"""Of strict mode, as OpenAI documents them."""
 
 Special = Callable[[int, Mapping[str, str], ErrorBody, float], Fault | None]
 Extras = Callable[[Target, ChatRequest, dict[str, Any]], None]
@@ -273,7 +281,7 @@ def _response_format(mode: str, request: ChatRequest) -> dict[str, Any] | None:
     assert request.json_schema is not None
     if mode == "json_schema":
         closed = strict_schema(request.json_schema)
-        strict = closed is not None and all_required(closed)
+        strict = closed is not None and all_required(closed) and within_limits(closed, **_LIMITS)
         schema = closed if closed is not None and strict else dict(request.json_schema)
         inner: dict[str, Any] = {"name": request.schema_name, "schema": schema}
         return {"type": "json_schema", "json_schema": inner | ({"strict": True} if strict else {})}

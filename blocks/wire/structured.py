@@ -6,7 +6,33 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = ["all_required", "inlined", "instruction", "strict_schema", "with_nulls"]
+__all__ = [
+    "all_required",
+    "gemini_schema",
+    "inlined",
+    "instruction",
+    "strict_schema",
+    "with_nulls",
+    "within_limits",
+]
+
+_GEMINI_KEYS = (
+    *(
+        "type",
+        "format",
+        "title",
+        "description",
+        "enum",
+        "minItems",
+        "maxItems",
+        "required",
+        "minimum",
+        "maximum",
+    ),
+    *("additionalProperties", "$ref"),
+)
+_GEMINI_FORMATS = frozenset(("date", "date-time", "time"))
+_NOT_IN_GEMINI = frozenset(("not", "if", "patternProperties", "dependentSchemas", "prefixItems"))
 
 # Kept by constrained decoding everywhere; bounds, patterns and titles are refused by one or another.
 _KEPT_KEYS = ("type", "description", "enum", "const", "items", "properties", "required", "anyOf")
@@ -28,6 +54,66 @@ def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """
     plain = inlined(schema)
     return None if plain is None else _closed(plain)
+
+
+def gemini_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The part of a schema that Gemini reads, or None when its fields cannot be expressed so.
+
+    What is left out (patterns, lengths, most formats) is checked in the answer.
+    """
+    if "allOf" in schema:
+        if len(schema["allOf"]) != 1:
+            return None
+        rest = {key: part for key, part in schema.items() if key != "allOf"}
+        return gemini_schema({**rest, **schema["allOf"][0]})
+    if _NOT_IN_GEMINI & set(schema):
+        return None
+    out: dict[str, Any] = {}
+    for key, part in schema.items():
+        if key in ("properties", "$defs"):
+            parts = {
+                name: gemini_schema(each if isinstance(each, Mapping) else {}) for name, each in part.items()
+            }
+            if None in parts.values():
+                return None
+            out[key] = parts
+        elif key in ("anyOf", "oneOf"):
+            choices = [gemini_schema(each if isinstance(each, Mapping) else {}) for each in part]
+            if None in choices:
+                return None
+            out[key] = choices
+        elif key in ("items", "additionalProperties") and isinstance(part, Mapping):
+            out[key] = gemini_schema(part)
+            if out[key] is None:
+                return None
+        elif key == "const":
+            out["enum"] = [part]
+        elif key in _GEMINI_KEYS and (key != "format" or part in _GEMINI_FORMATS):
+            out[key] = part
+    return out
+
+
+def within_limits(
+    schema: Mapping[str, Any], *, properties: int, depth: int, choices: int, unions: int
+) -> bool:
+    """Whether a closed schema is small enough for a provider's constrained decoding; a larger one is refused there."""
+    seen = {"properties": 0, "depth": 0, "choices": 0, "unions": 0}
+
+    def count(part: Mapping[str, Any], level: int) -> None:
+        seen["depth"] = max(seen["depth"], level)
+        seen["choices"] += len(part.get("enum", ()))
+        seen["unions"] += "anyOf" in part
+        inner = part.get("properties", {})
+        seen["properties"] += len(inner)
+        below = [*inner.values(), *([part["items"]] if "items" in part else [])]
+        for each in below:
+            count(each, level + 1)
+        for each in part.get("anyOf", ()):
+            count(each, level)
+
+    count(schema, 1)
+    most = {"properties": properties, "depth": depth, "choices": choices, "unions": unions}
+    return all(seen[name] <= limit for name, limit in most.items())
 
 
 def inlined(schema: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -103,7 +189,11 @@ def _closed(schema: Mapping[str, Any]) -> dict[str, Any] | None:
         rest = {key: part for key, part in schema.items() if key != "type"}
         choices = [{**(rest if kind != "null" else {}), "type": kind} for kind in schema["type"]]
         schema = {key: schema[key] for key in ("description",) if key in schema}
+    if isinstance(schema.get("enum"), list) and "type" not in schema and not choices:
+        schema, choices = _typed_enum(schema)
     out: dict[str, Any] = {k: schema[k] for k in _KEPT_KEYS if k in schema}
+    if "const" in out and "type" not in out and _kind_of(out["const"]):
+        out["type"] = _kind_of(out["const"])
     if choices:
         closed = [_closed(part) for part in choices if isinstance(part, Mapping)]
         if not all(closed):
@@ -122,9 +212,33 @@ def _closed(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     return out or None
 
 
+_KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+
+
+def _kind_of(value: Any) -> str | None:
+    return _KINDS.get(type(value))
+
+
+def _typed_enum(schema: Mapping[str, Any]) -> tuple[Mapping[str, Any], list[dict[str, Any]] | None]:
+    """An enum with the type of its values, which strict modes want; one of several types becomes a union."""
+    kinds: dict[str | None, list[Any]] = {}
+    for value in schema["enum"]:
+        kinds.setdefault(_kind_of(value), []).append(value)
+    if None in kinds:
+        return schema, None
+    if len(kinds) == 1:
+        return {**schema, "type": next(iter(kinds))}, None
+    rest = {key: part for key, part in schema.items() if key != "enum"}
+    return rest, [
+        {"type": kind} if kind == "null" else {"type": kind, "enum": values} for kind, values in kinds.items()
+    ]
+
+
 def _or_null(schema: Mapping[str, Any]) -> dict[str, Any]:
+    if {"type": "null"} in schema.get("anyOf", ()):
+        return dict(schema)
     choices = schema["anyOf"] if set(schema) == {"anyOf"} else [schema]
-    return dict(schema) if {"type": "null"} in choices else {"anyOf": [*choices, {"type": "null"}]}
+    return {"anyOf": [*choices, {"type": "null"}]}
 
 
 def all_required(schema: Mapping[str, Any]) -> bool:
