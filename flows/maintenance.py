@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from prefect.artifacts import acreate_table_artifact
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
+from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry
 from pydantic import Field
 
@@ -24,6 +26,7 @@ from tta_dev_primitives.config.models.catalogue import today_utc
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 
@@ -100,6 +103,7 @@ def _tell_gone(state: ModelState) -> None:
 async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     """Charge calls of dead processes, send due alerts, prove the ledger, and keep the budget panel current.
 
+    Results are deleted when Prefect's own retention period (90 days by default) is over.
     A new month, or money after a spent budget, is reported by the event `tta.budget.renewed`.
 
     Args:
@@ -117,7 +121,12 @@ async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     await _tell_renewed(runtime, budget)
     await write_budget_panel(runtime)
     database = runtime.ledger.database
-    await Strata(database).prune(await database.now() - _RULINGS_KEPT_S)
+    now = await database.now()
+    await Strata(database).prune(now - _RULINGS_KEPT_S)
+    # As long as Prefect keeps the flow runs that they are results of.
+    kept_for = get_current_settings().server.services.db_vacuum.retention_period
+    await asyncio.to_thread(delete_old_results, now - kept_for.total_seconds())
+    await runtime.ledger.sum_up()
     problems = await runtime.ledger.verify()
     if problems:
         payload = {"problems": problems[:20], "ledger": runtime.ledger.database.place}

@@ -74,6 +74,7 @@ for _name, _help in {
 for _name, _help in {
     "show": "The month's balance and its open holds.",
     "verify": "Check that the journal adds up to the month.",
+    "prune": "Delete old answers, calls and task records; their sums stay.",
     "reconcile": "Close a presumed call with evidence of what was really billed.",
     "set-month": "Put the ledger into the month that it is, after a wrong clock.",
     "resolve": "Reopen a model that was closed over a disputed bill.",

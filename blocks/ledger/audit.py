@@ -1,8 +1,7 @@
-"""Balances, reports, the journal and its proof, and what a person decides: approve, reconcile, resolve."""
+"""Balances, the journal, and what a person decides: approve, reconcile, resolve."""
 
 from __future__ import annotations
 
-import hashlib
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -14,6 +13,7 @@ from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.savings_account import move_extra
 from tta_dev_primitives.blocks.ledger.settle import insert_month, write_event
+from tta_dev_primitives.blocks.ledger.sums import CALLS, move_sums, unsum
 from tta_dev_primitives.blocks.ledger.types import (
     SWEPT,
     JournalEntry,
@@ -21,14 +21,13 @@ from tta_dev_primitives.blocks.ledger.types import (
     OpenCall,
     Quarantine,
     Question,
-    ReportRow,
 )
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
-__all__ = ["Audit"]
+__all__ = ["DECISIONS", "Audit"]
 
-_SUM = "CAST(coalesce(sum({0}), 0) AS BIGINT) AS {1}"
-
+DECISIONS = ("ask", "approve", "decline", "unanswered", "reconcile", "set_month")
+"""Entries of the journal that say what people were asked and decided: these are never deleted."""
 
 _COMES_BACK_S = 86_400
 """A process that slept, or was stopped, may end its call this long after the lease; usage pages are late as well."""
@@ -139,6 +138,8 @@ class Audit(LedgerCore):
             # The rows of the months are locked first: nothing begins or ends in them meanwhile.
             await tx.execute("UPDATE ledger_month SET held = held WHERE scope = ? AND month >= ?", *later)
             await insert_month(tx, self.scope, wanted)
+            await unsum(tx, CALLS, self.scope, self.timezone, "month > ?", wanted)
+            await move_sums(tx, CALLS, self.scope, wanted)
             await tx.execute("UPDATE ledger_call SET month = ? WHERE scope = ? AND month > ?", wanted, *later)
             rows = await tx.fetch(
                 "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ? AND month > ?", *later
@@ -291,19 +292,28 @@ class Audit(LedgerCore):
 
         async def work(tx: Tx) -> list[dict[str, Any]]:
             return await tx.fetch(
-                "SELECT DISTINCT month FROM ledger_call WHERE scope = ? ORDER BY month DESC", self.scope
+                "SELECT month FROM ledger_call_sum WHERE scope = ? UNION "
+                "SELECT month FROM ledger_call WHERE scope = ? AND summed = 0 ORDER BY month DESC",
+                *(self.scope, self.scope),
             )
 
         return [row["month"] for row in await self.database.read(work)]
 
-    async def journal(self, month: str) -> list[JournalEntry]:
-        """Every entry of a month's journal, in order."""
+    async def journal(self, month: str, *, decisions: bool = False) -> list[JournalEntry]:
+        """The entries of a month's journal that are kept, in order.
+
+        Args:
+            month: `YYYY-MM`.
+            decisions: Only what people were asked and decided.
+        """
+        marks = ", ".join("?" for _ in DECISIONS)
+        only = f" AND what IN ({marks})" if decisions else ""
 
         async def work(tx: Tx) -> list[dict[str, Any]]:
             return await tx.fetch(
-                "SELECT seq, month, call_id, what, d_spent, d_held, d_approved, who, note, at "
-                "FROM ledger_event WHERE scope = ? AND month = ? ORDER BY seq",
-                *(self.scope, checked_month(month)),
+                "SELECT seq, month, call_id, what, d_spent, d_held, d_approved, who, note, at "  # noqa: S608 - marks
+                f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
+                *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
             )
 
         return [
@@ -321,108 +331,6 @@ class Audit(LedgerCore):
             )
             for row in await self.database.read(work)
         ]
-
-    async def report_rows(self, month: str) -> list[ReportRow]:
-        """The calls of a month, summed by provider, model, role, use case, billing, state and outcome."""
-        sums = ", ".join(
-            _SUM.format(column, name)
-            for column, name in (
-                ("input_tokens", "input_tokens"), ("output_tokens", "output_tokens"), ("charged", "charged"),
-                ("CASE WHEN state = 'held' THEN bound ELSE 0 END", "held"),
-                ("list_value", "list_value"), ("baseline", "baseline"),
-            )
-        )  # fmt: skip
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
-                "SELECT provider, model, role, use_case, billing, state, "  # noqa: S608 - fixed text
-                f"coalesce(outcome, 'in_flight') AS outcome, count(*) AS calls, {sums} FROM ledger_call "
-                "WHERE scope = ? AND month = ? "
-                "GROUP BY provider, model, role, use_case, billing, state, coalesce(outcome, 'in_flight') "
-                "ORDER BY provider, model, role, use_case, state, 7",
-                *(self.scope, checked_month(month)),
-            )
-
-        money = ("charged", "held", "list_value", "baseline")
-        rows = await self.database.read(work)
-        return [ReportRow(**{**row, **{name: from_pico(row[name]) for name in money}}) for row in rows]
-
-    async def verify(self) -> list[str]:
-        """Prove the ledger: recompute every month from its journal and from its calls, check answers and clock.
-
-        Returns:
-            What does not agree, one line each; empty when all is well.
-        """
-
-        async def work(tx: Tx) -> list[str]:
-            months = await tx.fetch(
-                "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ?", self.scope
-            )
-            sums = ", ".join(_SUM.format(f"d_{name}", name) for name in ("spent", "held", "approved"))
-            journal = await tx.fetch(
-                f"SELECT month, {sums} FROM ledger_event WHERE scope = ? GROUP BY month",  # noqa: S608 - fixed
-                self.scope,
-            )
-            held = _SUM.format("CASE WHEN state = 'held' THEN bound ELSE 0 END", "held")
-            calls = await tx.fetch(
-                f"SELECT month, {_SUM.format('charged', 'spent')}, {held} FROM ledger_call "  # noqa: S608 - fixed
-                "WHERE scope = ? AND billing = 'paid' GROUP BY month",
-                self.scope,
-            )
-            savings = await tx.fetch(
-                "SELECT month, extra, held FROM ledger_savings WHERE scope = ?", self.scope
-            )
-            extras = await tx.fetch(
-                f"SELECT month, {_SUM.format('charged', 'extra')}, {held} FROM ledger_call "  # noqa: S608 - fixed
-                "WHERE scope = ? AND extra IN ('savings', 'credit') GROUP BY month",
-                self.scope,
-            )
-            return [
-                *_differences(savings, extras, "calls", ("extra", "held")),
-                *_differences(months, journal, "journal", ("spent", "held", "approved")),
-                *_differences(months, calls, "calls", ("spent", "held")),
-                *await _damaged_answers(tx, self.scope),
-                *await self._clock_problems(tx),
-            ]
-
-        return await self.database.read(work)
-
-
-async def _damaged_answers(tx: Tx, scope: str) -> list[str]:
-    problems: list[str] = []
-    last = ""
-    while True:
-        rows = await tx.fetch(
-            "SELECT step_key, body, sha256 FROM ledger_answer WHERE scope = ? AND step_key > ? "
-            "ORDER BY step_key LIMIT 200",
-            *(scope, last),
-        )
-        if not rows:
-            return problems
-        last = rows[-1]["step_key"]
-        problems += [
-            f"answer {row['step_key']}: its text does not match its checksum"
-            for row in rows
-            if hashlib.sha256(bytes(row["body"])).hexdigest() != row["sha256"]
-        ]
-
-
-def _differences(
-    months: list[dict[str, Any]], sums: list[dict[str, Any]], source: str, names: tuple[str, ...]
-) -> list[str]:
-    by_month = {row["month"]: row for row in sums}
-    rows = {row["month"]: row for row in months}
-    problems = []
-    for month in sorted({*by_month, *rows}):
-        for name in names:
-            stands = rows.get(month, {}).get(name, 0)
-            summed = by_month.get(month, {}).get(name, 0)
-            if stands != summed:
-                problems.append(
-                    f"month {month}: {name} is {_signed(stands):f} USD, "
-                    f"by its {source} it is {_signed(summed):f} USD"
-                )
-    return problems
 
 
 def _signed(pico: int) -> Decimal:

@@ -72,7 +72,7 @@ class LedgerCore:
             if not 0 <= alert_threshold <= 1:
                 raise LedgerError(f"cost_tracking.alert_threshold {alert_threshold} is not between 0 and 1")
             lines.add(int(alert_threshold * 10_000))
-        self._terms = Terms(scope, _owner(), tuple(sorted(lines)))
+        self._terms = Terms(scope, _owner(), tuple(sorted(lines)), timezone)
 
     @classmethod
     def open(cls, url: str | None = None, **options: Any) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from decimal import Decimal
+from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
@@ -24,16 +25,24 @@ async def spend_by_day(ledger: LedgerCore, month: str) -> dict[str, Decimal]:
     """
     quarters = "floor(created_at / 900)" if ledger.database.dialect == "postgresql" else "created_at / 900"
 
-    async def work(tx: Tx) -> list[tuple[int, int]]:
+    async def work(tx: Tx) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
         # A quarter of an hour is the finest step in which time zones differ.
-        rows = await tx.fetch(
-            f"SELECT CAST({quarters} AS BIGINT) AS quarter, CAST(sum(charged) AS BIGINT) AS charged "  # noqa: S608
-            "FROM ledger_call WHERE scope = ? AND month = ? AND charged > 0 GROUP BY 1 ORDER BY 1",
-            *(ledger.scope, checked_month(month)),
+        of = (ledger.scope, checked_month(month))
+        summed = await tx.fetch(
+            "SELECT day, CAST(sum(charged) AS BIGINT) AS charged FROM ledger_call_sum "
+            "WHERE scope = ? AND month = ? GROUP BY day",
+            *of,
         )
-        return [(int(row["quarter"]), int(row["charged"])) for row in rows]
+        return summed, await tx.fetch(
+            f"SELECT CAST({quarters} AS BIGINT) AS quarter, CAST(sum(charged) AS BIGINT) AS charged "  # noqa: S608
+            "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0 AND charged > 0 GROUP BY 1",
+            *of,
+        )
 
+    summed, rows = await ledger.database.read(work)
     days: dict[str, int] = defaultdict(int)
-    for quarter, charged in await ledger.database.read(work):
-        days[day_of(quarter * 900, ledger.timezone)] += charged
-    return {day: from_pico(pico) for day, pico in sorted(days.items())}
+    for row in summed:
+        days[row["day"]] += int(row["charged"])
+    for row in rows:
+        days[day_of(int(row["quarter"]) * 900, ledger.timezone)] += int(row["charged"])
+    return {day: from_pico(pico) for day, pico in sorted(days.items()) if pico > 0}

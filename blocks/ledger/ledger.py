@@ -19,7 +19,9 @@ from tta_dev_primitives.blocks.ledger.batches import Batches
 from tta_dev_primitives.blocks.ledger.core import AskDate, answer_of, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
+from tta_dev_primitives.blocks.ledger.proof import Proof
 from tta_dev_primitives.blocks.ledger.reserve import Granted, MonthMovedError, RefusedError, reserve_call
+from tta_dev_primitives.blocks.ledger.retention import Retention
 from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount, read_account, read_pairs
 from tta_dev_primitives.blocks.ledger.settle import (
     Closed,
@@ -52,7 +54,7 @@ __all__ = ["Alert", "CallInfo", "Hold", "Ledger", "MonthBalance", "Outcome", "St
 _SWEEP_AT_ONCE = 200
 
 
-class Ledger(Answers, Alerts, Audit, Batches):
+class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
     """One budget's ledger. Its arguments are those of `LedgerCore`."""
 
     async def reserve(

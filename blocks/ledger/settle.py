@@ -1,4 +1,4 @@
-"""The statements behind settle, release, presume and sweep; `reserving` has those of reserve. Integer pico-USD.
+"""The statements behind settle, release, presume and sweep; `reserve` has those of reserve. Integer pico-USD.
 
 Each function runs inside one transaction. The month's row is touched last, so that the lock everybody waits
 for lives one statement and a commit.
@@ -12,6 +12,7 @@ from typing import Any, Literal
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.savings_account import move_extra
+from tta_dev_primitives.blocks.ledger.sums import CALLS, unsum
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config.errors import LedgerError
 
@@ -44,6 +45,7 @@ class Terms:
     scope: str
     owner: str
     thresholds_bp: tuple[int, ...]
+    timezone: str = "UTC"
     alerted: set[tuple[str, int]] = field(default_factory=set)
     """Alert lines known to be in the outbox: they need not be written again."""
 
@@ -197,6 +199,7 @@ async def close_call(
         if closing != "settled" or row["state"] == "settled" or charge is None:
             return Closed(row["state"], row["month"], row["charged"], False)
         name, d_held, d_spent = "true_up", 0, charge - row["charged"]
+        await unsum(tx, CALLS, terms.scope, terms.timezone, "id = ?", call_id)
         if not await tx.execute(
             f"UPDATE ledger_call SET state = 'settled', charged = ?, {_CLOSE_FIELDS} "  # noqa: S608 - fixed
             "WHERE id = ? AND state = ? AND charged = ?",

@@ -15,9 +15,10 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx, register_sche
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.savings_account import Ended, Pair, earn
+from tta_dev_primitives.blocks.ledger.sums import Summed, unsum
 from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision, keep_decision
 
-__all__ = ["Learned", "ResultLine", "TaskRecord", "record_results", "result_lines"]
+__all__ = ["RESULTS", "Learned", "ResultLine", "TaskRecord", "record_results", "result_lines"]
 
 register_schema(
     "results",
@@ -32,6 +33,30 @@ register_schema(
         "CREATE INDEX task_result_month ON task_result (scope, month)",
     ],
 )
+register_schema(
+    "results",
+    2,
+    [
+        "ALTER TABLE task_result ADD COLUMN summed INTEGER NOT NULL DEFAULT 0",
+        "CREATE INDEX task_result_unsummed ON task_result (scope, month) WHERE summed = 0",
+        """CREATE TABLE task_result_sum (
+            scope TEXT NOT NULL, month TEXT NOT NULL, use_case TEXT NOT NULL, model TEXT NOT NULL,
+            evidence TEXT NOT NULL, outcome TEXT NOT NULL, accepted INTEGER NOT NULL, reused INTEGER NOT NULL,
+            kept INTEGER NOT NULL, tasks INTEGER NOT NULL, cost INTEGER NOT NULL, baseline INTEGER NOT NULL,
+            quality_sum REAL NOT NULL, quality_count INTEGER NOT NULL,
+            PRIMARY KEY (scope, month, use_case, model, evidence, outcome, accepted, reused, kept)) STRICT""",
+    ],
+)
+RESULTS = Summed(
+    "task_result",
+    "scope, flow_run_id, item_id",
+    ("month", "use_case", "model", "evidence", "outcome", "accepted", "reused"),
+    ("cost", "baseline"),
+    "tasks",
+    "1 = 1",
+    mean="quality",
+)
+"""The records as `sums` keeps them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +107,17 @@ class ResultLine:
 
 
 _NOTHING = Learned()
+_INSERT = (
+    "INSERT INTO task_result (scope, flow_run_id, item_id, month, use_case, model, evidence, "
+    "outcome, accepted, quality, reused, cost, baseline, created_at) "
+    "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (scope, flow_run_id, item_id) DO NOTHING"
+)
+_END_AGAIN = (
+    "UPDATE task_result SET model = ?, evidence = ?, outcome = ?, accepted = ?, quality = ?, "
+    "reused = CASE WHEN reused = 1 AND ? = 1 THEN 1 ELSE 0 END, "
+    # What the first end of the task cost was paid all the same.
+    "cost = cost + ?, baseline = ? WHERE scope = ? AND flow_run_id = ? AND item_id = ?"
+)
 
 
 async def record_results(
@@ -119,19 +155,12 @@ async def record_results(
         at = tx.now()
         for decision in learned.decisions:
             await keep_decision(tx, ledger.scope, decision, at)
-        for row in rows:
-            await tx.execute(
-                "INSERT INTO task_result (scope, flow_run_id, item_id, month, use_case, model, evidence, "
-                "outcome, accepted, quality, reused, cost, baseline, created_at) "
-                "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
-                "ON CONFLICT (scope, flow_run_id, item_id) DO UPDATE SET model = excluded.model, "
-                "evidence = excluded.evidence, outcome = excluded.outcome, accepted = excluded.accepted, "
-                "quality = excluded.quality, baseline = excluded.baseline, "
-                # What the first end of the task cost was paid all the same.
-                "cost = task_result.cost + excluded.cost, "
-                "reused = CASE WHEN task_result.reused = 1 AND excluded.reused = 1 THEN 1 ELSE 0 END",
-                *(*row, at),
-            )
+        for record, row in zip(records, rows, strict=True):
+            if await tx.execute(_INSERT, *row, at):
+                continue
+            named = (record.flow_run_id, record.item_id)
+            await unsum(tx, RESULTS, ledger.scope, ledger.timezone, "flow_run_id = ? AND item_id = ?", *named)
+            await tx.execute(_END_AGAIN, *row[5:], *(ledger.scope, *named))
         await earn(tx, ledger.scope, month, ended, learned.pairs)
 
     if rows or learned.pairs or learned.decisions:
@@ -151,13 +180,19 @@ async def result_lines(ledger: LedgerCore, month: str) -> list[ResultLine]:
     """
 
     async def work(tx: Tx) -> list[ResultLine]:
+        of = (ledger.scope, checked_month(month))
+        group = "use_case, model, evidence, outcome, accepted, reused"
         rows = await tx.fetch(
-            "SELECT use_case, model, evidence, outcome, accepted, reused, count(*) AS tasks, "
-            "CAST(sum(cost) AS BIGINT) AS cost, CAST(sum(baseline) AS BIGINT) AS baseline, "
-            "avg(quality) AS quality FROM task_result WHERE scope = ? AND month = ? "
-            "GROUP BY use_case, model, evidence, outcome, accepted, reused "
-            "ORDER BY use_case, model, evidence, outcome, accepted, reused",
-            *(ledger.scope, checked_month(month)),
+            f"SELECT {group}, CAST(sum(tasks) AS BIGINT) AS tasks, CAST(sum(cost) AS BIGINT) AS cost, "  # noqa: S608
+            "CAST(sum(baseline) AS BIGINT) AS baseline, sum(quality_sum) AS quality_sum, "
+            "CAST(sum(quality_count) AS BIGINT) AS quality_count FROM ("
+            f"SELECT {group}, tasks, cost, baseline, quality_sum, quality_count "
+            "FROM task_result_sum WHERE scope = ? AND month = ? UNION ALL "
+            f"SELECT {group}, 1, cost, baseline, coalesce(quality, 0), "
+            "CASE WHEN quality IS NULL THEN 0 ELSE 1 END "
+            "FROM task_result WHERE scope = ? AND month = ? AND summed = 0) AS ended "
+            f"GROUP BY {group} HAVING sum(tasks) > 0 ORDER BY {group}",
+            *(*of, *of),
         )
         return [
             ResultLine(
@@ -170,7 +205,7 @@ async def result_lines(ledger: LedgerCore, month: str) -> list[ResultLine]:
                 tasks=int(row["tasks"]),
                 cost=from_pico(int(row["cost"])),
                 baseline=from_pico(int(row["baseline"])),
-                quality=None if row["quality"] is None else float(row["quality"]),
+                quality=row["quality_sum"] / row["quality_count"] if row["quality_count"] else None,
             )
             for row in rows
         ]

@@ -238,6 +238,7 @@ async def gather(
         ConfigError: The configuration contradicts itself.
     """
     await ledger.sweep()
+    await ledger.sum_up()
     rows = await ledger.report_rows(month)
     money = month_report(
         await ledger.balance(month),

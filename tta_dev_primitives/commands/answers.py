@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import re
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -13,14 +12,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.commands._age import seconds_of
 from tta_dev_primitives.commands._ledger import open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table
-from tta_dev_primitives.config.errors import ConfigError
 
 __all__ = ["answers"]
 
-_AGE = re.compile(r"(\d{1,6})\s*([hdw])")
-_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
 _MOST_SHOWN = 20
 
 
@@ -39,7 +36,7 @@ def answers(
         config: The configuration file.
         json: Print one JSON document.
     """
-    before = math.inf if older_than is None else time.time() - _age(older_than)
+    before = math.inf if older_than is None else time.time() - seconds_of(older_than, "--older-than")
     _, ledger = open_ledger(config)
     if delete:
         deleted = asyncio.run(ledger.forget_answers(before))
@@ -62,13 +59,6 @@ def answers(
     since = f", the oldest from {_moment(sums.oldest)}" if sums.oldest is not None else ""
     out.print(f"{sums.answers} stored answers, {sums.size:,} bytes{since}")
     return 0
-
-
-def _age(text: str) -> float:
-    found = _AGE.fullmatch(text.strip())
-    if found is None:
-        raise ConfigError(f"--older-than {text!r}: expected a number with h, d or w, such as 30d.")
-    return int(found[1]) * _SECONDS[found[2]]
 
 
 def _moment(at: float) -> str:

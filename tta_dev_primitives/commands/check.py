@@ -144,7 +144,8 @@ def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
 async def _read(
     ledger: Ledger, config: OrchestrationConfig
 ) -> tuple[list[str], str, list[str], Decimal | None]:
-    problems = [str(problem) for problem in await ledger.verify()]
+    await ledger.sum_up()
+    problems = await ledger.verify()
     balance, tracking = await ledger.balance(), config.cost_tracking
     limit = await ledger.effective_limit(tracking.budget_limit if tracking.enabled else None, balance.month)
     left = None if limit is None else limit - balance.spent - balance.held

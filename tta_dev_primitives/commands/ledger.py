@@ -13,17 +13,21 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import JournalEntry, OpenCall
+from tta_dev_primitives.commands._age import seconds_of
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
 
-__all__ = ["reconcile", "resolve", "set_month", "show", "verify"]
+__all__ = ["prune", "reconcile", "resolve", "set_month", "show", "verify"]
 
 Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
 Json = Annotated[bool, Parameter(negative="")]
 _MOST_SHOWN = 20
-_DECISIONS = ("ask", "approve", "decline", "unanswered", "reconcile", "set_month")
+_LEAST_AGE_S = 86_400
+"""A process that slept may end its call a day late: younger rows are never deleted."""
 
 
 def show(*, month: str | None = None, config: Config = None, json: Json = False) -> int:
@@ -45,8 +49,8 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     limit = await ledger.effective_limit(limit_of(config), wanted)
     calls, closed = await ledger.open_calls(wanted), await ledger.quarantines()
     held, presumed = ([c for c in calls if c.state == state] for state in ("held", "presumed"))
-    journal = await ledger.journal(wanted)
-    decisions = [entry for entry in journal if entry.what in _DECISIONS]
+    await ledger.sum_up()
+    entries, decisions = await ledger.entry_count(wanted), await ledger.journal(wanted, decisions=True)
     if json:
         print_json(
             {
@@ -54,7 +58,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
                 "presumed_usd": balance.presumed, "approved_usd": balance.approved,
                 "held_calls": [c.id for c in held], "presumed_calls": [c.id for c in presumed],
                 "calls": [_document(c) for c in calls],
-                "journal_entries": len(journal),
+                "journal_entries": entries,
                 "decisions": [
                     {
                         "at": _moment(e.at), "what": e.what, "amount_usd": _amount_of(e), "who": e.who, "why": e.note,
@@ -76,7 +80,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
         ["left", "-" if limit is None else usd(limit - balance.spent - balance.held)],
     ]
     out.print(table(f"Ledger {wanted}", ["", "USD"], rows, right=["USD"]))
-    out.print(f"{len(journal)} journal entries, {len(held)} open calls, {len(presumed)} presumed calls")
+    out.print(f"{entries} journal entries, {len(held)} open calls, {len(presumed)} presumed calls")
     for call in calls[:_MOST_SHOWN]:
         out.print(_line_of(call))
     if len(calls) > _MOST_SHOWN:
@@ -120,15 +124,18 @@ def _amount_of(entry: JournalEntry) -> Decimal:
     return entry.approved if entry.what == "approve" else entry.spent
 
 
-def verify(*, config: Config = None, json: Json = False) -> int:
+def verify(
+    *, full: Annotated[bool, Parameter(negative="")] = False, config: Config = None, json: Json = False
+) -> int:
     """Check that the journal's sums equal the months; exit 1 when they do not.
 
     Args:
+        full: Also read again what was proved before, and every stored answer; a small ledger is always read in full.
         config: The configuration file.
         json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
-    problems = [str(problem) for problem in asyncio.run(ledger.verify())]
+    problems = asyncio.run(_verify(ledger, full))
     if json:
         print_json({"ok": not problems, "problems": problems})
     else:
@@ -136,6 +143,61 @@ def verify(*, config: Config = None, json: Json = False) -> int:
             console().print(problem)
         console().print("the journal adds up" if not problems else f"{len(problems)} problems")
     return 1 if problems else 0
+
+
+async def _verify(ledger: Ledger, full: bool) -> list[str]:
+    await ledger.sum_up()
+    return await ledger.verify(full=full)
+
+
+def prune(
+    *,
+    answers_older_than: str | None = None,
+    runs_older_than: str | None = None,
+    config: Config = None,
+    json: Json = False,
+) -> int:
+    """Delete stored answers, and the rows of calls and tasks, that are older than an age.
+
+    What every month cost stays, in sums that `tta ledger verify` still proves; so do open and presumed calls, and
+    what people decided. Calls whose answer is stored go with their answer.
+
+    Args:
+        answers_older_than: Delete stored answers of this age: `12h`, `90d` or `8w`. The same task is paid anew.
+        runs_older_than: Delete calls, journal entries, task records and result files of this age, at least `1d`.
+        config: The configuration file.
+        json: Print one JSON document.
+    """
+    if answers_older_than is None and runs_older_than is None:
+        raise ConfigError(
+            "tta ledger prune: give --answers-older-than, --runs-older-than or both, such as 90d."
+        )
+    answers_age = (
+        None if answers_older_than is None else seconds_of(answers_older_than, "--answers-older-than")
+    )
+    runs_age = None if runs_older_than is None else seconds_of(runs_older_than, "--runs-older-than")
+    if runs_age is not None and runs_age < _LEAST_AGE_S:
+        raise ConfigError(f"--runs-older-than {runs_older_than!r}: at least 1d; younger calls may still end.")
+    _, ledger = open_ledger(config)
+    deleted = asyncio.run(_prune(ledger, answers_age, runs_age))
+    if json:
+        print_json(deleted)
+        return 0
+    names = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in deleted.items())
+    console().print(f"deleted: {names}; what they cost stays in the ledger")
+    return 0
+
+
+async def _prune(ledger: Ledger, answers_age: float | None, runs_age: float | None) -> dict[str, int]:
+    now = await ledger.database.now()
+    deleted: dict[str, int] = {}
+    if answers_age is not None:
+        deleted["answers"] = await ledger.forget_answers(now - answers_age)
+    if runs_age is not None:
+        deleted |= asdict(await ledger.prune(now - runs_age))
+        deleted["result_files"] = delete_old_results(now - runs_age)
+    await ledger.database.compact()
+    return deleted
 
 
 def reconcile(

@@ -76,6 +76,10 @@ class PostgresDatabase(Database):
         return await answer
 
     @override
+    async def compact(self) -> None:
+        """Autovacuum does it."""
+
+    @override
     async def aclose(self) -> None:
         with self._lock:
             server, self._server = self._server, None

@@ -90,6 +90,14 @@ class Database(ABC):
         return time.time()
 
     @abstractmethod
+    async def compact(self) -> None:
+        """Give the space of deleted rows back to the file system; PostgreSQL does so by itself (autovacuum).
+
+        Raises:
+            LedgerError: The disk is full, or another program keeps the file locked.
+        """
+
+    @abstractmethod
     async def aclose(self) -> None:
         """Close files, threads and connections of this process; the next use opens them again."""
 

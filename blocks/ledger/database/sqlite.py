@@ -14,6 +14,7 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
+from tta_dev_primitives.blocks.ledger.database.compact import compact_file
 from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.ledger.database.schema import Dialect
@@ -102,6 +103,10 @@ class SqliteDatabase(Database):
         message = f"Ledger {self.place}: busy for {_WAIT_S:.0f} s; another process holds its lock. Try again."
         for job in turn.jobs:
             job.give_up(message)
+
+    @override
+    async def compact(self) -> None:
+        await asyncio.to_thread(compact_file, self.path)
 
     @override
     async def aclose(self) -> None:

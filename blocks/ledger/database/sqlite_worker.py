@@ -252,6 +252,8 @@ class Worker:
         fcntl.flock(self._queue_fd, fcntl.LOCK_EX)
         try:
             self._refuse_foreign(connection)
+            # Of a new file only: what is deleted later can be given back in short steps.
+            connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             mode = connection.execute("PRAGMA journal_mode=WAL").fetchone()[0]
             if mode != "wal":
                 raise LedgerError(

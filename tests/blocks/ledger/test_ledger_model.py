@@ -33,6 +33,7 @@ class Call:
     state: str = "held"
     charged: int = 0
     swept: bool = False
+    deleted: bool = False
 
 
 class LedgerModel(RuleBasedStateMachine):
@@ -113,7 +114,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(call=calls, actual=st.integers(0, 1500))
     def settle(self, call: Call, actual: int) -> None:
-        if call.state == "refused":
+        if call.state == "refused" or call.deleted:
             return
         self.run(self.ledger.settle(call.info.id, from_pico(actual)))
         if call.state != "settled":
@@ -127,7 +128,7 @@ class LedgerModel(RuleBasedStateMachine):
 
     @rule(call=calls)
     def presume(self, call: Call) -> None:
-        if call.state == "refused":
+        if call.state == "refused" or call.deleted:
             return
         self.run(self.ledger.presume(call.info.id, "unknown"))
         if call.state == "held":
@@ -166,6 +167,17 @@ class LedgerModel(RuleBasedStateMachine):
         self.clock.now += seconds
 
     @rule()
+    def sum_up(self) -> None:
+        self.run(self.ledger.sum_up())
+
+    @rule()
+    def prune(self) -> None:
+        ended = [call for call in self.known if call.state in ("settled", "released") and not call.deleted]
+        assert self.run(self.ledger.prune(float("inf"))).calls == len(ended)
+        for call in ended:
+            call.deleted = True
+
+    @rule()
     def restart(self) -> None:
         self.run(self.ledger.database.aclose())
         self.ledger = Ledger.open(f"sqlite:///{self.folder}/ledger.db", clock=self.clock)
@@ -178,6 +190,11 @@ class LedgerModel(RuleBasedStateMachine):
             balance = self.run(self.ledger.balance(month))
             assert to_pico(balance.spent) == self.total(month, held=False)
             assert to_pico(balance.held) == self.total(month, held=True)
+            rows = self.run(self.ledger.report_rows(month))
+            mine = [call for call in self.known if call.month == month]
+            assert sum(row.calls for row in rows) == len(mine)
+            assert sum(to_pico(row.charged) for row in rows) == self.total(month, held=False)
+            assert sum(to_pico(row.held) for row in rows) == self.total(month, held=True)
         assert self.run(self.ledger.verify()) == []
 
 

@@ -1,0 +1,153 @@
+"""How long a ledger of two million calls takes: report, check, sweep, verify, prune.
+
+    python -m tests.benchmarks.bench_big_ledger [--calls 2000000] [--json]
+
+A few thousand real calls of two months are multiplied by SQL. The first line reads every row, as a ledger does that
+was never summed. Target: report, check and sweep below 2 s each afterwards. Exit 1 when one is missed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import sqlite3
+import sys
+import tempfile
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from contextlib import closing
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.flows.reporting.spend import gather
+
+LIMIT, DAY_S, TARGET_S, BASE = Decimal(900_000), 86_400, 2.0, 2_000
+COPIED = ("ledger_call", "ledger_event", "task_result", "ledger_answer")
+UNIQUE = ("id", "item_id", "step_key")
+
+
+async def real_calls(url: str, at: float, count: int) -> None:
+    """Calls as a bulk job makes them: three of four free, one of ten failed, one stored answer for each two."""
+    ledger = Ledger.open(url, clock=lambda: at)
+    month = (await ledger.balance()).month
+    for number in range(count):
+        key = uuid.uuid4().hex
+        model, use_case = f"m{number % 7}", f"case{number % 4}"
+        call = CallInfo(provider="p", model=model, role="execute", use_case=use_case, step_key=key)
+        failed = number % 10 == 9
+        answer = None if failed or number % 2 else (key, b"x" * 400)
+        outcome = Outcome(outcome="overloaded" if failed else "ok")
+        if number % 4:
+            await ledger.record_free(call, outcome, answer=answer)
+        else:
+            hold = await ledger.reserve(call, Decimal("0.0004"), LIMIT)
+            if failed:
+                await ledger.release(hold, "refused", outcome="overloaded")
+            else:
+                await ledger.settle(hold, Decimal("0.0001"), outcome=outcome, answer=answer)
+    tasks = [
+        TaskRecord(flow_run_id="run", item_id=uuid.uuid4().hex, use_case=f"case{n % 4}", model="m1",
+                   cost=Decimal("0.00005"), baseline=Decimal("0.0003"), accepted=True, quality=0.9)
+        for n in range(count // 3)
+    ]  # fmt: skip
+    await record_results(ledger, month, tasks)
+    await ledger.database.aclose()
+
+
+def multiply(path: Path, times: int, old: float) -> None:
+    """Copy every row `times` - 1 times under new ids; the months grow with them."""
+    with closing(sqlite3.connect(path)) as db:
+        # A large cache: random keys are inserted far faster than over the disk.
+        db.execute("PRAGMA synchronous=OFF")
+        db.execute("PRAGMA cache_size=-600000")
+        for table in COPIED:
+            names = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] != "seq"]
+            shown = ", ".join(f"{name} || '-' || n.value" if name in UNIQUE else name for name in names)
+            db.execute(
+                f"INSERT INTO {table} ({', '.join(names)}) SELECT {shown} FROM {table}, "
+                f"(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {times - 1}) "
+                "SELECT value FROM n) AS n"
+            )
+        # Old records carry the age of their month's calls.
+        db.execute(
+            "UPDATE task_result SET created_at = ? WHERE month < (SELECT max(month) FROM ledger_month)",
+            (old,),
+        )
+        db.execute("UPDATE ledger_month SET spent = spent * ?, held = held * ?", (times, times))
+        db.execute("UPDATE ledger_savings SET extra = extra * ?, held = held * ?", (times, times))
+        db.commit()
+
+
+async def timed(what: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
+    began = time.perf_counter()
+    found = await what()
+    return round(time.perf_counter() - began, 2), found
+
+
+async def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--calls", type=int, default=2_000_000)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    figures: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "ledger.db"
+        os.environ.setdefault("TTA_HOME", folder)
+        url, now = f"sqlite:///{path}", time.time()
+        old = now - 120 * DAY_S
+        await real_calls(url, old, BASE // 2)
+        await real_calls(url, now, BASE // 2)
+        multiply(path, options.calls // BASE, old)
+        ledger = Ledger.open(url)
+        config, month = load_orchestration_config(None), (await ledger.balance()).month
+
+        async def report() -> Any:
+            return await gather(config, ledger, month, limit=LIMIT)
+
+        async def check() -> list[str]:
+            await ledger.sum_up()
+            return await ledger.verify()
+
+        async def sweep() -> int:
+            await ledger.sum_up()
+            return await ledger.sweep() + len(await ledger.verify())
+
+        def size() -> int:
+            return path.stat().st_size // 2**20
+
+        figures["calls"], figures["mib"] = options.calls, size()
+        figures["unsummed_verify_s"], problems = await timed(ledger.verify)
+        figures["sum_up_s"], _ = await timed(ledger.sum_up)
+        figures["report_s"], found = await timed(report)
+        figures["check_s"], again = await timed(check)
+        figures["sweep_s"], swept = await timed(sweep)
+        figures["full_verify_s"], whole = await timed(lambda: ledger.verify(full=True))
+        before = (found.money.total, found.saved)
+        figures["answers_deleted_s"], _ = await timed(lambda: ledger.forget_answers(now - 90 * DAY_S))
+        figures["prune_s"], pruned = await timed(lambda: ledger.prune(now - 90 * DAY_S))
+        figures["compact_s"], _ = await timed(ledger.database.compact)
+        figures["mib_after"], figures["pruned_calls"] = size(), pruned.calls
+        figures["full_verify_after_s"], left = await timed(lambda: ledger.verify(full=True))
+        later = await report()
+        figures["problems"] = [*problems, *again, *whole, *left]
+        figures["same_report"] = before == (later.money.total, later.saved) and not swept
+        await ledger.database.aclose()
+    slow = [name for name in ("report_s", "check_s", "sweep_s") if figures[name] > TARGET_S]
+    if options.json:
+        json.dump(figures, sys.stdout, indent=1)
+    else:
+        for name, value in figures.items():
+            sys.stdout.write(f"{name:22} {value}\n")
+        sys.stdout.write(f"missed: {', '.join(slow)}\n" if slow else "target met\n")
+    return 1 if slow or figures["problems"] or not figures["same_report"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(asyncio.run(main()))
