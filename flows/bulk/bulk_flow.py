@@ -30,6 +30,7 @@ from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of
+from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.scheduler import failed_result
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
@@ -163,6 +164,7 @@ async def _file_job(
         )
         # Before anything is paid: what this run costs counts for the job whatever happens to the process.
         job.add_run(runtime.flow_run_id())
+        await close_dead_runs(run.earlier_runs, runtime.flow_run_id())
         await run.open()
         try:
             if not job.file.planned:

@@ -30,6 +30,7 @@ from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.bulk.recording import paced
 from tta_dev_primitives.flows.bulk.scheduler import Ended, Pump, error_class
 from tta_dev_primitives.flows.bulk.time_left import quota_eta
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
@@ -236,7 +237,7 @@ class JobRun:
         try:
             async with in_batches():
                 with _fewer_collections(), self._signals(asyncio.current_task()):
-                    await pump.run(records)
+                    await pump.run(paced(records) if self.options.detail == "item" else records)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self.interrupted or task is None:

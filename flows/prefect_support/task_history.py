@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.context import FlowRunContext, TagsContext
@@ -19,9 +19,15 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tta_dev_primitives.blocks.redaction import redact
 
-__all__ = ["show_retry", "shown_step"]
+__all__ = ["last_shown", "show_retry", "shown_step"]
 
 _MOST_CHARS = 500
+_last: UUID | None = None
+
+
+def last_shown() -> UUID | None:
+    """The task run of the last step of this process that was shown; Prefect records task runs in their order."""
+    return _last
 
 
 def show_retry(task_run: TaskRun, why: str) -> None:
@@ -85,3 +91,5 @@ def _show_ended(name: str, began: datetime, state: State[Any]) -> None:
     )
     state.state_details.task_run_id, state.state_details.flow_run_id = run.id, run.flow_run_id
     emit_task_run_state_change_event(task_run=run, initial_state=None, validated_state=state)
+    global _last
+    _last = run.id

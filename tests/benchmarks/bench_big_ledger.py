@@ -29,7 +29,7 @@ from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.flows.reporting.spend import gather
 
 LIMIT, DAY_S, TARGET_S, BASE = Decimal(900_000), 86_400, 2.0, 2_000
-COPIED = ("ledger_call", "ledger_event", "task_result", "ledger_answer")
+COPIED = {"ledger_call": "id", "ledger_event": "seq", "task_result": "item_id", "ledger_answer": "step_key"}
 UNIQUE = ("id", "item_id", "step_key")
 
 
@@ -64,16 +64,18 @@ async def real_calls(url: str, at: float, count: int) -> None:
 def multiply(path: Path, times: int, old: float) -> None:
     """Copy every row `times` - 1 times under new ids; the months grow with them."""
     with closing(sqlite3.connect(path)) as db:
-        # A large cache: random keys are inserted far faster than over the disk.
         db.execute("PRAGMA synchronous=OFF")
         db.execute("PRAGMA cache_size=-600000")
-        for table in COPIED:
+        for table, own in COPIED.items():
             names = [row[1] for row in db.execute(f"PRAGMA table_info({table})") if row[1] != "seq"]
-            shown = ", ".join(f"{name} || '-' || n.value" if name in UNIQUE else name for name in names)
+            # In the order of the new keys: random ones are inserted many times slower.
+            shown = ", ".join(
+                f"printf('%06d-', value) || {name}" if name in UNIQUE else name for name in names
+            )
             db.execute(
-                f"INSERT INTO {table} ({', '.join(names)}) SELECT {shown} FROM {table}, "
-                f"(WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {times - 1}) "
-                "SELECT value FROM n) AS n"
+                f"WITH RECURSIVE n(value) AS (SELECT 1 UNION ALL SELECT value + 1 FROM n WHERE value < {times - 1}) "
+                f"INSERT INTO {table} ({', '.join(names)}) SELECT {shown} FROM n CROSS JOIN "
+                f"(SELECT * FROM {table} ORDER BY {own}) AS base"
             )
         # Old records carry the age of their month's calls.
         db.execute(

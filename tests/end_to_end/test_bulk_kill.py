@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from bulk_process import BulkProcess
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
@@ -80,6 +81,25 @@ def test_two_jobs_killed_at_random_pay_for_nothing_twice(
     )
     # A call that was on its way when its process died was billed by the provider and had to be made again.
     assert sum(answered.values()) - len(answered) <= 4 * 20
+
+
+def test_the_next_run_closes_the_run_that_was_killed(
+    job_in: Callable[[str], BulkProcess], prefect_server: ServerInfo
+) -> None:
+    """kill -9 leaves a flow run `Running`; the next run of the same job sets it `Crashed`."""
+    job = job_in("a")
+    job.write_tasks(10)
+    job.stop_after(3, signal.SIGKILL, "--concurrency", "2", "--detail", "item")
+    assert job.run("--detail", "item").returncode == 0
+    killed, last = json.loads(job.target.with_name("out.jsonl.job.json").read_text())["flow_run_ids"]
+
+    def state_of(run_id: str) -> str:
+        known = server_environment(prefect_server).get("PREFECT_API_AUTH_STRING")
+        login = tuple(known.split(":", 1)) if known else None
+        reply = httpx.get(f"{prefect_server.url}/flow_runs/{run_id}", auth=login)  # type: ignore[arg-type]
+        return str(reply.raise_for_status().json()["state_name"])
+
+    assert (state_of(killed), state_of(last)) == ("Crashed", "Completed")
 
 
 def test_ctrl_c_ends_in_good_order(job_in: Callable[[str], BulkProcess], tmp_path: Path) -> None:
