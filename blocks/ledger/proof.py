@@ -57,6 +57,19 @@ class Proof(LedgerCore):
             for row in rows
         ]
 
+    async def mean_seconds(self, month: str) -> float | None:
+        """Mean seconds from the reservation of an answered call to its settlement; None without any."""
+
+        async def work(tx: Tx) -> _Rows:
+            return await tx.fetch(
+                "SELECT avg(closed_at - created_at) AS seconds FROM ledger_call WHERE scope = ? AND month = ? "
+                "AND role = 'execute' AND state = 'settled' AND outcome = 'ok' AND closed_at IS NOT NULL",
+                *(self.scope, checked_month(month)),
+            )
+
+        (row,) = await self.database.read(work)
+        return None if row["seconds"] is None else float(row["seconds"])
+
     async def entry_count(self, month: str) -> int:
         """How many entries of a month's journal are kept."""
         of = (self.scope, checked_month(month))

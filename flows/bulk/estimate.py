@@ -1,7 +1,7 @@
 """What a file of tasks will cost, and how long it takes, before anything is sent. No Prefect, no provider is asked.
 
-Facts and guesses are kept apart: token figures and the share of paid tasks come from what earlier runs recorded where
-there is enough of that, else from stated priors. The worst case is no guess: the sum of what the ledger would reserve.
+The expected cost comes from the real state machine (`forecast`), with what the ledger has learned: rejections, savings,
+answer lengths, stored answers. Guesses are stated. The worst case is no guess: the sum of what would be reserved.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
@@ -21,26 +21,35 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.bulk.forecast import (
+    MOST_DRAWN,
+    Forecast,
+    Known,
+    Sketch,
+    forecast,
+    output_prior,
+)
 from tta_dev_primitives.flows.bulk.reader import Record
-from tta_dev_primitives.flows.planning.local_classifier import classify
+from tta_dev_primitives.flows.planning.local_classifier import is_long
 from tta_dev_primitives.flows.planning.plan_model import Plan as TaskPlan
-from tta_dev_primitives.flows.planning.plan_model import default_plan
-from tta_dev_primitives.flows.routing.candidates import configured_use_cases, route
+from tta_dev_primitives.flows.planning.plan_model import default_plan, is_unclear
+from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, route
+from tta_dev_primitives.flows.validation.case import Candidate, Policy
+from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
 from tta_dev_primitives.flows.validation.risk import RiskState
 from tta_dev_primitives.flows.validation.verdicts import verdict_request
 
-__all__ = ["Estimate", "Facts", "estimate"]
+__all__ = ["Advice", "Estimate", "Facts", "estimate"]
 
-_CHARS_A_TOKEN = 4.0
-_OUTPUT_TOKENS = 300.0
-_VERDICT_OVERHEAD, _VERDICT_OUTPUT = 250.0, 20.0
+_CHARS_A_TOKEN, _CHAT_TOKENS = 4.0, 8
 _LATENCY_S = 2.0
-_LEARNING, _AUDITED, _REJECTED = 150, 0.10, 0.15
-_ENOUGH_CALLS, _ENOUGH_RULINGS = 20, 30
-PRIOR = (
-    f"no recorded outcomes yet: the first {_LEARNING} tasks of each kind are checked by the paid model, "
-    f"then {_AUDITED:.0%} of the rest"
-)
+_ENOUGH_CALLS = 20
+_PLAN_TOKENS = (1500, 150)
+_VARIANT_RUNS = 5
+_UNMEASURED = 2
+"""Answers may be so many times longer or shorter than assumed."""
+_THRESHOLDS = (0.75, 0.95)
+PRIOR = "no recorded outcomes yet: 5 % of the free answers are assumed to be rejected"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +63,24 @@ class Facts:
     blocked_until: Mapping[str, float] = field(default_factory=dict)
     unreachable: frozenset[str] = frozenset()
     """Models without a key."""
+    savings: Decimal = Decimal(0)
+    """What the month has saved and not spent, USD."""
+    lengths: Mapping[int, tuple[int, float, float]] = field(default_factory=dict)
+    """Lengths of the orchestrator's answers against the executors', as the ledger keeps them."""
+    stored: frozenset[str] = frozenset()
+    """Ids of tasks that were done before: they cost nothing."""
+    latency_s: float | None = None
+    """Mean seconds of a recorded call."""
+    batch: bool = False
+    """Whether the orchestrator's provider has a batch API at half the price."""
+
+
+@dataclass(frozen=True, slots=True)
+class Advice:
+    """One change, and what the job would be expected to cost with it, USD."""
+
+    change: str
+    expected_usd: Decimal
 
 
 @dataclass(slots=True)
@@ -61,16 +88,20 @@ class Estimate:
     """The figures of one job. Amounts in USD."""
 
     tasks: int = 0
+    stored: int = 0
     use_cases: Counter[str] = field(default_factory=Counter)
     input_tokens: float = 0.0
     output_tokens: float = 0.0
     free_calls: float = 0.0
     paid_tasks: float = 0.0
     paid_source: str = PRIOR
-    output_source: str = f"no measured answers yet: {_OUTPUT_TOKENS:.0f} tokens each"
+    output_source: str = "assumed by what each task asks for; the range allows for half and twice"
+    low_usd: Decimal = Decimal(0)
     expected_usd: Decimal = Decimal(0)
+    high_usd: Decimal = Decimal(0)
     worst_usd: Decimal = Decimal(0)
     baseline_usd: Decimal = Decimal(0)
+    advice: tuple[Advice, ...] = ()
     time: Plan = field(default_factory=lambda: Plan(0.0, None, {}))
 
     @property
@@ -101,96 +132,139 @@ def estimate(
     Raises:
         UnknownPriceError: A paid model of the configuration has no price.
     """
-    return _Sum(config, targets, facts).of(records, now=now, concurrency=concurrency)
+    return _Sum(config, targets, facts, concurrency).of(records, now=now)
 
 
 class _Sum:
-    def __init__(self, config: OrchestrationConfig, targets: Mapping[str, Target], facts: Facts) -> None:
-        self.config, self.targets, self.facts = config, targets, facts
+    def __init__(
+        self, config: OrchestrationConfig, targets: Mapping[str, Target], facts: Facts, concurrency: int
+    ) -> None:
+        self.config, self.targets, self.facts, self.concurrency = config, targets, facts, concurrency
         self.orchestrator = targets[config.orchestrator.model]
         self.paid_possible = self.orchestrator.name not in facts.unreachable
         self.output = Estimate()
-        self.answer_tokens = self._measured_answer()
-        self.kinds: Counter[tuple[str, bool]] = Counter()
+        self.measured = self._measured()
+        self.routes: dict[str, Route] = {}
+        self.sketches: list[Sketch] = []
         self.free_used: set[str] = set()
         self.unclear = False
 
-    def of(self, records: Iterable[Record], *, now: float, concurrency: int) -> Estimate:
+    def of(self, records: Iterable[Record], *, now: float) -> Estimate:
         found = self.output
-        costs: dict[tuple[str, bool], tuple[int, Decimal]] = {}
         for record in records:
-            kind, cost = self._add(record)
-            count, total = costs.get(kind, (0, Decimal(0)))
-            costs[kind] = (count + 1, total + cost)
-        for kind, (count, total) in costs.items():
-            share = self._paid_share(kind, count)
-            found.paid_tasks += count * share
-            found.expected_usd += total * Decimal(str(round(share, 6)))
-        self._add_plan()
-        found.time = self._time(now, concurrency)
+            self._add(record)
+        made = self._forecast(Policy.of(self.config), self.facts.risk)
+        plan = self._plan_cost()
+        found.free_calls, found.paid_tasks, found.baseline_usd = (
+            made.free_calls, made.paid_tasks, made.baseline,
+        )  # fmt: skip
+        wide = 1 if self.measured else _UNMEASURED
+        found.low_usd, found.expected_usd, found.high_usd = (
+            cost + plan for cost in (made.low / wide, made.expected, made.high * wide)
+        )
+        if plan:
+            found.worst_usd += 2 * self._price(8 * 1200, 1024)
+        self._say_source()
+        found.time = self._time(now)
+        found.advice = self._advice(plan)
         return found
 
-    def _add(self, record: Record) -> tuple[tuple[str, bool], Decimal]:
-        """Count one task; its kind, and what it costs if it needs the paid model."""
+    def _add(self, record: Record) -> None:
+        """Count one task."""
         found = self.output
-        plan = default_plan(record.task, record.use_case, allowed=configured_use_cases(self.config))
-        self.unclear = self.unclear or (record.use_case is None and not classify(record.task).sure)
-        chosen = route(
-            self.config,
-            self.targets,
-            plan.use_case,
-            blocked=dict.fromkeys(self.facts.unreachable, "no key"),
+        found.tasks += 1
+        plan = default_plan(
+            record.task, record.use_case, allowed=configured_use_cases(self.config), system=record.system
         )
-        free = chosen.free
+        found.use_cases[plan.use_case] += 1
+        if record.id in self.facts.stored:
+            found.stored += 1
+            return
+        self.unclear = self.unclear or is_unclear(record.task, record.use_case)
+        chosen = self._route(plan.use_case)
         request = ChatRequest(
             (Message("user", record.task),),
             system=record.system,
             max_output_tokens=self.orchestrator.max_output_tokens,
         )
-        size = (len(record.task) + len(record.system or "")) / _CHARS_A_TOKEN + 16
-        families = len({target.family for target in free})
-        answers = min(2, families) if plan.closed and families > 1 and self._adaptive else 1
-        judged = self._adaptive and not plan.closed and families > 1
-        found.tasks += 1
-        found.use_cases[plan.use_case] += 1
-        found.input_tokens += size
-        found.output_tokens += self.answer_tokens
-        if free:
-            found.free_calls += answers + judged
-            self.free_used.update(target.name for target in free)
+        read = round((len(record.task) + len(record.system or "")) / _CHARS_A_TOKEN) + _CHAT_TOKENS
+        wrote = self._output(plan, record.task)
+        found.input_tokens += read
+        found.output_tokens += wrote
         found.worst_usd += self._worst(request, plan, record)
-        solve = self._price(size, self.answer_tokens)
-        found.baseline_usd += solve
-        if not free or plan.closed:
-            cost = solve
-        else:
-            verdict = self._price(size + self.answer_tokens + _VERDICT_OVERHEAD, _VERDICT_OUTPUT)
-            cost = verdict + solve * Decimal(str(_REJECTED))
-        return (plan.use_case, bool(free)), cost
+        self.free_used.update(target.name for target in chosen.free)
+        if len(self.sketches) < MOST_DRAWN:
+            candidates = tuple(Candidate.of(target) for target in chosen.candidates)
+            form = plan.answer_format
+            self.sketches.append(Sketch(plan.use_case, form, is_long(record.task), candidates, read, wrote))
 
-    @property
-    def _adaptive(self) -> bool:
-        return self.config.enabled and self.config.validation.mode == "adaptive"
+    def _route(self, use_case: str) -> Route:
+        if use_case not in self.routes:
+            blocked = dict.fromkeys(self.facts.unreachable, "no key")
+            self.routes[use_case] = route(self.config, self.targets, use_case, blocked=blocked)
+        return self.routes[use_case]
 
-    def _paid_share(self, kind: tuple[str, bool], count: int) -> float:
-        """Share of the tasks of a kind that need the paid model."""
-        use_case, free = kind
-        if not self.paid_possible:
-            return 0.0
-        if not free or not self.config.enabled or self.config.validation.mode == "always":
-            self.output.paid_source = "the configuration asks the paid model about every such task"
-            return 1.0
-        if self.config.validation.mode == "never":
-            self.output.paid_source = "validation.mode never: only when every free model fails"
-            return 0.0
-        strata = [s for key, s in self.facts.risk.strata.items() if key.split("|", 1)[0] == use_case]
-        labelled, unjudged = sum(s.labelled for s in strata), sum(s.unjudged for s in strata)
-        if labelled + unjudged >= _ENOUGH_RULINGS:
-            self.output.paid_source = (
-                f"the share among {labelled + unjudged} recorded outcomes, which falls as trust grows"
+    def _forecast(self, policy: Policy, risk: RiskState, runs: int | None = None) -> Forecast:
+        known = Known(
+            risk,
+            self.facts.savings,
+            self.config.learning_credit,
+            LengthRatios(self.facts.lengths),
+            self.facts.unreachable,
+        )
+        return forecast(
+            self.sketches,
+            policy,
+            Candidate.of(self.orchestrator),
+            known,
+            total=self.output.tasks - self.output.stored,
+            concurrency=self.concurrency,
+            **({} if runs is None else {"runs": runs}),
+        )
+
+    def _advice(self, plan: Decimal) -> tuple[Advice, ...]:
+        """What would make the job cheaper or better, each with its figure; the cheapest first."""
+        found, policy = self.output, Policy.of(self.config)
+        if not self.sketches or not self.paid_possible:
+            return ()
+        advice = []
+        if self.unclear:
+            advice.append(
+                Advice("name the use_case of each task: no plan is needed", found.expected_usd - plan)
             )
-            return labelled / (labelled + unjudged)
-        return min(1.0, (min(count, _LEARNING) + _AUDITED * max(0, count - _LEARNING)) / count)
+        if self.facts.batch:
+            advice.append(
+                Advice("--batch: paid calls at half the price, within a day", found.expected_usd / 2)
+            )
+        variants = {
+            f"quality_threshold: {threshold:g} (what was learned at {policy.threshold:g} does not count)": replace(
+                policy, threshold=threshold
+            )
+            for threshold in _THRESHOLDS
+            if threshold != policy.threshold and policy.mode == "adaptive"
+        }
+        if policy.mode != "never":
+            variants["validation.mode: never (local checks only)"] = replace(policy, mode="never")
+        if policy.mode == "always":
+            variants["validation.mode: adaptive"] = replace(policy, mode="adaptive")
+        for change, other in variants.items():
+            advice.append(Advice(change, self._forecast(other, RiskState(), _VARIANT_RUNS).expected + plan))
+        return tuple(sorted(advice, key=lambda one: one.expected_usd))
+
+    def _say_source(self) -> None:
+        mode = self.config.validation.mode
+        if not self.config.enabled or mode == "always" or not self.free_used:
+            self.output.paid_source = "the configuration asks the paid model about every such task"
+        elif mode == "never":
+            self.output.paid_source = "validation.mode never: only when every free model fails"
+        else:
+            strata = [s for use_case in self.output.use_cases for _, s in self.facts.risk.of(use_case)]
+            seen = sum(s.labelled + s.compared for s in strata)
+            if seen:
+                bad = sum(s.rejected + s.worse for s in strata)
+                self.output.paid_source = (
+                    f"{bad} rejections in {seen} recorded outcomes, which falls as trust grows"
+                )
 
     def _worst(self, request: ChatRequest, plan: TaskPlan, record: Record) -> Decimal:
         """What would be reserved if every check and every free model failed: two verdicts and a solution."""
@@ -209,37 +283,48 @@ class _Sum:
             return Decimal(0)
         return price.cost(Usage(input_tokens=round(input_tokens), output_tokens=round(output_tokens)))
 
-    def _add_plan(self) -> None:
-        wanted = self.config.planning == "always" or (self.config.planning == "auto" and self.unclear)
-        if wanted and self.config.enabled and self.paid_possible and self.output.tasks:
-            self.output.expected_usd += self._price(1500, 150)
-            self.output.worst_usd += 2 * self._price(8 * 1200, 1024)
+    def _plan_cost(self) -> Decimal:
+        """What one plan for the whole job costs: the caller's choice, or paid from savings when tasks are unclear."""
+        if not self.config.enabled or not self.paid_possible or not self.sketches:
+            return Decimal(0)
+        cost = self._price(*_PLAN_TOKENS)
+        paid = self.config.planning == "auto" and self.unclear and self.facts.savings >= 4 * cost
+        return cost if paid or self.config.planning == "always" else Decimal(0)
 
-    def _measured_answer(self) -> float:
-        rows = [r for r in self.facts.rows if r.role == "execute" and r.outcome == "ok"]
-        calls = sum(r.calls for r in rows)
-        if calls < _ENOUGH_CALLS:
-            return _OUTPUT_TOKENS
-        self.output.output_source = f"the mean of {calls} recorded answers"
-        return sum(r.output_tokens for r in rows) / calls
+    def _measured(self) -> dict[str | None, float]:
+        """Mean output tokens of recorded answers, by use case; under None those of all."""
+        sums: dict[str | None, tuple[int, int]] = {}
+        for row in self.facts.rows:
+            if row.role == "execute" and row.outcome == "ok":
+                for key in {row.use_case, None}:
+                    calls, tokens = sums.get(key, (0, 0))
+                    sums[key] = (calls + row.calls, tokens + row.output_tokens)
+        enough = {key: tokens / calls for key, (calls, tokens) in sums.items() if calls >= _ENOUGH_CALLS}
+        if enough:
+            self.output.output_source = f"the mean of {sums[None][0]} recorded answers"
+        return enough
 
-    def _time(self, now: float, concurrency: int) -> Plan:
+    def _output(self, plan: TaskPlan, task: str) -> int:
+        """Output tokens of an answer: measured in its use case, else as the task asks for."""
+        known = self.measured.get(plan.use_case)
+        return max(1, round(known)) if known is not None else output_prior(task, plan.answer_format)
+
+    def _time(self, now: float) -> Plan:
         found = self.output
         calls = math.ceil(found.free_calls)
         free = {n: self.targets[n].limits for n in self.targets if n in self.free_used}
-        each = (found.input_tokens + found.output_tokens) / found.tasks if found.tasks else 0.0
-        latency = _LATENCY_S * (1 + found.paid_share)
+        latency = self.facts.latency_s or _LATENCY_S
         if not calls:
-            return Plan(found.tasks * _LATENCY_S / concurrency, None, {})
+            return Plan((found.tasks - found.stored) * latency / self.concurrency, None, {})
         return time_needed(
             calls,
-            each,
+            (found.input_tokens + found.output_tokens) / found.tasks,
             free,
             now,
             windows=self.facts.windows,
             blocked_until=self.facts.blocked_until,
-            latency_s=latency,
-            concurrency=concurrency,
+            latency_s=latency * (1 + found.paid_tasks / calls),
+            concurrency=self.concurrency,
         )
 
 

@@ -1,4 +1,4 @@
-"""`tta estimate`: what a file of tasks will cost and how long it takes, before anything is spent."""
+"""`tta estimate`: what a file of tasks will cost and how long it takes, and what would make it cheaper."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,6 +15,7 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.task_decisions import stored_decisions
 from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
@@ -28,6 +30,10 @@ from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts
 from tta_dev_primitives.flows.bulk.estimate import estimate as add_up
 from tta_dev_primitives.flows.bulk.progress import span_text
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
+from tta_dev_primitives.flows.planning.plan_model import default_plan
+from tta_dev_primitives.flows.routing.candidates import configured_use_cases
+from tta_dev_primitives.flows.tasks.item import Item
+from tta_dev_primitives.flows.tasks.same_task import settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
@@ -66,6 +72,7 @@ async def _estimate(tasks: Path, config_path: Path | None, concurrency: int) -> 
     config, ledger = open_ledger(config_path)
     targets = resolve_targets(config)
     found = await _facts(config, ledger, targets)
+    found = replace(found, stored=await _stored(config, ledger, targets, tasks))
     lines = _Lines(tasks)
     now = time.time()
     result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
@@ -98,6 +105,21 @@ class _Lines:
                 yield record
 
 
+async def _stored(
+    config: OrchestrationConfig, ledger: Ledger, targets: dict[str, Target], tasks: Path
+) -> frozenset[str]:
+    """Ids of the tasks whose answers are known: the same task with the same settings was done before."""
+    settings = settings_digest(config, targets[config.orchestrator.model].key)
+    allowed = configured_use_cases(config)
+    keys: dict[str, str] = {}
+    for record in _Lines(tasks):
+        plan = default_plan(record.task, record.use_case, allowed=allowed, system=record.system)
+        item = Item(record.id, record.task, use_case=record.use_case, system=record.system, plan=plan)
+        keys[record.id] = task_key(item, settings) or ""
+    found = await stored_decisions(ledger, list(dict.fromkeys(keys.values())))
+    return frozenset(name for name, key in keys.items() if key in found and found[key].answer is not None)
+
+
 async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str, Target]) -> Facts:
     keyed: dict[str, tuple[Target, str]] = {}
     missing: set[str] = set()
@@ -110,13 +132,8 @@ async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str,
             missing.add(name)
         else:
             keyed[name] = (target, key_id(key))
-    policy = Policy(
-        threshold=config.quality_threshold,
-        prefer_free=config.prefer_free_models,
-        gate=config.validation.gate,
-        agreement=config.validation.agreement,
-    )
-    store = RiskStore.of(ledger.database, targets[config.orchestrator.model].key, policy)
+    orchestrator = targets[config.orchestrator.model]
+    store = RiskStore.of(ledger.database, orchestrator.key, Policy.of(config))
     books = await Quota(ledger.database).snapshot(list(keyed.values())) if keyed else []
     blocked = await Availability(ledger.database).blocked(list(keyed.values()))
     months = (await ledger.months())[-2:]
@@ -127,6 +144,10 @@ async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str,
         windows=dict(zip(keyed, books, strict=True)),
         blocked_until={n: blocked[t.key].until for n, (t, _) in keyed.items() if t.key in blocked},
         unreachable=frozenset(missing),
+        savings=(await ledger.savings()).left,
+        lengths=await ledger.answer_lengths(orchestrator.key),
+        latency_s=await ledger.mean_seconds(months[-1]) if months else None,
+        batch=batch_factor(orchestrator) != 1,
     )
 
 
@@ -172,7 +193,9 @@ def _document(
         "paid_tasks": round(found.paid_tasks),
         "paid_share": round(found.paid_share, 4),
         "paid_share_from": found.paid_source,
+        "stored_tasks": found.stored,
         "expected_usd": found.expected_usd.quantize(Decimal("0.000001")),
+        "range_usd": [cost.quantize(Decimal("0.000001")) for cost in (found.low_usd, found.high_usd)],
         "worst_usd": found.worst_usd.quantize(Decimal("0.000001")),
         "paid_model_alone_usd": found.baseline_usd.quantize(Decimal("0.000001")),
         "with_batch": batch,
@@ -181,6 +204,10 @@ def _document(
         "binding_limit": None if binding is None else {"model": binding.model, "limit": binding.kind},
         "calls_by_model": dict(found.time.share),
         "models_without_key": sorted(facts.unreachable),
+        "recommendations": [
+            {"change": one.change, "expected_usd": one.expected_usd.quantize(Decimal("0.000001"))}
+            for one in found.advice
+        ],
     }
 
 
@@ -197,7 +224,8 @@ def _show(found: dict[str, Any]) -> None:
             "tasks that need the paid model",
             f"{found['paid_tasks']:,} ({found['paid_share']:.0%}; {found['paid_share_from']})",
         ],
-        ["expected cost", usd(found["expected_usd"], 4)],
+        ["done before: cost nothing", f"{found['stored_tasks']:,}"],
+        ["expected cost", f"{usd(found['expected_usd'], 4)} (range {_range(found['range_usd'])})"],
         [
             "worst case",
             f"{usd(found['worst_usd'], 4)} (what would be reserved at most; --max-cost lowers it)",
@@ -218,3 +246,13 @@ def _show(found: dict[str, Any]) -> None:
         out.print(f"no key, not counted: {', '.join(found['models_without_key'])}")
     if left is not None and found["expected_usd"] > left:
         out.print("The expected cost is more than the budget left: the rest would be free models only.")
+    if found["recommendations"]:
+        changes = [[one["change"], usd(one["expected_usd"], 4)] for one in found["recommendations"]]
+        out.print(
+            table("What would change it", ["change", "expected cost"], changes, right=["expected cost"])
+        )
+
+
+def _range(amounts: list[Decimal]) -> str:
+    low, high = (usd(amount, 4) for amount in amounts)
+    return f"{low} to {high}"
