@@ -49,7 +49,7 @@ _VARIANT_RUNS = 5
 _UNMEASURED = 2
 """Answers may be so many times longer or shorter than assumed."""
 _THRESHOLDS = (0.75, 0.95)
-PRIOR = "no recorded outcomes yet: 5 % of the free answers are assumed to be rejected"
+PRIOR = "no recorded outcomes yet: 2 % of the free answers are assumed to be rejected"
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ from tta_dev_primitives.flows.validation.risk import RiskState
 
 __all__ = ["MOST_DRAWN", "Forecast", "Known", "Sketch", "forecast", "output_prior"]
 
-_PRIOR = (0.5, 14.5)
+_PRIOR = (0.5, 24.5)
 """Rejected and accepted answers of free models that are assumed before anything is recorded."""
 _JUDGED = (0.95, 0.6)
 """How often a free judge accepts an answer that the orchestrator accepts, and one that it rejects."""
