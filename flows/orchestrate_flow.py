@@ -83,4 +83,4 @@ async def orchestrate(
     await publish(runtime, item, budget, put_off=resident is not None)
     if item.result is None:
         raise item.error or RuntimeError(f"task {item.id} ended without a result and without an error")
-    return item.result
+    return item.result.model_copy(update={"id": None})  # ids are for the items of a job

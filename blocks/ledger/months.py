@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tta_dev_primitives.config.errors import LedgerConfigError
 
-__all__ = ["checked_month", "day_of", "month_begin", "month_of", "zone"]
+__all__ = ["checked_month", "day_of", "month_before", "month_begin", "month_of", "zone"]
 
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
@@ -44,6 +44,12 @@ def month_begin(month: str, timezone: str = "UTC") -> float:
     """The moment at which a month begins, seconds since 1970."""
     year, number = checked_month(month).split("-")
     return datetime(int(year), int(number), 1, tzinfo=zone(timezone)).timestamp()
+
+
+def month_before(month: str) -> str:
+    """The calendar month before `month`."""
+    year, number = map(int, checked_month(month).split("-"))
+    return f"{year - (number == 1):04d}-{(number - 2) % 12 + 1:02d}"
 
 
 def checked_month(month: str) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
 
-__all__ = ["Line", "MonthReport", "month_report"]
+__all__ = ["PLANS", "Line", "MonthReport", "month_report"]
 
+PLANS = "plans (no use case yet)"
+"""The name of calls that were made before the use case of their task was known."""
 _CSV = (
     *("month", "provider", "model", "role", "use_case", "billing", "state", "outcome", "calls"),
     *("input_tokens", "output_tokens", "charged_usd", "held_usd", "list_value_usd", "baseline_usd"),
@@ -135,7 +137,7 @@ def month_report(
         _lines(ordered, lambda row: row.provider),
         _lines(ordered, lambda row: row.model),
         _lines(ordered, lambda row: row.role),
-        _lines(ordered, lambda row: row.use_case or "-"),
+        _lines(ordered, lambda row: row.use_case or PLANS),
         ordered,
         tuple(closed),
         tuple(problems),

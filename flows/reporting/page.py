@@ -13,7 +13,7 @@ from jinja2 import Environment, StrictUndefined
 from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.spend import SpendReport
 
-__all__ = ["chart_of", "html_page", "markdown_page", "money_bar", "shown_usd"]
+__all__ = ["chart_of", "html_page", "markdown_page", "money_bar", "places_of", "report_places", "shown_usd"]
 
 _BAR = 30
 
@@ -21,9 +21,31 @@ _BAR = 30
 def shown_usd(amount: Decimal, places: int | None = None) -> str:
     """Dollars for people: cents, or as many places as a small amount needs; rounded only here."""
     if places is None:
-        places = 2 if amount == 0 or abs(amount) >= 1 else 4 if abs(amount) >= Decimal("0.01") else 6
+        places = places_of([amount])
     rounded = abs(amount).quantize(Decimal(1).scaleb(-places))
     return f"{'-' if amount < 0 and rounded else ''}${rounded:,f}"
+
+
+def places_of(amounts: Iterable[Decimal]) -> int:
+    """Decimal places that all of these amounts are shown with: what the smallest of them needs, at most 6."""
+    needed = (
+        2 if amount == 0 or abs(amount) >= 1 else 4 if abs(amount) >= Decimal("0.01") else 6
+        for amount in amounts
+    )
+    return max(needed, default=2)
+
+
+def report_places(report: SpendReport) -> int:
+    """The one precision of a whole report: what its tables show can be added up and compared."""
+    money, saved = report.money, [report.saved, *report.saved_by_use_case]
+    lines = [*money.by_model, *money.by_role, *money.by_use_case]
+    return places_of(
+        [
+            *(money.balance.spent, money.balance.held, money.balance.presumed),
+            *(amount for line in lines for amount in (line.charged, line.saved)),
+            *(amount for one in saved for amount in (one.cost, one.baseline)),
+        ]
+    )
 
 
 def chart_of(report: SpendReport) -> str:
@@ -36,7 +58,8 @@ def html_page(report: SpendReport) -> str:
     """One self-contained page: no script, no address, light and dark."""
     template = files("tta_dev_primitives.flows.reporting").joinpath("templates", "spend_report.html.j2")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    environment.filters["usd"] = shown_usd
+    places = report_places(report)
+    environment.filters["usd"] = lambda amount, own=places: shown_usd(amount, own)
     made_at = report.made_at.astimezone(ZoneInfo(report.timezone))
     page = environment.from_string(template.read_text(encoding="utf-8"))
     return page.render(
@@ -62,23 +85,23 @@ def money_bar(spent: Decimal, limit: Decimal) -> str:
 
 def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
     """The report for the Prefect UI; with `day`, that day's spending stands first."""
-    money, saved = report.money, report.saved
+    money, saved, places = report.money, report.saved, report_places(report)
     lines = [f"## {report.month}", ""]
     if day is not None:
         spent = report.days.get(day.isoformat(), Decimal(0))
-        lines += [f"**{day.isoformat()}**: {shown_usd(spent)} spent", ""]
+        lines += [f"**{day.isoformat()}**: {shown_usd(spent, places)} spent", ""]
     if money.limit is not None:
         lines += [money_bar(money.balance.spent, money.limit), ""]
     limit = "none" if money.limit is None else shown_usd(money.limit, 2)
-    left = "-" if money.left is None else shown_usd(money.left)
+    left = "-" if money.left is None else shown_usd(money.left, places)
     lines += [
         "| spent | of it presumed | held | left | limit | saved |",
         "|--:|--:|--:|--:|--:|--:|",
-        f"| {shown_usd(money.balance.spent)} | {shown_usd(money.balance.presumed)} "
-        f"| {shown_usd(money.balance.held)} | {left} | {limit} | {saved.ratio:.1%} |",
+        f"| {shown_usd(money.balance.spent, places)} | {shown_usd(money.balance.presumed, places)} "
+        f"| {shown_usd(money.balance.held, places)} | {left} | {limit} | {saved.ratio:.1%} |",
         "",
         f"{saved.tasks:,} tasks, {saved.accepted:,} accepted, {saved.failed:,} failed, {saved.reused:,} from the "
-        f"store. The paid model alone: {shown_usd(saved.baseline)}; we paid {shown_usd(saved.cost)}.",
+        f"store. The paid model alone: {shown_usd(saved.baseline, places)}; we paid {shown_usd(saved.cost, places)}.",
     ]
     for columns, rows in _tables(report):
         if rows:
@@ -92,12 +115,19 @@ def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
 
 def _tables(report: SpendReport) -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
     """Header and rows of each table of the report, figures as they are shown."""
+    places = report_places(report)
     figures = ("calls", "failed", "cost", "free, at list price")
     for name, group in (("model", report.money.by_model), ("use case", report.money.by_use_case)):
         yield (
             (name, *figures),
             [
-                (one.name, f"{one.calls:,}", f"{one.failed:,}", shown_usd(one.charged), shown_usd(one.saved))
+                (
+                    one.name,
+                    f"{one.calls:,}",
+                    f"{one.failed:,}",
+                    shown_usd(one.charged, places),
+                    shown_usd(one.saved, places),
+                )
                 for one in group
             ],
         )
@@ -108,8 +138,8 @@ def _tables(report: SpendReport) -> Iterator[tuple[Sequence[str], Sequence[Seque
                 s.name,
                 f"{s.tasks:,}",
                 f"{s.accepted:,}",
-                shown_usd(s.cost),
-                shown_usd(s.baseline),
+                shown_usd(s.cost, places),
+                shown_usd(s.baseline, places),
                 f"{s.ratio:.1%}",
             )
             for s in report.saved_by_use_case

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from datetime import UTC, date, datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo
 
@@ -12,11 +12,12 @@ from prefect.artifacts import acreate_image_artifact, acreate_markdown_artifact,
 from prefect.runtime import flow_run as this_run
 from pydantic import Field
 
+from tta_dev_primitives.blocks.ledger.months import month_before
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
-from tta_dev_primitives.flows.reporting.page import chart_of, markdown_page, shown_usd
+from tta_dev_primitives.flows.reporting.page import chart_of, markdown_page, report_places, shown_usd
 from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
 
 __all__ = ["spend_report"]
@@ -55,7 +56,7 @@ async def spend_report(
     """
     runtime = current_runtime() or await Runtime.load(config_path)
     budget = await budget_state(runtime)
-    wanted = _before(budget.month) if month == "last" else month or budget.month
+    wanted = month_before(budget.month) if month == "last" else month or budget.month
     report = await gather(runtime.config, runtime.ledger, wanted, limit=runtime.limit)
     yesterday = datetime.now(ZoneInfo(report.timezone)).date() - timedelta(days=1)
     await write_report(report, day=yesterday if period == "day" else None)
@@ -79,7 +80,7 @@ async def write_report(report: SpendReport, *, day: date | None = None) -> None:
                 "input tokens": line.input_tokens,
                 "output tokens": line.output_tokens,
                 "cost USD": f"{line.charged:f}",
-                "free, at list price": shown_usd(line.saved),
+                "free, at list price": shown_usd(line.saved, report_places(report)),
             }
             for line in report.money.by_model
         ],
@@ -90,8 +91,3 @@ async def write_report(report: SpendReport, *, day: date | None = None) -> None:
         key=f"{key}-chart",
         description="Spending against the budget",
     )
-
-
-def _before(month: str) -> str:
-    first = datetime(int(month[:4]), int(month[5:]), 1, tzinfo=UTC)
-    return f"{first - timedelta(days=1):%Y-%m}"

@@ -144,7 +144,7 @@ def test_a_task_from_standard_input_is_looked_at_first(stdin: bytes, said: str, 
 def test_a_home_that_cannot_be_written_says_so(tmp_path: Path) -> None:
     """The folder and the variable to set, no traceback."""
     (tmp_path / "file").write_text("")
-    done = tta("run", "hi", folder=tmp_path, TTA_HOME=str(tmp_path / "file" / "x"))
+    done = tta("run", "hi", folder=tmp_path, TTA_HOME=str(tmp_path / "file" / "x"), GROQ_API_KEY="gsk-test")
     assert re.fullmatch(
         r"tta: .*file/x: cannot .*Set TTA_HOME to a folder that you can write\.\n", done.stderr
     )
@@ -405,6 +405,21 @@ def test_completion_can_be_installed(tmp_path: Path) -> None:
     subprocess.run(["bash", "-n", str(tmp_path / "tta.bash")], check=True, timeout=30)
     script = (tmp_path / "tta.bash").read_text()
     assert all(command in script for command in ("estimate", "review", "reconcile"))
+
+
+def test_the_name_of_a_file_is_no_task(tmp_path: Path) -> None:
+    """`tta run letter.txt` would ask about the name and pay for it."""
+    (tmp_path / "a letter.txt").write_text("Dear ...")
+    done = tta("run", "a letter.txt", folder=tmp_path)
+    assert done.returncode == 2
+    assert "Did you mean the text of this file? Use -: tta run - < 'a letter.txt'" in done.stderr
+
+
+def test_the_report_of_the_last_month_and_the_broken_lines_of_an_estimate(tmp_path: Path) -> None:
+    """`last` is the month before this one; an estimate names each line that it does not count."""
+    assert json.loads(tta("report", "--month", "last", "--json", folder=tmp_path).stdout)["month"]
+    (tmp_path / "t.jsonl").write_text('{"id": "1", "task": "hi"}\n{"id": "2", "task": ""}\n')
+    assert "line 2: task: it is empty" in tta("estimate", "t.jsonl", folder=tmp_path).stdout
 
 
 @pytest.mark.parametrize("line", ["run hi", "bulk one.jsonl --out out.jsonl", "job document --example"])

@@ -9,6 +9,7 @@ from pathlib import Path
 from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted_ledger
 from tta_dev_primitives.blocks.ledger.database.protocol import default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.months import month_before
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
 
@@ -33,13 +34,14 @@ def limit_of(config: OrchestrationConfig) -> Decimal | None:
 
 
 async def checked_month(month: str | None, ledger: Ledger) -> str:
-    """`month`, or the one that the ledger charges now: months never go back, whatever a clock says.
+    """`month`; `last` is the month before the ledger's, None the ledger's: it never goes back, whatever a clock says.
 
     Raises:
         ConfigError: It is not written YYYY-MM.
     """
-    if month is None:
-        return (await ledger.balance()).month
+    if month in (None, "last"):
+        now = (await ledger.balance()).month
+        return now if month is None else month_before(now)
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
-        raise ConfigError(f"--month {month!r}: expected YYYY-MM, for example 2026-11.")
+        raise ConfigError(f"--month {month!r}: expected YYYY-MM, for example 2026-11, or last.")
     return month

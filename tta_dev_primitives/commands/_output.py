@@ -24,12 +24,12 @@ from tta_dev_primitives.blocks.visible import STEERING, visible
 __all__ = ["console", "json_text", "print_json", "print_text", "quiet_logs", "table", "usd"]
 
 _WIDE = 250
-_GAP = 3
-"""Between two columns of a table."""
+_GAPS = (3, 2)
+"""Between two columns of a table: the wider one where it fits."""
 
 
 def console(*, stderr: bool = False) -> Console:
-    """A rich console; without a terminal it prints plain text, and NO_COLOR is obeyed.
+    """A rich console; without a terminal it prints plain text, with NO_COLOR neither colours nor bold.
 
     What it prints is never read as markup or emoji codes: model names hold `:free:`, answers hold `[/]`.
     A pipe or a file has no width of its own: there lines are not broken and tables take what they need.
@@ -41,12 +41,13 @@ def console(*, stderr: bool = False) -> Console:
 
 
 class _Console(Console):
-    """Shows control characters of names, answers and messages as symbols; its own colours are not affected."""
+    """Shows control characters of names, answers and messages as symbols; NO_COLOR takes away every style."""
 
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does, with visible text."""
         for segment in super().render(renderable, options):
-            yield segment if segment.control else Segment(visible(segment.text), segment.style)
+            style = None if self.no_color else segment.style
+            yield segment if segment.control else Segment(visible(segment.text), style)
 
 
 def print_text(text: str, *, raw: bool = False) -> None:
@@ -114,13 +115,14 @@ class _Fitting:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         if self.title:
             yield Text(f"\n{self.title}", "bold")
-        widths = self._widths(options.max_width)
-        if widths is None:
-            yield from self._records(console, options.max_width)
-        else:
-            yield self._table(widths)
+        for gap in _GAPS:
+            widths = self._widths(options.max_width, gap)
+            if widths is not None:
+                yield self._table(widths, gap)
+                return
+        yield from self._records(console, options.max_width)
 
-    def _widths(self, available: int) -> list[int] | None:
+    def _widths(self, available: int, gap: int) -> list[int] | None:
         """Each column as wide as it wants, from the left, as long as the others keep what they need; or None."""
         widths, wanted = [], []
         for number, column in enumerate(self.columns):
@@ -128,7 +130,7 @@ class _Fitting:
             words = cells if column in self.right else [word for cell in cells for word in cell.split()]
             widths.append(max(map(cell_len, [*column.split(), *words]), default=0))
             wanted.append(max(map(cell_len, [column, *cells])))
-        left = available - sum(widths) - _GAP * (len(widths) - 1)
+        left = available - sum(widths) - gap * (len(widths) - 1)
         if left < 0:
             return None
         for number, want in enumerate(wanted):
@@ -137,11 +139,12 @@ class _Fitting:
             left -= more
         return widths
 
-    def _table(self, widths: Sequence[int]) -> Table:
+    def _table(self, widths: Sequence[int], gap: int) -> Table:
         made = Table(
             box=box.SIMPLE_HEAD,
             show_edge=False,
             pad_edge=False,
+            padding=(0, 1, 0, gap - 2),
             header_style="dim",
             show_header=any(self.columns),
         )

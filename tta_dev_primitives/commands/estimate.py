@@ -77,11 +77,17 @@ async def _estimate(tasks: Path, config_path: Path | None, concurrency: int) -> 
     now = time.time()
     result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
     if not result.tasks:
-        raise ConfigError(f"{tasks}: none of its lines is a task. The first: {lines.first}.")
+        first = lines.named[0] if lines.named else None
+        reason = "it holds no line" if first is None else f"line {first.number}: {first.reason}"
+        raise ConfigError(f"{tasks}: none of its lines is a task. The first: {reason}.")
     balance = await ledger.balance()
     limit = await ledger.effective_limit(limit_of(config), balance.month)
     left = None if limit is None else limit - balance.spent - balance.held
     return _document(result, lines, found, left, _batch_document(result, targets[config.orchestrator.model]))
+
+
+_MOST_NAMED = 20
+"""Broken lines that are listed; the others are counted."""
 
 
 class _Lines:
@@ -90,14 +96,15 @@ class _Lines:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.broken = self.duplicates = 0
-        self.first = ""
+        self.named: list[BrokenLine] = []
 
     def __iter__(self) -> Iterator[Record]:
         seen: set[str] = set()
         for record in read_records(self._path):
             if isinstance(record, BrokenLine):
                 self.broken += 1
-                self.first = self.first or f"line {record.number}: {record.reason}"
+                if len(self.named) < _MOST_NAMED:
+                    self.named.append(record)
             elif record.id in seen:
                 self.duplicates += 1
             else:
@@ -171,8 +178,9 @@ def _with_batches(found: dict[str, Any]) -> list[list[str]]:
     return [
         [
             "with --batch",
-            f"{usd(batch['expected_usd'], 4)} expected, {usd(batch['worst_usd'], 4)} at most; paid model alone "
-            f"{usd(batch['paid_model_alone_usd'], 4)} (answers within a day)",
+            usd(batch["expected_usd"], 4),
+            f"at most {usd(batch['worst_usd'], 4)}; paid model alone {usd(batch['paid_model_alone_usd'], 4)}; "
+            "answers within a day",
         ]
     ]
 
@@ -184,6 +192,7 @@ def _document(
     return {
         "tasks": found.tasks,
         "broken_lines": lines.broken,
+        "broken": [{"line": line.number, "reason": line.reason, "id": line.id} for line in lines.named],
         "duplicates": lines.duplicates,
         "use_cases": dict(found.use_cases.most_common()),
         "input_tokens": round(found.input_tokens),
@@ -215,33 +224,43 @@ def _show(found: dict[str, Any]) -> None:
     seconds, binding = found["seconds"], found["binding_limit"]
     left = found["budget_left_usd"]
     rows = [
-        ["tasks", str(found["tasks"])],
-        ["use cases", ", ".join(f"{name} {count}" for name, count in found["use_cases"].items())],
-        ["input tokens", f"{found['input_tokens']:,}"],
-        ["output tokens", f"{found['output_tokens']:,} ({found['output_tokens_from']})"],
-        ["free calls", f"{found['free_calls']:,}"],
         [
-            "tasks that need the paid model",
-            f"{found['paid_tasks']:,} ({found['paid_share']:.0%}; {found['paid_share_from']})",
+            "tasks",
+            f"{found['tasks']:,}",
+            ", ".join(f"{n} {count}" for n, count in found["use_cases"].items()),
         ],
-        ["done before: cost nothing", f"{found['stored_tasks']:,}"],
-        ["expected cost", f"{usd(found['expected_usd'], 4)} (range {_range(found['range_usd'])})"],
+        ["done before", f"{found['stored_tasks']:,}", "they cost nothing"],
+        ["input tokens", f"{found['input_tokens']:,}", ""],
+        ["output tokens", f"{found['output_tokens']:,}", found["output_tokens_from"]],
+        ["free calls", f"{found['free_calls']:,}", ""],
         [
-            "worst case",
-            f"{usd(found['worst_usd'], 4)} (what would be reserved at most; --max-cost lowers it)",
+            "tasks for the paid model",
+            f"{found['paid_tasks']:,}",
+            f"{found['paid_share']:.0%}; {found['paid_share_from']}",
         ],
-        ["paid model alone", usd(found["paid_model_alone_usd"], 4)],
+        ["expected cost", usd(found["expected_usd"], 4), f"range {_range(found['range_usd'])}"],
+        ["worst case", usd(found["worst_usd"], 4), "reserved at most; --max-cost lowers it"],
+        ["paid model alone", usd(found["paid_model_alone_usd"], 4), ""],
         *_with_batches(found),
-        ["left of the month's budget", "no limit" if left is None else usd(left, 2)],
-        ["time", "never: the quotas are too small" if seconds is None else span_text(seconds)],
-        ["what limits it", "no quota" if binding is None else f"{binding['limit']} of {binding['model']}"],
+        ["left of the month's budget", "no limit" if left is None else usd(left, 4), ""],
+        [
+            "time",
+            "never" if seconds is None else span_text(seconds),
+            "the quotas are too small"
+            if seconds is None
+            else "no quota limits it"
+            if binding is None
+            else f"limited by {binding['limit']} of {binding['model']}",
+        ],
     ]
     out = console()
-    out.print(table("Estimate", ["", ""], rows))
-    if found["broken_lines"] or found["duplicates"]:
-        out.print(
-            f"{found['broken_lines']} broken lines and {found['duplicates']} repeated ids are not counted"
-        )
+    out.print(table("Estimate", ["", "figure", "from"], rows, right=["figure"]))
+    for line in found["broken"]:
+        out.print(f"line {line['line']}: {line['reason']} (not counted)")
+    if found["broken_lines"] > len(found["broken"]):
+        out.print(f"... {found['broken_lines']:,} broken lines in all")
+    if found["duplicates"]:
+        out.print(f"{found['duplicates']:,} repeated ids are not counted")
     if found["models_without_key"]:
         out.print(f"no key, not counted: {', '.join(found['models_without_key'])}")
     if left is not None and found["expected_usd"] > left:

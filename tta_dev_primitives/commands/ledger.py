@@ -72,8 +72,8 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
         return 0
     out = console()
     rows = [
-        ["limit", "none" if limit is None else usd(limit, 2)],
-        ["approved on top", usd(balance.approved, 2)],
+        ["limit", "none" if limit is None else usd(limit)],
+        ["approved on top", usd(balance.approved)],
         ["spent", usd(balance.spent)],
         ["of it presumed", usd(balance.presumed)],
         ["held by calls in flight", usd(balance.held)],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -17,7 +18,7 @@ from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_le
 from tta_dev_primitives.commands._output import console, print_json, table
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.reporting.page import html_page, shown_usd
+from tta_dev_primitives.flows.reporting.page import html_page, report_places, shown_usd
 from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
 
 __all__ = ["report"]
@@ -34,7 +35,7 @@ def report(
     """Print a month by model, provider, role and use case, with savings, quality and free quota.
 
     Args:
-        month: YYYY-MM; the current month when not given.
+        month: YYYY-MM, or last for the month that ended; the current month when not given.
         config: The configuration file.
         json: Print one JSON document.
         csv: Print every line of the ledger's summary as CSV.
@@ -71,16 +72,17 @@ def _write(path: Path, text: str) -> None:
 
 
 def _show(found: SpendReport) -> None:
-    money, saved, out = found.money, found.saved, console()
+    money, saved, out, places = found.money, found.saved, console(), report_places(found)
     limit = "no limit" if money.limit is None else f"of {shown_usd(money.limit, 2)}"
     out.print(
         Text(f"{found.month}:", "bold"),
-        f"{shown_usd(money.balance.spent)} spent {limit}, "
-        f"{shown_usd(money.balance.held)} held, {shown_usd(money.balance.presumed)} presumed",
+        f"{shown_usd(money.balance.spent, places)} spent {limit}, "
+        f"{shown_usd(money.balance.held, places)} held, {shown_usd(money.balance.presumed, places)} presumed",
     )
     out.print(
         f"{saved.tasks:,} tasks ({saved.accepted:,} accepted, {saved.failed:,} failed, "
-        f"{saved.reused:,} from the store); paid model alone {shown_usd(saved.baseline)}, saved {saved.ratio:.1%}"
+        f"{saved.reused:,} from the store); "
+        f"paid model alone {shown_usd(saved.baseline, places)}, saved {saved.ratio:.1%}"
     )
     if not money.rows:
         out.print("no call was made in this month")
@@ -91,7 +93,7 @@ def _show(found: SpendReport) -> None:
         ("By use case", money.by_use_case),
     ):
         if group:
-            out.print(_lines(title, group))
+            out.print(_lines(title, group, money.total, places))
     if found.quality:
         rows = [
             [
@@ -146,7 +148,7 @@ def _show(found: SpendReport) -> None:
         out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red")
 
 
-def _lines(title: str, group: tuple[Line, ...]) -> RenderableType:
+def _lines(title: str, group: tuple[Line, ...], total: Line, places: int) -> RenderableType:
     # Most months have nothing in flight and nothing unknown: those columns are shown when they say something.
     unsure = any(line.held or line.presumed for line in group)
     rows = [
@@ -156,11 +158,11 @@ def _lines(title: str, group: tuple[Line, ...]) -> RenderableType:
             f"{line.failed:,}",
             f"{line.input_tokens:,}",
             f"{line.output_tokens:,}",
-            shown_usd(line.charged),
-            *([shown_usd(line.presumed), shown_usd(line.held)] if unsure else []),
-            shown_usd(line.saved),
+            shown_usd(line.charged, places),
+            *([shown_usd(line.presumed, places), shown_usd(line.held, places)] if unsure else []),
+            shown_usd(line.saved, places),
         ]
-        for line in group
+        for line in (*group, *([replace(total, name="all")] if len(group) > 1 else []))
     ]
     more = ["presumed", "held"] if unsure else []
     columns = ["", "calls", "failed", "in", "out", "cost", *more, "free, at list price"]

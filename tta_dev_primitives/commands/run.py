@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +18,10 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 __all__ = ["attempts_table", "run"]
+
+
+_LONGEST_NAME = 4096
+"""No path is longer; a task may be."""
 
 
 def run(
@@ -63,6 +69,10 @@ def run(
 
 def _read(text: str) -> str:
     if text != "-":
+        if len(text) < _LONGEST_NAME and os.path.isfile(text):
+            raise ConfigError(
+                f"{text} is a file. Did you mean the text of this file? Use -: tta run - < {shlex.quote(text)}"
+            )
         return text
     try:
         return sys.stdin.buffer.read().decode("utf-8")

@@ -18,13 +18,14 @@ from support.risk_world import learn
 
 from tta_dev_primitives import cli
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.months import month_before
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.reporting.accounts import accounts_of, use_cases_without_audits
 from tta_dev_primitives.flows.reporting.chart import spend_chart
-from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, shown_usd
+from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, places_of, shown_usd
 from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, rule
@@ -104,10 +105,19 @@ async def test_the_artifact_tells_what_the_page_tells(tmp_path: Path) -> None:
     await record_results(ledger, MONTH, [done])
     found = await report_of(tmp_path)
     page = markdown_page(found)
-    assert f"| {CLAUDE} | 1 | 0 | $0.2500 | $0.00 |" in page
-    assert "| complex | 1 | 1 | $0.2500 | $1.00 | 75.0% |" in page
+    assert f"| {CLAUDE} | 1 | 0 | $0.2500 | $0.0000 |" in page
+    assert "| complex | 1 | 1 | $0.2500 | $1.0000 | 75.0% |" in page
     assert "| a\\|b | quota exhausted | 1 |" in page
     assert all(word in html_page(found) for word in (CLAUDE, "75.0 %", "a|b", "quota exhausted"))
+
+
+def test_all_amounts_of_a_table_have_one_precision() -> None:
+    """What the smallest amount needs; an amount of nothing needs none."""
+    assert places_of([Decimal(0), Decimal(12)]) == 2
+    assert places_of([Decimal(12), Decimal("0.25")]) == 4
+    assert places_of([Decimal(12), Decimal("-0.00025")]) == 6
+    assert month_before("2026-01") == "2025-12"
+    assert month_before("2026-12") == "2026-11"
 
 
 @pytest.mark.parametrize("limit", [None, Decimal(0), Decimal("0.000001"), Decimal(100), Decimal(999_999)])
