@@ -20,14 +20,17 @@ from tta_dev_primitives.flows.prefect_support.api_connection import still_there,
 
 __all__ = ["served"]
 
+_OF_PREFECT = ("return_state", "wait_for")
+"""Options that every Prefect flow takes when it is called."""
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
 class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
     def __call__(self, *args: Any, **options: Any) -> Any:
+        of_prefect = {name: options.pop(name) for name in _OF_PREFECT if name in options}
         given = _checked(self.fn, args, options)
-        return self._run(super().__call__, (), given)
+        return self._run(super().__call__, (), {**given, **of_prefect})
 
     @staticmethod
     async def _run(call: Any, args: Any, options: Any) -> Any:
