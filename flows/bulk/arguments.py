@@ -141,6 +141,7 @@ _READ: Mapping[str, Callable[[str, object], Any]] = {
     "chunk_size": whole,
     "detail": _detail,
     "keep_going": flag,
+    "allow_extra": flag,
     "batch": flag,
 }
 _OPTIONAL = ("max_cost", "until", "patience_s", "chunk_size")

@@ -68,6 +68,7 @@ async def orchestrate_bulk(
     force: bool = False,
     config_path: str | None = None,
     keep_going: bool = False,
+    allow_extra: bool = False,
     output_schema: dict[str, Any] | None = None,
     batch: bool = False,
 ) -> BulkReport:
@@ -89,6 +90,7 @@ async def orchestrate_bulk(
         force: Go on although configuration or tasks changed since the last run.
         config_path: Configuration file; empty searches the usual places.
         keep_going: Go on although the same local check refuses answer after answer.
+        allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
         output_schema: JSON Schema of the answers; then each line holds valid `data`. Empty: text.
         batch: Send paid calls in batches of their providers: half the price, within a day.
 
@@ -112,6 +114,7 @@ async def orchestrate_bulk(
         patience_s=math.inf if patience_s is None else patience_s,
         detail=detail,
         keep_going=keep_going,
+        allow_extra=allow_extra,
         batch=batch,
         **({} if here is None else _local(here)),
     )
@@ -152,7 +155,13 @@ async def _file_job(
     runtime: Runtime, source: Path, target: Path, options: JobOptions, *, ordered: bool, force: bool
 ) -> BulkReport:
     with await asyncio.to_thread(
-        FileJob.open, runtime.config, source, target, force=force, schema=options.output
+        FileJob.open,
+        runtime.config,
+        source,
+        target,
+        force=force,
+        schema=options.output,
+        allow_extra=options.allow_extra,
     ) as job:
         run = JobRun(
             runtime,
@@ -212,8 +221,8 @@ async def run_bulk(
         concurrency: Provider calls open at once.
         on_result: Called with each result as it comes.
         output_type: The type of the answers of items without a `schema`.
-        options: `max_cost` (USD), `until`, `patience_s`, `chunk_size`, `detail`, `keep_going`, `batch` of
-            `orchestrate_bulk`, also as text: "2.50", "1h", "2026-11-30T18:00" (local time).
+        options: `max_cost` (USD), `until`, `patience_s`, `chunk_size`, `detail`, `keep_going`, `allow_extra`,
+            `batch` of `orchestrate_bulk`, also as text: "2.50", "1h", "2026-11-30T18:00" (local time).
 
     Returns:
         One result for each item in the order given; none for none. A failed one has `accepted=False`, no
@@ -268,7 +277,9 @@ class _MemoryJob:
     async def records(self, run: JobRun) -> AsyncIterator[Record]:
         """Every item that can be run; the others get their result at once."""
         async for entry in _iterate(self._items):
-            found = record_of(entry, len(self._places) + 1, self.options.output)
+            found = record_of(
+                entry, len(self._places) + 1, self.options.output, allow_extra=self.options.allow_extra
+            )
             if isinstance(found, Record) and found.id in self._ids:
                 why = f"the id {found.id!r} was given before"
                 found = BrokenLine(found.number, why, found.id, found.use_case)

@@ -31,8 +31,15 @@ class FileJob:
     """One run of the job whose results are in an output file. Make it with `open`, use it as a context manager."""
 
     def __init__(
-        self, source: Path, target: Path, output: Output, file: JobFile, schema: OutputType | None
+        self,
+        source: Path,
+        target: Path,
+        output: Output,
+        file: JobFile,
+        schema: OutputType | None,
+        allow_extra: bool = False,
     ) -> None:
+        self.allow_extra = allow_extra
         self.source, self.target, self.output, self.file = source, target, output, file
         self.schema = schema
         self.progress = Progress(total=0)
@@ -51,6 +58,7 @@ class FileJob:
         *,
         force: bool,
         schema: OutputType | None = None,
+        allow_extra: bool = False,
     ) -> Self:
         """Lock the output, read input and output once, and see what is to do.
 
@@ -59,6 +67,7 @@ class FileJob:
             source: The tasks.
             target: The results; of a `.csv` the job keeps the whole results in a JSONL file beside it.
             schema: The type of the answers; None: text.
+            allow_extra: Copy fields of the user's own from the tasks to the results.
             force: Go on although configuration or tasks changed; changed tasks are answered again.
 
         Raises:
@@ -73,7 +82,7 @@ class FileJob:
             digest = config_digest(config)
             file = JobFile.read(output.path)
             new = JobFile(input=str(source.resolve()), config_digest=digest)
-            job = cls(source, target, output, file or new, schema)
+            job = cls(source, target, output, file or new, schema, allow_extra)
             job._scan(end, force=force)
             if file is not None:
                 job._compare(digest, force=force)
@@ -84,7 +93,9 @@ class FileJob:
 
     def todo(self) -> Iterator[Record]:
         """The tasks still to do, in the order of the input; lines after the scan are left to the next run."""
-        for record in read_records(self.source, end=self._end, output=self.schema):
+        for record in read_records(
+            self.source, end=self._end, output=self.schema, allow_extra=self.allow_extra
+        ):
             if (
                 isinstance(record, Record)
                 and self.output.is_first(record)
@@ -134,7 +145,7 @@ class FileJob:
         self._end = end
         changed: list[str] = []
         tasks = todo = 0
-        for record in read_records(self.source, end=end, output=self.schema):
+        for record in read_records(self.source, end=end, output=self.schema, allow_extra=self.allow_extra):
             if isinstance(record, BrokenLine):
                 self._break(record)
                 continue

@@ -101,7 +101,8 @@ class Output:
         Raises:
             OutputError: The disk is full or the file cannot be written.
         """
-        head = json.dumps({"id": record.id, "error": error, "digest": record.digest}, ensure_ascii=False)
+        own = {"id": record.id, "error": error, "digest": record.digest, **record.extra}
+        head = json.dumps(own, ensure_ascii=False)
         data = f"{head[:-1]}, {result.model_dump_json(exclude={'id'})[1:]}\n".encode()
         self._append(data)
         self._note(record.id, self._end - len(data), len(data), error is not None, record.digest)

@@ -6,22 +6,39 @@ A line that cannot be used becomes a `BrokenLine` with its number and reason; th
 from __future__ import annotations
 
 import csv
+import gzip
 import io
 import json
 import os
 import stat
+import zlib
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import blake2b
+from itertools import chain
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeAlias, cast
 
 from typing_extensions import override
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.bulk.file_forms import (
+    delimiter_of,
+    not_utf8,
+    opened_text,
+    refuse_other_forms,
+    table_suffix,
+)
+from tta_dev_primitives.flows.bulk.task_fields import (
+    FIELDS,
+    Doubled,
+    own_fields,
+    unique_fields,
+    unknown_field,
+)
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, check_task
 
 __all__ = [
@@ -36,7 +53,6 @@ __all__ = [
 
 _MOST_LINE = 4 * MAX_TASK_BYTES
 _MOST_ID = 512
-_FIELDS = ("id", "task", "use_case", "system", "schema")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +67,8 @@ class Record:
     system: str | None = None
     output: OutputType | None = None
     """The type of its answer, its own or the job's; None: text."""
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
+    """Fields of the user's own, which are copied to the output."""
 
     @property
     def digest(self) -> str:
@@ -103,17 +121,24 @@ def digest_of(task: str, use_case: str | None, system: str | None, output: Outpu
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
 
-def record_of(entry: object, number: int, output: OutputType | None = None) -> Record | BrokenLine:
+def record_of(
+    entry: object, number: int, output: OutputType | None = None, *, allow_extra: bool = False
+) -> Record | BrokenLine:
     """Check one task: a mapping with `id` and `task`, and optional `use_case`, `system` and `schema`.
 
     Args:
         entry: The task.
-        number: Its line, or its place.
-        output: The type of the answer, where the task has no schema of its own.
+        number: Its line, or its place among the items.
+        output: The type of its answer, when it has no schema of its own.
+        allow_extra: Take fields of the user's own; else an unknown field is refused.
     """
     if not isinstance(entry, Mapping):
         return BrokenLine(number, f'expected an object with "id" and "task", got {type(entry).__name__}')
     found = cast(Mapping[str, Any], entry)
+    identity = str(found["id"]) if isinstance(found.get("id"), (str, int)) else None
+    extra, wrong = own_fields(found) if allow_extra else ({}, unknown_field(found))
+    if wrong is not None:
+        return BrokenLine(number, wrong, identity)
     name = found.get("id")
     if isinstance(name, bool) or not isinstance(name, (str, int)) or not str(name).strip():
         return BrokenLine(number, 'no "id": give each task a text or a whole number of its own')
@@ -127,7 +152,7 @@ def record_of(entry: object, number: int, output: OutputType | None = None) -> R
         output = _own_type(found.get("schema")) or output
     except (ConfigError, UnicodeEncodeError, TypeError) as error:
         return BrokenLine(number, str(error), identity, use_case if use_case in USE_CASES else None)
-    return Record(number, identity, found["task"], use_case, system, output)
+    return Record(number, identity, found["task"], use_case, system, output, extra)
 
 
 def _own_type(schema: object) -> OutputType | None:
@@ -161,7 +186,7 @@ def input_size(path: Path) -> int:
     """Bytes of the input as it is now.
 
     Raises:
-        ConfigError: It is missing, no regular file, not readable, or neither .jsonl nor .csv.
+        ConfigError: It is missing, no regular file, not readable, or neither JSONL nor CSV.
     """
     try:
         found = os.stat(path)
@@ -173,30 +198,37 @@ def input_size(path: Path) -> int:
         )
     if not os.access(path, os.R_OK):
         raise ConfigError(f"{path}: permission denied.")
+    refuse_other_forms(path)
     return found.st_size
 
 
 def read_records(
-    path: Path, *, end: int | None = None, output: OutputType | None = None
+    path: Path, *, end: int | None = None, output: OutputType | None = None, allow_extra: bool = False
 ) -> Iterator[Record | BrokenLine]:
     """Every task of the file in order, holding one line at a time.
 
     Args:
-        path: A `.csv` or `.tsv` with a header row, else JSONL.
+        path: A `.csv` or `.tsv` with a header row, else JSONL; each may be gzip.
         end: Read only this many bytes (a file that grows).
         output: The type of the answers, where a line has no schema of its own.
+        allow_extra: Take fields of the user's own.
 
     Raises:
-        ConfigError: The CSV header lacks `id` or `task`.
+        ConfigError: The CSV header lacks `id` or `task`, or names a column twice.
     """
     with open(path, "rb", buffering=0) as raw:
         source: io.BufferedReader[Any] = io.BufferedReader(
             _UpTo(raw, end if end is not None else os.fstat(raw.fileno()).st_size)
         )
-        if path.suffix.lower() in (".csv", ".tsv"):
-            yield from _csv(path, source, output)
-        else:
-            yield from _jsonl(source, output)
+        entries = _csv if table_suffix(path) in (".csv", ".tsv") else _jsonl
+        try:
+            for number, entry in entries(path, opened_text(source)):
+                if isinstance(entry, str):
+                    yield BrokenLine(number, entry)
+                else:
+                    yield record_of(entry[0], number, output, allow_extra=allow_extra)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            raise ConfigError(f"{path}: the gzip file is damaged or not whole ({error}).") from None
 
 
 class _UpTo(io.RawIOBase):
@@ -217,56 +249,76 @@ class _UpTo(io.RawIOBase):
         return count
 
 
-def _jsonl(source: io.BufferedReader[Any], output: OutputType | None) -> Iterator[Record | BrokenLine]:
+_Entry: TypeAlias = tuple[int, str | tuple[object]]
+"""A line's number with what it holds, or why it cannot be read."""
+
+
+def _jsonl(path: Path, source: io.BufferedReader[Any]) -> Iterator[_Entry]:
     number = 0
     while line := source.readline(_MOST_LINE):
         number += 1
         if not line.endswith(b"\n") and len(line) >= _MOST_LINE:
             while line and not line.endswith(b"\n"):
                 line = source.readline(_MOST_LINE)
-            yield BrokenLine(number, f"longer than {_MOST_LINE:,} bytes")
+            yield number, f"longer than {_MOST_LINE:,} bytes"
             continue
         text = line.removeprefix(b"\xef\xbb\xbf").strip() if number == 1 else line.strip()
         if text:
-            yield _json_line(text, number, output)
+            yield number, _json_line(text, path)
 
 
-def _json_line(text: bytes, number: int, output: OutputType | None) -> Record | BrokenLine:
+def _json_line(text: bytes, path: Path) -> str | tuple[object]:
     try:
-        entry = json.loads(text.decode("utf-8"))
+        return (json.loads(text.decode("utf-8"), object_pairs_hook=unique_fields),)
     except UnicodeDecodeError as error:
-        return BrokenLine(number, f"not UTF-8 text (byte {error.start} of the line)")
+        return f"byte {error.start} of the line: {not_utf8(path)}"
     except json.JSONDecodeError as error:
-        return BrokenLine(number, f"not JSON: {error.msg} (column {error.colno})")
+        return f"not JSON: {error.msg} (column {error.colno})"
+    except Doubled as doubled:
+        return f"the field {str(doubled)[:80]!r} stands twice: only one of them would count. Remove one"
     except (ValueError, RecursionError):
-        return BrokenLine(number, "not JSON that can be read (too deep, or a number too long)")
-    return record_of(entry, number, output)
+        return "not JSON that can be read (too deep, or a number too long)"
 
 
-def _csv(
-    path: Path, source: io.BufferedReader[Any], output: OutputType | None
-) -> Iterator[Record | BrokenLine]:
+def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[_Entry]:
     csv.field_size_limit(_MOST_LINE)
     text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    rows = csv.reader(text, delimiter="\t" if path.suffix.lower() == ".tsv" else ",")
-    header = [name.strip() for name in next(rows, [])]
-    missing = [name for name in ("id", "task") if name not in header]
-    if header and missing:
-        raise ConfigError(
-            f"{path}: line 1: the header lacks {' and '.join(missing)}. It must name the columns "
-            f"{', '.join(_FIELDS)} (the last three are optional)."
-        )
+    first = text.readline()
+    delimiter = delimiter_of(first, table_suffix(path))
+    rows = csv.reader(chain([first], text), delimiter=delimiter)
+    header = _header(path, next(rows, []))
     while True:
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            yield BrokenLine(rows.line_num, f"not CSV: {error}")
+            yield rows.line_num, f"not CSV: {error}"
             continue
         if not any(row):
             continue
         if len(row) != len(header):
-            yield BrokenLine(rows.line_num, f"{len(row)} columns where the header has {len(header)}")
-            continue
-        yield record_of(dict(zip(header, row, strict=True)), rows.line_num, output)
+            yield rows.line_num, f"{len(row)} columns where the header has {len(header)}"
+        elif any("\udc80" <= sign <= "\udcff" for cell in row for sign in cell):
+            yield rows.line_num, not_utf8(path)
+        else:
+            yield rows.line_num, (dict(zip(header, row, strict=True)),)
+
+
+def _header(path: Path, row: Sequence[str]) -> list[str]:
+    """The names of the columns.
+
+    Raises:
+        ConfigError: `id` or `task` is missing, or a column stands twice.
+    """
+    header = [name.strip() for name in row]
+    missing = [name for name in ("id", "task") if name not in header]
+    if header and missing:
+        raise ConfigError(
+            f"{path}: line 1: the header lacks {' and '.join(missing)}. It must name the columns "
+            f"{', '.join(FIELDS)} (the last three are optional)."
+        )
+    doubled = next((name for name in header if header.count(name) > 1), None)
+    if doubled is not None:
+        raise ConfigError(f"{path}: line 1: the column {doubled!r} stands twice. Remove or rename one.")
+    return header

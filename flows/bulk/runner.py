@@ -67,6 +67,8 @@ class JobOptions:
     patience_s: float = 3600.0
     in_process_s: float = IN_PROCESS_S
     detail: Literal["chunk", "item"] = "chunk"
+    allow_extra: bool = False
+    """Take tasks with fields of the user's own."""
     keep_going: bool = False
     """Go on although the same local check refuses answer after answer."""
     output: OutputType | None = None

@@ -47,6 +47,7 @@ def bulk(
     chunk: int | None = None,
     detail: Literal["chunk", "item"] = "chunk",
     keep_going: Flag = False,
+    allow_extra: Flag = False,
     batch: Flag = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
@@ -72,6 +73,7 @@ def bulk(
         chunk: Tasks a task run; up to 100, twice the concurrency.
         detail: Task runs for each chunk, or for each item (slower).
         keep_going: Go on although the same check refuses answer after answer.
+        allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
         batch: Send paid calls in batches of their providers: half the price, answered within a day. Ctrl-C leaves
             them running; the same command collects them.
         verbose: Show the log on stderr.
@@ -89,6 +91,7 @@ def bulk(
         "ordered": ordered,
         "detail": detail,
         "keep_going": keep_going,
+        "allow_extra": allow_extra,
         "force": force,
         "config_path": None if config is None else str(config),
     }

@@ -46,6 +46,7 @@ def estimate(
     *,
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
+    allow_extra: Annotated[bool, Parameter(negative="")] = False,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Cost, tokens, time under the free quotas, and the share of paid tasks; nothing is sent or spent.
@@ -54,13 +55,14 @@ def estimate(
         tasks: The file that `tta bulk` would run.
         config: The configuration file; otherwise the usual places are searched.
         concurrency: As `tta bulk` would have it.
+        allow_extra: As `tta bulk` would have it.
         json: Print one JSON document.
     """
     if not 1 <= concurrency <= 1000:
         raise ConfigError(f"--concurrency {concurrency}: expected 1 to 1000.")
     if input_size(tasks) == 0:
         raise ConfigError(f'{tasks}: it is empty. Expected lines such as {{"id": "1", "task": "..."}}.')
-    document = asyncio.run(_estimate(tasks, config, concurrency))
+    document = asyncio.run(_estimate(tasks, config, concurrency, allow_extra))
     if json:
         print_json(document)
     else:
@@ -68,12 +70,14 @@ def estimate(
     return 0
 
 
-async def _estimate(tasks: Path, config_path: Path | None, concurrency: int) -> dict[str, Any]:
+async def _estimate(
+    tasks: Path, config_path: Path | None, concurrency: int, allow_extra: bool
+) -> dict[str, Any]:
     config, ledger = open_ledger(config_path)
     targets = resolve_targets(config)
     found = await _facts(config, ledger, targets)
     found = replace(found, stored=await _stored(config, ledger, targets, tasks))
-    lines = _Lines(tasks)
+    lines = _Lines(tasks, allow_extra)
     now = time.time()
     result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
     if not result.tasks:
@@ -93,14 +97,14 @@ _MOST_NAMED = 20
 class _Lines:
     """The tasks of the file; counts the lines that are none."""
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, allow_extra: bool) -> None:
+        self._path, self._allow_extra = path, allow_extra
         self.broken = self.duplicates = 0
         self.named: list[BrokenLine] = []
 
     def __iter__(self) -> Iterator[Record]:
         seen: set[str] = set()
-        for record in read_records(self._path):
+        for record in read_records(self._path, allow_extra=self._allow_extra):
             if isinstance(record, BrokenLine):
                 self.broken += 1
                 if len(self.named) < _MOST_NAMED:

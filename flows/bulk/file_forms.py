@@ -1,0 +1,90 @@
+"""The forms of a file of tasks: what is read, and what is refused by its name with the command that converts it."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import shlex
+from pathlib import Path
+from typing import Any, cast
+
+from tta_dev_primitives.config.errors import ConfigError
+
+__all__ = ["delimiter_of", "not_utf8", "opened_text", "refuse_other_forms", "table_suffix"]
+
+_GZIP = b"\x1f\x8b"
+_HEAD = 4096
+_FORMS: tuple[tuple[bytes, str, str], ...] = (
+    (b"\xff\xfe\x00\x00", "UTF-32 text", "iconv -f UTF-32 -t UTF-8 {file} > {stem}{end}"),
+    (b"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {stem}.utf8{end}"),
+    (b"\xfe\xff", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {stem}.utf8{end}"),
+    (
+        b"PAR1",
+        "a Parquet file",
+        "python -c \"import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], orient='records', "
+        'lines=True)" {file} {stem}.jsonl',
+    ),
+    (
+        b"PK\x03\x04",
+        "a ZIP archive or an Excel file",
+        "unzip -p {file} > {stem}.jsonl (Excel: save it as CSV)",
+    ),
+    (b"BZh", "a bzip2 file", "bzip2 -dc {file} > {stem}"),
+    (b"\xfd7zXZ\x00", "an xz file", "xz -dc {file} > {stem}"),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "zstd -dc {file} > {stem}"),
+)
+"""First bytes, what the file is, and how it becomes one that is read."""
+
+
+def table_suffix(path: Path) -> str:
+    """`.csv`, `.tsv` or another ending, without `.gz`."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes[-1:] == [".gz"]:
+        suffixes.pop()
+    return suffixes[-1] if suffixes else ""
+
+
+def refuse_other_forms(path: Path) -> None:
+    """Stop at a file that is no UTF-8 JSONL or CSV, by the bytes it begins with.
+
+    Raises:
+        ConfigError: The message says what the file is, and the command that converts it.
+    """
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    for magic, what, command in _FORMS:
+        if head.startswith(magic):
+            raise ConfigError(f"{path}: is {what}. Convert it: {_filled(command, path)}")
+    if head.startswith(_GZIP) or table_suffix(path) in (".csv", ".tsv"):
+        return
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
+        command = "jq -c '.[]' {file} > {stem}.jsonl"
+        raise ConfigError(
+            f"{path}: is one JSON array. Expected one object a line (JSONL): {_filled(command, path)}"
+        )
+
+
+def opened_text(source: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
+    """The bytes of the text, unpacked when they are gzip."""
+    if not source.peek(2).startswith(_GZIP):
+        return source
+    return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=source)))
+
+
+def delimiter_of(header: str, suffix: str) -> str:
+    """What separates the columns: a tab in `.tsv`, else what the header has most of: comma, semicolon or tab."""
+    return "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
+
+
+def not_utf8(path: Path | None) -> str:
+    """Why a line with other bytes is not run, and how the file becomes UTF-8."""
+    command = "iconv -f CP1252 -t UTF-8 {file} > {stem}.utf8{end}"
+    fix = "convert it to UTF-8" if path is None else _filled(command, path)
+    return f"not UTF-8 text, perhaps Windows-1252 (cp1252): {fix}"
+
+
+def _filled(command: str, path: Path) -> str:
+    ending = path.suffix or ".jsonl"
+    return command.format(
+        file=shlex.quote(str(path)), stem=shlex.quote(str(path.with_suffix(""))), end=ending
+    )
