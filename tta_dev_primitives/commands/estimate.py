@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -76,7 +76,7 @@ async def _estimate(
     config, ledger = open_ledger(config_path)
     targets = resolve_targets(config)
     found = await _facts(config, ledger, targets)
-    found = replace(found, stored=await _stored(config, ledger, targets, tasks))
+    found = replace(found, stored=await _stored(config, ledger, targets, _Lines(tasks, allow_extra)))
     lines = _Lines(tasks, allow_extra)
     now = time.time()
     result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
@@ -117,13 +117,13 @@ class _Lines:
 
 
 async def _stored(
-    config: OrchestrationConfig, ledger: Ledger, targets: dict[str, Target], tasks: Path
+    config: OrchestrationConfig, ledger: Ledger, targets: dict[str, Target], lines: Iterable[Record]
 ) -> frozenset[str]:
     """Ids of the tasks whose answers are known: the same task with the same settings was done before."""
     settings = settings_digest(config, targets[config.orchestrator.model].key)
     allowed = configured_use_cases(config)
     keys: dict[str, str] = {}
-    for record in _Lines(tasks):
+    for record in lines:
         plan = default_plan(record.task, record.use_case, allowed=allowed, system=record.system)
         item = Item(record.id, record.task, use_case=record.use_case, system=record.system, plan=plan)
         keys[record.id] = task_key(item, settings) or ""
