@@ -107,6 +107,8 @@ class OpenLine:
     step_key: str
     request: bytes
     hold: Hold
+    flow_run_id: str | None
+    """The run that pays for it."""
 
 
 class _RacedError(Exception):
@@ -326,7 +328,8 @@ class Batches(LedgerCore):
 
         async def work(tx: Tx) -> list[dict[str, Any]]:
             return await tx.fetch(
-                "SELECT l.call_id, l.step_key, l.request, c.month, c.bound, c.lease_until "
+                "SELECT l.call_id, l.step_key, l.request, c.month, c.bound, c.lease_until, "
+                "c.flow_run_id "
                 "FROM ledger_batch_line l JOIN ledger_call c ON c.id = l.call_id "
                 "WHERE l.batch_id = ? AND l.scope = ? AND l.state = 'open' ORDER BY l.call_id",
                 *(batch_id, self.scope),
@@ -338,6 +341,7 @@ class Batches(LedgerCore):
                 row["step_key"],
                 bytes(row["request"]),
                 Hold(row["call_id"], row["month"], from_pico(row["bound"]), row["lease_until"]),
+                row["flow_run_id"],
             )
             for row in await self.database.read(work)
         ]

@@ -200,6 +200,8 @@ class _Attempt:
     step_key: str
     turn: Callable[[], AbstractAsyncContextManager[None]]
     was_sent: Callable[[], bool]
+    shared: bool = False
+    """Another process may settle the same call with the same result; it is paid for by whichever was first."""
 
     async def paid(self, client_send: Callable[[], Awaitable[ChatReply]], hold: Hold) -> GuardedReply:
         sending = False
@@ -243,20 +245,32 @@ class _Attempt:
         guarded = GuardedReply(reply, cost, value, hold.id, flag=flag, warning=bill.note)
         if bill.close_key is not None:
             _log.error("%s; no further call goes to %s until `tta ledger resolve`", bill.note, bill.close_key)
-        failure = await self._finish(self._charge(hold, bill, guarded))
+        first = True
+
+        async def charge() -> None:
+            nonlocal first
+            first = await self._charge(hold, bill, guarded)
+
+        failure = await self._finish(charge())
+        if failure is None and self.shared and not first:
+            return replace(guarded, cost_usd=Decimal(0), reused=True)
         if failure is None:
             return guarded
         unsettled = f"its cost could not be written and is charged at the bound later: {failure}"
         return replace(guarded, cost_usd=hold.bound, flag="unsettled", warning=unsettled)
 
-    async def _charge(self, hold: Hold, bill: Bill, guarded: GuardedReply) -> None:
+    async def _charge(self, hold: Hold, bill: Bill, guarded: GuardedReply) -> bool:
+        """Whether this has closed the call."""
         outcome, answer = self._outcome(guarded, bill), self._kept(guarded)
         if bill.charge is None:
-            await self.ledger.presume(hold, "", outcome=outcome, answer=answer, close_key=bill.close_key)
+            closed = await self.ledger.presume(
+                hold, "", outcome=outcome, answer=answer, close_key=bill.close_key
+            )
         else:
-            await self.ledger.settle(
+            closed = await self.ledger.settle(
                 hold, bill.charge, outcome=outcome, answer=answer, close_key=bill.close_key
             )
+        return closed.changed
 
     async def failed(self, hold: Hold, error: ProviderError) -> None:
         usage = error.usage if isinstance(error.usage, Usage) else None
@@ -395,7 +409,7 @@ async def settle_batch_failure(
 
 def _in_batch(ledger: Ledger, target: Target, request: ChatRequest, hold: Hold, step_key: str) -> _Attempt:
     call = replace(CallInfo.of(target, role="", step_key=step_key), id=hold.id)
-    return _Attempt(ledger, target, request, call, step_key, nullcontext, lambda: True)
+    return _Attempt(ledger, target, request, call, step_key, nullcontext, lambda: True, shared=True)
 
 
 _USAGE = tuple(f.name for f in fields(Usage) if f.name != "reported_cost_usd")

@@ -12,14 +12,27 @@ from tta_dev_primitives.blocks.ledger.money import from_pico
 __all__ = ["cost_of_runs"]
 
 _AT_ONCE = 500
+_NOT_IN_A_BATCH = (
+    " AND NOT EXISTS (SELECT 1 FROM ledger_batch_line line "
+    "WHERE line.call_id = ledger_call.id AND line.state = 'open')"
+)
 
 
-async def cost_of_runs(ledger: LedgerCore, flow_run_ids: Sequence[str]) -> Decimal:
+async def cost_of_runs(
+    ledger: LedgerCore, flow_run_ids: Sequence[str], *, with_open_batches: bool = True
+) -> Decimal:
     """USD that the calls of these flow runs were charged, with calls still open at their bound.
+
+    Args:
+        ledger: The ledger.
+        flow_run_ids: The runs.
+        with_open_batches: Whether what is held for batches that are not collected yet counts.
 
     Raises:
         LedgerError: The ledger cannot be used.
     """
+
+    unless = "" if with_open_batches else _NOT_IN_A_BATCH
 
     async def work(tx: Tx) -> int:
         total = 0
@@ -28,7 +41,7 @@ async def cost_of_runs(ledger: LedgerCore, flow_run_ids: Sequence[str]) -> Decim
             marks = ", ".join("?" for _ in ids)
             rows = await tx.fetch(
                 "SELECT coalesce(sum(CASE WHEN state = 'held' THEN bound ELSE charged END), 0) AS cost "  # noqa: S608
-                f"FROM ledger_call WHERE scope = ? AND billing = 'paid' AND flow_run_id IN ({marks})",
+                f"FROM ledger_call WHERE scope = ? AND billing = 'paid' AND flow_run_id IN ({marks}){unless}",
                 *(ledger.scope, *ids),
             )
             total += int(rows[0]["cost"])

@@ -135,8 +135,8 @@ class App:
 
             routes.append(Route(path, _Endpoint(handle), methods=["GET"]))
 
-        for method, path, owner, handler in self.batches.table():
-            routes.append(Route(path, _Endpoint(self._batch_call(owner, handler)), methods=[method]))
+        for method, path, handler in self.batches.table():
+            routes.append(Route(path, _Endpoint(self._batch_call(handler)), methods=[method]))
         post("/v1/messages", "anthropic", _read_messages)
         post(
             "/v1/messages/count_tokens",
@@ -170,10 +170,10 @@ class App:
         return self._reply(exchange, ask, self.director.decide(ask, key))
 
     def _batch_call(
-        self, provider: str, handler: Callable[[Request, str], Awaitable[Reply]]
+        self, handler: Callable[[Request, str], Awaitable[Reply]]
     ) -> Callable[[Request], Awaitable[_Sending]]:
         async def handle(request: Request) -> _Sending:
-            exchange = self._exchange(provider, "batches")
+            exchange = self._exchange(self.batches.provider_of(request), "batches")
             try:
                 reply = await handler(request, self._authorize(exchange.responses, request))
             except Refusal as refusal:

@@ -61,32 +61,28 @@ class BatchRoutes:
     files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
     _answers: dict[str, Batch] = field(default_factory=dict)
 
-    def table(self) -> list[tuple[str, str, str, Handler]]:
-        """Method, path, provider and handler of every route."""
-        found: list[tuple[str, str, str, Handler]] = [
-            ("POST", "/v1/messages/batches", "anthropic", self._create_messages),
-            ("GET", "/v1/messages/batches", "anthropic", self._list),
-            ("GET", "/v1/messages/batches/{id:str}/results", "anthropic", self._message_results),
-            ("POST", "/v1/messages/batches/{id:str}/cancel", "anthropic", self._cancel),
-            ("GET", "/v1/messages/batches/{id:str}", "anthropic", self._look),
-            (
-                "POST",
-                "/v1beta/models/{model:path}:batchGenerateContent",
-                "google-ai-studio",
-                self._create_gemini,
-            ),
-            ("GET", "/v1beta/batches", "google-ai-studio", self._list),
-            ("POST", "/v1beta/batches/{id:str}:cancel", "google-ai-studio", self._cancel),
-            ("GET", "/v1beta/batches/{id:str}", "google-ai-studio", self._look),
+    def table(self) -> list[tuple[str, str, Handler]]:
+        """Method, path and handler of every route."""
+        found: list[tuple[str, str, Handler]] = [
+            ("POST", "/v1/messages/batches", self._create_messages),
+            ("GET", "/v1/messages/batches", self._list),
+            ("GET", "/v1/messages/batches/{id:str}/results", self._message_results),
+            ("POST", "/v1/messages/batches/{id:str}/cancel", self._cancel),
+            ("GET", "/v1/messages/batches/{id:str}", self._look),
+            ("POST", "/{version:str}/models/{model:path}:batchGenerateContent", self._create_gemini),
+            ("GET", "/v1beta/batches", self._list),
+            ("POST", "/v1beta/batches/{id:str}:cancel", self._cancel),
+            ("GET", "/v1beta/batches/{id:str}", self._look),
+            ("POST", "/v1/batches/{id:str}:cancel", self._cancel),
         ]
-        for prefix, provider in (("/v1", "openai-compatible"), ("/openai/v1", "groq")):
+        for prefix in ("/v1", "/openai/v1"):
             found += [
-                ("POST", f"{prefix}/files", provider, self._upload),
-                ("GET", f"{prefix}/files/{{id:str}}/content", provider, self._content),
-                ("POST", f"{prefix}/batches", provider, self._create_chat),
-                ("GET", f"{prefix}/batches", provider, self._list),
-                ("POST", f"{prefix}/batches/{{id:str}}/cancel", provider, self._cancel),
-                ("GET", f"{prefix}/batches/{{id:str}}", provider, self._look),
+                ("POST", f"{prefix}/files", self._upload),
+                ("GET", f"{prefix}/files/{{id:str}}/content", self._content),
+                ("POST", f"{prefix}/batches", self._create_chat),
+                ("GET", f"{prefix}/batches", self._list),
+                ("POST", f"{prefix}/batches/{{id:str}}/cancel", self._cancel),
+                ("GET", f"{prefix}/batches/{{id:str}}", self._look),
             ]
         return found
 
@@ -114,7 +110,7 @@ class BatchRoutes:
 
     async def _create_chat(self, request: Request, key: str) -> Reply:
         body = _json(await request.body())
-        provider = "groq" if request.url.path.startswith("/openai") else "openai-compatible"
+        provider = self.provider_of(request)
         if body.get("endpoint") != "/v1/chat/completions" or not body.get("completion_window"):
             refuse("endpoint must be /v1/chat/completions, with a completion_window.", "endpoint")
         owner, content = self.files.get(str(body.get("input_file_id")), ("", b""))
@@ -155,7 +151,7 @@ class BatchRoutes:
         return Reply(body=self._shown(request, self._of(request, key)))
 
     async def _list(self, request: Request, key: str) -> Reply:
-        provider = self._provider(request)
+        provider = self.provider_of(request)
         mine = [b for b in reversed(self.batches) if b.key == key and b.provider == provider]
         shown = [self._shown(request, batch) for batch in mine[:100]]
         if provider == "google-ai-studio":
@@ -302,7 +298,7 @@ class BatchRoutes:
 
     def _of(self, request: Request, key: str) -> Batch:
         name = request.path_params["id"]
-        if self._provider(request) == "google-ai-studio":
+        if self.provider_of(request) == "google-ai-studio":
             name = f"batches/{name}"
         found = next((b for b in self.batches if b.id == name and b.key == key), None)
         if found is None:
@@ -310,10 +306,15 @@ class BatchRoutes:
         return found
 
     @staticmethod
-    def _provider(request: Request) -> str:
+    def provider_of(request: Request) -> str:
+        """Whose format a request is in, by its address and headers."""
         path = request.url.path
-        if path.startswith("/v1beta"):
-            return "google-ai-studio"
+        if (
+            ":batchGenerateContent" in path
+            or path.startswith("/v1beta")
+            or "x-goog-api-key" in request.headers
+        ):
+            return "google-ai-studio"  # `/v1/batches` is an address of two formats
         if path.startswith("/v1/messages"):
             return "anthropic"
         return "groq" if path.startswith("/openai") else "openai-compatible"

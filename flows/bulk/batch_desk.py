@@ -80,8 +80,8 @@ class Looked:
     """The provider's words for its state, or why it could not be asked."""
     results: dict[str, Settled] = field(default_factory=dict)
     """By content key, when this look has collected them."""
-    bounds: dict[str, Decimal] = field(default_factory=dict)
-    """What was held for each."""
+    lines: dict[str, OpenLine] = field(default_factory=dict)
+    """What each of them is: its hold, and the run that pays for it."""
 
 
 class BatchDesk:
@@ -264,7 +264,7 @@ class BatchDesk:
         looked = Looked(over=True, words=status.raw_state)
 
         async def settle(line: OpenLine, result: LineResult | None) -> None:
-            looked.bounds[line.step_key] = line.hold.bound
+            looked.lines[line.step_key] = line
             if result is None:
                 settled = await self._missing(line, target, status, found)
             else:
@@ -357,7 +357,7 @@ def _all(lines: Sequence[OpenLine], settled: Settled, words: str) -> Looked:
         over=True,
         words=words,
         results={line.step_key: settled for line in lines},
-        bounds={line.step_key: line.hold.bound for line in lines},
+        lines={line.step_key: line for line in lines},
     )
 
 

@@ -11,9 +11,9 @@ import asyncio
 import logging
 import math
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from pydantic import SecretStr
@@ -109,6 +109,7 @@ class BatchRounds:
         job_budget: The job's own ceiling.
         wait_s: How long the run waits for its batches before it ends and says when to go on.
         change_before: By how much the cost of earlier runs has changed: their holds end when a batch is collected.
+        runs: Flow runs of this job, this one included.
     """
 
     def __init__(
@@ -120,10 +121,12 @@ class BatchRounds:
         *,
         wait_s: float = math.inf,
         change_before: Callable[[], Awaitable[Decimal]],
+        runs: Callable[[], Collection[str | None]],
     ) -> None:
         self._services, self._desk, self._admission, self._budget = services, desk, admission, job_budget
         self._wait_s = wait_s
         self._change_before = change_before
+        self._runs = runs
         self._under_way = self._waiting = 0
         self._moved = asyncio.Event()
         self._moves = 0
@@ -159,6 +162,7 @@ class BatchRounds:
         step_key = content_key(call.target, call.request)
         stored, closed = await self._services.ledger.lookup(step_key)
         if stored is not None or closed is not None:
+            self._look_again(step_key)
             return None
         try:
             parked = await self._prepared(call, step_key)
@@ -172,10 +176,15 @@ class BatchRounds:
         try:
             return await parked.future
         except (_InStore, _OneByOne):
+            self._look_again(step_key)
             return None
         finally:
             self._waiting -= 1
             self._move()
+
+    def _look_again(self, step_key: str) -> None:
+        """The next layer must look into the store itself: it may have found the answer missing before it came."""
+        self._services.answers.missing.pop(step_key, None)
 
     async def _prepared(self, call: Call, step_key: str) -> _Parked:
         """The request is built and bounded before any money is held for it."""
@@ -430,10 +439,9 @@ class BatchRounds:
         self._idle_since = None
         for key, settled in looked.results.items():
             if key in mine.held:
-                bound = looked.bounds[key]
-                self._budget.held -= bound
+                self._budget.held -= looked.lines[key].hold.bound
                 self._budget.spent += _cost(settled)
-        if any(key not in mine.held for key in looked.bounds):
+        if any(key not in mine.held for key in looked.lines):
             await self._count_earlier_runs()
         for key, calls in mine.waiting.items():
             settled_here = looked.results.get(key)
@@ -441,6 +449,10 @@ class BatchRounds:
                 # Another process has collected it: what it brought is in the store, or may be asked again.
                 self._parked += [p for p in calls if not p.future.done()]
             elif calls:
+                ours = looked.lines[key].flow_run_id in self._runs()
+                if isinstance(settled_here, GuardedReply) and not ours:
+                    # Another job has asked for it, and counts its cost.
+                    settled_here = replace(settled_here, cost_usd=Decimal(0), reused=True)
                 self._give_settled(batch, calls, settled_here)
         self._move()
 

@@ -186,6 +186,7 @@ class JobRun:
             budget,
             wait_s=options.in_process_s if options.batch_wait_s is None else options.batch_wait_s,
             change_before=change_before,
+            runs=lambda: (self.runtime.flow_run_id(), *self.earlier_runs),
         )
 
     async def plan(self, sample: Sequence[Record]) -> JobPlan | None:
@@ -261,12 +262,14 @@ class JobRun:
         charged = Decimal(0)
         # A ledger that is down has stopped the job already, with its own words.
         with suppress(LedgerError):
-            charged = await cost_of_runs(self.runtime.ledger, [run_id] if run_id else [])
+            runs = [run_id] if run_id else []
+            charged = await cost_of_runs(self.runtime.ledger, runs, with_open_batches=False)
         if charged > self.progress.cost_usd:
             more = charged - self.progress.cost_usd
             self.progress.cost_usd = charged
             self.warnings.append(
-                f"{more:f} USD of the cost are calls that were cut off, charged at their bound"
+                f"{more:f} USD of the cost are calls that were cut off, charged at their bound, "
+                "or were collected by another process"
             )
 
     def _end(

@@ -1,0 +1,246 @@
+"""Bulk jobs with --batch: paid calls go out together at half the price; whatever happens, nothing is paid twice."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sandbox_runs import CLAUDE, MakeWorkflow, executor
+
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.bulk.batch_desk import BatchTiming
+from tta_dev_primitives.flows.bulk.job_report import BulkReport
+from tta_dev_primitives.flows.bulk.runner import JobOptions
+from tta_dev_primitives.flows.workflow import MultiModelWorkflow
+
+SandboxOf = Callable[..., Sandbox]
+TIMING = BatchTiming(quiet_s=0.3, first_s=0.1, longest_s=0.2, horizon_s=0.5)
+ALL = ["simple", "moderate"]
+
+
+def paid(sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
+    """Claude answers everything."""
+    only = {
+        "executors": [executor(sandbox, CLAUDE, "anthropic", ALL)],
+        "fallback_strategy": {"models": [CLAUDE]},
+    }
+    return {**only, "validation": {"mode": "never"}, **changes}
+
+
+class Job:
+    """A file of tasks that is run again and again."""
+
+    def __init__(self, workflow: MultiModelWorkflow, folder: Path, tasks: int) -> None:
+        self.workflow, self.source, self.target = workflow, folder / "in.jsonl", folder / "out.jsonl"
+        rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(tasks)]
+        self.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    async def run(self, timing: BatchTiming = TIMING, wait_s: float = 60.0, **more: Any) -> BulkReport:
+        runtime = await self.workflow.ready()
+        from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+        from tta_dev_primitives.flows.calling.runtime import active
+
+        local = JobOptions(batch_timing=timing, batch_wait_s=wait_s)
+        with active(runtime):
+            return await run_file(
+                local, input_path=str(self.source), output_path=str(self.target), **{"batch": True, **more}
+            )
+
+    def lines(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.target.read_text().splitlines()]
+
+
+async def spent(workflow: MultiModelWorkflow) -> tuple[Decimal, Decimal]:
+    """What the ledger counts as spent and held; it proves itself."""
+    ledger: Ledger = (await workflow.ready()).ledger
+    assert await ledger.verify() == []
+    balance = await ledger.balance()
+    return balance.spent, balance.held
+
+
+def bodies(sandbox: Sandbox) -> Counter[str]:
+    """How often each request was billed."""
+    return Counter(json.dumps(call.body["messages"]) for call in sandbox.calls if call.billed)
+
+
+async def test_half_the_price_and_both_baselines(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    sandbox = sandbox_of("batches: {delay: 0.3}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 8)
+    report = await job.run()
+    assert (report.state, report.done, report.cost_usd) == ("complete", 8, sandbox.billed())
+    assert await spent(job.workflow) == (sandbox.billed(), 0)
+    assert all(call.batch for call in sandbox.calls if call.billed)
+    assert set(bodies(sandbox).values()) == {1}
+    assert len([b for b in await (await job.workflow.ready()).ledger.batches() if b.lines == 8]) == 1
+    attempts = [attempt for line in job.lines() for attempt in line["attempts"]]
+    assert all(attempt["batch"] for attempt in attempts)
+    # The discount is no merit of ours: against the paid model in batches nothing was saved.
+    assert report.savings_ratio == 0
+    assert report.baseline_one_by_one_usd == 2 * report.baseline_cost_usd == 2 * sandbox.billed()
+
+
+async def test_free_calls_one_by_one_and_verdicts_in_a_batch(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Free models answer as usual; every verdict of the round goes out in one batch."""
+    sandbox = sandbox_of()
+    job = Job(make_workflow(sandbox, validation={"mode": "always"}), tmp_path, 6)
+    report = await job.run()
+    assert (report.done, report.accepted) == (6, 6)
+    by_kind = Counter((call.prompt, call.batch) for call in sandbox.calls if call.endpoint == "chat")
+    assert by_kind == {("solve", False): 6, ("verdict", True): 6}
+    [batch] = await (await job.workflow.ready()).ledger.batches()
+    assert (batch.lines, batch.state) == (6, "ended")
+    assert report.cost_usd == sandbox.billed("anthropic") > 0
+
+
+@pytest.mark.parametrize(
+    ("script", "done", "billed"),
+    [
+        ("expire_after: 4", 4, 4),
+        ("repeat: 3", 6, 6),
+        ("lose: 2", 4, 6),
+    ],
+)
+async def test_lines_that_expire_repeat_or_are_lost(
+    script: str, done: int, billed: int, sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Expired: released, and asked by the next run. Repeated: counted once. Lost: charged at the bound, once."""
+    sandbox = sandbox_of(f"batches: {{{script}}}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 6)
+    report = await job.run()
+    assert (report.done, len([c for c in sandbox.calls if c.billed])) == (done, billed)
+    money, held = await spent(job.workflow)
+    assert held == 0
+    assert money >= sandbox.billed() if "lose" in script else money == sandbox.billed()
+    sandbox.use(None)
+    again = await job.run()
+    assert (again.done, again.state) == (6, "complete")
+    assert set(bodies(sandbox).values()) <= ({1, 2} if "lose" in script else {1})
+
+
+async def test_a_submission_whose_reply_was_lost_is_found(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """The gateway timed out after the batch was created: it is found in the provider's list, not sent again."""
+    sandbox = sandbox_of("batches: {lose_reply_of_first: 1}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 5)
+    report = await job.run(BatchTiming(quiet_s=0.3, first_s=0.1, longest_s=0.2))
+    assert (report.state, report.done) == ("complete", 5)
+    assert set(bodies(sandbox).values()) == {1}
+    assert await spent(job.workflow) == (sandbox.billed(), 0)
+
+
+async def test_a_submission_that_never_arrived_is_released(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    sandbox = sandbox_of("batches: {refuse: timeout, refuse_first: 1}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 3)
+    first = await job.run()
+    assert (first.left, await spent(job.workflow)) == (3, (0, 0))
+    sandbox.use(None)
+    assert (await job.run()).done == 3
+    assert await spent(job.workflow) == (sandbox.billed(), 0)
+
+
+async def test_a_run_that_stops_waiting_and_the_next_that_collects(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Patience and deadline: what is not back is left at the provider, and never submitted again."""
+    sandbox = sandbox_of("batches: {delay: 3}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 4)
+    first = await job.run(wait_s=0.0)
+    assert (first.state, first.left, first.cost_usd) == ("waiting", 4, 0)
+    assert first.resume_at is not None
+    second = await job.run(until=datetime.now(UTC) + timedelta(seconds=1))
+    assert (second.state, second.left) == ("incomplete", 4)
+    third = await job.run()
+    assert (third.state, third.done, third.cost_usd) == ("complete", 4, sandbox.billed())
+    assert len(await (await job.workflow.ready()).ledger.batches()) == 1
+    assert set(bodies(sandbox).values()) == {1}
+
+
+async def test_two_jobs_with_the_same_tasks_share_one_batch(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    sandbox = sandbox_of("batches: {delay: 1}")
+    workflow = make_workflow(sandbox, **paid(sandbox))
+    jobs = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        jobs.append(Job(workflow, tmp_path / name, 5))
+    reports = await asyncio.gather(*(job.run() for job in jobs))
+    assert [report.done for report in reports] == [5, 5]
+    assert set(bodies(sandbox).values()) == {1}
+    assert await spent(workflow) == (sandbox.billed(), 0)
+    assert sum((report.cost_usd for report in reports), Decimal(0)) == sandbox.billed()
+
+
+async def test_a_budget_that_holds_only_some_at_once(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """Holds are larger than costs: what does not fit waits for the first batch, and nothing goes beyond the limit."""
+    sandbox = sandbox_of("batches: {delay: 0.2}")
+    workflow = make_workflow(sandbox, **paid(sandbox, cost_tracking={"budget_limit_usd": 0.06}))
+    job = Job(workflow, tmp_path, 6)
+    report = await job.run()
+    batches = await (await workflow.ready()).ledger.batches()
+    assert report.done == 6
+    assert len(batches) > 1
+    assert await spent(workflow) == (sandbox.billed(), 0)
+
+
+async def test_a_job_ceiling_refuses_what_it_cannot_pay(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    sandbox = sandbox_of()
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 6)
+    report = await job.run(max_cost=Decimal("0.017"))
+    assert 0 < report.done < 6
+    assert report.errors == {"budget": 6 - report.done}
+    assert sandbox.billed() == report.cost_usd <= Decimal("0.017")
+
+
+async def test_an_address_without_batches_is_asked_one_by_one(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """A gateway that knows only chat calls: the job goes on at the usual price, and says so."""
+    sandbox = sandbox_of("batches: {refuse: model_gone}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 3)
+    report = await job.run()
+    assert report.done == 3
+    assert not any(call.batch for call in sandbox.calls)
+    assert await spent(job.workflow) == (sandbox.billed(), 0)
+    assert any("one by one" in warning for line in job.lines() for warning in line["warnings"])
+
+
+async def test_interactive_runs_never_wait_for_a_batch(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    sandbox = sandbox_of("batches: {delay: 3600}")
+    result = await make_workflow(sandbox, **paid(sandbox)).execute("Summarize a note.", use_case="moderate")
+    assert result.accepted
+    assert not any(call.batch for call in sandbox.calls)
+
+
+async def test_jobs_in_memory(sandbox_of: SandboxOf, make_workflow: MakeWorkflow, monkeypatch: Any) -> None:
+    sandbox = sandbox_of()
+    monkeypatch.setattr(
+        BatchTiming.__init__, "__kwdefaults__", {**BatchTiming.__init__.__kwdefaults__, "first_s": 0.1}
+    )
+    workflow = make_workflow(sandbox, **paid(sandbox))
+    results = await workflow.execute_bulk(
+        [{"id": "a", "task": "Summarize a note.", "use_case": "moderate"}], batch=True
+    )
+    assert [attempt.batch for attempt in results[0].attempts] == [True]
+    assert results[0].cost_usd == sandbox.billed()
