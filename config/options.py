@@ -334,6 +334,8 @@ class OrchestrationConfig(_Options):
     """Settings of the review job."""
     allow_private_hosts: StrictBool = False
     """Allow a base_url on this machine or a private network."""
+    prefect_limits: StrictBool = False
+    """Occupy a slot of the Prefect global concurrency limit `tta-<provider>` for each call, on all machines."""
 
     _provenance: Provenance = PrivateAttr(default_factory=Provenance)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any, Literal
@@ -13,8 +14,13 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.deployments.last_deployed import read_last, write_last
+from tta_dev_primitives.deployments.merge import Difference, digests, merge
 
 __all__ = ["AppliedAutomation", "apply_automations"]
+
+Outcome = Literal["created", "updated", "unchanged", "deleted by a person"]
+_BASE = "automations"
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,60 +28,81 @@ class AppliedAutomation:
     """What became of one automation."""
 
     name: str
-    outcome: Literal["created", "updated", "unchanged"]
+    outcome: Outcome
+    kept: tuple[Difference, ...] = ()
+    """Where the server's value stays against the file."""
 
 
 async def apply_automations(
-    notify: str | None = None, *, stale_after_s: int | None = None
+    notify: str | None = None, *, stale_after_s: int | None = None, reset: bool = False
 ) -> list[AppliedAutomation]:
-    """Create or update every automation of the file.
+    """Create or update every automation of the file; what people changed or deleted on the server stays.
 
     Args:
         notify: `<block type slug>/<block name>` of a notification block, such as `slack-webhook/ops`; None: the
-            automations act and are seen in the event feed, but send no notice.
+            block of the last call, if any.
         stale_after_s: Seconds of silence after which a run counts as crashed, instead of the file's; more than
             three heartbeats of the workers.
+        reset: The file replaces what people changed.
 
     Raises:
         ConfigError: The block or a deployment does not exist.
     """
     text = files("tta_dev_primitives.deployments").joinpath("automations.yaml").read_text(encoding="utf-8")
     async with get_client() as client:
+        last = await read_last(client, _BASE) or {}
+        notify = notify or (None if reset else last.get("notify"))
         block = await _block(client, notify) if notify is not None else None
-        done = []
+        done, base = [], {}
         for entry in yaml.safe_load(text)["automations"]:
             actions = [await _action(client, action, block) for action in entry["actions"]]
             if stale_after_s is not None and entry["trigger"]["posture"] == "Proactive":
                 entry["trigger"]["within"] = stale_after_s
             wanted = AutomationCore.model_validate({**entry, "actions": actions})
-            done.append(AppliedAutomation(wanted.name, await _apply(client, wanted)))
+            base[wanted.name] = digests(_content(wanted))
+            done.append(
+                await _apply(client, wanted, None if reset else last.get("of", {}).get(wanted.name), reset)
+            )
+        await write_last(client, _BASE, {"notify": notify, "of": base})
     return done
 
 
-async def _apply(client: PrefectClient, wanted: AutomationCore) -> Literal["created", "updated", "unchanged"]:
+async def _apply(
+    client: PrefectClient, wanted: AutomationCore, base: Mapping[str, str] | None, reset: bool
+) -> AppliedAutomation:
     found = await client.read_automations_by_name(wanted.name)
     if not found:
+        if base is not None:
+            return AppliedAutomation(wanted.name, "deleted by a person")
         await client.create_automation(wanted)
-        return "created"
+        return AppliedAutomation(wanted.name, "created")
     for extra in found[1:]:
         await client.delete_automation(extra.id)
-    # Whether it is switched on is for the person who looks at it to say.
-    wanted = wanted.model_copy(update={"enabled": found[0].enabled})
-    if _content(found[0]) == _content(wanted):
-        return "unchanged"
-    await client.update_automation(found[0].id, wanted)
-    return "updated"
+    stored = _content(found[0])
+    # Without a base it is one of version 0.1.0, whose triggers must not stay.
+    merged = merge(base, _content(wanted), stored, reset=reset or base is None)
+    outcome: Outcome = "unchanged"
+    if merged.values != stored:
+        # Whether it is switched on stays as it is.
+        update = {
+            **wanted.model_dump(mode="json", exclude_unset=True),
+            **merged.values,
+            "enabled": found[0].enabled,
+        }
+        await client.update_automation(found[0].id, AutomationCore.model_validate(update))
+        outcome = "updated"
+    return AppliedAutomation(wanted.name, outcome, merged.kept)
 
 
 def _content(automation: Automation | AutomationCore) -> dict[str, Any]:
-    """What an update would change; ids that the server gives are left out."""
-    content = automation.model_dump(
-        mode="json", include={"name", "description", "enabled", "trigger", "actions"}
-    )
+    """The fields that people may change; ids that the server gives are left out."""
+    content = automation.model_dump(mode="json", include={"description", "trigger", "actions"})
     trigger = content["trigger"]
     trigger.pop("id", None)
     # Sets: their order is chance.
-    trigger.update({name: sorted(trigger[name]) for name in ("after", "expect", "for_each")})
+    trigger.update(
+        {name: sorted(trigger[name]) for name in ("after", "expect", "for_each") if name in trigger}
+    )
     return content
 
 

@@ -2,4 +2,4 @@
 
 from tta_dev_primitives.flows.prefect_support.old_entrypoints import moved_from
 
-__getattr__ = moved_from(__name__, "check_models", "sweep_ledger", "resume_crashed")
+__getattr__ = moved_from(__name__)

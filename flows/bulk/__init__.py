@@ -2,4 +2,4 @@
 
 from tta_dev_primitives.flows.prefect_support.old_entrypoints import moved_from
 
-__getattr__ = moved_from(__name__, "orchestrate_bulk")
+__getattr__ = moved_from(__name__)

@@ -23,6 +23,7 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import AwaitingRetry
 from pydantic import BeforeValidator, Field
 
+from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import job_options, moment, patience, usd_amount, whole
@@ -33,6 +34,7 @@ from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items
 from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.scheduler import failed_result
+from tta_dev_primitives.flows.bulk.shard_runs import ShardPump, parameters_of_shards
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -71,6 +73,7 @@ async def orchestrate_bulk(
     allow_extra: bool = False,
     output_schema: dict[str, Any] | None = None,
     batch: bool = False,
+    shards: Annotated[int, Field(ge=1, le=100)] = 1,
 ) -> BulkReport:
     """Run a file of tasks; a run that was stopped or killed goes on where it was, and pays for nothing twice.
 
@@ -93,6 +96,7 @@ async def orchestrate_bulk(
         allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
         output_schema: JSON Schema of the answers; then each line holds valid `data`. Empty: text.
         batch: Send paid calls in batches of their providers: half the price, within a day.
+        shards: Deployment runs that share the work, on as many workers; 1: this process does it.
 
     Raises:
         ConfigError: Input, output or an option is wrong, or configuration or tasks changed (see `force`).
@@ -115,12 +119,18 @@ async def orchestrate_bulk(
         detail=detail,
         keep_going=keep_going,
         allow_extra=allow_extra,
-        batch=batch,
+        batch=batch and shards == 1,
         **({} if here is None else _local(here)),
     )
     runtime = current_runtime() or await Runtime.load(config_path)
     report = await _file_job(
-        runtime, Path(input_path), Path(output_path), options, ordered=ordered, force=force
+        runtime,
+        Path(input_path),
+        Path(output_path),
+        options,
+        ordered=ordered,
+        force=force,
+        shards=shards,
     )
     if report.resume_at is not None and here is None:
         await _sleep_until(report.resume_at, report.reason or "waits for free quota")
@@ -152,7 +162,14 @@ async def run_file(local: JobOptions, **parameters: Any) -> BulkReport:
 
 
 async def _file_job(
-    runtime: Runtime, source: Path, target: Path, options: JobOptions, *, ordered: bool, force: bool
+    runtime: Runtime,
+    source: Path,
+    target: Path,
+    options: JobOptions,
+    *,
+    ordered: bool,
+    force: bool,
+    shards: int,
 ) -> BulkReport:
     with await asyncio.to_thread(
         FileJob.open,
@@ -170,6 +187,7 @@ async def _file_job(
             job.progress,
             earlier_runs=tuple(job.file.flow_run_ids),
             waited_s=job.file.waited_s,
+            renew=job.output.renew,
         )
         # Before anything is paid: what this run costs counts for the job whatever happens to the process.
         job.add_run(runtime.flow_run_id())
@@ -178,6 +196,8 @@ async def _file_job(
         try:
             if not job.file.planned:
                 job.set_plan(await run.plan(job.sample))
+            if shards > 1:
+                run.shards = await _shards(run, job, options.max_cost, shards)
             await run.run(_each(job.todo()), job.file.plan)
         finally:
             with suppress(OrchestrationError):
@@ -186,6 +206,21 @@ async def _file_job(
         if run.problem is not None:
             raise run.problem
         return report_of(run, job)
+
+
+async def _shards(run: JobRun, job: FileJob, max_cost: Decimal | None, count: int) -> ShardPump:
+    """The job as deployment runs: each gets this run's parameters, and its part of what may still be spent."""
+    context = FlowRunContext.get()
+    assert context is not None
+    spent = await cost_of_runs(run.runtime.ledger, job.file.flow_run_ids)
+    source = run.runtime.config.source
+    parameters = parameters_of_shards(
+        context.parameters or {},
+        count,
+        config_path=None if source is None else str(source.absolute()),
+        left_usd=None if max_cost is None else max_cost - spent,
+    )
+    return ShardPump(job, count, parameters, run.admission)
 
 
 async def _each(records: Iterable[Record]) -> AsyncIterator[Record]:

@@ -88,7 +88,7 @@ class JobFile(BaseModel):
 
 def config_digest(config: OrchestrationConfig) -> str:
     """A digest of what answers depend on: models, addresses, thresholds; not the budget."""
-    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"cost_tracking"})
+    settings: dict[str, Any] = config.model_dump(mode="json", exclude={"cost_tracking", "prefect_limits"})
     if config.routing == "file":
         del settings["routing"]  # jobs that began before there was this option go on
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]

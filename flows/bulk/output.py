@@ -107,6 +107,10 @@ class Output:
         self._append(data)
         self._note(record.id, self._end - len(data), len(data), error is not None, record.digest)
 
+    def renew(self) -> None:
+        """Show on the lock file that this process still works: other machines see its time."""
+        os.utime(self._lock_fd)
+
     def finish(self, *, ordered: bool = False) -> None:
         """Leave each id once in the file: in the input's order when asked, else in the order of answering.
 

@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from functools import partial
 from typing import Any, Literal
 
 from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
@@ -32,6 +33,7 @@ from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.recording import paced
 from tta_dev_primitives.flows.bulk.scheduler import Ended, Pump, error_class
+from tta_dev_primitives.flows.bulk.shard_runs import ShardPump
 from tta_dev_primitives.flows.bulk.time_left import quota_eta
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
@@ -131,6 +133,10 @@ class JobRun:
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
     batches: BatchRounds | None = None
+    shards: ShardPump | None = None
+    """Does the work on other machines."""
+    renew: Callable[[], None] | None = None
+    """Shows other machines that this process works."""
     problem: OrchestrationError | None = None
     _before: Decimal = Decimal(0)
     """What earlier runs of the job have cost, as it was last counted."""
@@ -220,7 +226,7 @@ class JobRun:
     async def run(self, records: AsyncIterator[Record], plan: JobPlan | None) -> None:
         """Run the records to their end, or as far as deadline, quota, budget and signals allow."""
         artifacts = JobArtifacts(self.progress, per_chunk=self.options.size > 1)
-        pump = Pump(
+        pump: Pump | ShardPump = Pump(
             self.runtime,
             self.admission,
             lambda record: plan_of(self.runtime, plan, record),
@@ -232,6 +238,8 @@ class JobRun:
             brake=None if self.options.keep_going else self.brake,
             learns=await self._learns(),
         )
+        if self.shards is not None:
+            pump, self.shards.ended = self.shards, partial(self._end, artifacts)
         await artifacts.open()
         self._tell()
         beside = [asyncio.create_task(self._watch(artifacts))]
@@ -259,11 +267,11 @@ class JobRun:
     async def _count_cut_off(self) -> None:
         """Add what the ledger charged for calls that never became an attempt: they were cut off on their way."""
         run_id = self.runtime.flow_run_id()
+        run_ids = [*([run_id] if run_id else []), *(self.shards.run_ids if self.shards else [])]
         charged = Decimal(0)
         # A ledger that is down has stopped the job already, with its own words.
         with suppress(LedgerError):
-            runs = [run_id] if run_id else []
-            charged = await cost_of_runs(self.runtime.ledger, runs, with_open_batches=False)
+            charged = await cost_of_runs(self.runtime.ledger, run_ids, with_open_batches=False)
         if charged > self.progress.cost_usd:
             more = charged - self.progress.cost_usd
             self.progress.cost_usd = charged
@@ -292,6 +300,8 @@ class JobRun:
         """Keep the views up to date while the job runs."""
         while True:
             await asyncio.sleep(_TICK_S)
+            if self.renew is not None:
+                self.renew()
             # A view that fails must not end the job: what is wrong with ledger or keys, the work itself will say.
             with suppress(OrchestrationError):
                 self.progress.quota_eta_s = await quota_eta(

@@ -14,6 +14,7 @@ from tta_dev_primitives.flows.calling.batched import Batched, Batches, Counted
 from tta_dev_primitives.flows.calling.call import Call, Result
 from tta_dev_primitives.flows.calling.hold import LedgerHold, Send
 from tta_dev_primitives.flows.calling.job_budget import JobBudget, WithinJobBudget
+from tta_dev_primitives.flows.calling.provider_limit import WithinProviderLimit
 from tta_dev_primitives.flows.calling.quota import QuotaSlots
 from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.calling.stored_answers import StoredAnswers
@@ -37,7 +38,8 @@ class Calls:
         batches: Batches | None = None,
     ) -> None:
         hold = LedgerHold(Send(services), services)
-        budget = WithinJobBudget(hold, job_budget)
+        polite = WithinProviderLimit(hold) if services.config.prefect_limits else hold
+        budget = WithinJobBudget(polite, job_budget)
         quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)
         self._stored = StoredAnswers(quota, services, fresh=fresh)
         sent = self._stored if batches is None else Batched(self._stored, batches)

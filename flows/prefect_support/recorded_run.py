@@ -20,7 +20,7 @@ from prefect.client.schemas.objects import FlowRun, FlowRunPolicy, State
 from prefect.client.schemas.responses import SetStateStatus, StateWaitDetails
 from prefect.context import AsyncClientContext, FlowRunContext, TagsContext
 from prefect.exceptions import PrefectHTTPStatusError
-from prefect.filesystems import LocalFileSystem, NullFileSystem
+from prefect.filesystems import NullFileSystem
 from prefect.flows import Flow
 from prefect.logging.loggers import flow_run_logger
 from prefect.results import ResultStore
@@ -43,6 +43,7 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import (
     api_connection,
     defer_until_end,
 )
+from tta_dev_primitives.flows.prefect_support.result_storage import storage_of
 from tta_dev_primitives.flows.tasks.request import UseCase
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
@@ -118,7 +119,7 @@ async def _carry_out(
 ) -> OrchestrationResult:
     """Run the flow's function as `run`, and set how it ended before returning."""
     store = ResultStore(
-        result_storage=LocalFileSystem(basepath=str(flow.result_storage)),
+        result_storage=await storage_of(flow.result_storage),
         metadata_storage=NullFileSystem(),
         serializer=JSONSerializer(),
     )

@@ -1,13 +1,22 @@
-"""Where Prefect keeps the results of our flows: a folder of our home, which spares a request a run."""
+"""Where Prefect keeps the results of our flows: the default storage of the user, or else a folder of our home."""
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
+from functools import lru_cache
+from typing import Any, Literal
+
+from prefect.client.orchestration import get_client
+from prefect.filesystems import LocalFileSystem
+from prefect.results import get_default_result_storage
+from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from tta_dev_primitives.config.home import tta_home
 
-__all__ = ["RESULTS", "delete_old_results", "make_results_folder"]
+__all__ = ["RESULTS", "delete_old_results", "make_results_folder", "storage_of", "users_storage"]
 
+_LOG = logging.getLogger("tta_dev_primitives.runs")
 RESULTS = tta_home() / "results"
 
 
@@ -27,3 +36,31 @@ def delete_old_results(before: float) -> int:
                 path.unlink()
                 deleted += 1
     return deleted
+
+
+def users_storage() -> Literal["block", "folder"] | None:
+    """The default storage of the user: a block of the settings or of the server, or a folder; None: not set."""
+    results, address = get_current_settings().results, PREFECT_API_URL.value()
+    if results.default_storage_block is not None or (address is not None and _server_has_default(address)):
+        return "block"
+    return "folder" if "local_storage_path" in results.model_fields_set else None
+
+
+@lru_cache(maxsize=8)
+def _server_has_default(address: str) -> bool:
+    """Ask once a process: newer servers keep a default storage for all clients."""
+    try:
+        with get_client(sync_client=True) as client:
+            read: Any = getattr(client, "read_server_default_result_storage", None)
+            return read is not None and read().default_result_storage_block_id is not None
+    except Exception as problem:
+        _LOG.debug("the default result storage of %s was not read: %s", address, type(problem).__name__)
+        return False
+
+
+async def storage_of(chosen: Any) -> Any:
+    """The storage that a flow's `result_storage` stands for."""
+    if chosen is None:
+        found: Any = get_default_result_storage()
+        return await found if hasattr(found, "__await__") else found
+    return LocalFileSystem(basepath=str(chosen))

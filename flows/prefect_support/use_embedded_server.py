@@ -17,6 +17,7 @@ from pydantic import TypeAdapter, ValidationError
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support.api_connection import still_there, use_server
+from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS, users_storage
 
 __all__ = ["served"]
 
@@ -27,6 +28,16 @@ R = TypeVar("R")
 
 
 class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
+    @property
+    def result_storage(self) -> Any:
+        """Of our own folder only while the user has set no default storage, which other machines may reach."""
+        chosen = self.__dict__["result_storage"]
+        return None if chosen == RESULTS and users_storage() is not None else chosen
+
+    @result_storage.setter
+    def result_storage(self, chosen: Any) -> None:
+        self.__dict__["result_storage"] = chosen
+
     def __call__(self, *args: Any, **options: Any) -> Any:
         of_prefect = {name: options.pop(name) for name in _OF_PREFECT if name in options}
         given = _checked(self.fn, args, options)

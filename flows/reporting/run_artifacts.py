@@ -18,6 +18,7 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.visible import visible
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.prefect_support.answer_of_run import answer_artifact
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, defer
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
@@ -54,6 +55,9 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
             runtime, "markdown", f"tta-spend-{budget.month}", budget_markdown(budget), "The month's budget"
         ),
     ]
+    answer = None if result is None else answer_artifact(result)
+    if answer is not None:
+        requests.append(answer)
     write = partial(_write, requests, _missing_tag(item))
     if put_off:
         await defer(write)

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
+from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from typing_extensions import TypeVar
+
+if TYPE_CHECKING:
+    from prefect.client.schemas.objects import FlowRun
 
 __all__ = [
     "Attempt",
@@ -127,3 +131,22 @@ class OrchestrationResult(_Frozen, Generic[T]):
     def to_json(self) -> dict[str, Any]:
         """The result as plain JSON types; money as strings."""
         return self.model_dump(mode="json")
+
+    @classmethod
+    async def from_flow_run(cls, flow_run: FlowRun | UUID | str) -> OrchestrationResult[Any]:
+        """The result of a run of `orchestrate`, on any machine that reaches the Prefect API and the run's storage.
+
+        Where the storage is a folder of the worker, the result of a deployed run is read from its artifact.
+
+        Args:
+            flow_run: The run, such as `run_deployment` returns it, or its id.
+
+        Raises:
+            OrchestrationError: The run failed (its own error, where that was stored), has not ended, or its result
+                cannot be read from here.
+            ConfigError: There is no such run, or it is one of another flow.
+        """
+        # Imported here: with Prefect it takes seconds, which reading results from a file must not cost.
+        from tta_dev_primitives.flows.prefect_support.answer_of_run import answer_of_run
+
+        return await answer_of_run(flow_run)

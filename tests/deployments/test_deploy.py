@@ -15,8 +15,10 @@ import pytest
 import yaml
 from fixtures_prefect import own_server
 from prefect.client.orchestration import get_client
-from prefect.client.schemas.actions import DeploymentUpdate
+from prefect.client.schemas.actions import DeploymentScheduleCreate, DeploymentUpdate, WorkPoolCreate
+from prefect.client.schemas.schedules import CronSchedule
 from prefect.events import emit_event
+from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import PrefectHTTPStatusError
 
 from tta_dev_primitives import cli
@@ -25,6 +27,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.automations import apply_automations
 from tta_dev_primitives.deployments.definitions import deployments
+from tta_dev_primitives.flows.prefect_support.old_entrypoints import MOVED
 
 pytestmark = [pytest.mark.server, pytest.mark.prefect]
 
@@ -32,7 +35,7 @@ ROOT = Path(__file__).parents[2]
 NAMES = {
     "orchestrate/on-demand", "orchestrate-bulk/nightly", "spend-report/scheduled", "check-models/daily",
     "sweep-ledger/hourly", "resume-crashed/after-crash", "review-diff/on-demand", "document-module/on-demand",
-    "generate-tests/on-demand",
+    "generate-tests/on-demand", "orchestrate-bulk/shard",
 }  # fmt: skip
 POOL = "tta-tests"
 
@@ -170,6 +173,114 @@ async def test_the_budget_pauses_the_bulk_job_and_a_new_month_resumes_it() -> No
             await eventually(told, lambda seen, outcome=outcome: seen is outcome)
 
 
+async def test_what_people_set_stays_when_deployed_again(capsys: pytest.CaptureFixture[str]) -> None:
+    """Time, zone, ceiling, schedules, tags, text, queue, limit and variables stay; `--reset` replaces them."""
+    name = "orchestrate-bulk/nightly"
+
+    async def deploy(*options: str) -> dict[str, Any]:
+        capsys.readouterr()
+        await asyncio.to_thread(tta, "deploy", "--work-pool", POOL, "--json", *options)
+        done = json.loads(capsys.readouterr().out)
+        found: dict[str, Any] = next(one for one in done["deployments"] if one["name"] == name)
+        return found
+
+    async with get_client() as client:
+        before = await client.read_deployment_by_name(name)
+        (schedule,) = before.schedules
+        late = CronSchedule(cron="0 22 * * *", timezone="Europe/Berlin")
+        await client.update_deployment_schedule(
+            before.id, schedule.id, schedule=late, parameters={"max_cost": "2.50"}
+        )
+        weekly = CronSchedule(cron="0 12 * * 6", timezone="Europe/Berlin")
+        added = DeploymentScheduleCreate(schedule=weekly, active=False, parameters={"max_cost": "1"})
+        await client.create_deployment_schedules(before.id, [added])
+        variables = {**before.job_variables, "env": {"SECRET": "not-to-be-shown"}}
+        change = DeploymentUpdate(
+            tags=["tta", "team-x"], description="ours", concurrency_limit=3, work_queue_name="slow",
+            work_pool_name=POOL, job_variables=variables, parameters={**before.parameters, "concurrency": 4},
+        )  # fmt: skip
+        await client.update_deployment(before.id, change)
+        await client.pause_deployment(before.id)
+
+        def fields(found: Any) -> dict[str, Any]:
+            return found.model_dump(
+                include={"tags", "description", "global_concurrency_limit", "work_queue_name", "job_variables",
+                         "parameters", "schedules", "paused"},
+                exclude={"global_concurrency_limit": {"updated"}, "schedules": {"__all__": {"updated"}}},
+            )  # fmt: skip
+
+        theirs = fields(await client.read_deployment(before.id))
+        said = await deploy()
+        assert fields(await client.read_deployment(before.id)) == theirs
+        kept = "\n".join(said["kept"])
+        assert "0 22 * * * Europe/Berlin (definition: 30 1 * * * UTC)" in kept
+        assert "concurrency_limit = 3 (definition: 1)" in kept
+        assert "job_variables.env" in kept and "not-to-be-shown" not in kept  # noqa: PT018
+        said = await deploy("--nightly-time", "23:15", "--nightly-max-cost", "0.75")
+        assert said["schedules"] == ["15 23 * * * Europe/Berlin (off)", "0 12 * * 6 Europe/Berlin (off)"]
+        found = await client.read_deployment(before.id)
+        assert found.parameters["max_cost"] == "0.75"
+        assert next(one for one in found.schedules if one.slug == "nightly").parameters == {
+            "max_cost": "0.75"
+        }
+        said = await deploy("--reset")
+        assert (said["schedules"], said["kept"], said["paused"]) == (["30 1 * * * (off)"], [], True)
+        found = await client.read_deployment(before.id)
+        assert (sorted(found.tags), found.parameters) == (["tta"], before.parameters)
+        await client.resume_deployment(before.id)
+
+
+async def test_stored_deployments_of_version_0_1_0_are_moved(capsys: pytest.CaptureFixture[str]) -> None:
+    """A deployment of a person's own that names an old place gets the new one."""
+    async with get_client() as client:
+        made = {}
+        for old, new in MOVED.items():
+            flow_id = await client.create_flow_from_name(old.rpartition(".")[2].replace("_", "-"))
+            made[await client.create_deployment(flow_id, "own-weekly", entrypoint=old)] = new
+        await asyncio.to_thread(tta, "deploy", "--work-pool", POOL)
+        for one, new in made.items():
+            assert (await client.read_deployment(one)).entrypoint == new
+            await client.delete_deployment(one)
+        assert capsys.readouterr().out.count("moved to its entrypoint of today: own-weekly") == len(MOVED)
+
+
+async def test_what_people_change_of_an_automation_stays() -> None:
+    """A changed text and a deleted automation stay so; the rest of it is still updated; `reset` restores both."""
+    await apply_automations(reset=True)
+    async with get_client() as client:
+        (drift,) = await client.read_automations_by_name("tta: quality drift")
+        fields = drift.model_dump(mode="json", include={"name", "enabled", "trigger", "actions"})
+        changed = AutomationCore.model_validate({**fields, "description": "ours"})
+        await client.update_automation(drift.id, changed)
+        (retired,) = await client.read_automations_by_name("tta: model retired")
+        await client.delete_automation(retired.id)
+        done = {one.name: one for one in await apply_automations()}
+        assert [one.field for one in done["tta: quality drift"].kept] == ["description"]
+        assert done["tta: model retired"].outcome == "deleted by a person"
+        assert (await client.read_automations_by_name("tta: quality drift"))[0].description == "ours"
+        assert not await client.read_automations_by_name("tta: model retired")
+        outcomes = {one.name: one.outcome for one in await apply_automations(reset=True)}
+        assert outcomes["tta: quality drift"] == "updated"
+        assert outcomes["tta: model retired"] == "created"
+
+
+async def test_a_path_of_this_machine_is_a_warning_for_containers(capsys: pytest.CaptureFixture[str]) -> None:
+    """A pool of containers does not see this machine's files: the path is named, and the option that helps."""
+    async with get_client() as client:
+        await client.create_work_pool(WorkPoolCreate(name="boxes", type="docker", base_job_template={}))
+    config = str(ROOT / "config" / "default-config.yaml")
+    await asyncio.to_thread(tta, "deploy", "--work-pool", "boxes", "--config", config)
+    warned = " ".join(capsys.readouterr().out.split())
+    assert f"the configuration file {config} is a path of this machine" in warned
+    assert "--worker-config" in warned
+    await asyncio.to_thread(tta, "deploy", "--work-pool", "boxes", "--worker-config", "/app/c.yaml", "--json")
+    assert not [one for one in json.loads(capsys.readouterr().out)["warnings"] if "configuration" in one]
+    async with get_client() as client:
+        found = await client.read_deployment_by_name("orchestrate/on-demand")
+        assert found.parameters["config_path"] == "/app/c.yaml"
+    await asyncio.to_thread(tta, "deploy", "--work-pool", POOL, "--reset")
+
+
 async def test_automations_are_updated_by_name_and_keep_their_switch() -> None:
     """Again: nothing changes, nothing doubles; one that a person switched off stays off."""
     await apply_automations()
@@ -192,13 +303,24 @@ async def test_a_wrong_notification_block_is_named(notify: str, said: str) -> No
         await apply_automations(notify)
 
 
-@pytest.mark.parametrize("options", [["--bulk-input", "x.jsonl"], ["--notify", "slack-webhook/ops"]])
-def test_half_an_option_is_a_usage_error(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    """Options that need another one say so, before anything is deployed."""
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--bulk-input", "x.jsonl"], "go together"),
+        (["--notify", "slack-webhook/ops"], "goes with"),
+        (["--nightly-time", "25:00"], "--nightly-time '25:00'"),
+        (["--nightly-zone", "Mars/Base"], "--nightly-zone 'Mars/Base'"),
+        (["--nightly-max-cost", "-1"], "--nightly-max-cost '-1'"),
+    ],
+)
+def test_a_wrong_option_is_a_usage_error(
+    options: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that need another one, and values that are none, are named before anything is deployed."""
     with pytest.raises(SystemExit) as ended:
         cli.main(["deploy", *options])
     assert ended.value.code == 2
-    assert "go" in capsys.readouterr().err
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_prefects_own_command_deploys_the_file(deployed: ServerInfo, tmp_path: Path) -> None:

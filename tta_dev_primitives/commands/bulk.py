@@ -49,6 +49,7 @@ def bulk(
     keep_going: Flag = False,
     allow_extra: Flag = False,
     batch: Flag = False,
+    shards: int = 1,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run a file of tasks; stopped or killed, the same command goes on where it was and pays nothing twice.
@@ -76,6 +77,7 @@ def bulk(
         allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
         batch: Send paid calls in batches of their providers: half the price, answered within a day. Ctrl-C leaves
             them running; the same command collects them.
+        shards: Deployment runs that share the work, on as many workers (`tta deploy`); 1: this process does it.
         verbose: Show the log on stderr.
     """
     quiet_logs(logging.INFO if verbose else logging.ERROR)
@@ -93,6 +95,7 @@ def bulk(
         "keep_going": keep_going,
         "allow_extra": allow_extra,
         "force": force,
+        "shards": whole("--shards", shards, most=100),
         "config_path": None if config is None else str(config),
     }
     output = read_schema(schema)
