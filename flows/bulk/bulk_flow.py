@@ -34,7 +34,7 @@ from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items
 from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.scheduler import failed_result
-from tta_dev_primitives.flows.bulk.shard_runs import ShardPump, parameters_of_shards
+from tta_dev_primitives.flows.bulk.shard_runs import ShardPump, parameters_of_shards, require_deployment
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -171,6 +171,8 @@ async def _file_job(
     force: bool,
     shards: int,
 ) -> BulkReport:
+    if shards > 1:
+        await require_deployment()
     with await asyncio.to_thread(
         FileJob.open,
         runtime.config,

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 from uuid import UUID
 
+import httpx
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State, StateType
@@ -30,7 +31,7 @@ from tta_dev_primitives.flows.bulk.scheduler import Ended
 from tta_dev_primitives.flows.bulk.shard_files import Shard, ShardFiles
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
-__all__ = ["DEPLOYMENT", "ShardError", "ShardPump", "parameters_of_shards"]
+__all__ = ["DEPLOYMENT", "ShardError", "ShardPump", "parameters_of_shards", "require_deployment"]
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 DEPLOYMENT = "orchestrate-bulk/shard"
@@ -38,7 +39,7 @@ _LOOK_S = 1.0
 _MOST_STARTS = 4
 _STUCK_S = 120.0
 """A run that a worker took and did not start for so long is given to another one."""
-_STOP_S = 25.0
+_STOP_S = 15.0
 
 
 class ShardError(OrchestrationError):
@@ -93,10 +94,14 @@ class ShardPump:
     async def _watch(self, client: PrefectClient, files: ShardFiles) -> None:
         try:
             while len(self._done) < len(files.shards):
-                runs = await self._runs(client, files)
-                for shard in files.shards:
-                    if shard.number not in self._done:
-                        await self._look(client, files, shard, runs.get(shard.run_id))
+                try:
+                    runs = await self._runs(client, files)
+                    for shard in files.shards:
+                        if shard.number not in self._done:
+                            await self._look(client, files, shard, runs.get(shard.run_id))
+                except httpx.HTTPError as problem:
+                    # The shards go on; what they do is seen when the API is back.
+                    _LOG.warning("the Prefect API does not answer: %s", redact(str(problem)))
                 if self.problem is not None or self._stopped():
                     await self._stop(client, files)
                     return
@@ -159,20 +164,13 @@ class ShardPump:
 
     async def _start(self, files: ShardFiles, shard: Shard) -> None:
         parameters = {**self._parameters, "input_path": str(shard.source), "output_path": str(shard.target)}
-        try:
-            run = await cast(
-                "Awaitable[FlowRun]",
-                run_deployment(
-                    DEPLOYMENT,
-                    parameters=parameters,
-                    timeout=0,
-                    flow_run_name=f"shard {shard.number} of {Path(self._job.target).name}"[:60],
-                ),
-            )
-        except ObjectNotFound:
-            raise ConfigError(
-                f"--shards: the deployment {DEPLOYMENT} is not on the server. To fix: run `tta deploy`."
-            ) from None
+        starting = run_deployment(
+            DEPLOYMENT,
+            parameters=parameters,
+            timeout=0,
+            flow_run_name=f"shard {shard.number} of {Path(self._job.target).name}"[:60],
+        )
+        run = await cast("Awaitable[FlowRun]", starting)
         shard.run_id = str(run.id)
         self.run_ids.append(shard.run_id)
         await asyncio.to_thread(self._job.add_run, shard.run_id)
@@ -220,6 +218,21 @@ class ShardPump:
         wanted = FlowRunFilter.model_validate({"id": {"any_": [UUID(one) for one in ids]}})
         found = await client.read_flow_runs(flow_run_filter=wanted, limit=len(ids))
         return {str(run.id): run for run in found}
+
+
+async def require_deployment() -> None:
+    """Refuse shards before anything is paid when nothing can run them.
+
+    Raises:
+        ConfigError: The deployment of shards is not on the server.
+    """
+    async with get_client() as client:
+        try:
+            await client.read_deployment_by_name(DEPLOYMENT)
+        except ObjectNotFound:
+            raise ConfigError(
+                f"shards: the deployment {DEPLOYMENT} is not on the server. To fix: run `tta deploy`."
+            ) from None
 
 
 def _came_late(state: State[Any]) -> bool:

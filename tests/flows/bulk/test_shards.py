@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ from fixtures_prefect import own_server
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.apply import deploy_all
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.bulk.job_file import JobFile
 from tta_dev_primitives.flows.bulk.output import Output
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.shard_files import ShardFiles
+from tta_dev_primitives.flows.bulk.shard_runs import parameters_of_shards, require_deployment
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
 POOL, TASKS = "shards", 90
@@ -108,6 +112,30 @@ def test_a_process_that_left_its_lock_is_gone(tmp_path: Path) -> None:
     assert shard.process() == "works"
 
 
+@pytest.mark.server
+@pytest.mark.prefect
+async def test_shards_without_their_deployment_are_refused_first(prefect_server: ServerInfo) -> None:
+    """Before anything is planned or paid, with the remedy."""
+    with pytest.raises(
+        ConfigError, match=r"orchestrate-bulk/shard is not on the server\. To fix: run `tta deploy`"
+    ):
+        await require_deployment()
+
+
+def test_each_shard_gets_its_part(tmp_path: Path) -> None:
+    """Open calls are rounded up, the ceiling down: all together spend no more than the job may."""
+    given = {"input_path": "i", "output_path": "o", "shards": 3, "concurrency": 50, "max_cost": Decimal(1),
+             "ordered": True, "keep_going": True, "config_path": None, "output_schema": {}}  # fmt: skip
+    made = parameters_of_shards(given, 3, config_path="/c.yaml", left_usd=Decimal("0.5"))
+    assert made == {
+        "concurrency": 17,
+        "max_cost": Decimal("0.166666666"),
+        "keep_going": True,
+        "config_path": "/c.yaml",
+    }
+    assert parameters_of_shards(given, 3, config_path=None, left_usd=Decimal(-1))["max_cost"] == 0
+
+
 @contextmanager
 def worker(folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
     """A process worker with a home and a process group of its own."""
@@ -164,6 +192,10 @@ def seen(sandbox: Sandbox, calls: int, job: asyncio.Future[Any]) -> None:
 @pytest.mark.prefect
 @pytest.mark.proof
 @pytest.mark.timeout(300)
+# Processes are killed meanwhile: what a library was about to wait for is collected unawaited.
+@pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <coroutine object sleep:pytest.PytestUnraisableExceptionWarning"
+)
 async def test_three_workers_share_a_job_and_one_is_killed(
     sandbox_of: Callable[..., Sandbox], tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
