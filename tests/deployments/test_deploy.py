@@ -310,7 +310,7 @@ async def test_a_wrong_notification_block_is_named(notify: str, said: str) -> No
         (["--notify", "slack-webhook/ops"], "goes with"),
         (["--nightly-time", "25:00"], "--nightly-time '25:00'"),
         (["--nightly-zone", "Mars/Base"], "--nightly-zone 'Mars/Base'"),
-        (["--nightly-max-cost", "-1"], "--nightly-max-cost '-1'"),
+        (["--nightly-max-cost", "-1"], "--nightly-max-cost: '-1' is not accepted"),
     ],
 )
 def test_a_wrong_option_is_a_usage_error(
