@@ -100,7 +100,7 @@ class Shard:
             return None
         with open(self.source, "rb") as file:
             file.seek(place[0])
-            found = record_of(json.loads(file.readline()), place[1])
+            found = record_of(json.loads(file.readline()), place[1], allow_extra=True)
         assert isinstance(found, Record)
         return found
 
@@ -209,7 +209,7 @@ class ShardFiles:
 
 
 def _line(record: Record) -> bytes:
-    entry: dict[str, Any] = {"id": record.id, "task": record.task}
+    entry: dict[str, Any] = {**record.extra, "id": record.id, "task": record.task}
     more = {"use_case": record.use_case, "system": record.system}
     entry |= {name: value for name, value in more.items() if value is not None}
     if record.output is not None:

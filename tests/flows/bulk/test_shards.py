@@ -51,7 +51,7 @@ def result(name: str) -> OrchestrationResult:
 def records(count: int) -> list[Record]:
     """Tasks with ids of their own."""
     return [
-        Record(n + 1, f"t{n}", f"Task {n}: “ü”", "simple", "Be brief." if n % 2 else None)
+        Record(n + 1, f"t{n}", f"Task {n}: “ü”", "simple", "Be brief." if n % 2 else None, None, {"team": n})
         for n in range(count)
     ]
 
@@ -65,6 +65,7 @@ def test_a_split_file_keeps_every_task_its_line_and_its_digest(tmp_path: Path) -
     again = ShardFiles.open(tmp_path / "out.jsonl")
     found = [shard.record(name) for shard in again.shards for name in shard.places]
     assert sorted(found, key=lambda one: one.number if one else 0) == given
+    assert [one.extra for one in found if one and one.number == 3] == [{"team": 2}]
     assert {one.digest for one in found if one} == {one.digest for one in given}
     assert JobFile.read(made[0].target) is not None
 
