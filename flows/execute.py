@@ -19,6 +19,7 @@ from prefect.tasks import Task
 
 from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import PostponedError
@@ -206,14 +207,13 @@ def _turn_away(lane: Lane, item: Item) -> None:
 async def _checked(
     runtime: Runtime, item: Item, target: Target, guarded: GuardedReply
 ) -> tuple[GuardedReply, Checked]:
-    """A reply with what its checks found; one that is no data of the item's type goes back once, with the fault."""
+    """A reply with what its checks found; one that can be corrected goes back to its model once, with the fault."""
     reply = guarded.reply
     found = check_answer(item, reply, item.part)
-    invalid = item.output is not None and found.failures[:1] and found.failures[0].startswith(_INVALID)
-    if not invalid or item.calls_left < 1:
+    problem = await _repairable(item, reply, found) if item.calls_left > 0 else None
+    if problem is None:
         return guarded, found
     _mark_invalid(item, target, found.failures)
-    problem = found.failures[0].removeprefix(f"{_INVALID}: ")
     outcome = await runtime.calls(
         Call(
             targets=[target],
@@ -234,9 +234,18 @@ async def _checked(
     return outcome.reply, check_answer(item, outcome.reply.reply)
 
 
+async def _repairable(item: Item, reply: ChatReply, found: Checked) -> str | None:
+    """What is wrong with an answer, when the model that gave it can be asked to correct it."""
+    if item.output is not None and found.failures[:1] and found.failures[0].startswith(_INVALID):
+        return found.failures[0].removeprefix(f"{_INVALID}: ")
+    if item.repairs is None or item.check is None or found.failures:
+        return None
+    return "; ".join(await item.check(reply.text)) or None
+
+
 def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
     """Let the model's last attempt say that its answer was no data of the item's type, and why."""
-    if item.output is None or not failures[0].startswith(_INVALID):
+    if item.output is None or not failures or not failures[0].startswith(_INVALID):
         return
     for index in reversed(range(len(item.attempts))):
         attempt = item.attempts[index]

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -34,7 +34,7 @@ _SCRATCH_MB = 64
 _MOST_REPLY = 1 << 20
 _GRACE_S = 15.0
 """The runner keeps the time limit; this is for the start of its processes."""
-_PROBE: dict[str, Any] = {"module": "", "code": "", "hollow": False}
+_PROBE: dict[str, Any] = {"module": "", "code": "", "change": ""}
 
 Kind = Literal["bubblewrap", "landlock", "none"]
 
@@ -51,6 +51,10 @@ class Fence:
     readable: tuple[str, ...]
     names: tuple[tuple[str, str], ...]
     """Import name and place of the code that lies outside the interpreter."""
+    python: str = sys.executable
+    """The interpreter that runs the tests."""
+    pytest: bool = False
+    """It has pytest, which runs tests of both styles."""
 
     @property
     def name(self) -> str:
@@ -63,7 +67,7 @@ class Fence:
         """Run one order in the fence.
 
         Args:
-            order: `module`, `code` and `hollow`.
+            order: `module`, `code` and `change` (empty: the module as it is; `emptied`; `unusable`).
             seconds: Time limit of the tests.
 
         Returns:
@@ -79,6 +83,7 @@ class Fence:
                 **order,
                 "fence": "" if self.kind == "none" else self.kind,
                 "tests": "test_generated",
+                "pytest": self.pytest,
                 "scratch": f"{inside}/scratch",
                 "names": f"{inside}/names",
                 "readable": [*self.readable, f"{folder}/names", str(_HERE)],
@@ -104,7 +109,7 @@ class Fence:
         Path(folder, "names").mkdir()
         for name, place in self.names:
             Path(folder, "names", _file_name(name, place)).symlink_to(place)
-        return [sys.executable, "-I", str(_RUNNER)], folder
+        return [self.python, "-I", str(_RUNNER)], folder
 
     def _bubblewrap(self) -> list[str]:
         command = [
@@ -125,15 +130,20 @@ class Fence:
         for name, place in self.names:
             command += ["--symlink", place, f"/trial/names/{_file_name(name, place)}"]
         command += ["--size", str(_SCRATCH_MB << 20), "--tmpfs", "/trial/scratch", "--remount-ro", "/"]
-        return [*command, "--chdir", "/trial/scratch", sys.executable, "-I", f"/trial/{_RUNNER.name}"]
+        return [*command, "--chdir", "/trial/scratch", self.python, "-I", f"/trial/{_RUNNER.name}"]
 
 
-async def find_fence(module: Module) -> Fence | None:
-    """The first fence that holds here, tried by a process that attempts to get out of it."""
-    view = await _view(module)
+async def find_fence(module: Module, python: str | None = None) -> Fence | None:
+    """The first fence that holds here, tried by a process that attempts to get out of it.
+
+    Args:
+        module: What is tested.
+        python: The interpreter that runs the tests; default: that of this program.
+    """
+    view = await _view(module, python or sys.executable)
     kinds: tuple[Kind, ...] = ("bubblewrap", "landlock") if _bwrap() else ("landlock",)
     for kind in kinds:
-        fence = Fence(kind, *view)
+        fence = replace(view, kind=kind)
         try:
             reply = await fence.run(_PROBE, 20.0)
         except FenceError:
@@ -143,9 +153,9 @@ async def find_fence(module: Module) -> Fence | None:
     return None
 
 
-async def no_fence(module: Module) -> Fence:
+async def no_fence(module: Module, python: str | None = None) -> Fence:
     """No fence at all, for those who have put one around the whole program."""
-    return Fence("none", *await _view(module))
+    return await _view(module, python or sys.executable)
 
 
 def _made() -> str:
@@ -168,13 +178,16 @@ def _bwrap() -> str | None:
     return shutil.which("bwrap") if sys.platform == "linux" else None
 
 
-async def _view(module: Module) -> tuple[tuple[str, ...], tuple[tuple[str, str], ...]]:
-    found = await _ask([sys.executable, "-I", str(_VIEW), str(module.root), module.name], None, "/", 60.0)
+async def _view(module: Module, python: str) -> Fence:
+    """What the tests of a module may read, for an interpreter; PYTHONPATH counts as it does for the module's users."""
+    folders = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    extra = [str(Path.cwd() / entry) for entry in folders]
+    found = await _ask([python, "-I", str(_VIEW), str(module.root), module.name, *extra], None, "/", 60.0)
     names = {module.name.partition(".")[0]: _place(module), **found["names"]}
     paths = sorted({*found["paths"], *names.values()})
     # A folder that lies in another one is visible with it.
     tops = [p for p in paths if not any(p != q and p.startswith(q.rstrip("/") + "/") for q in paths)]
-    return tuple(tops), tuple(names.items())
+    return Fence("none", tuple(tops), tuple(names.items()), python, bool(found["pytest"]))
 
 
 def _place(module: Module) -> str:

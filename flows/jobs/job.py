@@ -40,6 +40,8 @@ class JobPart:
     criteria: tuple[str, ...] = ()
     check: LocalCheck | None = None
     """What the answer must pass on this machine before it is judged."""
+    repairs: str | None = None
+    """What a model whose answer failed the check is asked for once more, such as `file`; None: the next model."""
 
 
 class PartResult(BaseModel):
@@ -103,9 +105,11 @@ def _item(runtime: Runtime, number: int, part: JobPart) -> Item:
         acceptance_criteria=list(part.criteria),
     )
     attempts = runtime.config.fallback_strategy.max_attempts
-    return Item(
+    item = Item(
         str(number), part.task, use_case=part.use_case, calls_left=attempts, plan=plan, check=part.check
     )
+    item.repairs = part.repairs
+    return item
 
 
 def _reason(item: Item) -> str | None:

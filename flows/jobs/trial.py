@@ -1,10 +1,10 @@
-"""Generated tests on trial: run in a fence, first on the module as it is, then on an emptied one.
+"""Generated tests on trial: run in a fence, first on the module as it is, then on changed ones.
 
 outcome = await trial(module, code, seconds=60)
-outcome.failures   # () when the tests pass and would notice that the module does nothing
+outcome.failures   # () when the tests pass, would notice that the module does nothing, and all use the module
 
 Only what is seen from outside counts: that each reported test is one of the file, that the process ended by itself, and
-that the same tests fail on the emptied module.
+that the same tests fail on the changed module.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pydantic import BaseModel, ValidationError
 from tta_dev_primitives.flows.jobs.fence import Fence, FenceError, find_fence
 from tta_dev_primitives.flows.jobs.modules import Module
 
-__all__ = ["NO_FENCE", "Outcome", "syntax_fault", "trial"]
+__all__ = ["NO_FENCE", "Outcome", "import_fault", "syntax_fault", "trial"]
 
 NO_FENCE = (
     "the tests were NOT run: this machine offers no fence for them. Install bubblewrap, use Linux 6.2 or newer, "
@@ -30,7 +30,9 @@ _SHOWN = 5
 class _Report(BaseModel, extra="forbid", strict=True):
     passed: list[str]
     failed: list[list[str]]
-    hollowed: list[str]
+    changed: list[str]
+    broken: str | None
+    """Why the module itself cannot be imported."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,7 @@ class Outcome:
     """Tests that passed on the module as it is."""
     failures: tuple[str, ...] = ()
     """Why they are refused, one line each; empty when they pass and check something."""
+    passed: tuple[str, ...] = ()
 
 
 async def trial(module: Module, code: str, *, seconds: float = 60.0, fence: Fence | None = None) -> Outcome:
@@ -48,8 +51,8 @@ async def trial(module: Module, code: str, *, seconds: float = 60.0, fence: Fenc
 
     Args:
         module: What is tested.
-        code: A file of unittest tests.
-        seconds: Time limit of each of the two runs.
+        code: A file of tests, for unittest or, where the interpreter has it, for pytest.
+        seconds: Time limit of each of the three runs.
         fence: Where it runs; None looks for one.
     """
     fault = syntax_fault(code)
@@ -58,13 +61,27 @@ async def trial(module: Module, code: str, *, seconds: float = 60.0, fence: Fenc
     fence = fence or await find_fence(module)
     if fence is None:
         return Outcome(0, (NO_FENCE,))
-    as_it_is = await _run(module, code, fence, seconds, hollow=False)
+    as_it_is = await _run(module, code, fence, seconds)
     if as_it_is.failures or as_it_is.run == 0:
         return as_it_is if as_it_is.failures else Outcome(0, ("no test ran",))
-    emptied = await _run(module, code, fence, seconds, hollow=True)
-    if emptied.failures:
-        return as_it_is
-    return Outcome(as_it_is.run, ("the tests also pass when every function of the module does nothing",))
+    emptied = await _run(module, code, fence, seconds, "emptied")
+    if not emptied.failures:
+        return Outcome(as_it_is.run, ("the tests also pass when every function of the module does nothing",))
+    unusable = await _run(module, code, fence, seconds, "unusable")
+    idle = sorted(set(unusable.passed))
+    if idle:
+        more = f" and {len(idle) - _SHOWN} more" if len(idle) > _SHOWN else ""
+        named = ", ".join(idle[:_SHOWN]) + more
+        return Outcome(
+            as_it_is.run, (f"these tests pass without using the module, so they check nothing: {named}",)
+        )
+    return as_it_is
+
+
+async def import_fault(module: Module, fence: Fence, seconds: float = 60.0) -> str | None:
+    """Why the module cannot be imported by the interpreter of the fence, in the fence; None: it can."""
+    found = await _run(module, "", fence, seconds)
+    return found.failures[0] if found.failures else None
 
 
 def syntax_fault(code: str) -> str | None:
@@ -76,8 +93,8 @@ def syntax_fault(code: str) -> str | None:
     return None
 
 
-async def _run(module: Module, code: str, fence: Fence, seconds: float, *, hollow: bool) -> Outcome:
-    order = {"module": module.name, "code": code, "hollow": hollow}
+async def _run(module: Module, code: str, fence: Fence, seconds: float, change: str = "") -> Outcome:
+    order = {"module": module.name, "code": code, "change": change}
     try:
         reply = await fence.run(order, seconds)
     except FenceError as error:
@@ -87,12 +104,14 @@ async def _run(module: Module, code: str, fence: Fence, seconds: float, *, hollo
     report = _checked(reply["report"], code)
     if reply["forged"] or report is None:
         return Outcome(0, (f"the test process ended without a valid report (exit code {reply['status']})",))
-    if hollow and not report.hollowed:
+    if report.broken is not None:
+        return Outcome(0, (f"{module.name} cannot be imported by {fence.python}: {report.broken}",))
+    if change == "emptied" and not report.changed:
         # A module of constants: there is nothing to empty, so nothing speaks against the tests.
         return Outcome(len(report.passed), ("nothing to empty",))
     failed = ["failed " + ": ".join(words)[:300] for words in report.failed]
     more = [f"and {len(failed) - _SHOWN} more"] if len(failed) > _SHOWN else []
-    return Outcome(len(report.passed), (*failed[:_SHOWN], *more))
+    return Outcome(len(report.passed), (*failed[:_SHOWN], *more), tuple(report.passed))
 
 
 def _checked(report: Any, code: str) -> _Report | None:

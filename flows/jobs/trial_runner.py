@@ -1,4 +1,4 @@
-"""Runs one file of unittest tests in a locked child process, and reports on it.
+"""Runs one file of tests in a locked child process, by pytest where the interpreter has it, and reports on it.
 
     python -I trial_runner.py        # the order is one line of JSON on stdin; the report is one line on stdout
 
@@ -10,6 +10,7 @@ and what comes through that pipe counts only whole and with the secret of this r
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import json
 import os
@@ -20,6 +21,7 @@ import signal
 import socket
 import sys
 import time
+import traceback
 import types
 import unittest
 from typing import Any
@@ -124,7 +126,7 @@ def _in_child(order: dict[str, Any], pipe: int, secret: bytes) -> None:
             os.write(pipe, secret + json.dumps({"unlocked": problem}).encode())
             return
     sys.path[:0] = [order["scratch"], order["names"]]
-    report = _run(order["module"], order["tests"], hollow=order["hollow"]) if order["module"] else {}
+    report = _run(order) if order["module"] else {}
     os.write(pipe, secret + json.dumps(report).encode())
 
 
@@ -170,66 +172,219 @@ def _lock(order: dict[str, Any]) -> str | None:
     return None
 
 
-def _run(module: str, tests: str, *, hollow: bool) -> dict[str, Any]:
+def _run(order: dict[str, Any]) -> dict[str, Any]:
+    """Change the module as ordered, run the tests, and say which passed and why others did not."""
+    report: dict[str, Any] = {"passed": [], "failed": [], "changed": [], "broken": None}
     try:
-        target = importlib.import_module(module)
-        emptied = _hollow(target) if hollow else []
+        target = importlib.import_module(order["module"])
+    except BaseException as error:
+        return {**report, "broken": _line(error)}
+    change = _CHANGES.get(order["change"])
+    report["changed"] = [] if change is None else change(target)
+    result = _Result(f"{order['tests']}.py")
+    if order["pytest"]:
+        _run_pytest(result)
+    else:
+        _run_unittest(order["tests"], result)
+    return {**report, "passed": result.passed, "failed": result.failed[:_MOST_FAILURES]}
+
+
+def _run_unittest(tests: str, result: _Result) -> None:
+    try:
         suite = unittest.defaultTestLoader.loadTestsFromModule(importlib.import_module(tests))
     except BaseException as error:
-        return {"passed": [], "failed": [["import", _line(error)]], "hollowed": []}
-    result = _Result()
+        result.fail("import", error)
+        return
     suite.run(result)
-    bad = [
-        (test, (text.strip() or "failed").splitlines()[-1])
-        for test, text in (*result.failures, *result.errors)
+
+
+def _run_pytest(result: _Result) -> None:
+    """Only what pytest itself brings: plugins of the project's environment need files that the fence hides."""
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    pytest = importlib.import_module("pytest")
+    with open("pytest.ini", "w", encoding="utf-8") as file:
+        file.write("[pytest]\n")
+    options = [
+        "-q",
+        "-s",
+        "--noconftest",
+        "-p",
+        "no:cacheprovider",
+        "-c",
+        "pytest.ini",
+        "--basetemp",
+        "pytest-tmp",
     ]
-    bad += [(test, "passed unexpectedly") for test in result.unexpectedSuccesses]
-    failed = [[test.id().rpartition(".")[2][:100], text[:200]] for test, text in bad[:_MOST_FAILURES]]
-    return {"passed": result.passed, "failed": failed, "hollowed": emptied}
+
+    class Plugin:
+        def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+            for item in items:
+                names[item.nodeid] = getattr(item, "originalname", None) or item.name
+
+        def pytest_runtest_makereport(self, item: Any, call: Any) -> None:
+            if call.excinfo is not None:
+                errors[item.nodeid] = call.excinfo.value
+
+        def pytest_runtest_logreport(self, report: Any) -> None:
+            if report.failed:
+                result.fail(names[report.nodeid], errors.get(report.nodeid) or report.longreprtext)
+            elif report.when == "call" and report.passed:
+                if hasattr(report, "wasxfail"):
+                    result.fail(names[report.nodeid], "passed unexpectedly")
+                else:
+                    result.passed.append(names[report.nodeid][:100])
+
+        def pytest_collectreport(self, report: Any) -> None:
+            if report.failed:
+                result.fail("import", report.longreprtext)
+
+    names: dict[str, str] = {}
+    errors: dict[str, BaseException] = {}
+    pytest.main([*options, result.file], plugins=[Plugin()])
 
 
 class _Result(unittest.TestResult):
-    def __init__(self) -> None:
+    """What became of each test: its name, and for a failure the line of the test file and the error's words."""
+
+    def __init__(self, file: str) -> None:
         super().__init__()
+        self.file = file
         self.passed: list[str] = []
+        self.failed: list[list[str]] = []
 
     def addSuccess(self, test: unittest.TestCase) -> None:
-        self.passed.append(test.id().rpartition(".")[2][:100])
+        self.passed.append(_name(test))
+
+    def addFailure(self, test: unittest.TestCase, err: Any) -> None:
+        self.fail(_name(test), err[1])
+
+    addError = addFailure
+
+    def addSubTest(self, test: unittest.TestCase, subtest: unittest.TestCase, err: Any) -> None:
+        if err is not None:
+            self.fail(_name(test), err[1])
+
+    def addUnexpectedSuccess(self, test: unittest.TestCase) -> None:
+        self.fail(_name(test), "passed unexpectedly")
+
+    def fail(self, name: str, error: BaseException | str) -> None:
+        """Keep a failure as name and one readable line."""
+        if isinstance(error, str):
+            # pytest marks the lines of an error with `E`.
+            said = (error.strip() or "failed").splitlines()[-1].removeprefix("E ").strip()
+        else:
+            line = self._line_of(error)
+            said = _line(error) + (f" (line {line})" if line else "")
+        self.failed.append([name[:100], said[:240]])
+
+    def _line_of(self, error: BaseException) -> int | None:
+        """The last line of the test file that the error came through."""
+        if isinstance(error, SyntaxError):
+            return error.lineno
+        found = None
+        for frame, line in traceback.walk_tb(error.__traceback__):
+            if os.path.basename(frame.f_code.co_filename) == self.file:
+                found = line
+        return found
+
+
+def _name(test: unittest.TestCase) -> str:
+    return test.id().rpartition(".")[2][:100]
 
 
 def _line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0][:200]
+    """The error's class and the first lines of its words, as one line."""
+    words = " ".join(part.strip() for part in str(error).splitlines()[:3] if part.strip())
+    return f"{type(error).__name__}: {words}"[:200].rstrip(": ")
 
 
-def _hollow(module: types.ModuleType) -> list[str]:
-    """Replace every public function, and every method of a public class, by one that gives None."""
+def _emptied(module: types.ModuleType) -> list[str]:
+    """Replace every public function, and every method, property and operator of a public class, by one giving None."""
     emptied = []
     for name, value in list(vars(module).items()):
         if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
             continue
-        if isinstance(value, types.FunctionType) or hasattr(value, "__wrapped__"):
+        if isinstance(value, type):
+            emptied += [f"{name}.{m}" for m in _emptied_class(value)]
+        elif isinstance(value, types.FunctionType) or hasattr(value, "__wrapped__"):
             setattr(module, name, _nothing)
             emptied.append(name)
-        elif isinstance(value, type):
-            emptied += [f"{name}.{m}" for m in _hollow_class(value)]
     return emptied
 
 
-def _hollow_class(value: type) -> list[str]:
+_KEPT = frozenset(
+    {
+        "__new__",
+        "__init_subclass__",
+        "__class_getitem__",
+        "__set_name__",
+        "__del__",
+        "__getattribute__",
+        "__setattr__",
+    }
+)
+"""Methods without which a class cannot be used at all."""
+_METHODS = (types.FunctionType, staticmethod, classmethod, property, functools.cached_property)
+
+
+def _emptied_class(value: type) -> list[str]:
     emptied = []
     for name, method in list(vars(value).items()):
-        if name.startswith("_") or not isinstance(method, types.FunctionType | staticmethod | classmethod):
+        operator = name.startswith("__") and name.endswith("__")
+        if name in _KEPT or (name.startswith("_") and not operator) or not isinstance(method, _METHODS):
             continue
+        is_property = isinstance(method, property | functools.cached_property)
         try:
-            setattr(value, name, _nothing)
+            setattr(value, name, property(_nothing) if is_property else _nothing)
         except (AttributeError, TypeError):
             continue
         emptied.append(name)
     return emptied
 
 
+def _unusable(module: types.ModuleType) -> list[str]:
+    """Replace every name of the module, other modules aside, by an object whose every use is an error."""
+    names = [
+        name
+        for name, value in vars(module).items()
+        if not (name.startswith("__") or isinstance(value, types.ModuleType))
+    ]
+    for name in names:
+        setattr(module, name, _Unusable())
+    return names
+
+
+class _UnusableError(BaseException):
+    """No test that expects an `Exception` takes it for the one that it expects."""
+
+
+class _Unusable:
+    """Stands in for whatever the module offers."""
+
+    def __getattribute__(self, name: str) -> object:
+        # Collecting tests looks at the private attributes of whatever a test file imported.
+        if name.startswith("_"):
+            return object.__getattribute__(self, name)
+        raise _UnusableError(name)
+
+
+def _refuse(*_: object, **__: object) -> object:
+    raise _UnusableError("used")
+
+
+for _operator in (
+    *("call", "eq", "ne", "lt", "le", "gt", "ge", "hash", "bool", "str", "repr", "iter", "len", "contains"),
+    *("getitem", "setitem", "add", "radd", "sub", "rsub", "mul", "rmul", "truediv", "rtruediv", "and", "or"),
+    *("int", "float", "index", "format", "enter", "setattr", "mro_entries", "instancecheck", "subclasscheck"),
+):
+    setattr(_Unusable, f"__{_operator}__", _refuse)
+
+
 def _nothing(*_: object, **__: object) -> None:
     """Stands in for the code under test."""
+
+
+_CHANGES = {"emptied": _emptied, "unusable": _unusable}
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
 """What a trial may read: the interpreter, and the code that the module under test imports.
 
-    python -I trial_view.py ROOT MODULE
+    python -I trial_view.py ROOT MODULE [FOLDER ...]
 
-Prints `{"paths": [...], "names": {"shop": "/src/shop"}}`: files and folders to show, and the import name of each that
-lies outside the interpreter. Only the standard library; it runs outside the fence, parses, and imports nothing.
+Prints `{"paths": [...], "names": {"shop": "/src/shop"}, "pytest": true}`: files and folders to show, the import name of
+each that lies outside the interpreter, and whether it has pytest. The folders are those of PYTHONPATH.
+ Only the standard library; it runs outside the fence, parses, and imports nothing.
 """
 
 from __future__ import annotations
@@ -23,14 +24,19 @@ _MOST_FILES = 3_000
 
 def main() -> None:
     """Print the view of one module."""
-    root, module = sys.argv[1:]
+    root, module, *folders = sys.argv[1:]
+    sys.path[:0] = folders
     paths = interpreter()
     names = dict(imported(root, module, paths))
     for path in names.values():
         paths += [path, *_linked(path)]
     print(
         json.dumps(
-            {"paths": sorted({p for path in paths for p in (path, os.path.realpath(path))}), "names": names}
+            {
+                "paths": sorted({p for path in paths for p in (path, os.path.realpath(path))}),
+                "names": names,
+                "pytest": importlib.util.find_spec("pytest") is not None,
+            }
         )
     )
 

@@ -1,7 +1,8 @@
-"""The flow `generate_tests`: unittest tests for one Python module, tried before they are handed out.
+"""The flow `generate_tests`: tests for one Python module, tried before they are handed out.
 
-Each answer runs in a fence on this machine: the tests must pass on the module as it is, and must fail when its
-functions do nothing. Else the next model is asked; when no tests hold, the run fails and says what was wrong with each.
+The module is imported before anything is paid. Each answer runs in a fence on this machine: the tests must pass on the
+module as it is, must fail when its functions do nothing, and each must use the module. Else the same model is asked
+once more with the failures, then the next one; when no tests hold, the run fails and says what was wrong with each.
 Where there is no fence the tests are written and not run, which the result says; then they are no evidence.
 """
 
@@ -17,9 +18,10 @@ from pydantic import Field
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.jobs.fence import Fence, find_fence, no_fence
+from tta_dev_primitives.flows.jobs.interpreter import find_python
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, code_in, read_module
-from tta_dev_primitives.flows.jobs.trial import NO_FENCE, syntax_fault, trial
+from tta_dev_primitives.flows.jobs.trial import NO_FENCE, import_fault, syntax_fault, trial
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import UseCase
 
@@ -44,6 +46,7 @@ async def generate_tests(
     use_case: UseCase = "expert",
     config_path: str | None = None,
     run_unfenced: bool = False,
+    python: str | None = None,
 ) -> JobResult:
     """Write tests for one Python module and run them in a fence, without network, keys and files of yours.
 
@@ -53,9 +56,11 @@ async def generate_tests(
         use_case: Which executors do it.
         config_path: Configuration file; empty searches the usual places.
         run_unfenced: Run the tests with your own rights. Only inside a container that is made for it.
+        python: The interpreter that runs the tests; empty: that of the active virtual environment.
 
     Raises:
-        ConfigError: No such file, it is not Python, or a deployment asks for `run_unfenced`.
+        ConfigError: No such file or interpreter, the file is not Python or cannot be imported, or a deployment asks for
+            `run_unfenced`.
         OrchestrationError: No model's tests held.
     """
     if run_unfenced and deployment.id:
@@ -63,16 +68,26 @@ async def generate_tests(
             "run_unfenced: refused in a deployment; only `tta job tests --run-unfenced` may ask for it."
         )
     module = read_module(Path(module_path))
-    fence = await no_fence(module) if run_unfenced else await find_fence(module)
+    interpreter = find_python(python)
+    fence = await (no_fence if run_unfenced else find_fence)(module, interpreter)
+    if fence is not None:
+        fault = await import_fault(module, fence, seconds)
+        if fault is not None:
+            raise ConfigError(
+                f"{module.path}: {fault}. Nothing was asked or paid. Give the project's interpreter with --python, "
+                "or its folders in PYTHONPATH."
+            )
     tried = _Trials(module, seconds, fence)
+    style = "pytest or unittest" if fence is not None and fence.pytest else "unittest"
     part = JobPart(
         name=module.name,
-        task=f"Write tests for the module {module.name} (import it by this name):\n\n"
+        task=f"Write {style} tests for the module {module.name} (import it by this name):\n\n"
         f"```python\n{module.source}\n```",
         use_case=use_case,
         instructions=instructions("unit_tests"),
         criteria=_CRITERIA,
         check=tried.check,
+        repairs="file",
     )
     done = await answer_parts(config_path, [part])
     content = code_in(done[0].result.content) if done[0].result is not None else ""
@@ -88,11 +103,18 @@ class _Trials:
 
     def __init__(self, module: Module, seconds: float, fence: Fence | None) -> None:
         self.ran: dict[str, int] = {}
+        self._failures: dict[str, Sequence[str]] = {}
         self._module, self._seconds, self._fence = module, seconds, fence
 
     async def check(self, answer: str) -> Sequence[str]:
         """The failures of one answer's tests; empty when they hold."""
         code = code_in(answer)
+        if code in self._failures:
+            return self._failures[code]
+        self._failures[code] = await self._failures_of(code)
+        return self._failures[code]
+
+    async def _failures_of(self, code: str) -> Sequence[str]:
         if self._fence is None:
             fault = syntax_fault(code)
             return [] if fault is None else [fault]

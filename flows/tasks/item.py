@@ -56,6 +56,7 @@ class Item:
         "plan",
         "reasons",
         "refusal",
+        "repairs",
         "replies",
         "requests",
         "result",
@@ -88,6 +89,8 @@ class Item:
         self.calls_left = calls_left
         self.plan = plan
         self.check = check
+        self.repairs: str | None = None
+        """What a model whose answer failed `check` is asked for once more; None: the next model is asked."""
         self.output = output
         """The type of the answer; None: text."""
         self.route = Route(())

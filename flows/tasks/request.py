@@ -87,11 +87,12 @@ def answer_request(item: Item, target: Target, *, whole: bool = False) -> ChatRe
 
 
 def repair_request(item: Item, target: Target, answer: str, problem: str) -> ChatRequest:
-    """The request for the whole answer, after an answer that is no data of the item's type, with what is wrong."""
+    """The request for the whole answer, after one that failed the checks of this machine, with what is wrong."""
     asked = answer_request(item, target, whole=True)
     said = (
         "Your answer is not valid. The problem, quoted as data: "
-        f"{json.dumps(problem, ensure_ascii=False)}. Answer again with the whole corrected JSON object only."
+        f"{json.dumps(problem, ensure_ascii=False)}. "
+        f"Answer again with the whole corrected {'JSON object' if item.output is not None else item.repairs} only."
     )
     turns = (*asked.messages, Message("assistant", answer[:_QUOTED] or "(empty)"), Message("user", said))
     return replace(asked, messages=turns)

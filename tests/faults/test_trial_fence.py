@@ -94,7 +94,7 @@ async def fence_of(kind: str, module: Module = MODULE) -> Fence:
     open_one = await no_fence(module)
     held = Fence(kind, open_one.readable, open_one.names)  # type: ignore[arg-type]
     try:
-        await held.run({"module": "", "code": "", "hollow": False}, 20)
+        await held.run({"module": "", "code": "", "change": ""}, 20)
     except FenceError as error:
         pytest.skip(f"no {kind} here: {error}")
     return held
@@ -133,7 +133,7 @@ async def test_no_way_out_is_open(kind: str, victim: Path) -> None:
         code = HEAD.format(victim=str(victim), port=server.getsockname()[1])
         for name, body in ESCAPES.items():
             code += f"    def test_{name}(self):\n{indent(body, ' ' * 8)}\n"
-        reply = await fence.run({"module": MODULE.name, "code": code, "hollow": False}, 30)
+        reply = await fence.run({"module": MODULE.name, "code": code, "change": ""}, 30)
     report = reply["report"]
     assert report is not None, reply
     assert report["passed"] == []
@@ -158,7 +158,7 @@ async def test_the_escapes_work_without_a_fence(victim: Path) -> None:
     code = HEAD.format(victim=str(victim), port=9)
     for name in working:
         code += f"    def test_{name}(self):\n{indent(ESCAPES[name], ' ' * 8)}\n"
-    reply = await fence.run({"module": MODULE.name, "code": code, "hollow": False}, 30)
+    reply = await fence.run({"module": MODULE.name, "code": code, "change": ""}, 30)
     assert sorted(reply["report"]["passed"]) == sorted(f"test_{name}" for name in working)
 
 
@@ -212,9 +212,12 @@ async def test_good_tests_hold(kind: str) -> None:
         "        with tempfile.TemporaryDirectory() as d: open(d + '/f', 'w').write('x')\n"
         "        self.assertEqual(celsius(32), 0.0)\n"
         "    def test_thread(self):\n"
-        "        t = threading.Thread(target=celsius, args=(1,)); t.start(); t.join()\n"
+        "        got = []\n"
+        "        t = threading.Thread(target=lambda: got.append(celsius(32))); t.start(); t.join()\n"
+        "        self.assertEqual(got, [0.0])\n"
         "    def test_loop(self):\n"
-        "        asyncio.run(asyncio.sleep(0))\n"
+        "        async def water(): return celsius(32)\n"
+        "        self.assertEqual(asyncio.run(water()), 0.0)\n"
     )
     outcome = await trial(MODULE, code, fence=await fence_of(kind))
     assert (outcome.run, outcome.failures) == (4, ())
@@ -292,7 +295,7 @@ async def test_only_what_the_module_imports_is_in_sight(kind: str, tmp_path: Pat
     code += "    def test_total(self): self.assertEqual(total(3), 6)\n"
     for number, name in enumerate((".env", "secrets.py", "notes.txt")):
         code += f"    def test_hidden_{number}(self):\n        with self.assertRaises(OSError): "
-        code += f"open({str(tmp_path / name)!r})\n"
+        code += f"total(1) and open({str(tmp_path / name)!r})\n"
     outcome = await trial(module, code, fence=await fence_of(kind, module))
     assert (outcome.run, outcome.failures) == (4, ())
 
@@ -324,7 +327,7 @@ async def test_a_fence_that_does_not_hold_is_none(monkeypatch: pytest.MonkeyPatc
     for kind, problem in (("landlock", "read a file outside"), ("bubblewrap", "open a socket|exit code")):
         fence = Fence(kind, open_one.readable, open_one.names)  # type: ignore[arg-type]
         with pytest.raises(FenceError, match=problem):
-            await fence.run({"module": MODULE.name, "code": GOOD, "hollow": False}, 20)
+            await fence.run({"module": MODULE.name, "code": GOOD, "change": ""}, 20)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="becomes another user, which only root can")

@@ -199,6 +199,7 @@ def unit_tests(
     seconds: float = 60.0,
     example: Example = False,
     run_unfenced: Annotated[bool, Parameter(negative="")] = False,
+    python: Path | None = None,
     use_case: Kind = "expert",
     out: Path | None = None,
     config: Config = None,
@@ -211,6 +212,7 @@ def unit_tests(
         seconds: Time limit of one run of the tests, 1 to 600.
         example: Test the example that comes with the package.
         run_unfenced: Run the tests with your own rights; only inside a container made for it.
+        python: The interpreter that runs the tests; default: that of the active virtual environment.
         use_case: Which executors do it.
         out: Write the tests to this new file.
         config: The configuration file.
@@ -219,11 +221,15 @@ def unit_tests(
     path = _module(module, example)
     if not 1 <= seconds <= 600:
         raise ConfigError(f"--seconds {seconds:g}: expected 1 to 600.")
+    # Before a server is started, and from this folder.
+    from tta_dev_primitives.flows.jobs.interpreter import find_python
+
+    interpreter = find_python(None if python is None else str(python))
 
     def start(config_path: str | None) -> _Job:
         from tta_dev_primitives.flows.jobs import generate_tests
 
-        return generate_tests(path, seconds, use_case, config_path, run_unfenced)
+        return generate_tests(path, seconds, use_case, config_path, run_unfenced, interpreter)
 
     return _run(start, out, config, json)
 

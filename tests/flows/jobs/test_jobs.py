@@ -100,13 +100,15 @@ async def test_the_page_of_an_own_module_names_all_of_it(
 async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
-    """Tests that fail on this machine go to the next model; what is delivered has run."""
+    """Tests that fail here go back to their model once, then to the next one; what is delivered has run."""
     wrong = "```python\n" + TESTS_OF_OWN_MODULE.replace("{1, 2}", "{7}") + "```"
     right = f"Here they are:\n\n```python\n{TESTS_OF_OWN_MODULE}```"
     sandbox = sandbox_of(scripted((GEMINI, wrong), (LLAMA, right)))
     job = await run(make_workflow(sandbox), generate_tests, module_path=str(OWN_MODULE))
     assert job.content.strip() == TESTS_OF_OWN_MODULE.strip()
     assert job.parts[0].result.model == LLAMA
+    asked = [attempt.model for attempt in job.parts[0].result.attempts if attempt.role == "execute"]
+    assert asked[:3] == [GEMINI, GEMINI, LLAMA]
     assert job.notes[0].startswith("2 tests ran and passed on flows.jobs.diffs")
 
 
@@ -115,7 +117,7 @@ async def test_without_a_fence_tests_are_written_and_not_run(
 ) -> None:
     """The result says so; what a deployment may not ask for is refused before any call."""
 
-    async def none(_: Any) -> None:
+    async def none(*_: Any) -> None:
         return None
 
     monkeypatch.setattr("tta_dev_primitives.flows.jobs.unit_tests.find_fence", none)
