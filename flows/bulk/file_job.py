@@ -161,6 +161,11 @@ class FileJob:
             todo += state != "done"
             self.progress.skipped += state == "done"
         self.progress.total = todo
+        if self.output.copies:
+            self.warnings.append(
+                f"{self.output.copies:,} tasks are the same as another one under a different id: an answer is paid "
+                "once, and the saving is computed without the copies"
+            )
         if not tasks and not self.progress.broken:
             raise ConfigError(
                 f'{self.source}: it holds no task. Expected lines such as {{"id": "1", "task": "..."}}.'

@@ -59,7 +59,7 @@ class Output:
             self._index.execute(
                 "CREATE TABLE line (id TEXT PRIMARY KEY, at INTEGER, size INTEGER, failed INTEGER, digest TEXT)"
             )
-            self._index.execute("CREATE TABLE item (id TEXT PRIMARY KEY, place INTEGER)")
+            self._index.execute("CREATE TABLE item (id TEXT PRIMARY KEY, place INTEGER, digest TEXT)")
             self._index.execute("BEGIN")
             self._end = 0
             self._superseded = 0
@@ -80,8 +80,8 @@ class Output:
     def is_new(self, record: Record) -> bool:
         """Remember that the input holds this task; False when an earlier line has the same id."""
         added = self._index.execute(
-            "INSERT INTO item (id, place) VALUES (?, ?) ON CONFLICT (id) DO NOTHING",
-            (record.id, record.number),
+            "INSERT INTO item (id, place, digest) VALUES (?, ?, ?) ON CONFLICT (id) DO NOTHING",
+            (record.id, record.number, record.digest),
         )
         return bool(added.rowcount)
 
@@ -89,6 +89,12 @@ class Output:
         """Whether this line is the one that counts for its id; `is_new` must have seen it."""
         row = self._index.execute("SELECT place FROM item WHERE id = ?", (record.id,)).fetchone()
         return row is not None and row[0] == record.number
+
+    @property
+    def copies(self) -> int:
+        """How many tasks of the input are the same as an earlier one, under another id."""
+        row = self._index.execute("SELECT count(*) - count(DISTINCT digest) FROM item").fetchone()
+        return int(row[0])
 
     @property
     def answered(self) -> int:
@@ -117,6 +123,7 @@ class Output:
         Raises:
             OutputError: The disk is full; the file stays as it was.
         """
+        self._refuse_other_file()
         os.fsync(self._fd)
         if not ordered and not self._superseded:
             return
@@ -172,6 +179,7 @@ class Output:
         )
 
     def _append(self, data: bytes) -> None:
+        self._refuse_other_file()
         written = 0
         try:
             while written < len(data):
@@ -180,6 +188,26 @@ class Output:
             os.ftruncate(self._fd, self._end)
             raise _not_written(self.path, error) from error
         self._end += len(data)
+
+    def _refuse_other_file(self) -> None:
+        """Stop when the file is not as this job left it: lines that count as done would not be in it.
+
+        Raises:
+            OutputError: It was removed, replaced, cut or written to by another program.
+        """
+        ours = os.fstat(self._fd)
+        try:
+            same = os.path.samestat(ours, os.stat(self.path))
+            what = None if same else "replaced by another file"
+        except OSError:
+            what = "removed"
+        if what is None and ours.st_size != self._end:
+            what = "cut" if ours.st_size < self._end else "written to by another program"
+        if what is not None:
+            raise OutputError(
+                f"{self.path}: was {what} while the job ran; {self.answered:,} answers stood in it. Run the same "
+                "command again: what is missing is written from the answer store and not paid twice."
+            )
 
     def _replace(self, lines: Iterator[tuple[int, int]]) -> None:
         fresh = self.path.with_name(self.path.name + ".tmp")

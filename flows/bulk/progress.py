@@ -81,7 +81,8 @@ class Progress:
             self.failed += 1
             self.errors[error_class] += 1
         self.cost_usd += result.cost_usd
-        self.baseline_usd += result.baseline_cost_usd
+        if not result.reused:  # the same task was paid, and compared, before
+            self.baseline_usd += result.baseline_cost_usd
         for attempt in result.attempts:
             line = self.model(attempt.model)
             line.calls += not attempt.reused
