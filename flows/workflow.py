@@ -93,6 +93,16 @@ class MultiModelWorkflow:
     def run(
         self,
         task: str,
+        use_case: str | None,
+        system: str | None,
+        output_type: type[T],
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[T]: ...
+    @overload
+    def run(
+        self,
+        task: str,
         use_case: str | None = None,
         system: str | None = None,
         output_type: Any = None,
@@ -153,6 +163,16 @@ class MultiModelWorkflow:
     async def execute(
         self,
         task: str,
+        use_case: str | None,
+        system: str | None,
+        output_type: type[T],
+        *,
+        fresh: bool = False,
+    ) -> OrchestrationResult[T]: ...
+    @overload
+    async def execute(
+        self,
+        task: str,
         use_case: str | None = None,
         system: str | None = None,
         output_type: Any = None,
@@ -192,6 +212,27 @@ class MultiModelWorkflow:
         return (
             result if output is None else result.model_copy(update={"data": output.check(result.data).value})
         )
+
+    @overload
+    async def execute_bulk(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        concurrency: int = 50,
+        output_type: type[T],
+        on_result: Callable[[OrchestrationResult[T | None]], None] | None = None,
+        **options: Any,
+    ) -> list[OrchestrationResult[T | None]]: ...
+    @overload
+    async def execute_bulk(
+        self,
+        items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
+        *,
+        concurrency: int = 50,
+        output_type: Any = None,
+        on_result: Callable[[OrchestrationResult[Any]], None] | None = None,
+        **options: Any,
+    ) -> list[OrchestrationResult[Any]]: ...
 
     async def execute_bulk(
         self,

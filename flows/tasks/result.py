@@ -114,9 +114,7 @@ class OrchestrationResult(_Frozen, Generic[T]):
         default=None, description="What the month has saved so far, this task included"
     )
     id: str | None = Field(default=None, description="The item's id in a bulk job")
-    data: T | None = Field(
-        default=None, description="The validated value of a typed task; None without a type"
-    )
+    data: T = Field(default=None, description="The validated value of a typed task; None without a type")
     fields: dict[str, FieldStatus] = Field(
         default={}, description="Of typed tasks: what the models' answers say of each field"
     )
