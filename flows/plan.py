@@ -39,6 +39,7 @@ from tta_dev_primitives.flows.planning.plan_model import (
     parse_plan,
     plan_schema,
     plan_system,
+    typed_plan,
 )
 from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, executor_names
 from tta_dev_primitives.flows.routing.model_scores import led_by_chance
@@ -48,7 +49,7 @@ from tta_dev_primitives.flows.tasks.item import Item, Lane
 from tta_dev_primitives.flows.tasks.same_task import read_decision, settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Candidate, Case
 
-__all__ = ["ask_planner", "free_planners", "known_use_case", "plan", "plan_items", "typed_plan"]
+__all__ = ["ask_planner", "free_planners", "known_use_case", "plan", "plan_items"]
 
 _PLAN_TOKENS = 1024
 _MOST_PLANNERS = 2
@@ -191,11 +192,6 @@ async def free_planners(runtime: Runtime, use_case: str) -> list[Target]:
     except ConfigError:
         return []
     return [target for target in route.candidates if target.billing == "free"][:_MOST_PLANNERS]
-
-
-def typed_plan(plan: Plan) -> Plan:
-    """The plan of a typed task: the type says what the answer is; a part of a compound task would have none."""
-    return plan.model_copy(update={"answer_format": "json", "sub_tasks": []})
 
 
 def known_use_case(runtime: Runtime, task: str, use_case: str | None) -> str | None:

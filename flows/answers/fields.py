@@ -18,7 +18,7 @@ from typing import Any, Literal
 from tta_dev_primitives.flows.answers.json_schema import referred, takes_null
 from tta_dev_primitives.flows.answers.numbers import number_form
 
-__all__ = ["FieldStatus", "Form", "cut_schema", "field_paths", "forms_of", "with_field"]
+__all__ = ["FieldStatus", "Form", "cut_schema", "field_paths", "forms_of", "value_at", "with_field"]
 
 FieldStatus = Literal["agreed", "disputed", "unchecked"]
 
@@ -44,6 +44,13 @@ def cut_schema(schema: Mapping[str, Any], paths: Sequence[str]) -> dict[str, Any
     """The schema of an object that has only the fields at `paths`; what was optional stays so."""
     cut = _cut(schema, schema, [path.split(".") for path in paths])
     return cut | ({"$defs": schema["$defs"]} if "$defs" in schema else {})
+
+
+def value_at(data: Any, path: str) -> Any:
+    """The value of a field; None where an object on the way is absent."""
+    for key in [path] if isinstance(data, Mapping) and path in data else path.split("."):
+        data = data.get(key) if isinstance(data, Mapping) else None
+    return data
 
 
 def with_field(data: Mapping[str, Any], path: str, source: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.flows.answers.fields import field_paths
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.forecast import (
     MOST_DRAWN,
@@ -32,7 +33,7 @@ from tta_dev_primitives.flows.bulk.forecast import (
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.planning.local_classifier import is_long
 from tta_dev_primitives.flows.planning.plan_model import Plan as TaskPlan
-from tta_dev_primitives.flows.planning.plan_model import default_plan, is_unclear
+from tta_dev_primitives.flows.planning.plan_model import default_plan, is_unclear, typed_plan
 from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, route
 from tta_dev_primitives.flows.validation.case import Candidate, Policy
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
@@ -42,6 +43,7 @@ from tta_dev_primitives.flows.validation.verdicts import verdict_request
 __all__ = ["Advice", "Estimate", "Facts", "estimate"]
 
 _CHARS_A_TOKEN, _CHAT_TOKENS = 4.0, 8
+_FIELD_TOKENS = 10
 _LATENCY_S = 2.0
 _ENOUGH_CALLS = 20
 _PLAN_TOKENS = (1500, 150)
@@ -176,6 +178,8 @@ class _Sum:
         plan = default_plan(
             record.task, record.use_case, allowed=configured_use_cases(self.config), system=record.system
         )
+        if record.output is not None:
+            plan = typed_plan(plan)
         found.use_cases[plan.use_case] += 1
         if record.id in self.facts.stored:
             found.stored += 1
@@ -186,9 +190,13 @@ class _Sum:
             (Message("user", record.task),),
             system=record.system,
             max_output_tokens=self.orchestrator.max_output_tokens,
+            json_schema=None if record.output is None else record.output.request_schema,
         )
-        read = round((len(record.task) + len(record.system or "")) / _CHARS_A_TOKEN) + _CHAT_TOKENS
-        wrote = self._output(plan, record.task)
+        schema = "" if record.output is None else record.output.digest
+        read = (
+            round((len(record.task) + len(record.system or "") + len(schema)) / _CHARS_A_TOKEN) + _CHAT_TOKENS
+        )
+        wrote = self._output(plan, record)
         found.input_tokens += read
         found.output_tokens += wrote
         found.worst_usd += self._worst(request, plan, record)
@@ -304,10 +312,15 @@ class _Sum:
             self.output.output_source = f"the mean of {sums[None][0]} recorded answers"
         return enough
 
-    def _output(self, plan: TaskPlan, task: str) -> int:
-        """Output tokens of an answer: measured in its use case, else as the task asks for."""
+    def _output(self, plan: TaskPlan, record: Record) -> int:
+        """Output tokens of an answer: measured in its use case, else by its fields, else as the task asks for."""
         known = self.measured.get(plan.use_case)
-        return max(1, round(known)) if known is not None else output_prior(task, plan.answer_format)
+        if known is not None:
+            return max(1, round(known))
+        fields = [] if record.output is None else field_paths(record.output.schema)
+        if fields:
+            return _FIELD_TOKENS * len(fields)
+        return output_prior(record.task, plan.answer_format)
 
     def _time(self, now: float) -> Plan:
         found = self.output

@@ -10,9 +10,9 @@ from tta_dev_primitives.config.errors import SavingsShortError
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.plan import ask_planner, free_planners, typed_plan
+from tta_dev_primitives.flows.plan import ask_planner, free_planners
 from tta_dev_primitives.flows.planning.local_classifier import classify
-from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan
+from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan, typed_plan
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.tasks.item import Item
 

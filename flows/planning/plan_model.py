@@ -34,6 +34,7 @@ __all__ = [
     "plan_schema",
     "plan_system",
     "subtask_prompt",
+    "typed_plan",
     "waves",
 ]
 
@@ -126,6 +127,11 @@ def needs_planner(task: str, use_case: str | None, mode: Planning) -> bool:
 def is_unclear(task: str, use_case: str | None) -> bool:
     """Whether neither the caller nor the local classifier knows the task's use case."""
     return use_case is None and not classify(task).sure
+
+
+def typed_plan(plan: Plan) -> Plan:
+    """The plan of a typed task: the type says what the answer is; a part of a compound task would have none."""
+    return plan.model_copy(update={"answer_format": "json", "sub_tasks": []})
 
 
 def default_plan(

@@ -16,6 +16,7 @@ from prefect.context import FlowRunContext
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.visible import visible
+from tta_dev_primitives.flows.answers.fields import value_at
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.answer_of_run import answer_artifact
@@ -23,7 +24,15 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import api_connect
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 
-__all__ = ["attempt_rows", "budget_markdown", "fenced", "publish", "result_markdown", "write_budget_panel"]
+__all__ = [
+    "attempt_rows",
+    "budget_markdown",
+    "fenced",
+    "field_rows",
+    "publish",
+    "result_markdown",
+    "write_budget_panel",
+]
 
 _LOG = logging.getLogger("tta_dev_primitives.artifacts")
 _SHOWN_CHARS = 4_000
@@ -58,6 +67,9 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
     answer = None if result is None else answer_artifact(result)
     if answer is not None:
         requests.append(answer)
+    if result is not None and result.fields:
+        rows = json.dumps(field_rows(result))
+        requests.append(_request(runtime, "table", "tta-data", rows, "The fields of the answer"))
     write = partial(_write, requests, _missing_tag(item))
     if put_off:
         await defer(write)
@@ -123,6 +135,19 @@ def attempt_rows(attempts: Sequence[Attempt]) -> list[dict[str, str | int | floa
             "reason": redact(a.reason or ""),
         }
         for a in sorted(attempts, key=lambda a: a.started_at)
+    ]
+
+
+def field_rows(result: OrchestrationResult) -> list[dict[str, str]]:
+    """The table of a typed answer: one row a field, what the models said of it, and its value."""
+    data = result.to_json()["data"]
+    return [
+        {
+            "field": visible(path),
+            "models": status,
+            "value": redact(visible(json.dumps(value_at(data, path), ensure_ascii=False)[:_SHOWN_CHARS])),
+        }
+        for path, status in result.fields.items()
     ]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Generic, Literal, cast
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
@@ -114,7 +114,9 @@ class OrchestrationResult(_Frozen, Generic[T]):
         default=None, description="What the month has saved so far, this task included"
     )
     id: str | None = Field(default=None, description="The item's id in a bulk job")
-    data: T = Field(default=None, description="The validated value of a typed task; None without a type")
+    data: T = Field(
+        default=cast("Any", None), description="The validated value of a typed task; None without a type"
+    )
     fields: dict[str, FieldStatus] = Field(
         default={}, description="Of typed tasks: what the models' answers say of each field"
     )

@@ -13,6 +13,7 @@ from test_typed_runs import TASK, Invoice, answers
 from typed_world import Models, run_job, tasks_of
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.reporting.run_artifacts import field_rows
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
 from tta_dev_primitives.flows.validation.field_votes import status_of
 from tta_dev_primitives.flows.validation.next_step import (
@@ -146,6 +147,7 @@ async def test_disputed_fields_in_a_real_run(
     assert '"total": {' in sent[0]
     assert '"number": {' not in sent[0]
     assert 0 < result.cost_usd <= result.baseline_cost_usd
+    assert field_rows(result)[1] == {"field": "total", "models": "disputed", "value": "12.45"}
     again = await workflow.execute(TASK, use_case="simple", output_type=Invoice)
     assert again.data == result.data
     assert again.cost_usd == 0

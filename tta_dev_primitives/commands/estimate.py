@@ -21,16 +21,18 @@ from tta_dev_primitives.blocks.quotas.quota import Quota
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.commands._ledger import limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts
 from tta_dev_primitives.flows.bulk.estimate import estimate as add_up
 from tta_dev_primitives.flows.bulk.progress import span_text
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
-from tta_dev_primitives.flows.planning.plan_model import default_plan
+from tta_dev_primitives.flows.planning.plan_model import default_plan, typed_plan
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.same_task import settings_digest, task_key
@@ -47,6 +49,7 @@ def estimate(
     config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
     concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
     allow_extra: Annotated[bool, Parameter(negative="")] = False,
+    schema: str | None = None,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Cost, tokens, time under the free quotas, and the share of paid tasks; nothing is sent or spent.
@@ -56,13 +59,15 @@ def estimate(
         config: The configuration file; otherwise the usual places are searched.
         concurrency: As `tta bulk` would have it.
         allow_extra: As `tta bulk` would have it.
+        schema: As `tta bulk` would have it: a JSON Schema file, or module:Model.
         json: Print one JSON document.
     """
     if not 1 <= concurrency <= 1000:
         raise ConfigError(f"--concurrency {concurrency}: expected 1 to 1000.")
     if input_size(tasks) == 0:
         raise ConfigError(f'{tasks}: it is empty. Expected lines such as {{"id": "1", "task": "..."}}.')
-    document = asyncio.run(_estimate(tasks, config, concurrency, allow_extra))
+    lines = _Lines(tasks, read_schema(schema), allow_extra=allow_extra)
+    document = asyncio.run(_estimate(lines, config, concurrency))
     if json:
         print_json(document)
     else:
@@ -70,20 +75,17 @@ def estimate(
     return 0
 
 
-async def _estimate(
-    tasks: Path, config_path: Path | None, concurrency: int, allow_extra: bool
-) -> dict[str, Any]:
+async def _estimate(lines: _Lines, config_path: Path | None, concurrency: int) -> dict[str, Any]:
     config, ledger = open_ledger(config_path)
     targets = resolve_targets(config)
     found = await _facts(config, ledger, targets)
-    found = replace(found, stored=await _stored(config, ledger, targets, _Lines(tasks, allow_extra)))
-    lines = _Lines(tasks, allow_extra)
+    found = replace(found, stored=await _stored(config, ledger, targets, lines))
     now = time.time()
     result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
     if not result.tasks:
         first = lines.named[0] if lines.named else None
         reason = "it holds no line" if first is None else f"line {first.number}: {first.reason}"
-        raise ConfigError(f"{tasks}: none of its lines is a task. The first: {reason}.")
+        raise ConfigError(f"{lines.path}: none of its lines is a task. The first: {reason}.")
     balance = await ledger.balance()
     limit = await ledger.effective_limit(limit_of(config), balance.month)
     left = None if limit is None else limit - balance.spent - balance.held
@@ -97,14 +99,16 @@ _MOST_NAMED = 20
 class _Lines:
     """The tasks of the file; counts the lines that are none."""
 
-    def __init__(self, path: Path, allow_extra: bool) -> None:
-        self._path, self._allow_extra = path, allow_extra
+    def __init__(self, path: Path, output: OutputType | None, *, allow_extra: bool) -> None:
+        self.path, self._output, self._allow_extra = path, output, allow_extra
         self.broken = self.duplicates = 0
         self.named: list[BrokenLine] = []
 
     def __iter__(self) -> Iterator[Record]:
         seen: set[str] = set()
-        for record in read_records(self._path, allow_extra=self._allow_extra):
+        self.broken = self.duplicates = 0
+        self.named.clear()
+        for record in read_records(self.path, output=self._output, allow_extra=self._allow_extra):
             if isinstance(record, BrokenLine):
                 self.broken += 1
                 if len(self.named) < _MOST_NAMED:
@@ -125,7 +129,14 @@ async def _stored(
     keys: dict[str, str] = {}
     for record in lines:
         plan = default_plan(record.task, record.use_case, allowed=allowed, system=record.system)
-        item = Item(record.id, record.task, use_case=record.use_case, system=record.system, plan=plan)
+        item = Item(
+            record.id,
+            record.task,
+            use_case=record.use_case,
+            system=record.system,
+            plan=plan if record.output is None else typed_plan(plan),
+            output=record.output,
+        )
         keys[record.id] = task_key(item, settings) or ""
     found = await stored_decisions(ledger, list(dict.fromkeys(keys.values())))
     return frozenset(name for name, key in keys.items() if key in found and found[key].answer is not None)

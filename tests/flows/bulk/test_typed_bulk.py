@@ -215,3 +215,28 @@ def test_a_schema_problem_in_memory_is_refused_at_once(
     workflow = make_workflow(sandbox_of(answers(gemini=[GOOD])))
     with pytest.raises(ConfigError, match=r"output_type: .*leaves the schema"):
         workflow.execute_bulk([job(1)], output_type={"$ref": "https://example.org/x"}).send(None)
+
+
+def test_the_estimate_knows_types(
+    sandbox_of: StartSandbox,
+    make_workflow: MakeWorkflow,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A typed answer is as long as its fields are many; a schema makes the prompt longer, the answer shorter."""
+    config = str(make_workflow(sandbox_of(answers(gemini=[GOOD]))).config.source)
+    monkeypatch.chdir(tmp_path)
+    Path("contact.json").write_text(json.dumps(Contact.model_json_schema()))
+    lines(Path("in.jsonl"), *(job(n, task=f"Explain at length the contact of note {n}.") for n in range(3)))
+
+    def figures(*more: str) -> dict[str, Any]:
+        with pytest.raises(SystemExit) as ended:
+            main(["estimate", "in.jsonl", "-c", config, "--json", *more])
+        assert ended.value.code in (0, None)
+        return dict(json.loads(capsys.readouterr().out))
+
+    text, typed = figures(), figures("--schema", "contact.json")
+    assert typed["output_tokens"] == 3 * 30
+    assert typed["output_tokens"] < text["output_tokens"]
+    assert typed["input_tokens"] > text["input_tokens"]
