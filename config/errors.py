@@ -16,6 +16,7 @@ OrchestrationError
 ├── SavingsShortError                      the month's savings do not cover a call beyond the baseline
 ├── ProviderError                          one attempt at one provider failed
 ├── AllModelsFailedError                   every candidate failed, with each attempt in order
+├── RunCancelledError                      somebody ended the flow run in Prefect
 └── PrefectServerError                     the Prefect API cannot be started or reached
 
 Every error carries fields, survives pickling and never holds a key.
@@ -43,6 +44,7 @@ __all__ = [
     "PrefectServerError",
     "ProviderError",
     "QuarantinedError",
+    "RunCancelledError",
     "SavingsShortError",
     "UnknownModelError",
     "UnknownPriceError",
@@ -188,6 +190,10 @@ class BudgetExceededError(OrchestrationError):
             "Raise cost_tracking.budget_limit_usd or wait for the next month."
         )
         super().__init__(text, month=month, limit=limit, spent=spent, held=held, needed=needed, reason=reason)
+
+
+class RunCancelledError(OrchestrationError):
+    """The state of the flow run was set from outside: nothing more was sent, and what was open is settled."""
 
 
 class LedgerError(OrchestrationError):

@@ -5,9 +5,11 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.resources import files
 from typing import Any
+from uuid import UUID
 
 import yaml
 from prefect import Flow
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
@@ -46,7 +48,7 @@ def deployments(
         if f"{flow.name}/{entry['name']}" == BULK and bulk is not None:
             parameters["input_path"], parameters["output_path"] = bulk
             active = True
-        one = RunnerDeployment.from_flow(
+        one = _StrictDeployment.from_flow(
             flow,
             name=entry["name"],
             description=entry["description"],
@@ -60,6 +62,24 @@ def deployments(
         )
         made.append(one)
     return made
+
+
+class _StrictDeployment(RunnerDeployment):
+    """A deployment whose runs may have known parameters only: an unknown one is refused when the run is created."""
+
+    async def aapply(self, *args: Any, **options: Any) -> UUID:
+        """Create or update it on the server."""
+        made = await super().aapply(*args, **options)
+        async with get_client() as client:
+            known = (await client.read_deployment(made)).parameter_openapi_schema
+            schema = {**(known or {}), "additionalProperties": False}
+            await client.request(
+                "PATCH",
+                "/deployments/{id}",
+                path_params={"id": made},
+                json={"parameter_openapi_schema": schema},
+            )
+        return made
 
 
 def _limit(entry: dict[str, Any]) -> ConcurrencyLimitConfig | None:

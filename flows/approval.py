@@ -9,19 +9,21 @@ the limit of this one month, in the ledger's journal, with name and reason.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections.abc import Sequence
-from decimal import Decimal
+from decimal import ROUND_UP, Decimal
 from typing import Annotated, Literal
+from uuid import uuid4
 from weakref import WeakValueDictionary
 
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout, Pause
+from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, Pause
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
 from prefect.input import RunInput
 from prefect.input.run_input import keyset_from_paused_state
+from prefect.logging.loggers import flow_run_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
 from prefect.states import Paused
 from pydantic import Field, WithJsonSchema, create_model
@@ -36,10 +38,10 @@ from tta_dev_primitives.flows.reporting.page import shown_usd
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
-__all__ = ["BudgetApproval", "ask_person", "must_ask", "start_over"]
+__all__ = ["BudgetApproval", "ask_person", "must_ask", "start_over", "suggested_amount", "take_answer"]
 
-_LOG = logging.getLogger("tta_dev_primitives.approval")
 _POLL_S = 2
+_LOOK_S = 0.2
 _CENT = Decimal("0.01")
 _MOST_USD = 1_000_000
 
@@ -123,28 +125,78 @@ async def _answer(
     runtime: Runtime, run: FlowRun, items: Sequence[Item], budget: BudgetState
 ) -> BudgetApproval:
     needed = max((i.refusal.needed for i in items if i.refusal is not None), default=Decimal(0))
-    left = max(budget.left or Decimal(0), Decimal(0))
-    suggested = max(needed - left, (budget.limit or Decimal(0)) / 10, _CENT).quantize(_CENT)
-    form = _form(suggested, _question(budget, items, needed))
-    # The same question has the same key: a run that starts again finds the answer it was given.
-    key = f"tta-budget-{budget.month}-{budget.limit or 0:f}".replace(".", "-")
+    form = _form(suggested_amount(budget, needed), _question(budget, items, needed))
+    key = await _key(runtime, run)
     timeout = runtime.config.cost_tracking.approval_timeout_s
-    if key not in (run.empirical_policy.pause_keys or ()):
-        # Else the run has started again, with the answer.
-        await _tell(runtime, run, budget, needed)
+    link = await _tell(runtime, run, budget, needed)
     if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
-        return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
+        try:
+            return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
+        except Pause:
+            await _say_in_state(run, link)
+            raise
+    saying = asyncio.create_task(_say_in_state(run, link))
     try:
         answer = await apause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=_POLL_S, key=key)
     except FlowPauseTimeout:
         why = f"no person approved more within {timeout} s"
         await _note(runtime, budget, "unanswered", why)
         raise _refusal(budget, why) from None
-    if answer is None:
-        # Prefect does not return the input of a pause that was answered before: read it as it does.
-        keyset = keyset_from_paused_state(Paused(pause_key=key))
-        answer = await form.aload(keyset, flow_run_id=run.id)
-    return answer
+    finally:
+        saying.cancel()
+    # Prefect does not return the input of a pause that was answered before.
+    return answer or await _loaded(run, key)
+
+
+def suggested_amount(budget: BudgetState, needed: Decimal) -> Decimal:
+    """What the form proposes: what is overspent, and what the refused call or a tenth of the limit needs."""
+    left = budget.left or Decimal(0)
+    amount = max(needed - left, (budget.limit or Decimal(0)) / 10 - min(left, Decimal(0)), _CENT)
+    return min(amount, Decimal(_MOST_USD)).quantize(_CENT, rounding=ROUND_UP)
+
+
+async def _key(runtime: Runtime, run: FlowRun) -> str:
+    """The pause key of the run's next question: it counts the run's answers that stand in the journal.
+
+    A run that starts again finds the answer that it was given, whatever the limit is by then.
+    """
+    return f"tta-budget-{await runtime.ledger.count_answers(_with_run(runtime, '')) + 1}"
+
+
+async def take_answer(runtime: Runtime) -> None:
+    """Record what a person has answered to a run that was suspended and starts again, before anything else.
+
+    Raises:
+        BudgetExceededError: The person declined.
+    """
+    context = FlowRunContext.get()
+    run = context.flow_run if context is not None else None
+    if run is None or runtime.config.cost_tracking.on_exhausted != "ask" or run.deployment_id is None:
+        return
+    key = await _key(runtime, run)
+    if key not in (run.empirical_policy.pause_keys or ()):
+        return
+    try:
+        answer = await _loaded(run, key)
+    except ObjectNotFound:
+        return
+    await _record(runtime, await budget_state(runtime), answer)
+
+
+async def _loaded(run: FlowRun, key: str) -> BudgetApproval:
+    return await BudgetApproval.aload(keyset_from_paused_state(Paused(pause_key=key)), flow_run_id=run.id)
+
+
+async def _say_in_state(run: FlowRun, message: str) -> None:
+    """Put the question with its link into the message of the paused state, which Prefect leaves empty."""
+    async with get_client() as client:
+        while True:
+            state = (await client.read_flow_run(run.id)).state
+            if state is not None and state.is_paused():
+                said = state.model_copy(update={"id": uuid4(), "message": message})
+                await client.set_flow_run_state(run.id, said, force=True)
+                return
+            await asyncio.sleep(_LOOK_S)
 
 
 def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
@@ -209,8 +261,8 @@ def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> st
     )
 
 
-async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
-    """Put the question: into the journal, as an event, into the log."""
+async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> str:
+    """Put the question into the journal, the events and the run's log; returns it in one line."""
     await _note(runtime, budget, "ask", f"needs up to {needed:f} USD" if needed else "needs a paid call")
     payload = {
         "month": budget.month,
@@ -223,4 +275,6 @@ async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Dec
     where = f"{ui}/runs/flow-run/{run.id}" if ui else f"the Prefect UI, flow run {run.name}"
     if os.environ.get(EMBEDDED_MARK) == PREFECT_API_URL.value():
         where += f" (`tta server open /runs/flow-run/{run.id}` prints a link that opens it)"
-    _LOG.warning("the budget of %s is spent: approve or decline at %s (Resume)", budget.month, where)
+    line = f"the budget of {budget.month} is spent: approve or decline at {where} (Resume)"
+    flow_run_logger(run).warning(line)
+    return line

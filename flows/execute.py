@@ -55,7 +55,13 @@ async def _another_model_is_left(task: Task[Any, Any], task_run: TaskRun, state:
     return True
 
 
-@task(name="execute", retry_condition_fn=_another_model_is_left, persist_result=False)
+@task(
+    name="execute",
+    retry_condition_fn=_another_model_is_left,
+    persist_result=False,
+    retries=0,
+    retry_delay_seconds=0,
+)
 async def execute(runtime: Runtime, lane: Lane, key: str | None = None) -> dict[str, str]:
     """Bring an answer for each item of the lane; attempt n asks each open item's n-th model.
 

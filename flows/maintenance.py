@@ -49,7 +49,9 @@ class ModelState(NamedTuple):
 
 
 @served
-@flow(name="check-models", flow_run_name="model check", persist_result=True, result_serializer="json")
+@flow(
+    name="check-models", flow_run_name="model check", persist_result=True, result_serializer="json", retries=0
+)
 async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
     """Ask each provider for its model list, and warn of configured models that are gone or about to go.
 
@@ -99,7 +101,13 @@ def _tell_gone(state: ModelState) -> None:
 
 
 @served
-@flow(name="sweep-ledger", flow_run_name="ledger sweep", persist_result=True, result_serializer="json")
+@flow(
+    name="sweep-ledger",
+    flow_run_name="ledger sweep",
+    persist_result=True,
+    result_serializer="json",
+    retries=0,
+)
 async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     """Charge calls of dead processes, send due alerts, prove the ledger, and keep the budget panel current.
 
@@ -168,7 +176,7 @@ async def _tell_renewed(runtime: Runtime, budget: BudgetState) -> None:
     await memory.change(scope, lambda _: (json.dumps(seen), None))
 
 
-@flow(name="resume-crashed", flow_run_name="resume crashed runs", persist_result=False)
+@flow(name="resume-crashed", flow_run_name="resume crashed runs", persist_result=False, retries=0)
 async def resume_crashed(
     max_starts: Annotated[int, Field(ge=1, le=20)] = 3,
     within_hours: Annotated[float, Field(gt=0, le=720)] = 24.0,

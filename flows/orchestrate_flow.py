@@ -10,6 +10,7 @@ from prefect.runtime import flow_run as this_run
 from pydantic import Field
 
 from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.approval import take_answer
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
@@ -39,6 +40,7 @@ def run_name(parameters: Mapping[str, Any] | None = None) -> str:
     persist_result=True,
     result_storage=RESULTS,
     result_serializer="json",
+    retries=0,
 )
 async def orchestrate(
     task: Annotated[str, Field(min_length=1)],
@@ -77,6 +79,7 @@ async def orchestrate(
         calls_left=runtime.config.fallback_strategy.max_attempts,
         output=output,
     )
+    await take_answer(runtime)
     known = known_use_case(runtime, task, use_case)
     with tags(*([f"use_case:{known}"] if known else [])):
         budget = await run_items(runtime, [item])

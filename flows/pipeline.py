@@ -9,10 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from prefect import tags
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 
 from tta_dev_primitives.blocks.ledger.months import month_begin
 from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
-from tta_dev_primitives.config.errors import AllModelsFailedError, BudgetExceededError, OrchestrationError
+from tta_dev_primitives.config.errors import (
+    AllModelsFailedError,
+    BudgetExceededError,
+    OrchestrationError,
+    PrefectConfigError,
+)
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.approval import ask_person, must_ask, start_over
 from tta_dev_primitives.flows.budget import BudgetState, budget_state, check_budget
@@ -60,7 +66,18 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
     Raises:
         BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
         LedgerError: The ledger cannot be used.
+        PrefectConfigError: A concurrency limit of a tag is 0.
     """
+    try:
+        return await _run_items(runtime, items, done)
+    except ConcurrencySlotAcquisitionError as refused:
+        raise PrefectConfigError(
+            f"Prefect's concurrency limits let no task run start: {refused}. To fix: raise the limit of the tag, or "
+            "delete it with `prefect concurrency-limit delete TAG`."
+        ) from None
+
+
+async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None) -> BudgetState:
     await plan(runtime, Lane([(item, ()) for item in items]))
     budget = await check_budget(runtime, "execute")
     ended_one = done or _ignore

@@ -56,7 +56,7 @@ _MOST_PLANNERS = 2
 """Free models that are asked for a plan before the local one serves."""
 
 
-@task(name="plan", task_run_name="plan", persist_result=False)
+@task(name="plan", task_run_name="plan", persist_result=False, retries=0, retry_delay_seconds=0)
 async def plan(runtime: Runtime, lane: Lane) -> dict[str, str]:
     """Plan every item of the lane and choose its candidates.
 

@@ -46,7 +46,7 @@ _Judging = FreeJudge | FreeCompare | PaidVerdict
 _AS_GOOD = 0.5
 
 
-@task(name="validate", task_run_name="validate", persist_result=False)
+@task(name="validate", task_run_name="validate", persist_result=False, retries=0, retry_delay_seconds=0)
 async def validate(runtime: Runtime, lane: Lane) -> dict[str, str]:
     """Take each item of the lane as far as evidence goes: delivered, given up, or in need of another answer.
 

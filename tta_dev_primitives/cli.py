@@ -15,6 +15,7 @@ from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTok
 __all__ = ["app", "main"]
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_MODELS = 0, 1, 2, 3, 4
+EXIT_INTERRUPTED = 130
 
 _RESUMED = (["run"], ["bulk"], ["job"])
 """Commands whose answers outlive an interruption."""
@@ -121,9 +122,10 @@ def _run(arguments: list[str]) -> int:
     except CycloptsError as error:
         message = f"{error} `tta --help` lists the commands and options."
         return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as error:
         kept = " What was answered is kept: the same command goes on from there."
-        return _say("Interrupted." + (kept if arguments[:1] in _RESUMED else ""), 130)
+        said = "Interrupted." + (kept if arguments[:1] in _RESUMED else "")
+        return _say(said, getattr(error, "code", EXIT_INTERRUPTED))
     except EOFError:
         return _say("the input ended at a question; nothing was done. `--yes` asks nothing.", EXIT_USAGE)
     except BrokenPipeError:
@@ -161,6 +163,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
 
     codes: list[tuple[type[Exception], int]] = [
         (errors.BudgetExceededError, EXIT_BUDGET),
+        (errors.RunCancelledError, EXIT_INTERRUPTED),
         (errors.AllModelsFailedError, EXIT_MODELS),
         (errors.ConfigError, EXIT_USAGE),
         (errors.OrchestrationError, EXIT_FAILED),

@@ -9,6 +9,7 @@ from tta_dev_primitives.config.errors import (
     OrchestrationError,
     PrefectServerError,
     ProviderError,
+    RunCancelledError,
 )
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
@@ -25,4 +26,5 @@ __all__ = [
     "OrchestrationResult",
     "PrefectServerError",
     "ProviderError",
+    "RunCancelledError",
 ]

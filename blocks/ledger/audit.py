@@ -178,6 +178,17 @@ class Audit(LedgerCore):
 
         await self.database.transact(work, label="ask")
 
+    async def count_answers(self, ending: str) -> int:
+        """How many approvals and refusals of all months have a note that ends so."""
+
+        async def work(tx: Tx) -> int:
+            rows = await tx.fetch(
+                "SELECT note FROM ledger_event WHERE scope = ? AND what IN ('approve', 'decline')", self.scope
+            )
+            return sum((row["note"] or "").endswith(ending) for row in rows)
+
+        return await self.database.read(work)
+
     async def reconcile(
         self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
     ) -> Decimal:

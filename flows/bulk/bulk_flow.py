@@ -24,7 +24,7 @@ from prefect.states import AwaitingRetry
 from pydantic import BeforeValidator, Field
 
 from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
-from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError, RunCancelledError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import job_options, moment, patience, usd_amount, whole
 from tta_dev_primitives.flows.bulk.file_job import FileJob
@@ -35,15 +35,21 @@ from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.scheduler import failed_result
 from tta_dev_primitives.flows.bulk.shard_runs import ShardPump, parameters_of_shards, require_deployment
+from tta_dev_primitives.flows.calling.interrupted import Interrupted
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 __all__ = ["BulkReport", "orchestrate_bulk", "run_bulk", "run_file"]
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
+_AMOUNT = r"^[$]?[0-9]+(\.[0-9]+)?$"
+_MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}.*)?$"
 _HERE: ContextVar[JobOptions | None] = ContextVar("tta_bulk_options", default=None)
-"""What only a caller in this process can give: an observer, signals, how long it may wait."""
+"""What only a caller in this process can give: an observer, how long it may wait."""
+_REPORTS: ContextVar[list[BulkReport] | None] = ContextVar("tta_bulk_reports", default=None)
+"""Where a caller in this process finds the report of a run that was stopped."""
 
 
 def _run_name() -> str:
@@ -56,14 +62,25 @@ def _read(name: str, reader: Callable[[str, object], Any]) -> BeforeValidator:
 
 
 @served
-@flow(name="orchestrate-bulk", flow_run_name=_run_name, persist_result=True, result_serializer="json")
+@flow(
+    name="orchestrate-bulk", flow_run_name=_run_name, persist_result=True, result_serializer="json", retries=0
+)
 async def orchestrate_bulk(
     input_path: str,
     output_path: str,
     concurrency: Annotated[int, Field(ge=1, le=1000), _read("concurrency", whole)] = 50,
     chunk_size: Annotated[int | None, Field(ge=1, le=1000), _read("chunk_size", whole)] = None,
-    max_cost: Annotated[Decimal | None, Field(ge=0), _read("max_cost", usd_amount)] = None,
-    until: Annotated[datetime | None, _read("until", moment)] = None,
+    # Prefect's server checks texts by their pattern only.
+    max_cost: Annotated[
+        Decimal | None,
+        Field(ge=0, json_schema_extra={"pattern": _AMOUNT}),
+        _read("max_cost", usd_amount),
+    ] = None,
+    until: Annotated[
+        datetime | None,
+        Field(json_schema_extra={"pattern": _MOMENT}),
+        _read("until", moment),
+    ] = None,
     patience_s: Annotated[float | None, Field(ge=0), _read("patience_s", patience)] = 3600.0,
     ordered: bool = False,
     detail: Literal["chunk", "item"] = "chunk",
@@ -132,6 +149,8 @@ async def orchestrate_bulk(
         force=force,
         shards=shards,
     )
+    if (kept := _REPORTS.get()) is not None:
+        kept.append(report)
     if report.resume_at is not None and here is None:
         await _sleep_until(report.resume_at, report.reason or "waits for free quota")
     # Prefect takes the state for the run's own and hands on its data.
@@ -141,7 +160,6 @@ async def orchestrate_bulk(
 def _local(here: JobOptions) -> dict[str, Any]:
     return {
         "in_process_s": here.in_process_s,
-        "catch_signals": here.catch_signals,
         "observer": here.observer,
         "clock": here.clock,
         "sleep": here.sleep,
@@ -151,14 +169,24 @@ def _local(here: JobOptions) -> dict[str, Any]:
 
 
 async def run_file(local: JobOptions, **parameters: Any) -> BulkReport:
-    """Run `orchestrate_bulk` from this process with an observer, signals and a waiting time of its own."""
-    token = _HERE.set(local)
+    """Run `orchestrate_bulk` from this process with an observer and a waiting time of its own.
+
+    Returns:
+        The report, also of a run that was stopped by a signal or in Prefect: its state is `interrupted`.
+    """
+    reports: list[BulkReport] = []
+    tokens = _HERE.set(local), _REPORTS.set(reports)
     try:
         return cast(BulkReport, await orchestrate_bulk(**parameters))
     except JobFailedError as failed:
         return failed.report
+    except (RunCancelledError, Interrupted):
+        if not reports:
+            raise
+        return reports[0]
     finally:
-        _HERE.reset(token)
+        _HERE.reset(tokens[0])
+        _REPORTS.reset(tokens[1])
 
 
 async def _file_job(
@@ -268,6 +296,7 @@ async def run_bulk(
     Raises:
         ConfigError: An option is wrong, or `items` are no tasks (a text, a path, one task).
         LedgerError: The ledger cannot be used; the results so far were given to `on_result`.
+        RunCancelledError: Somebody ended the run in Prefect; the results so far were given to `on_result`.
     """
     check_items(items)
     output = None if output_type is None else OutputType.of(output_type)
@@ -276,8 +305,14 @@ async def run_bulk(
         return []
     token = _JOB.set(job)
     try:
-        with suppress(JobFailedError):  # each result says so
-            await _bulk_in_memory(concurrency=concurrency)
+        with ending() as end:
+            try:
+                with suppress(JobFailedError):  # each result says so
+                    await _bulk_in_memory(concurrency=concurrency)
+            except Exception:
+                end.raise_for("bulk")
+                raise
+        end.raise_for("bulk")
     finally:
         _JOB.reset(token)
     return job.results()
@@ -363,7 +398,8 @@ class _MemoryJob:
 _JOB: ContextVar[_MemoryJob] = ContextVar("tta_bulk_job")
 
 
-@flow(name="orchestrate-bulk", flow_run_name="bulk", persist_result=False)
+@flow(name="orchestrate-bulk", flow_run_name="bulk", persist_result=False, retries=0)
+@stoppable
 async def _bulk_in_memory(concurrency: int) -> BulkReport:
     """The flow run of a job in memory; its tasks are not parameters, which are limited to half a megabyte."""
     job = _JOB.get()

@@ -33,7 +33,7 @@ def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
     return any(record.use_case is None and not classify(record.task).sure for record in sample)
 
 
-@task(name="plan", task_run_name="plan", persist_result=False)
+@task(name="plan", task_run_name="plan", persist_result=False, retries=0, retry_delay_seconds=0)
 async def plan_job(runtime: Runtime, asked: Item) -> JobPlan | None:
     """Ask the orchestrator once, or a free model; None without a usable plan. The attempts stay with `asked`."""
     await runtime.choose_orchestrator()

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import logging
 import math
-import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -39,6 +38,7 @@ from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.event_batch import in_batches
+from tta_dev_primitives.flows.prefect_support.stopping import current_stop
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 from tta_dev_primitives.flows.tasks.gather_all import together
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
@@ -75,8 +75,6 @@ class JobOptions:
     """Go on although the same local check refuses answer after answer."""
     output: OutputType | None = None
     """The type of the answers; None: text."""
-    catch_signals: bool = False
-    """Stop in good order on Ctrl-C and SIGTERM; for a process of our own, not under Prefect's runner."""
     observer: Observer | None = None
     """Called at the start, and twice a second, with how far the job is."""
     clock: Callable[[], float] = time.time
@@ -247,7 +245,7 @@ class JobRun:
             beside.append(asyncio.create_task(self.batches.run()))
         try:
             async with in_batches():
-                with _fewer_collections(), self._signals(asyncio.current_task()):
+                with _fewer_collections(), self._stopped_gently(asyncio.current_task()):
                     await pump.run(paced(records) if self.options.detail == "item" else records)
         except asyncio.CancelledError:
             task = asyncio.current_task()
@@ -322,30 +320,28 @@ class JobRun:
             _LOG.warning("progress is no longer shown: %s", gone)
 
     @contextmanager
-    def _signals(self, main: asyncio.Task[Any] | None) -> Iterator[None]:
-        """First signal: start nothing new, let calls end. Second, or after a while: cut them off and settle."""
-        if not self.options.catch_signals or main is None:
+    def _stopped_gently(self, main: asyncio.Task[Any] | None) -> Iterator[None]:
+        """First wish: start nothing new, let calls end. Second, or after a while: cut them off and settle."""
+        stop, cut = current_stop(), list[asyncio.TimerHandle]()
+        if stop is None or main is None:
             yield
             return
-        loop = asyncio.get_running_loop()
 
-        def stop() -> None:
+        def gently() -> None:
             if self.interrupted:
                 main.cancel()
                 return
             self.interrupted = True
-            self.admission.close("interrupted")
-            loop.call_later(_GRACE_S, main.cancel)
+            self.admission.close("interrupted" if stop.state is None else "cancelled in Prefect")
+            cut.append(asyncio.get_running_loop().call_later(_GRACE_S, main.cancel))
 
-        before = {sig: signal.getsignal(sig) for sig in (signal.SIGINT, signal.SIGTERM)}
-        for sig in before:
-            loop.add_signal_handler(sig, stop)
+        stop.gently = gently
         try:
             yield
         finally:
-            for sig, handler in before.items():
-                loop.remove_signal_handler(sig)
-                signal.signal(sig, handler)
+            stop.gently = None
+            for timer in cut:
+                timer.cancel()
 
 
 @contextmanager

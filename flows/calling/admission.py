@@ -62,7 +62,7 @@ class Permit:
     What follows a reply (its settlement, its checks) holds no permit. A second try needs only a connection.
     """
 
-    __slots__ = ("_connections", "_held", "_places", "slot", "target")
+    __slots__ = ("_connections", "_held", "_places", "check", "slot", "target")
 
     def __init__(
         self,
@@ -70,8 +70,11 @@ class Permit:
         slot: Slot | None,
         places: asyncio.Semaphore,
         connections: asyncio.Semaphore,
+        check: Callable[[], None],
     ) -> None:
         self.target = target
+        self.check = check
+        """Raises when nothing may be sent any more."""
         self.slot = slot
         """The place in the model's quota, when admission has taken it already."""
         self._places, self._connections = places, connections
@@ -96,6 +99,11 @@ class _Connection:
 
     async def __aenter__(self) -> None:
         await self._connections.acquire()
+        try:
+            self._permit.check()
+        except BaseException:
+            self._connections.release()
+            raise
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -187,13 +195,16 @@ class Admission:
     @contextmanager
     def _permit(self, chosen: _Chosen) -> Iterator[Permit]:
         """A permit over a place that was just taken."""
-        permit = Permit(chosen.target, chosen.slot, self._places, self._connections)
+        permit = Permit(chosen.target, chosen.slot, self._places, self._connections, self.check_open)
         self.under_way += 1
         try:
             yield permit
         finally:
             self.under_way -= 1
             permit.leave()
+
+    def check_open(self) -> None:
+        """Raise when nothing new may be started; one task may always go on."""
 
     def comes_back(self, target: Target, error: ProviderError, returns: int) -> bool:
         """Whether a call whose model refused it for want of quota queues again."""

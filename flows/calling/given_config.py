@@ -8,7 +8,7 @@ from pathlib import Path
 from prefect.context import FlowRunContext
 
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.reading.owned_files import foreign_file
 
@@ -20,7 +20,7 @@ def load_given_config(config_path: str | Path | None) -> OrchestrationConfig:
 
     Raises:
         UntrustedConfigError: The run came through the API and names a file that may be another user's.
-        ConfigError: The file is wrong.
+        ConfigError: The file is wrong or missing.
     """
     if config_path is not None and _came_through_the_api():
         path = Path(config_path).expanduser().absolute()
@@ -30,7 +30,12 @@ def load_given_config(config_path: str | Path | None) -> OrchestrationConfig:
                 f"config_path {path} of a run from the Prefect API is refused: {reason}. Use a file of the worker's "
                 "user, below home, the worker's folder, or a folder of TTA_CONFIG_FOLDERS in its environment."
             )
-    return load_orchestration_config(config_path)
+    try:
+        return load_orchestration_config(config_path)
+    except FileNotFoundError as missing:
+        raise ConfigError(
+            f"{missing}. To fix: give `config_path` a file of the machine that runs this flow."
+        ) from None
 
 
 def _came_through_the_api() -> bool:

@@ -5,14 +5,20 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import signal
 import threading
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from typing import Any, TypeVar
+
+from tta_dev_primitives.flows.calling.interrupted import SIGNALS, Interrupted
 
 __all__ = ["close_background", "wait_for"]
 
 T = TypeVar("T")
+_CLOSING_S = 20.0
+"""How long work that was interrupted may close its ledger entries and its flow run."""
 
 
 class _Background:
@@ -41,14 +47,52 @@ _made: list[_Background] = []
 def wait_for(work: Coroutine[Any, Any, T]) -> T:
     """Run `work` on the background loop and wait for it; works inside a running loop too (a notebook).
 
-    Ctrl-C cancels the work, lets it close its ledger entries, and is raised again.
+    Raises:
+        Interrupted: Ctrl-C, SIGTERM or SIGHUP came; the work was cancelled, and has closed its ledger entries.
     """
-    future: Future[T] = asyncio.run_coroutine_threadsafe(work, _background().loop)
+    ended = threading.Event()
+    future: Future[T] = asyncio.run_coroutine_threadsafe(_until_ended(work, ended), _background().loop)
     try:
-        return future.result()
-    except KeyboardInterrupt:
+        with _signals_raise():
+            return future.result()
+    except _Signal as came:
         future.cancel()
-        raise
+        # A second signal does not wait.
+        with _signals_raise():
+            ended.wait(_CLOSING_S)
+        raise Interrupted(came.signum) from None
+
+
+class _Signal(BaseException):
+    def __init__(self, signum: int) -> None:
+        super().__init__(signum)
+        self.signum = signum
+
+
+async def _until_ended(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()
+
+
+@contextmanager
+def _signals_raise() -> Iterator[None]:
+    """Let the signals that end a program raise `_Signal` in the main thread; what the program handles itself stays."""
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        for signum in SIGNALS:
+            if signal.getsignal(signum) in (signal.SIG_DFL, signal.default_int_handler):
+                before[signum] = signal.signal(signum, _raise_signal)
+    try:
+        yield
+    finally:
+        for signum, handler in before.items():
+            signal.signal(signum, handler)
+
+
+def _raise_signal(signum: int, frame: Any) -> None:
+    raise _Signal(signum)
 
 
 def close_background() -> None:

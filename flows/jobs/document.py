@@ -37,6 +37,7 @@ def _run_name() -> str:
     persist_result=True,
     result_storage=RESULTS,
     result_serializer="json",
+    retries=0,
 )
 async def document_module(
     module_path: str | list[str],

@@ -54,6 +54,7 @@ def _run_name() -> str:
     persist_result=True,
     result_storage=RESULTS,
     result_serializer="json",
+    retries=0,
 )
 async def review_diff(
     diff_path: str | None = None,

@@ -39,6 +39,7 @@ _CRITERIA = (
     persist_result=True,
     result_storage=RESULTS,
     result_serializer="json",
+    retries=0,
 )
 async def generate_tests(
     module_path: str,

@@ -9,6 +9,7 @@ import threading
 from tta_dev_primitives.flows.prefect_support.fork_safety import forget_inherited_exits
 from tta_dev_primitives.flows.prefect_support.log_filter import (
     drop_late_event_errors,
+    drop_refused_slots,
     say_expected_errors_in_one_line,
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import make_results_folder
@@ -28,6 +29,7 @@ def install() -> None:
         for runs in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(runs).addFilter(say_expected_errors_in_one_line)
         logging.getLogger("prefect.events.utilities").addFilter(drop_late_event_errors)
+        logging.getLogger("prefect._internal.concurrency").addFilter(drop_refused_slots)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=forget_inherited_exits)
         make_results_folder()

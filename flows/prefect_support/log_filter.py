@@ -17,9 +17,14 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config import errors
 from tta_dev_primitives.config.errors import OrchestrationError
 
-__all__ = ["drop_late_event_errors", "never_said", "say_expected_errors_in_one_line"]
+__all__ = ["drop_late_event_errors", "drop_refused_slots", "never_said", "say_expected_errors_in_one_line"]
 
 _STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
+_CUT_OFF = re.compile(
+    r"(Crash detected! |Finished in state Crashed\(')Execution was cancelled by the runtime"
+    r"|Finished in state Cancelled\("
+)
+"""Of runs that were stopped; who waits for the run gets one line."""
 _said: WeakSet[OrchestrationError] = WeakSet()
 _unsaid: set[str] = set()
 
@@ -40,6 +45,8 @@ def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(f"{type(error).__name__}: {error}"), ()
         record.exc_info = record.exc_text = None
         return True
+    if _CUT_OFF.match(str(record.msg)):
+        return False
     state = _STATE.match(str(record.msg))
     return state is None or not _ours(state[1])
 
@@ -64,3 +71,8 @@ def drop_late_event_errors(record: logging.LogRecord) -> bool:
     problem = record.exc_info[1] if isinstance(record.exc_info, tuple) else None
     late = ("after shutdown", "stopped service")
     return not (isinstance(problem, RuntimeError) and any(words in str(problem) for words in late))
+
+
+def drop_refused_slots(record: logging.LogRecord) -> bool:
+    """A logging filter for the service that asks for a tag's concurrency slots: the run itself says what is refused."""
+    return "ConcurrencySlotAcquisition" not in record.getMessage()

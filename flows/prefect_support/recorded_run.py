@@ -32,7 +32,6 @@ from prefect.states import (
     return_value_to_state,
     to_state_create,
 )
-from prefect.utilities.engine import capture_sigterm
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.calling.runtime import Runtime, active
@@ -44,6 +43,7 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import (
     defer_until_end,
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import storage_of
+from tta_dev_primitives.flows.prefect_support.stopping import ending
 from tta_dev_primitives.flows.tasks.request import UseCase
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
@@ -135,7 +135,7 @@ async def _carry_out(
             result_store=store,
             persist_result=True,
         ),
-        capture_sigterm(),
+        ending() as end,
     ):
         log = flow_run_logger(run, flow)
         try:
@@ -152,7 +152,8 @@ async def _carry_out(
                 await _end(connection, run, await exception_to_crashed_state(error), force=True)
             raise
         await _end(connection, run, await return_value_to_state(result, store, write_result=True))
-        return result
+    end.raise_for(run.name)
+    return result
 
 
 async def _end(connection: Connection, run: FlowRun, state: State[Any], *, force: bool = False) -> None:

@@ -18,6 +18,7 @@ from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MA
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support.api_connection import still_there, use_server
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS, users_storage
+from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 
 __all__ = ["served"]
 
@@ -43,11 +44,17 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
         given = _checked(self.fn, args, options)
         return self._run(super().__call__, (), {**given, **of_prefect})
 
-    @staticmethod
-    async def _run(call: Any, args: Any, options: Any) -> Any:
+    async def _run(self, call: Any, args: Any, options: Any) -> Any:
         if _needs_server():
             await asyncio.to_thread(use_server)
-        return await call(*args, **options)
+        with ending() as end:
+            try:
+                result = await call(*args, **options)
+            except Exception:
+                end.raise_for(self.name)
+                raise
+        end.raise_for(self.name)
+        return result
 
 
 def served(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Coroutine[Any, Any, R]]:
@@ -64,6 +71,7 @@ def served(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Coroutine[Any, Any,
     """
     # Stacked on Prefect's decorator: deployments read the flow's name from that one's source.
     flow.__class__ = _ServedFlow
+    flow.fn = stoppable(flow.fn)
     return flow
 
 

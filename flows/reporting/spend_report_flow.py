@@ -29,7 +29,7 @@ def _run_name() -> str:
 
 
 @served
-@flow(name="spend-report", flow_run_name=_run_name, persist_result=True, result_serializer="json")
+@flow(name="spend-report", flow_run_name=_run_name, persist_result=True, result_serializer="json", retries=0)
 async def spend_report(
     month: Annotated[
         str | None,

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -17,7 +18,13 @@ import pytest
 import yaml
 from fixtures_prefect import own_server
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateName
+from prefect.client.schemas.filters import (
+    FlowRunFilter,
+    FlowRunFilterState,
+    FlowRunFilterStateName,
+    LogFilter,
+    LogFilterFlowRunId,
+)
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
@@ -25,6 +32,8 @@ from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.approval import suggested_amount
+from tta_dev_primitives.flows.budget import BudgetState
 from tta_dev_primitives.orchestration import BudgetExceededError, MultiModelWorkflow
 
 StartSandbox = Callable[..., Sandbox]
@@ -219,6 +228,49 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
         ASKED,
         ("approve", "2.5", "Ada (as typed, not verified)", "month end"),
     ]
+
+
+@pytest.mark.timeout(300)
+async def test_a_declined_run_stays_declined_though_there_is_money_by_then(
+    served: tuple[Sandbox, Path, MultiModelWorkflow],
+) -> None:
+    """The answer belongs to its run: it is recorded, whatever the limit has become; log and state name the link."""
+    sandbox, _, workflow = served
+    async with get_client() as client:
+        before = await known_runs(client)
+        run = await client.create_flow_run_from_deployment(
+            await _deployment(client), parameters={"task": TASK, "use_case": "moderate"}
+        )
+        waiting = await waiting_run(client, "Suspended", before)
+        while not (waiting.state is not None and waiting.state.message):
+            waiting = await client.read_flow_run(run.id)
+        assert f"/flow-run/{run.id}" in waiting.state.message
+        month = (await Ledger.open(workflow.config.cost_tracking.ledger_url).balance()).month
+        ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+        await ledger.approve(month, Decimal(5), who="Bob", reason="elsewhere")
+        assert await resume(client, run.id, {**FORM, "decision": "decline"}) is SetStateStatus.ACCEPT
+        assert await end_of(client, run.id) == StateType.FAILED
+        logs = await client.read_logs(LogFilter(flow_run_id=LogFilterFlowRunId(any_=[run.id])))
+        assert any(f"/flow-run/{run.id}" in log.message for log in logs)
+    assert all(call.provider != "anthropic" for call in sandbox.calls)
+    assert [entry[0] for entry in await journal_of(workflow)] == ["ask", "approve", "decline"]
+
+
+@pytest.mark.parametrize(
+    ("limit", "spent", "needed", "wanted"),
+    [
+        ("0", "0", "0", "0.01"),
+        ("1", "1.5", "0.104", "0.61"),
+        ("1", "0.95", "0.2", "0.15"),
+        ("10", "10", "0", "1.00"),
+    ],
+)
+def test_the_suggested_amount_covers_the_deficit_and_the_call(
+    limit: str, spent: str, needed: str, wanted: str
+) -> None:
+    """What is overspent, and what the refused call or a tenth of the limit needs; rounded up to a cent."""
+    budget = BudgetState("2026-11", Decimal(limit), Decimal(spent), Decimal(0))
+    assert suggested_amount(budget, Decimal(needed)) == Decimal(wanted)
 
 
 async def end_of(client: PrefectClient, run_id: UUID) -> StateType:

@@ -177,6 +177,8 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    # The command line says it itself.
+    logging.getLogger("tta_dev_primitives.interrupted").setLevel(logging.CRITICAL)
 
 
 class _VisibleFormatter(logging.Formatter):

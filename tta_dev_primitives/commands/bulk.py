@@ -140,7 +140,7 @@ async def _run(
     from tta_dev_primitives.flows.bulk.runner import JobOptions
     from tta_dev_primitives.flows.calling.runtime import active
 
-    local = JobOptions(catch_signals=True, observer=view.update, output=output, batch_wait_s=batch_wait_s)
+    local = JobOptions(observer=view.update, output=output, batch_wait_s=batch_wait_s)
     if in_process_s is not None:
         local = replace(local, in_process_s=in_process_s)
     with active(runtime):
@@ -210,7 +210,8 @@ def _alone(report: BulkReport) -> str:
 def _next_step(report: BulkReport) -> str:
     again = "the same command goes on from there and pays for nothing twice"
     if report.state == "interrupted":
-        return f"Interrupted; {again}."
+        why = report.reason or "interrupted"
+        return f"{why[:1].upper()}{why[1:]}; {again}."
     if report.resume_at is not None:
         local = report.resume_at.astimezone()
         return (

@@ -147,7 +147,7 @@ async def test_a_cancelled_caller_leaves_no_run_running(
         await running
     async with get_client() as client:
         (run,) = [r for r in await client.read_flow_runs() if r.name == "Describe how a slow bell works."]
-    assert run.state_name == "Crashed"
+    assert run.state_name == "Cancelled"
 
 
 async def test_inside_a_flow_it_is_a_subflow(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:

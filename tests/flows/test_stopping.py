@@ -1,0 +1,209 @@
+"""Runs that are stopped from outside: in Prefect, or by a signal. Nothing new is sent, and nothing stays held."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prefect import flow, get_client
+from prefect.client.schemas.filters import FlowRunFilter
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+from prefect.states import Cancelling, Failed, State
+from sandbox_runs import MakeWorkflow
+
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+from tta_dev_primitives.flows.bulk.runner import JobOptions
+from tta_dev_primitives.flows.calling.runtime import active
+from tta_dev_primitives.orchestration import MultiModelWorkflow, RunCancelledError
+
+pytestmark = [pytest.mark.prefect]
+
+StartSandbox = Callable[..., Sandbox]
+SLOW = "defaults: {latency: 30}"
+QUICK = "defaults: {latency: 1.5}"
+PAID_ONLY = {"enabled": False, "validation": {"mode": "never"}}
+
+
+async def set_state(sandbox: Sandbox, task: asyncio.Task[Any], state: State[Any], name: str) -> FlowRun:
+    """Set the state of the run with a name once its first call is open."""
+    while not sandbox.calls:
+        assert not task.done(), task
+        await asyncio.sleep(0.05)
+    wanted = FlowRunFilter.model_validate(
+        {"name": {"any_": [name]}, "state": {"type": {"any_": ["RUNNING"]}}}
+    )
+    async with get_client() as client:
+        (run,) = await client.read_flow_runs(flow_run_filter=wanted)
+        await client.set_flow_run_state(run.id, state)
+    return run
+
+
+async def state_of(run: FlowRun) -> State[Any]:
+    """The run's state now."""
+    async with get_client() as client:
+        found = (await client.read_flow_run(run.id)).state
+    assert found is not None
+    return found
+
+
+async def balance(workflow: MultiModelWorkflow) -> Any:
+    """The month's money, of a ledger that adds up."""
+    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+    assert await ledger.verify() == []
+    return await ledger.balance()
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(Cancelling, "Cancelled"), (Failed, "Failed")])
+async def test_a_run_that_is_ended_in_prefect_stops(
+    given: Callable[..., State[Any]], wanted: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """`execute`: the open call is charged at its bound within five seconds, and the run has the state it was given."""
+    sandbox = sandbox_of(SLOW)
+    workflow = make_workflow(sandbox, **PAID_ONLY)
+    running = asyncio.create_task(workflow.execute(f"End me as {wanted}", use_case="simple"))
+    run = await set_state(sandbox, running, given(), f"End me as {wanted}")
+    began = time.monotonic()
+    with pytest.raises(RunCancelledError, match="in Prefect"):
+        await running
+    assert time.monotonic() - began < 10
+    assert (await state_of(run)).name == wanted
+    money = await balance(workflow)
+    assert (money.held, money.spent == money.presumed > 0, len(sandbox.calls)) == (0, True, 1)
+
+
+async def test_a_run_inside_a_flow_that_is_cancelled_stops(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+) -> None:
+    """The caller's own flow is cancelled: what it has called stops."""
+    sandbox = sandbox_of(SLOW)
+    workflow = make_workflow(sandbox, **PAID_ONLY)
+
+    @flow(name="outer", flow_run_name="outer of a cancelled run")
+    async def outer() -> None:
+        assert FlowRunContext.get() is not None
+        await workflow.execute("Inner of a cancelled run", use_case="simple")
+
+    running = asyncio.create_task(outer())
+    await set_state(sandbox, running, Cancelling(), "outer of a cancelled run")
+    with pytest.raises(RunCancelledError):
+        await running
+    assert (await balance(workflow)).held == 0
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+async def test_a_job_that_is_cancelled_lets_its_open_calls_end(
+    kind: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """`execute_bulk` and `tta bulk`: two of twenty calls are open; they end and are settled, and no other is sent."""
+    sandbox = sandbox_of("defaults: {latency: 4}")
+    workflow = make_workflow(sandbox, **PAID_ONLY)
+    answered: list[str] = []
+    (tmp_path / "in.jsonl").write_text(
+        "".join(f'{{"id": "{n}", "task": "Word {n}", "use_case": "simple"}}\n' for n in range(20))
+    )
+
+    async def memory() -> None:
+        items = [{"id": str(n), "task": f"Word {n}", "use_case": "simple"} for n in range(20)]
+        with pytest.raises(RunCancelledError):
+            await workflow.execute_bulk(
+                items, concurrency=2, on_result=lambda r: answered.append(r.content) if r.content else None
+            )
+
+    async def file() -> None:
+        names = {"input_path": str(tmp_path / "in.jsonl"), "output_path": str(tmp_path / "out.jsonl")}
+        with active(await workflow.ready()):
+            report = await run_file(JobOptions(), concurrency=2, config_path=None, **names)
+        assert (report.state, report.reason, report.left) == ("interrupted", "cancelled in Prefect", 18)
+        answered.extend(["", ""])
+
+    job: Awaitable[None] = memory() if kind == "memory" else file()
+    running = asyncio.ensure_future(job)
+    name = "bulk" if kind == "memory" else "bulk in.jsonl"
+    run = await set_state(sandbox, running, Cancelling(), name)  # type: ignore[arg-type]
+    await running
+    assert (await state_of(run)).name == "Cancelled"
+    money = await balance(workflow)
+    assert (money.held, money.presumed, len(sandbox.calls), len(answered)) == (0, 0, 2, 2)
+
+
+_RUN = """
+import sys
+from tta_dev_primitives.orchestration import MultiModelWorkflow
+MultiModelWorkflow(sys.argv[1]).run("Stop me by a signal", use_case="simple")
+"""
+_EXECUTE = """
+import asyncio, sys
+from tta_dev_primitives.orchestration import MultiModelWorkflow
+asyncio.run(MultiModelWorkflow(sys.argv[1]).execute("Stop me by a signal", use_case="simple"))
+"""
+_BULK = """
+import asyncio, sys
+from tta_dev_primitives.orchestration import MultiModelWorkflow
+items = [{"id": str(n), "task": f"Stop me {n}", "use_case": "simple"} for n in range(20)]
+asyncio.run(MultiModelWorkflow(sys.argv[1]).execute_bulk(items, concurrency=2))
+"""
+_TTA = "import sys; from tta_dev_primitives.cli import main; main(['run', 'Stop me', '-c', sys.argv[1]])"
+
+
+@pytest.mark.parametrize(
+    ("script", "signum", "scenario"),
+    [
+        (_RUN, signal.SIGINT, SLOW),
+        (_RUN, signal.SIGHUP, SLOW),
+        (_EXECUTE, signal.SIGINT, SLOW),
+        (_EXECUTE, signal.SIGTERM, SLOW),
+        (_TTA, signal.SIGINT, SLOW),
+        (_TTA, signal.SIGTERM, SLOW),
+        (_BULK, signal.SIGINT, QUICK),
+    ],
+    ids=["run-int", "run-hup", "execute-int", "execute-term", "tta-int", "tta-term", "bulk-int"],
+)
+async def test_a_signal_ends_a_script_with_one_line(
+    script: str,
+    signum: int,
+    scenario: str,
+    sandbox_of: StartSandbox,
+    make_workflow: MakeWorkflow,
+) -> None:
+    """Ctrl-C, SIGTERM, SIGHUP: one line, no traceback, a run that reads Cancelled, and a ledger without holds."""
+    sandbox = sandbox_of(scenario)
+    workflow = make_workflow(sandbox, **PAID_ONLY)
+    process = await asyncio.to_thread(
+        subprocess.Popen,
+        [sys.executable, "-c", script, str(workflow.config.source)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={n: v for n, v in os.environ.items() if not n.startswith("PREFECT_LOGGING_")},
+    )
+    while not sandbox.calls:
+        assert process.poll() is None, process.communicate()
+        await asyncio.sleep(0.05)
+    process.send_signal(signum)
+    out, err = await asyncio.to_thread(process.communicate, timeout=60)
+    assert process.returncode == 128 + signum, err
+    lines = [line for line in err.splitlines() if line.strip()]
+    assert len(lines) == 1, err
+    assert "nterrupted" in lines[0]
+    assert out == ""
+    money = await balance(workflow)
+    assert money.held == 0
+    assert (money.presumed > 0) is (scenario == SLOW)
+    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+    rows = await ledger.database.read(lambda tx: tx.fetch("SELECT flow_run_id FROM ledger_call"))
+    (run_id,) = {row["flow_run_id"] for row in rows}
+    async with get_client() as client:
+        state = (await client.read_flow_run(run_id)).state
+    assert state is not None
+    assert state.name == "Cancelled"
