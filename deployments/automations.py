@@ -40,7 +40,7 @@ async def apply_automations(
 
     Args:
         notify: `<block type slug>/<block name>` of a notification block, such as `slack-webhook/ops`; None: the
-            block of the last call, if any.
+            block of the last call, if any. Without one, automations that would only send a notice are left out.
         stale_after_s: Seconds of silence after which a run counts as crashed, instead of the file's; more than
             three heartbeats of the workers.
         reset: The file replaces what people changed.
@@ -55,9 +55,13 @@ async def apply_automations(
         block = await _block(client, notify) if notify is not None else None
         done, base = [], {}
         for entry in yaml.safe_load(text)["automations"]:
-            actions = [await _action(client, action, block) for action in entry["actions"]]
+            found = [await _action(client, action, block) for action in entry["actions"]]
+            actions = [action for action in found if action is not None]
+            if not actions:
+                continue
             if stale_after_s is not None and entry["trigger"]["posture"] == "Proactive":
                 entry["trigger"]["within"] = stale_after_s
+                actions = [{**action, "parameters": {"silent_s": stale_after_s}} for action in actions]
             wanted = AutomationCore.model_validate({**entry, "actions": actions})
             base[wanted.name] = digests(_content(wanted))
             done.append(
@@ -106,11 +110,12 @@ def _content(automation: Automation | AutomationCore) -> dict[str, Any]:
     return content
 
 
-async def _action(client: PrefectClient, entry: dict[str, Any], block: UUID | None) -> dict[str, Any]:
+async def _action(client: PrefectClient, entry: dict[str, Any], block: UUID | None) -> dict[str, Any] | None:
+    """The action as Prefect takes it; None: a notice without a block to send it by."""
     action = dict(entry)
     if action.pop("do", None) == "notify":
         if block is None:
-            return {"type": "do-nothing"}
+            return None
         return {"type": "send-notification", "block_document_id": str(block), **action}
     name = action.pop("deployment", None)
     if name is not None:

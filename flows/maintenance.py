@@ -11,11 +11,11 @@ from uuid import NAMESPACE_URL, uuid5
 
 from prefect import flow
 from prefect.artifacts import acreate_table_artifact
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun, State
 from prefect.settings import get_current_settings
-from prefect.states import AwaitingRetry
+from prefect.states import AwaitingRetry, Crashed
 from pydantic import Field
 
 from tta_dev_primitives.blocks.ledger.shared_document import Strata
@@ -35,6 +35,8 @@ __all__ = ["ModelState", "check_models", "resume_crashed", "sweep_ledger"]
 ConfigPath = Annotated[str | None, Field(description="Configuration file; empty searches the usual places")]
 _RULINGS_KEPT_S = 100 * 86_400.0
 """Rulings of tasks that did not come again for so long are deleted: a later repeat counts as a new task."""
+_SILENT_S = 400.0
+"""More than two heartbeats, which Prefect sends every 180 s."""
 DEPLOYED_TAG = "tta"
 """Every deployment of this package has it; so have its flow runs."""
 
@@ -180,18 +182,21 @@ async def _tell_renewed(runtime: Runtime, budget: BudgetState) -> None:
 async def resume_crashed(
     max_starts: Annotated[int, Field(ge=1, le=20)] = 3,
     within_hours: Annotated[float, Field(gt=0, le=720)] = 24.0,
+    silent_s: Annotated[float, Field(ge=0)] = _SILENT_S,
 ) -> int:
     """Put crashed runs of our deployments back on the schedule; what they had answered is not paid again.
 
     Args:
         max_starts: A run that was started this often is left crashed.
         within_hours: Older crashes are left alone.
+        silent_s: A run that was taken but not started, or whose heartbeats ended, counts as crashed after so long.
 
     Returns:
         How many runs were put back.
     """
     put_back = 0
     async with get_client() as client:
+        await _mark_lost(client, silent_s)
         crashed = await client.read_flow_runs(flow_run_filter=_crashed_filter(within_hours), limit=200)
         for run in resumable(crashed, max_starts):
             state: State[None] = AwaitingRetry(
@@ -200,6 +205,37 @@ async def resume_crashed(
             await client.set_flow_run_state(run.id, state, force=True)
             put_back += 1
     return put_back
+
+
+async def _mark_lost(client: PrefectClient, silent_s: float) -> None:
+    """Set runs to Crashed whose process is gone. What the run is now decides, not which events have arrived."""
+    open_runs = FlowRunFilter.model_validate(
+        {"state": {"type": {"any_": ["PENDING", "RUNNING"]}}, "tags": {"all_": [DEPLOYED_TAG]}}
+    )
+    since = datetime.now(UTC) - timedelta(seconds=silent_s)
+    for run in await client.read_flow_runs(flow_run_filter=open_runs, limit=200):
+        if run.deployment_id is None or run.state is None or run.state.timestamp > since:
+            continue
+        if run.state.is_pending():
+            why = "taken by a worker, never started"
+        elif await _beats(client, run) and not await _beats(client, run, since):
+            why = "no heartbeat: the process is gone"
+        else:
+            continue
+        # Not forced: Prefect refuses it for a run that has ended meanwhile.
+        await client.set_flow_run_state(run.id, Crashed(message=why))
+
+
+async def _beats(client: PrefectClient, run: FlowRun, since: datetime | None = None) -> bool:
+    """Whether the server has a heartbeat of the run, or one after a moment."""
+    began = run.start_time or run.state.timestamp if run.state is not None else datetime.now(UTC)
+    wanted = {
+        "occurred": {"since": (since or began).isoformat()},
+        "event": {"name": ["prefect.flow-run.heartbeat"]},
+        "resource": {"id": [f"prefect.flow-run.{run.id}"]},
+    }
+    reply = await client.request("POST", "/events/filter", json={"filter": wanted, "limit": 1})
+    return bool(reply.json()["events"])
 
 
 def _crashed_filter(within_hours: float) -> FlowRunFilter:

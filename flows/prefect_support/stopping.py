@@ -12,12 +12,12 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from types import FrameType, FunctionType
-from typing import Any
+from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
@@ -37,8 +37,8 @@ _LOG = logging.getLogger("tta_dev_primitives.runs")
 _EVERY_S = 2.0
 _ENDS = (StateType.CANCELLING, StateType.CANCELLED, StateType.FAILED, StateType.CRASHED)
 
-Body = Any
-"""An async function."""
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 @dataclass(slots=True)
@@ -127,7 +127,7 @@ def ending() -> Iterator[RunEnd]:
         yield end
 
 
-def stoppable(body: Body) -> Body:
+def stoppable(body: Callable[P, Coroutine[Any, Any, R]]) -> Callable[P, Coroutine[Any, Any, R]]:
     """Let a flow's function end early, and its run read Cancelled, when it is asked to.
 
     Runs of a deployment are left to the process that supervises them.
@@ -139,10 +139,10 @@ def stoppable(body: Body) -> Body:
 
     # Prefect resolves the names of annotations in the globals of the function that it is given.
     there = FunctionType(run.__code__, body.__globals__, body.__name__, closure=run.__closure__)
-    return functools.update_wrapper(there, body)
+    return cast("Callable[P, Coroutine[Any, Any, R]]", functools.update_wrapper(there, body))
 
 
-async def _run(body: Body, args: Any, options: Any) -> Any:
+async def _run(body: Any, args: Any, options: Any) -> Any:
     install()
     context, task = FlowRunContext.get(), asyncio.current_task()
     flow_run = context.flow_run if context is not None else None

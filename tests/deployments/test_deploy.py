@@ -285,10 +285,10 @@ async def test_automations_are_updated_by_name_and_keep_their_switch() -> None:
     """Again: nothing changes, nothing doubles; one that a person switched off stays off."""
     await apply_automations()
     async with get_client() as client:
-        (found,) = await client.read_automations_by_name("tta: quality drift")
+        (found,) = await client.read_automations_by_name("tta: stale heartbeat")
         await client.pause_automation(found.id)
         assert {one.outcome for one in await apply_automations()} == {"unchanged"}
-        (still,) = await client.read_automations_by_name("tta: quality drift")
+        (still,) = await client.read_automations_by_name("tta: stale heartbeat")
         assert not still.enabled
         listed = [one.name for one in await client.read_automations()]
         assert len(listed) == len(set(listed))

@@ -12,7 +12,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
-from prefect.states import Crashed, Running
+from prefect.states import Crashed, Pending, Running
 from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger
@@ -178,6 +178,25 @@ def test_a_run_is_restarted_three_times_at_most() -> None:
 
     runs = [run(1), run(2), run(3), run(1, deployed=False)]
     assert resumable(runs, 3) == runs[:2]
+
+
+async def test_a_run_that_was_taken_and_never_started_goes_back_on_the_schedule(prefect_server: object) -> None:
+    """What the run is decides: one that has waited long enough is lost; one that was just taken is left alone."""
+    async with get_client() as client:
+        flow_id = await client.create_flow_from_name("stuck")
+        deployment = await client.create_deployment(flow_id, "stuck", entrypoint="x:y", tags=["tta"])
+        run = await client.create_flow_run_from_deployment(deployment, tags=["tta"])
+        await client.set_flow_run_state(run.id, Pending(), force=True)
+        await resume_crashed(silent_s=400)
+        assert (await client.read_flow_run(run.id)).state_name == "Pending"
+        await resume_crashed(silent_s=0)
+        assert (await client.read_flow_run(run.id)).state_name == "AwaitingRetry"
+        running = await client.create_flow_run_from_deployment(deployment, tags=["tta"])
+        await client.set_flow_run_state(running.id, Running(), force=True)
+        await resume_crashed(silent_s=0)
+        # A worker that sends no heartbeats at all says nothing by their absence.
+        assert (await client.read_flow_run(running.id)).state_name == "Running"
+        await client.delete_deployment(deployment)
 
 
 async def test_crashed_runs_go_back_on_the_schedule(prefect_server: object) -> None:
