@@ -15,6 +15,7 @@ from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.run_names import name_or
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
 from tta_dev_primitives.flows.reporting.run_artifacts import publish
 from tta_dev_primitives.flows.tasks.item import Item
@@ -30,7 +31,8 @@ def run_name(parameters: Mapping[str, Any] | None = None) -> str:
     """The task's first words; without parameters those of the running flow run."""
     given = this_run.parameters if parameters is None else parameters
     text = " ".join(str(given.get("task", "")).split())
-    return text if len(text) <= _NAME_CHARS else text[: _NAME_CHARS - 1].rsplit(" ", 1)[0] + "…"
+    made = text if len(text) <= _NAME_CHARS else text[: _NAME_CHARS - 1].rsplit(" ", 1)[0] + "…"
+    return made if parameters is not None else name_or(made)
 
 
 @served

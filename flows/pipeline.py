@@ -80,6 +80,8 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None) -> BudgetState:
     await plan(runtime, Lane([(item, ()) for item in items]))
     budget = await check_budget(runtime, "execute")
+    for item in items:
+        item.month = item.month or budget.month
     ended_one = done or _ignore
     unplanned = [item for item in items if item.error is not None]
     await keep_records(runtime, unplanned, budget.month)

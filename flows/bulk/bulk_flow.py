@@ -37,6 +37,7 @@ from tta_dev_primitives.flows.bulk.scheduler import failed_result
 from tta_dev_primitives.flows.bulk.shard_runs import ShardPump, parameters_of_shards, require_deployment
 from tta_dev_primitives.flows.calling.interrupted import Interrupted
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.prefect_support.run_names import name_or
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -53,7 +54,7 @@ _REPORTS: ContextVar[list[BulkReport] | None] = ContextVar("tta_bulk_reports", d
 
 
 def _run_name() -> str:
-    return f"bulk {Path(str(this_run.parameters.get('input_path', ''))).name}"[:60]
+    return name_or(f"bulk {Path(str(this_run.parameters.get('input_path', ''))).name}"[:60])
 
 
 def _read(name: str, reader: Callable[[str, object], Any]) -> BeforeValidator:

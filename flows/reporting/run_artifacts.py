@@ -8,7 +8,6 @@ import logging
 from collections.abc import Awaitable, Sequence
 from decimal import Decimal
 from functools import partial
-from textwrap import fill
 from uuid import UUID
 
 from prefect.client.schemas.actions import ArtifactCreate
@@ -37,7 +36,6 @@ __all__ = [
 _LOG = logging.getLogger("tta_dev_primitives.artifacts")
 _SHOWN_CHARS = 4_000
 _BAR = 30
-_LINE = 84
 
 
 async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off: bool = False) -> None:
@@ -185,8 +183,6 @@ def _failure_markdown(item: Item) -> str:
 def fenced(text: str, *, most: int = _SHOWN_CHARS) -> list[str]:
     """Text of a model or provider as lines of a code block that it cannot end: no link or picture of it is loaded."""
     shown = visible(text[:most]) + ("\n…" if len(text) > most else "")
-    # The UI does not wrap what stands in a fence.
-    shown = "\n".join(line if len(line) <= _LINE else fill(line, _LINE) for line in shown.splitlines())
     fence = "```"
     while fence in shown:
         fence += "`"

@@ -50,6 +50,7 @@ class Item:
         "id",
         "kept",
         "key",
+        "month",
         "output",
         "pair",
         "parts",
@@ -105,6 +106,8 @@ class Item:
         self.reasons: list[str] = []
         self.warnings: list[str] = []
         self.budget: BudgetView | None = None
+        self.month: str | None = None
+        """The ledger's month when the task began: that of all its figures."""
         """The month's budget when this task ended."""
         self.refusal: BudgetExceededError | None = None
         self.error: OrchestrationError | None = None

@@ -20,7 +20,7 @@ async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, p
     Args:
         runtime: Of the run.
         items: What ended.
-        month: The ledger's month.
+        month: The ledger's month, for items that have none of their own.
         parts: They are parts of tasks, which are recorded when they end.
 
     Raises:
@@ -28,12 +28,14 @@ async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, p
     """
     run_id = runtime.flow_run_id() or str(uuid4())
     ended = [item for item in items if not isinstance(item.error, PostponedError)]
-    records = [] if parts else [_record(item, run_id, runtime.orchestrator.name) for item in ended]
-    learned = Learned(
-        [item.pair for item in ended if item.pair is not None],
-        [item.decided for item in ended if item.decided is not None],
-    )
-    await record_results(runtime.ledger, month, records, learned)
+    for own in sorted({item.month or month for item in ended}):
+        of_month = [item for item in ended if (item.month or month) == own]
+        records = [] if parts else [_record(item, run_id, runtime.orchestrator.name) for item in of_month]
+        learned = Learned(
+            [item.pair for item in of_month if item.pair is not None],
+            [item.decided for item in of_month if item.decided is not None],
+        )
+        await record_results(runtime.ledger, own, records, learned)
 
 
 def _record(item: Item, run_id: str, orchestrator: str) -> TaskRecord:

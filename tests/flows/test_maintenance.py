@@ -180,7 +180,9 @@ def test_a_run_is_restarted_three_times_at_most() -> None:
     assert resumable(runs, 3) == runs[:2]
 
 
-async def test_a_run_that_was_taken_and_never_started_goes_back_on_the_schedule(prefect_server: object) -> None:
+async def test_a_run_that_was_taken_and_never_started_goes_back_on_the_schedule(
+    prefect_server: object,
+) -> None:
     """What the run is decides: one that has waited long enough is lost; one that was just taken is left alone."""
     async with get_client() as client:
         flow_id = await client.create_flow_from_name("stuck")
