@@ -295,11 +295,12 @@ class MultiModelWorkflow:
         from tta_dev_primitives.blocks.credentials.usable_keys import refuse_without_key
         from tta_dev_primitives.flows.prefect_support.api_connection import (
             address_server,
+            inside_a_run,
             still_there,
             wait_until_ready,
         )
 
-        if not still_there():
+        if not inside_a_run() and not still_there():
             refuse_without_key(self._config)
             loop = asyncio.get_running_loop()
             addressed = loop.run_in_executor(None, address_server)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from urllib.parse import urlsplit
@@ -18,7 +19,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 from tta_dev_primitives.blocks.prefect_server.port_watch import watch_port
 from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
 
-__all__ = ["address_server", "still_there", "use_server", "wait_until_ready"]
+__all__ = ["address_server", "inside_a_run", "still_there", "use_server", "wait_until_ready"]
 
 _BELIEVED_S = 10.0
 """How long an API of the user's that has answered is taken to be there: asking opens a connection."""
@@ -26,6 +27,14 @@ _lock = threading.Lock()
 _ours: list[ServerInfo] = []
 _answered: list[tuple[float, str | None, ServerInfo]] = []
 """The API that answered last, when, and what PREFECT_API_URL was then."""
+
+
+def inside_a_run() -> bool:
+    """Whether this code is part of a flow run or task run, whose API is then the one to use."""
+    context = sys.modules.get("prefect.context")
+    if context is None:
+        return False
+    return context.FlowRunContext.get() is not None or context.TaskRunContext.get() is not None
 
 
 def still_there() -> bool:

@@ -10,13 +10,12 @@ from inspect import signature
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow
-from prefect.context import FlowRunContext
 from prefect.settings import PREFECT_API_URL
 from pydantic import TypeAdapter, ValidationError
 
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.prefect_support.api_connection import still_there, use_server
+from tta_dev_primitives.flows.prefect_support.api_connection import inside_a_run, still_there, use_server
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS, users_storage
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 
@@ -106,7 +105,7 @@ def _in_type(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:
 
 
 def _needs_server() -> bool:
-    if FlowRunContext.get() is not None:
+    if inside_a_run():
         return False
     address = PREFECT_API_URL.value()
     embedded = address is None or address == os.environ.get(EMBEDDED_MARK)
