@@ -13,10 +13,8 @@ import os
 from collections.abc import Sequence
 from decimal import ROUND_UP, Decimal
 from typing import Annotated, Literal
-from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, Pause
@@ -41,7 +39,6 @@ from tta_dev_primitives.flows.validation.next_step import Deliver
 __all__ = ["BudgetApproval", "ask_person", "must_ask", "start_over", "suggested_amount", "take_answer"]
 
 _POLL_S = 2
-_LOOK_S = 0.2
 _CENT = Decimal("0.01")
 _MOST_USD = 1_000_000
 
@@ -128,22 +125,15 @@ async def _answer(
     form = _form(suggested_amount(budget, needed), _question(budget, items, needed))
     key = await _key(runtime, run)
     timeout = runtime.config.cost_tracking.approval_timeout_s
-    link = await _tell(runtime, run, budget, needed)
+    await _tell(runtime, run, budget, needed)
     if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
-        try:
-            return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
-        except Pause:
-            await _say_in_state(run, link)
-            raise
-    saying = asyncio.create_task(_say_in_state(run, link))
+        return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
     try:
         answer = await apause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=_POLL_S, key=key)
     except FlowPauseTimeout:
         why = f"no person approved more within {timeout} s"
         await _note(runtime, budget, "unanswered", why)
         raise _refusal(budget, why) from None
-    finally:
-        saying.cancel()
     # Prefect does not return the input of a pause that was answered before.
     return answer or await _loaded(run, key)
 
@@ -185,18 +175,6 @@ async def take_answer(runtime: Runtime) -> None:
 
 async def _loaded(run: FlowRun, key: str) -> BudgetApproval:
     return await BudgetApproval.aload(keyset_from_paused_state(Paused(pause_key=key)), flow_run_id=run.id)
-
-
-async def _say_in_state(run: FlowRun, message: str) -> None:
-    """Put the question with its link into the message of the paused state, which Prefect leaves empty."""
-    async with get_client() as client:
-        while True:
-            state = (await client.read_flow_run(run.id)).state
-            if state is not None and state.is_paused():
-                said = state.model_copy(update={"id": uuid4(), "message": message})
-                await client.set_flow_run_state(run.id, said, force=True)
-                return
-            await asyncio.sleep(_LOOK_S)
 
 
 def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
@@ -249,7 +227,7 @@ def _refusal(budget: BudgetState, why: str) -> BudgetExceededError:
     )
 
 
-def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> str:
+def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> None:
     """What the form says above its fields (markdown)."""
     tasks = "1 task needs" if len(items) == 1 else f"{len(items)} tasks need"
     return (
@@ -261,8 +239,8 @@ def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> st
     )
 
 
-async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> str:
-    """Put the question into the journal, the events and the run's log; returns it in one line."""
+async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
+    """Put the question into the journal, the events and the run's log, with its link."""
     await _note(runtime, budget, "ask", f"needs up to {needed:f} USD" if needed else "needs a paid call")
     payload = {
         "month": budget.month,
@@ -277,4 +255,3 @@ async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Dec
         where += f" (`tta server open /runs/flow-run/{run.id}` prints a link that opens it)"
     line = f"the budget of {budget.month} is spent: approve or decline at {where} (Resume)"
     flow_run_logger(run).warning(line)
-    return line
