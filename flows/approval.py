@@ -227,7 +227,7 @@ def _refusal(budget: BudgetState, why: str) -> BudgetExceededError:
     )
 
 
-def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> None:
+def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> str:
     """What the form says above its fields (markdown)."""
     tasks = "1 task needs" if len(items) == 1 else f"{len(items)} tasks need"
     return (

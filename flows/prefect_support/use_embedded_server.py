@@ -52,7 +52,8 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
             except Exception:
                 end.raise_for(self.name)
                 raise
-        end.raise_for(self.name)
+        if not options.get("return_state"):
+            end.raise_for(self.name)
         return result
 
 
