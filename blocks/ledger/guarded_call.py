@@ -81,6 +81,7 @@ def content_key(target: Target, request: ChatRequest) -> str:
         "json_schema": request.json_schema,
         "schema_name": request.schema_name,
         "thinking": request.thinking,
+        **({} if request.seed is None else {"seed": request.seed}),
     }
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -38,6 +38,8 @@ class ChatRequest:
     schema_name: str = "answer"
     thinking: Literal["low", "default"] = "default"
     """`low` asks for as little hidden reasoning as the model allows (planning, verdicts)."""
+    seed: int | None = None
+    """Which of several independent answers this is; it is not sent, the answers are stored apart."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,6 +89,7 @@ async def orchestrate_bulk(
     config_path: str | None = None,
     keep_going: bool = False,
     allow_extra: bool = False,
+    samples: Annotated[int, Field(ge=1, le=1000), _read("samples", whole)] = 1,
     output_schema: dict[str, Any] | None = None,
     batch: bool = False,
     shards: Annotated[int, Field(ge=1, le=100)] = 1,
@@ -112,6 +113,7 @@ async def orchestrate_bulk(
         config_path: Configuration file; empty searches the usual places.
         keep_going: Go on although the same local check refuses answer after answer.
         allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
+        samples: Independent answers of each task; their ids end with #1, #2 and so on.
         output_schema: JSON Schema of the answers; then each line holds valid `data`. Empty: text.
         batch: Send paid calls in batches of their providers: half the price, within a day.
         shards: Deployment runs that share the work, on as many workers; 1: this process does it.
@@ -137,6 +139,7 @@ async def orchestrate_bulk(
         detail=detail,
         keep_going=keep_going,
         allow_extra=allow_extra,
+        samples=samples,
         batch=batch and shards == 1,
         **({} if here is None else _local(here)),
     )
@@ -210,6 +213,7 @@ async def _file_job(
         force=force,
         schema=options.output,
         allow_extra=options.allow_extra,
+        samples=options.samples,
     ) as job:
         run = JobRun(
             runtime,

@@ -38,8 +38,9 @@ class FileJob:
         file: JobFile,
         schema: OutputType | None,
         allow_extra: bool = False,
+        samples: int = 1,
     ) -> None:
-        self.allow_extra = allow_extra
+        self.allow_extra, self.samples = allow_extra, samples
         self.source, self.target, self.output, self.file = source, target, output, file
         self.schema = schema
         self.progress = Progress(total=0)
@@ -59,6 +60,7 @@ class FileJob:
         force: bool,
         schema: OutputType | None = None,
         allow_extra: bool = False,
+        samples: int = 1,
     ) -> Self:
         """Lock the output, read input and output once, and see what is to do.
 
@@ -68,6 +70,7 @@ class FileJob:
             target: The results; of a `.csv` the job keeps the whole results in a JSONL file beside it.
             schema: The type of the answers; None: text.
             allow_extra: Copy fields of the user's own from the tasks to the results.
+            samples: Independent answers of each task.
             force: Go on although configuration or tasks changed; changed tasks are answered again.
 
         Raises:
@@ -82,7 +85,7 @@ class FileJob:
             digest = config_digest(config)
             file = JobFile.read(output.path)
             new = JobFile(input=str(source.resolve()), config_digest=digest)
-            job = cls(source, target, output, file or new, schema, allow_extra)
+            job = cls(source, target, output, file or new, schema, allow_extra, samples)
             job._scan(end, force=force)
             if file is not None:
                 job._compare(digest, force=force)
@@ -93,15 +96,22 @@ class FileJob:
 
     def todo(self) -> Iterator[Record]:
         """The tasks still to do, in the order of the input; lines after the scan are left to the next run."""
-        for record in read_records(
-            self.source, end=self._end, output=self.schema, allow_extra=self.allow_extra
-        ):
+        for record in self._records():
             if (
                 isinstance(record, Record)
                 and self.output.is_first(record)
                 and self.output.done(record) != "done"
             ):
                 yield record
+
+    def _records(self) -> Iterator[Record | BrokenLine]:
+        return read_records(
+            self.source,
+            end=self._end,
+            output=self.schema,
+            allow_extra=self.allow_extra,
+            samples=self.samples,
+        )
 
     def write(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
         """Append one result.
@@ -145,7 +155,7 @@ class FileJob:
         self._end = end
         changed: list[str] = []
         tasks = todo = 0
-        for record in read_records(self.source, end=end, output=self.schema, allow_extra=self.allow_extra):
+        for record in self._records():
             if isinstance(record, BrokenLine):
                 self._break(record)
                 continue
@@ -164,7 +174,7 @@ class FileJob:
         if self.output.copies:
             self.warnings.append(
                 f"{self.output.copies:,} tasks are the same as another one under a different id: an answer is paid "
-                "once, and the saving is computed without the copies"
+                "once, the saving is computed without the copies; `--samples N` or a `seed` asks for others"
             )
         if not tasks and not self.progress.broken:
             raise ConfigError(

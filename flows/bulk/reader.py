@@ -13,7 +13,7 @@ import os
 import stat
 import zlib
 from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
@@ -67,13 +67,15 @@ class Record:
     system: str | None = None
     output: OutputType | None = None
     """The type of its answer, its own or the job's; None: text."""
+    seed: int | None = None
+    """Which of several independent answers of the same task this is."""
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
     """Fields of the user's own, which are copied to the output."""
 
     @property
     def digest(self) -> str:
         """What an answer depends on: changes when text, use case, system text or schema change."""
-        return digest_of(self.task, self.use_case, self.system, self.output)
+        return digest_of(self.task, self.use_case, self.system, self.output, self.seed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,9 +116,16 @@ def check_items(items: object) -> None:
             )
 
 
-def digest_of(task: str, use_case: str | None, system: str | None, output: OutputType | None = None) -> str:
+def digest_of(
+    task: str,
+    use_case: str | None,
+    system: str | None,
+    output: OutputType | None = None,
+    seed: int | None = None,
+) -> str:
     """16 hex digits for a task's text and options."""
     parts = [task, use_case, system] + ([] if output is None else [output.digest])
+    parts += [] if seed is None else [f"seed {seed}"]
     text = json.dumps(parts, separators=(",", ":"))
     return blake2b(text.encode(), digest_size=8).hexdigest()
 
@@ -150,9 +159,20 @@ def record_of(
         identity.encode()
         check_task(found.get("task"), use_case, system)
         output = _own_type(found.get("schema")) or output
+        seed = _seed_of(found.get("seed"))
     except (ConfigError, UnicodeEncodeError, TypeError) as error:
         return BrokenLine(number, str(error), identity, use_case if use_case in USE_CASES else None)
-    return Record(number, identity, found["task"], use_case, system, output, extra)
+    return Record(number, identity, found["task"], use_case, system, output, seed, extra)
+
+
+def _seed_of(value: object) -> int | None:
+    """A whole number; a CSV has it as text, and an empty cell is none."""
+    if value is None or value == "":
+        return None
+    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    if type(number) is not int or not 0 <= number < 2**53:
+        raise ConfigError(f"seed: {value!r:.80} is not accepted. Expected a whole number.")
+    return number
 
 
 def _own_type(schema: object) -> OutputType | None:
@@ -203,7 +223,12 @@ def input_size(path: Path) -> int:
 
 
 def read_records(
-    path: Path, *, end: int | None = None, output: OutputType | None = None, allow_extra: bool = False
+    path: Path,
+    *,
+    end: int | None = None,
+    output: OutputType | None = None,
+    allow_extra: bool = False,
+    samples: int = 1,
 ) -> Iterator[Record | BrokenLine]:
     """Every task of the file in order, holding one line at a time.
 
@@ -212,6 +237,7 @@ def read_records(
         end: Read only this many bytes (a file that grows).
         output: The type of the answers, where a line has no schema of its own.
         allow_extra: Take fields of the user's own.
+        samples: Independent answers of each task; beyond 1 their ids end with `#1`, `#2` and so on.
 
     Raises:
         ConfigError: The CSV header lacks `id` or `task`, or names a column twice.
@@ -226,9 +252,18 @@ def read_records(
                 if isinstance(entry, str):
                     yield BrokenLine(number, entry)
                 else:
-                    yield record_of(entry[0], number, output, allow_extra=allow_extra)
+                    yield from _samples(record_of(entry[0], number, output, allow_extra=allow_extra), samples)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise ConfigError(f"{path}: the gzip file is damaged or not whole ({error}).") from None
+
+
+def _samples(record: Record | BrokenLine, count: int) -> Iterator[Record | BrokenLine]:
+    """The record, or so many of it with seeds of their own."""
+    if count == 1 or isinstance(record, BrokenLine):
+        yield record
+        return
+    for number in range(1, count + 1):
+        yield replace(record, id=f"{record.id}#{number}", seed=(record.seed or 0) * count + number)
 
 
 class _UpTo(io.RawIOBase):
@@ -316,7 +351,7 @@ def _header(path: Path, row: Sequence[str]) -> list[str]:
     if header and missing:
         raise ConfigError(
             f"{path}: line 1: the header lacks {' and '.join(missing)}. It must name the columns "
-            f"{', '.join(FIELDS)} (the last three are optional)."
+            f"{', '.join(FIELDS)} (id and task are required)."
         )
     doubled = next((name for name in header if header.count(name) > 1), None)
     if doubled is not None:

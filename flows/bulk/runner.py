@@ -71,6 +71,8 @@ class JobOptions:
     detail: Literal["chunk", "item"] = "chunk"
     allow_extra: bool = False
     """Take tasks with fields of the user's own."""
+    samples: int = 1
+    """Independent answers of each task of a file."""
     keep_going: bool = False
     """Go on although the same local check refuses answer after answer."""
     output: OutputType | None = None

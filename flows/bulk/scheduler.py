@@ -145,6 +145,7 @@ class Pump:
             system=record.system,
             calls_left=self._runtime.config.fallback_strategy.max_attempts,
             output=record.output,
+            seed=record.seed,
         )
         item.plan = self._plan_of(record)
         item.watch = None if self._brake is None else self._brake.answered

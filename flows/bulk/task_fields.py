@@ -11,7 +11,7 @@ from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 __all__ = ["FIELDS", "Doubled", "own_fields", "unique_fields", "unknown_field"]
 
-FIELDS = ("id", "task", "use_case", "system", "schema")
+FIELDS = ("id", "task", "use_case", "system", "schema", "seed")
 _MEANT = {
     **dict.fromkeys(("prompt", "question", "text", "input", "query", "content", "message"), "task"),
     **dict.fromkeys(("systemprompt", "instructions", "systemmessage"), "system"),

@@ -62,6 +62,7 @@ class Item:
         "requests",
         "result",
         "route",
+        "seed",
         "step",
         "system",
         "targets",
@@ -82,6 +83,7 @@ class Item:
         plan: Plan | None = None,
         check: LocalCheck | None = None,
         output: OutputType | None = None,
+        seed: int | None = None,
     ) -> None:
         self.id = id
         self.task = task
@@ -94,6 +96,8 @@ class Item:
         """What a model whose answer failed `check` is asked for once more; None: the next model is asked."""
         self.output = output
         """The type of the answer; None: text."""
+        self.seed = seed
+        """Which of several independent answers is asked for; None: any."""
         self.route = Route(())
         self.targets: Mapping[str, Target] = {}
         self.case: Case | None = None

@@ -42,7 +42,8 @@ def task_key(item: Item, settings: str) -> str | None:
         return None
     plan = None if item.plan is None else item.plan.model_dump()
     schema = None if item.output is None else item.output.schema
-    parts = ["task/1", settings, item.task, item.system, item.use_case, plan, schema]
+    parts: list[object] = ["task/1", settings, item.task, item.system, item.use_case, plan, schema]
+    parts += [] if item.seed is None else [item.seed]
     return hashlib.sha256(
         json.dumps(parts, sort_keys=True, default=dict).encode("utf-8", "surrogatepass")
     ).hexdigest()

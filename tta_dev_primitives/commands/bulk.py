@@ -48,6 +48,7 @@ def bulk(
     detail: Literal["chunk", "item"] = "chunk",
     keep_going: Flag = False,
     allow_extra: Flag = False,
+    samples: int = 1,
     batch: Flag = False,
     shards: int = 1,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
@@ -75,6 +76,7 @@ def bulk(
         detail: Task runs for each chunk, or for each item (slower).
         keep_going: Go on although the same check refuses answer after answer.
         allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
+        samples: Independent answers of each task; their ids end with #1, #2 and so on.
         batch: Send paid calls in batches of their providers: half the price, answered within a day. Ctrl-C leaves
             them running; the same command collects them.
         shards: Deployment runs that share the work, on as many workers (`tta deploy`); 1: this process does it.
@@ -94,6 +96,7 @@ def bulk(
         "detail": detail,
         "keep_going": keep_going,
         "allow_extra": allow_extra,
+        "samples": whole("--samples", samples),
         "force": force,
         "shards": whole("--shards", shards, most=100),
         "config_path": None if config is None else str(config),

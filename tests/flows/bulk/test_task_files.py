@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tta_dev_primitives.blocks.ledger.guarded_call import content_key
+from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
+from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.flows.bulk.output import Output
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records, record_of
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
@@ -26,7 +31,7 @@ from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResul
         ({"ID": "1", "Task": "hi"}, "Did you mean 'id'?"),
         ({"id": "1", "task": "hi", "model": "gpt"}, "stand in the configuration"),
         ({"id": "1", "task": "hi", "max_tokens": 5}, "stand in the configuration"),
-        ({"id": "1", "task": "hi", "customer": 5}, "Known: id, task, use_case, system, schema."),
+        ({"id": "1", "task": "hi", "customer": 5}, "Known: id, task, use_case, system, schema, seed."),
     ],
 )
 def test_an_unknown_field_is_refused_with_what_was_perhaps_meant(entry: dict[str, Any], said: str) -> None:
@@ -67,6 +72,7 @@ def test_fields_of_the_users_own_are_copied_when_allowed(tmp_path: Path) -> None
     assert "'model' cannot be copied" in taken.reason
 
 
+TARGET = resolve_targets(load_orchestration_config(None, use_env_overrides=False))["gemini-2.5-pro"]
 TWO = '{"id": "1", "task": "a"}\n{"id": "2", "task": "b"}\n'
 
 
@@ -134,3 +140,21 @@ def test_a_damaged_gzip_file_is_a_mistake_of_the_user(tmp_path: Path) -> None:
     (tmp_path / "a.jsonl.gz").write_bytes(gzip.compress(TWO.encode() * 100)[:-20])
     with pytest.raises(ConfigError, match="damaged or not whole"):
         list(read_records(tmp_path / "a.jsonl.gz"))
+
+
+def test_samples_and_seeds_ask_for_independent_answers(tmp_path: Path) -> None:
+    """The same task with another seed is another task: it is asked, stored and paid apart."""
+    seeds = '{"id": "3", "task": "a", "seed": 7}\n{"id": "4", "task": "a", "seed": "x"}\n'
+    (tmp_path / "a.jsonl").write_text(TWO + seeds)
+    plain, _, seeded, wrong = read_records(tmp_path / "a.jsonl")
+    assert isinstance(plain, Record)
+    assert isinstance(seeded, Record)
+    assert plain.digest != seeded.digest
+    assert isinstance(wrong, BrokenLine)
+    assert "seed: 'x' is not accepted" in wrong.reason
+    sampled = [r for r in read_records(tmp_path / "a.jsonl", samples=3) if isinstance(r, Record)]
+    assert [r.id for r in sampled[:4]] == ["1#1", "1#2", "1#3", "2#1"]
+    assert len({(r.task, r.seed) for r in sampled}) == len(sampled) == 9
+    request = ChatRequest(messages=(Message("user", "hi"),))
+    keys = {content_key(TARGET, replace(request, seed=seed)) for seed in (None, 1, 2)}
+    assert len(keys) == 3
