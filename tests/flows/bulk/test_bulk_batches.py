@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -244,3 +245,64 @@ async def test_jobs_in_memory(sandbox_of: SandboxOf, make_workflow: MakeWorkflow
     )
     assert [attempt.batch for attempt in results[0].attempts] == [True]
     assert results[0].cost_usd == sandbox.billed()
+
+
+async def test_a_deployed_job_suspends_and_finishes_by_itself(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It holds no worker while the batch runs: it ends as scheduled for the next look, and that run collects."""
+    sandbox = sandbox_of("batches: {delay: 3}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 3)
+    runtime = await job.workflow.ready()
+    from prefect.client.orchestration import get_client
+    from prefect.exceptions import Pause
+    from prefect.flow_engine import run_flow_async
+    from prefect.states import Pending
+
+    from tta_dev_primitives.flows.bulk import bulk_flow
+    from tta_dev_primitives.flows.calling.runtime import active
+
+    quick = functools.partial(
+        JobOptions, in_process_s=0.0, batch_timing=BatchTiming(quiet_s=0.3, first_s=1.0)
+    )
+    monkeypatch.setattr(bulk_flow, "JobOptions", quick)
+    parameters = {"input_path": str(job.source), "output_path": str(job.target), "batch": True}
+    async with get_client() as client:
+        flow_id = await client.create_flow(bulk_flow.orchestrate_bulk)
+        deployment = await client.create_deployment(flow_id, "nightly-batch", parameters=parameters)
+        flow_run = await client.create_flow_run_from_deployment(deployment)
+        with active(runtime), pytest.raises(Pause):
+            await run_flow_async(bulk_flow.orchestrate_bulk, flow_run=flow_run, parameters=parameters)
+        waiting = (await client.read_flow_run(flow_run.id)).state
+        assert waiting is not None
+        assert (waiting.type.value, waiting.name) == ("SCHEDULED", "AwaitingRetry")
+        assert "batch" in (waiting.message or "")
+        monkeypatch.setattr(bulk_flow, "JobOptions", functools.partial(quick, in_process_s=60.0))
+        # What a worker does when the moment has come.
+        await client.set_flow_run_state(flow_run.id, Pending(), force=True)
+        again = await client.read_flow_run(flow_run.id)
+        with active(runtime):
+            await run_flow_async(bulk_flow.orchestrate_bulk, flow_run=again, parameters=parameters)
+        ended = (await client.read_flow_run(flow_run.id)).state
+    assert ended is not None
+    assert ended.is_completed()
+    assert len(job.lines()) == 3
+    assert await spent(job.workflow) == (sandbox.billed(), 0)
+    assert set(bodies(sandbox).values()) == {1}
+
+
+async def test_a_budget_that_is_lowered_while_a_batch_runs(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+) -> None:
+    """What is at the provider is collected; nothing beyond the new limit is submitted."""
+    sandbox = sandbox_of("batches: {delay: 2}")
+    rich = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 4)
+    assert (await rich.run(wait_s=0.0)).state == "waiting"
+    rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(8)]
+    rich.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    poor = make_workflow(sandbox, **paid(sandbox, cost_tracking={"budget_limit_usd": 0.01}))
+    rich.workflow = poor
+    report = await rich.run()
+    assert (report.done, report.errors) == (4, {"budget": 4})
+    assert await spent(poor) == (sandbox.billed(), 0)
+    assert sandbox.billed() <= Decimal("0.01")

@@ -1,0 +1,77 @@
+"""The cost of a mixed job with and without --batch, against the sandbox: half its tasks free, half paid.
+
+    python tests/benchmarks/mixed_batch.py [TASKS]
+
+Needs no key and no network. The sandbox bills on its own side; the two figures must agree.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, executor, sandbox_config, workflow_of
+
+from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
+
+
+async def run(tasks: int, *, batch: bool) -> list[str]:
+    with (
+        Sandbox(parse_scenario("batches: {delay: 2}")).start() as sandbox,
+        tempfile.TemporaryDirectory() as name,
+    ):
+        folder = Path(name)
+        config = sandbox_config(
+            sandbox,
+            folder,
+            executors=[
+                executor(sandbox, GEMINI, "google-ai-studio", ["simple"]),
+                executor(sandbox, CLAUDE, "anthropic", ["moderate"]),
+            ],
+            fallback_strategy={"models": [CLAUDE]},
+            validation={"mode": "never"},
+        )
+        kinds = ("simple", "moderate")
+        rows = [
+            {"id": str(n), "task": f"Summarize note {n} now.", "use_case": kinds[n % 2]} for n in range(tasks)
+        ]
+        (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        runtime = await workflow_of(config, folder).ready()
+        from tta_dev_primitives.flows.bulk.batch_desk import BatchTiming
+        from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+        from tta_dev_primitives.flows.bulk.runner import JobOptions
+        from tta_dev_primitives.flows.calling.runtime import active
+
+        local = JobOptions(batch_timing=BatchTiming(first_s=1.0), batch_wait_s=600.0)
+        with active(runtime):
+            report = await run_file(
+                local, input_path=str(folder / "in.jsonl"), output_path=str(folder / "out.jsonl"), batch=batch
+            )
+        assert report.cost_usd == sandbox.billed("anthropic"), "ledger and provider differ"
+        alone = report.baseline_one_by_one_usd or report.baseline_cost_usd
+        return [
+            "--batch" if batch else "one by one",
+            f"{report.cost_usd}",
+            f"{alone}",
+            f"{report.savings_ratio:.1%}",
+        ]
+
+
+def main() -> None:
+    logging.disable(logging.INFO)
+    os.environ[KEY] = KEY_VALUE
+    tasks = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    found = [asyncio.run(run(tasks, batch=batch)) for batch in (False, True)]
+    for row in [["job", "cost USD", "paid model alone, one by one", "saved"], *found]:
+        print("  ".join(f"{cell:<30}" for cell in row).rstrip())
+
+
+if __name__ == "__main__":
+    main()
