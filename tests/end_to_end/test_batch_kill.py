@@ -93,6 +93,7 @@ ALWAYS = ("batch.submitted", "batch.settled")
     "point",
     [pytest.param(point, marks=[] if point in ALWAYS else pytest.mark.proof) for point in BATCH_FAILPOINTS],
 )
+@pytest.mark.timeout(400)
 def test_a_crash_at_each_point(
     point: str, sandbox: Sandbox, tmp_path: Path, environment: Mapping[str, str]
 ) -> None:
@@ -111,6 +112,7 @@ def test_a_crash_at_each_point(
 
 
 @pytest.mark.proof
+@pytest.mark.timeout(1800)
 def test_killed_at_random(sandbox: Sandbox, tmp_path: Path, environment: Mapping[str, str]) -> None:
     """Twenty kills at random moments: the cost is exactly what the provider billed, half the list price."""
     tasks, rng = 500, random.Random(11)
