@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from tta_dev_primitives.config.reading.option_faults import model_faults
 from tta_dev_primitives.config.reading.strict_yaml import Document, read_yaml
 from tta_dev_primitives.config.reading.trusted_files import is_home
 
-__all__ = ["SEARCH_PATHS", "find_config_file", "load_orchestration_config"]
+__all__ = ["SEARCH_PATHS", "find_config_file", "load_orchestration_config", "reload_config"]
 
 logger = logging.getLogger("tta_dev_primitives.config.orchestration_config")
 
@@ -58,7 +59,22 @@ def load_orchestration_config(
     names = {override.variable: override.key for override in overrides}
     source = None if path is None else Path(os.path.abspath(path))
     found = config_path is None and path is not None and not _is_the_users(path)
-    return config.with_provenance(Provenance(source, names, document.digest, found))
+    return config.with_provenance(
+        Provenance(source, names, document.digest, found, use_env_overrides, config.cost_tracking)
+    )
+
+
+def reload_config(config: OrchestrationConfig) -> OrchestrationConfig:
+    """The file of a configuration as it is now, read and trusted in the same way.
+
+    Raises:
+        FileNotFoundError: It is gone, or `config` came from no file.
+        ConfigError: It is wrong.
+    """
+    if config.source is None:
+        raise FileNotFoundError("The configuration came from no file")
+    again = load_orchestration_config(config.source, config.uses_environment)
+    return again.with_provenance(replace(again.provenance, from_folder=config.from_folder))
 
 
 def find_config_file() -> Path | None:

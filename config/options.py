@@ -302,6 +302,8 @@ class Provenance:
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
     digest: str | None = field(default=None, compare=False)
     from_folder: bool = field(default=False, compare=False)
+    environment: bool = field(default=True, compare=False)
+    cost_tracking: CostTrackingConfig | None = field(default=None, compare=False)
 
 
 class OrchestrationConfig(_Options):
@@ -342,8 +344,17 @@ class OrchestrationConfig(_Options):
     @property
     def learning_credit(self) -> Decimal:
         """USD by which paid executors may exceed what was saved so far, until their answers are trusted."""
+        return self.learning_credit_of(self.cost_tracking.budget_limit)
+
+    def learning_credit_of(self, budget_limit: Decimal) -> Decimal:
+        """The learning credit under another limit of the month."""
         given = self.validation.learning_credit_usd
-        return self.cost_tracking.budget_limit / 1000 if given is None else Decimal(repr(given))
+        return budget_limit / 1000 if given is None else Decimal(repr(given))
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where this came from."""
+        return self._provenance
 
     @property
     def source(self) -> Path | None:
@@ -354,6 +365,16 @@ class OrchestrationConfig(_Options):
     def digest(self) -> str | None:
         """SHA-256 of the file's bytes, as they were loaded."""
         return self._provenance.digest
+
+    @property
+    def loaded_cost_tracking(self) -> CostTrackingConfig | None:
+        """The section as it was loaded, whatever a copy has changed since."""
+        return self._provenance.cost_tracking
+
+    @property
+    def uses_environment(self) -> bool:
+        """Whether the `TTA_*` variables may override the file."""
+        return self._provenance.environment
 
     @property
     def from_folder(self) -> bool:

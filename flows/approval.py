@@ -80,7 +80,7 @@ _DESKS: WeakValueDictionary[str, _Desk] = WeakValueDictionary()
 
 def must_ask(runtime: Runtime, item: Item) -> bool:
     """True when the item would end without an accepted answer because the month's money is gone."""
-    if runtime.config.cost_tracking.on_exhausted != "ask" or item.error is not None or item.refusal is None:
+    if runtime.services.safety.now.on_exhausted != "ask" or item.error is not None or item.refusal is None:
         return False
     accepted = isinstance(item.step, Deliver) and item.step.accepted
     return item.refusal.reason != "max_cost" and not accepted
@@ -124,7 +124,7 @@ async def _answer(
     needed = max((i.refusal.needed for i in items if i.refusal is not None), default=Decimal(0))
     form = _form(suggested_amount(budget, needed), _question(budget, items, needed))
     key = await _key(runtime, run)
-    timeout = runtime.config.cost_tracking.approval_timeout_s
+    timeout = runtime.services.safety.now.approval_timeout_s
     await _tell(runtime, run, budget, needed)
     if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
         return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)

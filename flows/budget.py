@@ -104,6 +104,6 @@ async def check_budget(runtime: Runtime, then: Literal["execute", "validate", "r
     with shown_step("budget") as tell:
         state = await budget_state(runtime)
         tell(f"{state.words()}; next: {then}")
-        if state.exhausted and runtime.config.cost_tracking.on_exhausted == "stop":
+        if state.exhausted and runtime.services.safety.now.on_exhausted == "stop":
             raise state.refusal()
     return state

@@ -7,6 +7,7 @@ import os
 import socket
 import uuid
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any, Self
 
@@ -67,12 +68,15 @@ class LedgerCore:
         self._trusts_clock = clock is not None and machine is None
         self._anchored_at = float("-inf")
         self.clocks = ProviderClocks()
-        lines = {EXHAUSTED_BP}
-        if alert_threshold is not None:
-            if not 0 <= alert_threshold <= 1:
-                raise LedgerError(f"cost_tracking.alert_threshold {alert_threshold} is not between 0 and 1")
-            lines.add(int(alert_threshold * 10_000))
-        self._terms = Terms(scope, _owner(), tuple(sorted(lines)), timezone)
+        self._terms = Terms(scope, _owner(), _alert_lines(alert_threshold), timezone)
+
+    def alert_at(self, threshold: Decimal | None) -> None:
+        """Let another share of the limit raise an alert from now on; a line that was reported is not again.
+
+        Raises:
+            LedgerError: It is no share.
+        """
+        self._terms = replace(self._terms, thresholds_bp=_alert_lines(threshold))
 
     @classmethod
     def open(cls, url: str | None = None, **options: Any) -> Self:
@@ -237,3 +241,12 @@ def answer_of(step_key: str, body: bytes | str) -> Answer:
 def pico_or_none(amount: Decimal | None) -> int | None:
     """An optional amount in pico-USD."""
     return None if amount is None else pico_ceiling(amount, what="value")
+
+
+def _alert_lines(threshold: Decimal | None) -> tuple[int, ...]:
+    """The shares of the limit that raise an alert, in hundredths of a percent."""
+    if threshold is None:
+        return (EXHAUSTED_BP,)
+    if not 0 <= threshold <= 1:
+        raise LedgerError(f"cost_tracking.alert_threshold {threshold} is not between 0 and 1")
+    return tuple(sorted({int(threshold * 10_000), EXHAUSTED_BP}))

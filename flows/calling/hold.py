@@ -76,7 +76,7 @@ class LedgerHold:
                 ask_date=partial(self._services.client.date_of, target),
                 target=target,
                 request=call.request,
-                call=call_info(call, self._services.config.learning_credit),
+                call=call_info(call, self._services.safety.learning_credit),
                 limit=self._services.limit,
                 step_key=call.step_key,
                 looked_up=True,

@@ -18,11 +18,12 @@ from tta_dev_primitives.blocks.providers.capabilities import LearnedCapabilities
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota
-from tta_dev_primitives.config import OrchestrationConfig
+from tta_dev_primitives.config import CostTrackingConfig, OrchestrationConfig
 from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import Admission
+from tta_dev_primitives.flows.calling.safety_settings import SafetySettings
 from tta_dev_primitives.flows.calling.stored_answers import AnswerIndex
 
 __all__ = ["Keys", "Services"]
@@ -62,6 +63,7 @@ class Services:
 
     config: OrchestrationConfig
     database: Database
+    safety: SafetySettings
     catalogue: Catalogue
     targets: Mapping[str, Target]
     client: ProviderClient
@@ -87,14 +89,15 @@ class Services:
         """
         catalogue = load_catalogue()
         tracking = config.cost_tracking
-        threshold = Decimal(repr(tracking.alert_threshold)) if tracking.enabled else None
+        ledger = Ledger(database, timezone=tracking.timezone, alert_threshold=_alert_share(tracking))
         return cls(
             config=config,
             database=database,
+            safety=SafetySettings(config, lambda changed: ledger.alert_at(_alert_share(changed))),
             catalogue=catalogue,
             targets=resolve_targets(config, catalogue),
             client=ProviderClient(),
-            ledger=Ledger(database, timezone=tracking.timezone, alert_threshold=threshold),
+            ledger=ledger,
             quota=Quota(database),
             availability=Availability(database),
             capabilities=LearnedCapabilities(database),
@@ -112,6 +115,9 @@ class Services:
 
     @property
     def limit(self) -> Decimal | None:
-        """The month's limit, USD, without approvals (the ledger adds those); None when cost tracking is off."""
-        tracking = self.config.cost_tracking
-        return tracking.budget_limit if tracking.enabled else None
+        """The month's limit in force now, USD, without approvals; None when cost tracking is off."""
+        return self.safety.limit
+
+
+def _alert_share(tracking: CostTrackingConfig) -> Decimal | None:
+    return Decimal(repr(tracking.alert_threshold)) if tracking.enabled else None

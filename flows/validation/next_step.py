@@ -501,7 +501,8 @@ def _solve_rather(case: Case, answer: int, ruling: Ruling) -> bool:
     """Whether the orchestrator's own answer is asked for in place of a verdict: it is cheaper, or savings are short."""
     if not case.extras:
         return True
-    if not case.can_solve or case.costs is None or ruling.coin < FLOOR:
+    drawn = ruling.coin < FLOOR or (ruling.evidence.strong and ruling.check > 0)
+    if not case.can_solve or case.costs is None or drawn:
         return False
     shown = case.answers[answer]
     return case.costs.answer_is_cheaper(shown.read or tokens_of(shown.text), shown.length, ruling.estimate)

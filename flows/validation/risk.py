@@ -57,10 +57,16 @@ its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of wha
 _PROXY_PRIOR = (1.0, 4.0)
 _OWN = 5
 """Labels of its own that a stratum needs."""
-_UNPROVED = 40
-"""Deliveries of a stratum before so many verdicts."""
+_COMPARED = 2
+"""Comparisons after which a strong stratum is believed for a while."""
+_COMPARISONS_COUNT = 30
+"""The labels that comparisons of a strong stratum count as at most, beside labels of its own."""
+_UNPROVED, _UNPROVED_MORE = 40, 6
+"""Deliveries of a strong stratum before `_VERDICTS` verdicts, and so many more for each of them."""
 _VERDICTS = 8
 """Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
+_FEW_CHECKS, _FIRST_CHECK, _CHECK = 12, 0.5, 0.2
+"""Below so many labels a check is a verdict with the first probability, then with the second."""
 _LONGEST = 400
 """Labels that one open verdict can hold back; then it counts as a rejection."""
 _AUDIT_PATIENCE = 1000.0
@@ -332,12 +338,13 @@ class RiskState:
         """The same, the labels that it rests on, and how many deliveries it may carry (-1: any number)."""
         stratum = self.strata[key]
         n, k = stratum.counted
-        direct, by_others = posterior(n, k, self._prior(key, stratum)), stratum.compare()
+        direct, by_others = posterior(n, k, self._prior_with_comparisons(key, stratum)), stratum.compare()
+        seen_labels = n + stratum.verdicts
         few = stratum.verdicts < _VERDICTS
-        if stratum.strong and stratum.compared >= _OWN and n + stratum.verdicts < _VERDICTS:
+        if stratum.strong and stratum.compared >= _COMPARED and seen_labels < _VERDICTS:
             # A free judge's yes and a comparison of another model: believed for a while, until verdicts can be paid.
             seen = posterior(n + stratum.compared, k + stratum.worse, self._prior(key, stratum))
-            return seen, n + stratum.compared, _UNPROVED
+            return seen, n + stratum.compared, _UNPROVED + int(_UNPROVED_MORE * seen_labels)
         if by_others is None or (few and (n >= _OWN or stratum.compared < _VERDICTS)):
             return direct, n, -1
         if few:
@@ -346,6 +353,14 @@ class RiskState:
             return by_others, 0, 2 + 2 * int(stratum.verdicts + n)
         best = min((direct, by_others), key=lambda moments: moments[1]) if n >= _OWN else by_others
         return best, n + stratum.verdicts, -1
+
+    def _prior_with_comparisons(self, key: str, stratum: Stratum) -> tuple[float, float]:
+        """The prior of a stratum's own labels: comparisons of strong evidence count as a few labels at most."""
+        bad, good = self._prior(key, stratum)
+        if not stratum.strong or not stratum.compared:
+            return bad, good
+        weight = min(1.0, _COMPARISONS_COUNT / stratum.compared)
+        return bad + weight * stratum.worse, good + weight * (stratum.compared - stratum.worse)
 
     def _prior(self, key: str, stratum: Stratum) -> tuple[float, float]:
         """The pooled rate of the kind of signal, without the stratum itself, with the weight of a few labels."""
@@ -434,7 +449,7 @@ def rule(
         trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
     chance = _audit_chance(state, key, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
-    drawn = max(policy.audit_floor, 5.0 / (10 + stratum.verdicts))
+    drawn = _check_chance(stratum, action)
     place = -1
     if action == "deliver":
         state = _charge(state, key)
@@ -583,3 +598,16 @@ def _reset(state: RiskState, use_case: str, keys: list[str]) -> RiskState:
         strata[key] = Stratum(made, pooled=False, labelled=stratum.labelled, rejected=stratum.rejected)
     account = replace(account, mean=mean, variance=variance, alarms=account.alarms + 1)
     return replace(state, made=made, strata=strata, accounts={**state.accounts, use_case: account})
+
+
+def _check_chance(stratum: Stratum, action: Action) -> float:
+    """The probability of a verdict where the orchestrator's own answer would be cheaper: more at first.
+
+    For strong evidence it is asked for in place of the answer: it labels the stratum at random, whatever a
+    comparison would say. Otherwise it follows a comparison that passed.
+    """
+    if not stratum.strong:
+        return max(LEAST, 5.0 / (10 + stratum.verdicts))
+    if stratum.n + stratum.verdicts >= _FEW_CHECKS:
+        return _CHECK
+    return 1.0 if action == "audit" else _FIRST_CHECK

@@ -152,7 +152,8 @@ class World:
             return
         if self.rng.random() < self.abandons:
             return
-        verdict = self.comparer is None or ruling.coin < self.floor
+        drawn = ruling.coin < self.floor or (task.strong and ruling.check > 0)
+        verdict = self.comparer is None or drawn
         yield self.rng.uniform(0.5, 1.5) * (slow if wrong and verdict else 1.0)
         if verdict:
             self._learn(Label(ruling, not wrong, ended=False), key, number)

@@ -139,13 +139,14 @@ def test_families_that_err_together(runs: int) -> None:
     assert over(worlds, 0.15) <= 0.05 * runs
 
 
+@pytest.mark.parametrize("signal", ["unjudged-short", "judged"])
 @pytest.mark.parametrize("passes", [0.6, 0.9])
-def test_a_comparer_that_passes_bad_answers(passes: float, runs: int) -> None:
-    """A free model passes 60 or 90 % of bad answers: verdicts on what passed keep open tasks within the budget."""
+def test_a_comparer_that_passes_bad_answers(passes: float, signal: str, runs: int) -> None:
+    """A free model passes 60 or 90 % of bad answers, also where a free judge has passed them all: within the budget."""
     worlds = []
     for seed in range(runs):
         world = World(RiskPolicy(0.15), seed, comparer=(0.95, passes))
-        tasks = [Task("u", 0.35, "unjudged-short", ("a",), strong=False, price_class="v>1")] * 600
+        tasks = [Task("u", 0.35, signal, ("a",), strong=signal == "judged", price_class="v>1")] * 600
         worlds.append(world.run(tasks, concurrency=5))
     assert over(worlds, 0.15) <= 0.05 * runs
 
