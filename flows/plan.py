@@ -78,7 +78,9 @@ async def plan_items(runtime: Runtime, items: list[Item]) -> None:
     await together(_plan_item(runtime, item, routes) for item in items)
     for item in items:
         if item.case is not None:
-            item.case = replace(item.case, costs=costs, savings=savings, coin=runtime.rng.random())
+            # The same task draws the same coin: asking again is no way to another one.
+            coin = await runtime.coin_of(item.content_key, "paid executor")
+            item.case = replace(item.case, costs=costs, savings=savings, coin=coin)
 
 
 async def _remember(runtime: Runtime, items: Sequence[Item]) -> None:

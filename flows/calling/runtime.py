@@ -90,7 +90,7 @@ class Runtime:
         job_budget: The job's own ceiling.
         waits_for_quota: Whether a model that is out for a while stays a candidate (admission waits for it).
         order: What `routing: learned` knew when the run began; None: the order of the file.
-        rng: For jitter and audit coins.
+        rng: For jitter.
         fresh: Ask anew for what is stored.
         batches: Where paid calls wait for a batch; None: they are sent one by one.
     """
@@ -113,7 +113,7 @@ class Runtime:
         self.order = order
         self.waits_for_quota = waits_for_quota
         self.priority: Priority = "interactive" if job_budget is None else "bulk"
-        self.rng = rng or random.Random()  # noqa: S311 - jitter and audit coins, no secret
+        self.rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self.orchestrator: Target = services.targets[services.config.orchestrator.model]
         self.output: OutputType | None = None
         """The answer's type, from a caller in this process: a flow parameter holds only its schema."""

@@ -61,12 +61,15 @@ _COMPARED = 2
 """Comparisons after which a strong stratum is believed for a while."""
 _COMPARISONS_COUNT = 30
 """The labels that comparisons of a strong stratum count as at most, beside labels of its own."""
+_TOO_KIND = 1.5
+"""Standard deviations by which the orchestrator's rejections may exceed what comparisons expect."""
 _UNPROVED, _UNPROVED_MORE = 40, 6
 """Deliveries of a strong stratum before `_VERDICTS` verdicts, and so many more for each of them."""
 _VERDICTS = 8
 """Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
-_FEW_CHECKS, _FIRST_CHECK, _CHECK = 12, 0.5, 0.2
-"""Below so many labels a check is a verdict with the first probability, then with the second."""
+_FEW_CHECKS, _MANY_CHECKS, _FIRST_CHECK, _CHECK = 12, 30, 0.5, 0.2
+"""Below the first number of labels an escalated item gets a verdict with the first probability, then with the second.
+Below the second number every audit is a verdict."""
 _LONGEST = 400
 """Labels that one open verdict can hold back; then it counts as a rejection."""
 _AUDIT_PATIENCE = 1000.0
@@ -359,6 +362,11 @@ class RiskState:
         bad, good = self._prior(key, stratum)
         if not stratum.strong or not stratum.compared:
             return bad, good
+        n, k = stratum.counted
+        rate = stratum.worse / stratum.compared
+        if k > n * rate + _TOO_KIND * (n * rate * (1 - rate)) ** 0.5:
+            # The comparisons pass what the orchestrator rejects.
+            return bad, good
         weight = min(1.0, _COMPARISONS_COUNT / stratum.compared)
         return bad + weight * stratum.worse, good + weight * (stratum.compared - stratum.worse)
 
@@ -608,6 +616,8 @@ def _check_chance(stratum: Stratum, action: Action) -> float:
     """
     if not stratum.strong:
         return max(LEAST, 5.0 / (10 + stratum.verdicts))
-    if stratum.n + stratum.verdicts >= _FEW_CHECKS:
-        return _CHECK
-    return 1.0 if action == "audit" else _FIRST_CHECK
+    labels = stratum.n + stratum.verdicts
+    if action == "audit":
+        # Trusted answers are where a lucky start must be noticed.
+        return 1.0 if labels < _MANY_CHECKS else _CHECK
+    return _FIRST_CHECK if labels < _FEW_CHECKS else _CHECK
