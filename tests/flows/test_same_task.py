@@ -22,7 +22,7 @@ def scenario(answer: str, score: str) -> str:
     """Every model gives the same answer; the orchestrator's verdict has this score."""
     return (
         f"rules:\n- {{match: {{prompt: solve}}, reply: {{text: '{answer}'}}}}\n"
-        f"- {{match: {{prompt: judge, model: claude-sonnet-4.5}}, reply: {{text: '{{\"score\": {score}}}'}}}}\n"
+        f"- {{match: {{prompt: verdict, model: claude-sonnet-4.5}}, reply: {{text: '{{\"score\": {score}}}'}}}}\n"
     )
 
 
