@@ -191,7 +191,7 @@ class BatchRounds:
         key = call.key = await self._services.keys.key_of(call.target)
         self._services.client.prepare(call.target, call.request, key=key)
         call.step_key = step_key
-        info = call_info(call, self._services.config.learning_credit)
+        info = call_info(call, self._services.safety.learning_credit)
         line = batch_line(call.target, call.request, info.id)
         bound = bound_usd(at_batch_price(call.target), call.request)
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
