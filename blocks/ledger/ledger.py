@@ -257,6 +257,19 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
 
         return await self.database.read(work)
 
+    async def charged_by_choice(self, month: str) -> Decimal:
+        """USD charged in a month for calls that the user asked for whatever they save: plans, verdicts, dear models."""
+
+        async def work(tx: Tx) -> int:
+            rows = await tx.fetch(
+                "SELECT coalesce(sum(charged), 0) AS usd FROM ledger_call "
+                "WHERE scope = ? AND month = ? AND extra = 'choice'",
+                *(self.scope, month),
+            )
+            return int(rows[0]["usd"])
+
+        return from_pico(await self.database.read(work))
+
     async def answer_lengths(self, orchestrator: str) -> dict[int, tuple[int, float, float]]:
         """By length class: pairs of an executor's and the orchestrator's answer, sum of their ratios, of the squares.
 

@@ -107,6 +107,7 @@ def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
         if rows:
             lines += ["", _row(columns), _row("--" if n == 0 else "--:" for n in range(len(columns)))]
             lines += [_row(map(_cell, row)) for row in rows]
+    lines += [f"\n> {line}" for line in report.beyond.lines]
     lines += [f"\n> {q.on_agreed}" for q in report.quality if q.on_agreed]
     lines += [f"\n> Ledger: {problem}" for problem in money.problems]
     lines += [f"\n> `{closed.key}` is closed: {closed.reason}" for closed in money.closed]

@@ -167,6 +167,50 @@ class FreeQuota:
 
 
 @dataclass(frozen=True, slots=True)
+class BeyondBaseline:
+    """What the promise "never dearer" leaves out, USD."""
+
+    credit: Decimal
+    """The learning credit of the month."""
+    credit_used: Decimal
+    """By how much extras exceed what the month has saved."""
+    failed: Decimal
+    """Charged for calls that brought nothing."""
+    chosen: Decimal
+    """Charged for `planning: always`, `validation.mode: always` and paid models dearer than the orchestrator."""
+
+    @property
+    def lines(self) -> tuple[str, ...]:
+        """One line for each amount that is not 0."""
+        left = max(Decimal(0), self.credit - self.credit_used)
+        shown = (
+            (
+                self.credit_used,
+                f"Learning credit of paid executors: {_usd(self.credit_used)} used, {_usd(left)} left.",
+            ),
+            (self.failed, f"Charged for calls that failed: {_usd(self.failed)}."),
+            (
+                self.chosen,
+                f"Your own choice (planning, validation or dearer models always): {_usd(self.chosen)}.",
+            ),
+        )
+        return tuple(line for amount, line in shown if amount)
+
+    def to_json(self) -> dict[str, str]:
+        """The amounts as JSON values."""
+        return {
+            "learning_credit_usd": f"{self.credit:f}",
+            "learning_credit_used_usd": f"{self.credit_used:f}",
+            "failed_calls_usd": f"{self.failed:f}",
+            "own_choice_usd": f"{self.chosen:f}",
+        }
+
+
+def _usd(amount: Decimal) -> str:
+    return f"${amount:.6f}"
+
+
+@dataclass(frozen=True, slots=True)
 class SpendReport:
     """Everything the reports show of one month."""
 
@@ -184,6 +228,7 @@ class SpendReport:
     """With `routing: learned`, the executors of each use case in the order in which they are asked now."""
     causes: tuple[Cause, ...]
     quotas: tuple[FreeQuota, ...]
+    beyond: BeyondBaseline
     timezone: str
     made_at: datetime
 
@@ -197,6 +242,7 @@ class SpendReport:
         return {
             **self.money.to_json(),
             "savings": self.saved.to_json(),
+            "beyond_baseline": self.beyond.to_json(),
             "savings_by_use_case": [one.to_json() for one in self.saved_by_use_case],
             "spent_by_day_usd": {day: f"{usd:f}" for day, usd in self.days.items()},
             "quality": [one.to_json() for one in self.quality],
@@ -263,6 +309,12 @@ async def gather(
         order=await _order(config, ledger, targets),
         causes=causes_of(rows),
         quotas=await _quotas(ledger, targets.values()),
+        beyond=BeyondBaseline(
+            config.learning_credit,
+            max(Decimal(0), -(await ledger.savings(month)).left),
+            sum((row.charged for row in rows if row.outcome not in ("ok", "in_flight")), Decimal(0)),
+            await ledger.charged_by_choice(month),
+        ),
         timezone=ledger.timezone,
         made_at=datetime.now(UTC),
     )

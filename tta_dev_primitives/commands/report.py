@@ -84,6 +84,8 @@ def _show(found: SpendReport) -> None:
         f"{saved.reused:,} from the store); "
         f"paid model alone {shown_usd(saved.baseline, places)}, saved {saved.ratio:.1%}"
     )
+    for line in found.beyond.lines:
+        out.print(line)
     if not money.rows:
         out.print("no call was made in this month")
     for title, group in (

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
@@ -250,3 +251,27 @@ def test_use_cases_without_affordable_audits_are_named() -> None:
     assert named == ["simple", "moderate", "complex", "speed-critical"]
     assert use_cases_without_audits(config, orchestrator, Decimal(1)) == []
     assert use_cases_without_audits(config, orchestrator, None) == []
+
+
+async def test_what_the_promise_leaves_out_is_named(tmp_path: Path) -> None:
+    """Learning credit, failed calls and the user's own choice stand in the page, the artifact and the JSON."""
+    ledger = ledger_at(tmp_path, 3)
+
+    async def call(usd: str, outcome: str = "ok", **more: Any) -> None:
+        made = CallInfo(provider="anthropic", model=CLAUDE, role="execute", use_case="complex", **more)
+        hold = await ledger.reserve(made, Decimal(usd), Decimal(100))
+        await ledger.settle(hold, Decimal(usd), outcome=Outcome(outcome=outcome))
+
+    assert (await report_of(tmp_path)).beyond.lines == ()
+    await call("0.02", outcome="timeout")
+    await call("0.03", extra="choice")
+    await call("0.001", extra="credit", credit=Decimal("0.01"))
+    found = await report_of(tmp_path)
+    lines = (
+        "Learning credit of paid executors: $0.001000 used, $0.099000 left.",
+        "Charged for calls that failed: $0.020000.",
+        "Your own choice (planning, validation or dearer models always): $0.030000.",
+    )
+    assert found.beyond.lines == lines
+    assert all(line in html_page(found) and line in markdown_page(found) for line in lines)
+    assert found.to_json()["beyond_baseline"]["own_choice_usd"] == "0.03"
