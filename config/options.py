@@ -314,7 +314,7 @@ class OrchestrationConfig(_Options):
     prefer_free_models: StrictBool = True
     """Prefer free models when quality is sufficient."""
     quality_threshold: option_types.Fraction = 0.85
-    """At least this share of the delivered answers are ones that the orchestrator would accept (0-1)."""
+    """Expected share of the delivered answers that the orchestrator would accept, at least (0-1)."""
     orchestrator: OrchestratorConfig = Field(default_factory=OrchestratorConfig)
     """The model that plans and validates."""
     executors: list[ExecutorConfig] = Field(default_factory=_guide_executors)
