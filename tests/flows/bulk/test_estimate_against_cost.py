@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from sandbox_runs import MakeWorkflow
 
-from tta_dev_primitives.commands.estimate import _estimate
+from tta_dev_primitives.commands.estimate import _estimate, _Lines
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
 SHORT = "Summarize note {} in a sentence."
@@ -38,7 +38,7 @@ async def both(
     """The estimate of a job, and then its cost."""
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(item) + "\n" for item in items))
-    said = await _estimate(source, workflow.config.source, 10)
+    said = await _estimate(_Lines(source, None, allow_extra=False), workflow.config.source, 10)
     results = await workflow.execute_bulk(items, concurrency=10)
     assert all(result.content for result in results)
     return said, sum((result.cost_usd for result in results), Decimal(0))
