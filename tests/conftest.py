@@ -66,3 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove the folder again."""
     shutil.rmtree(config.stash[_home], ignore_errors=True)
+
+
+def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
+    """Bytes have no name of their own: what is compressed differs from second to second, and workers must agree."""
+    return argname if isinstance(val, bytes) else None
