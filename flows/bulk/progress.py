@@ -7,6 +7,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from decimal import Decimal
 
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -48,6 +49,8 @@ class Progress:
     duplicates: int = 0
     cost_usd: Decimal = Decimal(0)
     baseline_usd: Decimal = Decimal(0)
+    most_usd: Decimal | None = None
+    """What the run may cost at most: the job's ceiling or what is left of the month, USD; None: no limit."""
     models: dict[str, ModelLine] = field(default_factory=dict)
     errors: Counter[str] = field(default_factory=Counter)
     """Failed tasks by the class of their error."""
@@ -151,13 +154,15 @@ class Progress:
             f"{self.skipped + self.done}/{whole} done",
             f"{self.failed} failed",
             f"{self.rate:.1f}/s",
-            f"cost ${self.cost_usd:.4f}",
+            f"cost ${self.cost_usd:.4f}" + ("" if self.most_usd is None else f" of ${self.most_usd:.2f}"),
             f"saved {self.savings_ratio:.0%}",
         ]
         if self.eta_s is not None and self.left:
             parts.append(f"{span_text(self.eta_s)} left")
         if self.waiting_until is not None:
-            parts.append(f"waiting {span_text(max(0.0, self.waiting_until - self.clock()))} for free quota")
+            until = datetime.fromtimestamp(self.waiting_until).astimezone()
+            span = span_text(max(0.0, self.waiting_until - self.clock()))
+            parts.append(f"waiting {span} for free quota, until {until:%H:%M:%S}")
         batches = self.batches()
         return " · ".join([*parts, batches] if batches else parts)
 

@@ -173,6 +173,7 @@ class JobRun:
             batches=self.batches,
         )
         self.budget = (await budget_state(self.runtime)).view()
+        self.progress.most_usd = _most(self.budget, self.options.max_cost, self._before)
         self.progress.start()
 
     def _rounds(self, budget: JobBudget) -> BatchRounds:
@@ -355,3 +356,11 @@ def _fewer_collections() -> Iterator[None]:
         yield
     finally:
         gc.set_threshold(*before)
+
+
+def _most(budget: BudgetView, max_cost: Decimal | None, spent: Decimal) -> Decimal | None:
+    """What a run may cost: what is left of the job's ceiling and of the month, USD; None: no limit."""
+    job = None if max_cost is None else max_cost - spent
+    month = None if budget.limit_usd is None else budget.limit_usd - budget.spent_usd - budget.held_usd
+    limits = [amount for amount in (job, month) if amount is not None]
+    return max(Decimal(0), min(limits)) if limits else None

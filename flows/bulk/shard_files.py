@@ -210,7 +210,7 @@ class ShardFiles:
 
 def _line(record: Record) -> bytes:
     entry: dict[str, Any] = {**record.extra, "id": record.id, "task": record.task}
-    more = {"use_case": record.use_case, "system": record.system}
+    more = {"use_case": record.use_case, "system": record.system, "seed": record.seed}
     entry |= {name: value for name, value in more.items() if value is not None}
     if record.output is not None:
         entry["schema"] = dict(record.output.schema)

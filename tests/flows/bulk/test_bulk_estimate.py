@@ -230,7 +230,10 @@ def test_progress_tells_pace_and_time_left() -> None:
     assert progress.percent == pytest.approx(100 * 70 / 150)
     progress.waiting_until = now + 90
     assert "70/150 done" in progress.line()
-    assert "waiting 1 min 30 s for free quota" in progress.line()
+    assert "waiting 1 min 30 s for free quota, until " in progress.line()
+    assert " of $" not in progress.line()
+    progress.most_usd = Decimal("2.5")
+    assert " of $2.50 " in progress.line()
     progress.quota_eta_s = 7200.0
     assert "2 h 00 min left" in progress.line()
     assert span_text(float("inf")) == "no end"

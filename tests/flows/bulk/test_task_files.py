@@ -79,12 +79,12 @@ TWO = '{"id": "1", "task": "a"}\n{"id": "2", "task": "b"}\n'
 @pytest.mark.parametrize(
     ("name", "data"),
     [
-        ("a.jsonl.gz", gzip.compress(TWO.encode())),
-        ("a.jsonl", gzip.compress(TWO.encode())),
+        ("a.jsonl.gz", gzip.compress(TWO.encode(), mtime=0)),
+        ("a.jsonl", gzip.compress(TWO.encode(), mtime=0)),
         ("a.jsonl", b"\xef\xbb\xbf" + TWO.encode()),
         ("a.csv", b"id;task;use_case\n1;a;simple\n2;b;\n"),
         ("a.csv", b"id\ttask\n1\ta\n2\tb\n"),
-        ("a.csv.gz", gzip.compress(b"id,task\n1,a\n2,b\n")),
+        ("a.csv.gz", gzip.compress(b"id,task\n1,a\n2,b\n", mtime=0)),
         ("a.csv", b'id,task\n1,a\n2,"b"\n'),
     ],
 )
