@@ -12,10 +12,10 @@ import asyncio
 import os
 from collections.abc import Sequence
 from decimal import ROUND_UP, Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from weakref import WeakValueDictionary
 
-from prefect.client.schemas.objects import FlowRun
+from prefect.client.schemas.objects import FlowRun, State
 from prefect.context import FlowRunContext
 from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, Pause
 from prefect.flow_runs import apause_flow_run, asuspend_flow_run
@@ -23,7 +23,7 @@ from prefect.input import RunInput
 from prefect.input.run_input import keyset_from_paused_state
 from prefect.logging.loggers import flow_run_logger
 from prefect.settings import PREFECT_API_URL, PREFECT_UI_URL
-from prefect.states import Paused
+from prefect.states import Paused, Suspended
 from pydantic import Field, WithJsonSchema, create_model
 
 from tta_dev_primitives.blocks.ledger.types import Question
@@ -135,7 +135,7 @@ async def _answer(
         await _note(runtime, budget, "unanswered", why)
         raise _refusal(budget, why) from None
     # Prefect does not return the input of a pause that was answered before.
-    return answer or await _loaded(run, key)
+    return answer or await _loaded(run, Paused(pause_key=key))
 
 
 def suggested_amount(budget: BudgetState, needed: Decimal) -> Decimal:
@@ -167,14 +167,14 @@ async def take_answer(runtime: Runtime) -> None:
     if key not in (run.empirical_policy.pause_keys or ()):
         return
     try:
-        answer = await _loaded(run, key)
+        answer = await _loaded(run, Suspended(pause_key=key))
     except ObjectNotFound:
         return
     await _record(runtime, await budget_state(runtime), answer)
 
 
-async def _loaded(run: FlowRun, key: str) -> BudgetApproval:
-    return await BudgetApproval.aload(keyset_from_paused_state(Paused(pause_key=key)), flow_run_id=run.id)
+async def _loaded(run: FlowRun, asked: State[Any]) -> BudgetApproval:
+    return await BudgetApproval.aload(keyset_from_paused_state(asked), flow_run_id=run.id)
 
 
 def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:

@@ -29,7 +29,9 @@ def install() -> None:
         for runs in ("prefect.flow_runs", "prefect.task_runs"):
             logging.getLogger(runs).addFilter(say_expected_errors_in_one_line)
         logging.getLogger("prefect.events.utilities").addFilter(drop_late_event_errors)
-        logging.getLogger("prefect._internal.concurrency").addFilter(drop_refused_slots)
+        for name in tuple(logging.root.manager.loggerDict):
+            if name.startswith("prefect.") and name.endswith(".concurrency"):
+                logging.getLogger(name).addFilter(drop_refused_slots)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=forget_inherited_exits)
         make_results_folder()
