@@ -161,7 +161,7 @@ async def take_answer(runtime: Runtime) -> None:
     """
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
-    if run is None or runtime.config.cost_tracking.on_exhausted != "ask" or run.deployment_id is None:
+    if run is None or runtime.services.safety.now.on_exhausted != "ask" or run.deployment_id is None:
         return
     key = await _key(runtime, run)
     if key not in (run.empirical_policy.pause_keys or ()):
