@@ -19,7 +19,6 @@ from tta_dev_primitives.commands._age import seconds_of
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
 
 __all__ = ["prune", "reconcile", "resolve", "set_month", "show", "verify"]
 
@@ -195,6 +194,9 @@ async def _prune(ledger: Ledger, answers_age: float | None, runs_age: float | No
         deleted["answers"] = await ledger.forget_answers(now - answers_age)
     if runs_age is not None:
         deleted |= asdict(await ledger.prune(now - runs_age))
+        # Imported here: Prefect takes seconds, which no other command of this group needs.
+        from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
+
         deleted["result_files"] = delete_old_results(now - runs_age)
     await ledger.database.compact()
     return deleted
