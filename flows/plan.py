@@ -89,6 +89,8 @@ async def _remember(runtime: Runtime, items: Sequence[Item]) -> None:
     new = [item for item in items if item.key is None]
     for item in new:
         item.key = task_key(item, settings)
+    if runtime.fresh:
+        return
     found = await stored_decisions(runtime.ledger, [item.key for item in new if item.key is not None])
     for item in new:
         stored = found.get(item.key or "")

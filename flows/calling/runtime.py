@@ -112,6 +112,7 @@ class Runtime:
         """Whether paid calls go out in batches."""
         self.order = order
         self.waits_for_quota = waits_for_quota
+        self.fresh = fresh
         self.priority: Priority = "interactive" if job_budget is None else "bulk"
         self.rng = rng or random.Random()  # noqa: S311 - jitter, no secret
         self.orchestrator: Target = services.targets[services.config.orchestrator.model]
