@@ -2,7 +2,7 @@
 
 One task passes an `Admission`, which only counts. A bulk job passes a `BulkAdmission`: a task goes to the first of
 its free models that has quota at this moment. When none has, the job waits, sleeps, spends or stops
-(`blocks.patience`).
+(`blocks.quotas.wait_policy`).
 """
 
 from __future__ import annotations
