@@ -42,7 +42,7 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import (
     api_connection,
     defer_until_end,
 )
-from tta_dev_primitives.flows.prefect_support.result_storage import storage_of
+from tta_dev_primitives.flows.prefect_support.result_storage import look_for_users_storage, storage_of
 from tta_dev_primitives.flows.prefect_support.stopping import ending
 from tta_dev_primitives.flows.tasks.request import UseCase
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -118,6 +118,7 @@ async def _carry_out(
     connection: Connection, flow: Flow[..., Any], run: FlowRun, given: dict[str, Any]
 ) -> OrchestrationResult:
     """Run the flow's function as `run`, and set how it ended before returning."""
+    await look_for_users_storage()
     store = ResultStore(
         result_storage=await storage_of(flow.result_storage),
         metadata_storage=NullFileSystem(),

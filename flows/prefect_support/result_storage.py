@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import os
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Literal
@@ -12,12 +14,21 @@ from prefect.filesystems import LocalFileSystem
 from prefect.results import get_default_result_storage
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.home import tta_home
 
-__all__ = ["RESULTS", "delete_old_results", "make_results_folder", "storage_of", "users_storage"]
+__all__ = [
+    "RESULTS",
+    "delete_old_results",
+    "look_for_users_storage",
+    "make_results_folder",
+    "storage_of",
+    "users_storage",
+]
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 RESULTS = tta_home() / "results"
+_ASK_S = 5.0
 
 
 def make_results_folder() -> None:
@@ -46,9 +57,17 @@ def users_storage() -> Literal["block", "folder"] | None:
     return "folder" if "local_storage_path" in results.model_fields_set else None
 
 
+async def look_for_users_storage() -> None:
+    """Ask a server that is not ours for its default storage, beside the event loop; `users_storage` then knows it."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(asyncio.to_thread(users_storage), _ASK_S)
+
+
 @lru_cache(maxsize=8)
 def _server_has_default(address: str) -> bool:
-    """Ask once a process: newer servers keep a default storage for all clients."""
+    """Ask once a process: newer servers keep a default storage for all clients; the embedded one has none."""
+    if address == os.environ.get(EMBEDDED_MARK):
+        return False
     try:
         with get_client(sync_client=True) as client:
             read: Any = getattr(client, "read_server_default_result_storage", None)

@@ -16,7 +16,11 @@ from pydantic import TypeAdapter, ValidationError
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support.api_connection import inside_a_run, still_there, use_server
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS, users_storage
+from tta_dev_primitives.flows.prefect_support.result_storage import (
+    RESULTS,
+    look_for_users_storage,
+    users_storage,
+)
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 
 __all__ = ["served"]
@@ -46,6 +50,7 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
     async def _run(self, call: Any, args: Any, options: Any) -> Any:
         if _needs_server():
             await asyncio.to_thread(use_server)
+        await look_for_users_storage()
         with ending() as end:
             try:
                 result = await call(*args, **options)
