@@ -77,11 +77,12 @@ def _unknown_key(path: KeyPath) -> str:
     meant = near_miss(name, known)
     if name == "api_key" and "api_key_env" in known:
         return "unknown key; did you mean api_key_env? It names the variable; keys never stand in the file"
-    if meant:
-        return f"unknown key; did you mean {meant}?"
+    # The very name at another place says more than a similar name at this one.
     elsewhere = [dotted(place) for place in _places_of(name) if place[:-1] != around]
     if elsewhere:
         return f"unknown key here; it belongs at {elsewhere[0]}"
+    if meant:
+        return f"unknown key; did you mean {meant}?"
     return f"unknown key; known here: {', '.join(known)}"
 
 

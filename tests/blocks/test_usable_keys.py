@@ -17,7 +17,7 @@ from tta_dev_primitives.config.errors import AllModelsFailedError, MissingKeyErr
 @pytest.fixture
 def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OrchestrationConfig:
     """A free model and the orchestrator, whose variables are not set, in an empty home."""
-    for name in ("K_ONE", "K_TWO", "PREFECT_API_URL"):
+    for name in ("K_ONE", "K_TWO", "PREFECT_API_URL", "TTA_SERVER_URL", "TTA_SERVER_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("TTA_HOME", str(tmp_path))
     monkeypatch.setenv("PREFECT_HOME", str(tmp_path))

@@ -119,7 +119,7 @@ def test_its_files_are_the_users_alone(prefect_server: ServerInfo) -> None:
     # Results that Prefect itself writes keep its own modes; the folders that they lie in are the user's alone.
     for folder in (prefect_server.home.prefect_home, prefect_server.home.root / "results"):
         assert not folder.exists() or stat.S_IMODE(folder.stat().st_mode) & 0o077 == 0
-    written = {"ui", "storage", "results"}
+    written = {"ui", "storage", "results", ".sdk_telemetry"}
     inside = [p for p in prefect_server.home.root.rglob("*") if not written & set(p.parts)]
 
     others = [p.name for p in inside if p.name != "users" and stat.S_IMODE(p.stat().st_mode) & 0o077]
