@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from pathlib import Path
-from typing import Any
+from typing import Any, assert_never
 
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.config.models.usage import Usage
@@ -28,6 +28,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
+    FreeCompare,
     FreeJudge,
     GiveUp,
     PaidSolve,
@@ -234,7 +235,8 @@ class _Task:
                 self.case = self.case.with_ruling(ruling)
                 if ruling.drifted:
                     self.tally.alarms.append(self.tally.tasks)
-            case FreeJudge(_, models):
+            case FreeJudge(models=models) | FreeCompare(models=models):
+                # No free judgement is recorded: an answer that cannot be read has nothing free that speaks for it.
                 self.case = self.case.without(models)
             case PaidVerdict(index, models, reason):
                 self.tally.paid_calls[f"verdict:{reason}"] += 1
@@ -242,6 +244,10 @@ class _Task:
                 read = judged["input_tokens"] + judged["output_tokens"] + _VERDICT_PROMPT
                 self.tally.cost += PRICES[models[0]].cost(Usage(read, output_tokens=15))
                 self.case = self.case.with_verdict(Verdict(index, self.orchestrator, 0.0))
+            case Deliver() | GiveUp():
+                raise AssertionError(f"{step} ends a task")
+            case _:
+                assert_never(step)
 
     def _answer(self, name: str) -> Answer:
         recorded = self.record.named(name, self.swaps)
