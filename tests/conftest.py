@@ -5,6 +5,7 @@ Fixtures of one subject stand in a plugin file of their own.
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import shutil
@@ -75,3 +76,12 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes have no name of their own: what is compressed differs from second to second, and workers must agree."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def _plain_logger() -> None:
+    """A command that ran in this process, also in a fixture of a module, has set up the package's logger: undo it."""
+    logger = logging.getLogger("tta_dev_primitives")
+    if not logger.propagate:
+        logger.handlers, logger.propagate = [], True
+        logger.setLevel(logging.NOTSET)

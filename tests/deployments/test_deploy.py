@@ -248,20 +248,20 @@ async def test_what_people_change_of_an_automation_stays() -> None:
     """A changed text and a deleted automation stay so; the rest of it is still updated; `reset` restores both."""
     await apply_automations(reset=True)
     async with get_client() as client:
-        (drift,) = await client.read_automations_by_name("tta: quality drift")
-        fields = drift.model_dump(mode="json", include={"name", "enabled", "trigger", "actions"})
+        (renewed,) = await client.read_automations_by_name("tta: budget renewed")
+        fields = renewed.model_dump(mode="json", include={"name", "enabled", "trigger", "actions"})
         changed = AutomationCore.model_validate({**fields, "description": "ours"})
-        await client.update_automation(drift.id, changed)
-        (retired,) = await client.read_automations_by_name("tta: model retired")
-        await client.delete_automation(retired.id)
+        await client.update_automation(renewed.id, changed)
+        (crashed,) = await client.read_automations_by_name("tta: crashed run")
+        await client.delete_automation(crashed.id)
         done = {one.name: one for one in await apply_automations()}
-        assert [one.field for one in done["tta: quality drift"].kept] == ["description"]
-        assert done["tta: model retired"].outcome == "deleted by a person"
-        assert (await client.read_automations_by_name("tta: quality drift"))[0].description == "ours"
-        assert not await client.read_automations_by_name("tta: model retired")
+        assert [one.field for one in done["tta: budget renewed"].kept] == ["description"]
+        assert done["tta: crashed run"].outcome == "deleted by a person"
+        assert (await client.read_automations_by_name("tta: budget renewed"))[0].description == "ours"
+        assert not await client.read_automations_by_name("tta: crashed run")
         outcomes = {one.name: one.outcome for one in await apply_automations(reset=True)}
-        assert outcomes["tta: quality drift"] == "updated"
-        assert outcomes["tta: model retired"] == "created"
+        assert outcomes["tta: budget renewed"] == "updated"
+        assert outcomes["tta: crashed run"] == "created"
 
 
 async def test_a_path_of_this_machine_is_a_warning_for_containers(capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,7 +51,15 @@ def result(name: str) -> OrchestrationResult:
 def records(count: int) -> list[Record]:
     """Tasks with ids of their own."""
     return [
-        Record(n + 1, f"t{n}", f"Task {n}: “ü”", "simple", "Be brief." if n % 2 else None, None, {"team": n})
+        Record(
+            n + 1,
+            f"t{n}",
+            f"Task {n}: “ü”",
+            "simple",
+            "Be brief." if n % 2 else None,
+            seed=n if n % 3 else None,
+            extra={"team": n},
+        )
         for n in range(count)
     ]
 

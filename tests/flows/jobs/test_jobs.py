@@ -90,7 +90,7 @@ async def test_the_page_of_an_own_module_names_all_of_it(
     sandbox_of: StartSandbox, make_workflow: MakeWorkflow
 ) -> None:
     """A page that leaves out a public function is refused; the next model's page is delivered."""
-    page = "# diffs\n\n`FileChange`, `changes_in(diff)` and `chosen(changes)`."
+    page = "# diffs\n\n`FileChange`, `changes_in(diff)`, `to_review(changes)` and `chosen(changes)`."
     sandbox = sandbox_of(scripted((GEMINI, "# diffs\n\n`changes_in` only."), (LLAMA, page)))
     unjudged = make_workflow(sandbox, validation={"mode": "never"})
     job = await run(unjudged, document_module, module_path=str(OWN_MODULE))
