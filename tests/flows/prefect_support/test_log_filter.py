@@ -1,0 +1,29 @@
+"""Which of our errors Prefect's run loggers say, and how."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from uuid import uuid4
+
+import pytest
+from prefect.client.schemas.objects import FlowRun
+from prefect.context import FlowRunContext
+
+from tta_dev_primitives.config.errors import MissingKeyError
+from tta_dev_primitives.flows.prefect_support.log_filter import say_expected_errors_in_one_line
+
+
+@pytest.mark.parametrize("deployed", [True, False])
+def test_a_missing_key_is_one_line_in_the_log_of_a_deployed_run(deployed: bool) -> None:
+    """No program called a deployed run, so only its log can name the variable; it does so once."""
+    try:
+        raise MissingKeyError("API key not found: set GROQ_API_KEY.")
+    except MissingKeyError:
+        record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "", 1, "failed", (), sys.exc_info())
+    run = FlowRun(flow_id=uuid4(), deployment_id=uuid4() if deployed else None)
+    with FlowRunContext.model_construct(flow_run=run):
+        assert say_expected_errors_in_one_line(record) is deployed
+    if deployed:
+        assert record.getMessage() == "MissingKeyError: API key not found: set GROQ_API_KEY."
+        assert record.exc_info is None
