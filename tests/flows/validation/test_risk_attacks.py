@@ -12,6 +12,8 @@ from support.risk_world import Task, World
 from tta_dev_primitives.flows.validation.risk import RiskPolicy
 
 SMALL, LARGE = 3, 20
+LONG = 10
+"""Runs at most of a scenario of 1,000 tasks or more, or with many strata."""
 
 
 @pytest.fixture(params=[SMALL, pytest.param(LARGE, marks=pytest.mark.proof)])
@@ -30,7 +32,7 @@ def over(worlds: list[World], eps: float) -> int:
 @pytest.mark.parametrize("eps", [0.15, 0.25])
 def test_slow_rejections_cannot_hide(eps: float, concurrency: int, runs: int) -> None:
     """Rejecting checks take 30 times as long, answers fail at 30 %: `strict` is within its budget at every moment."""
-    for seed in range(min(runs, 12)):
+    for seed in range(min(runs, LONG)):
         world = World(RiskPolicy(eps, "strict"), seed)
         world.run([Task("u", 0.3)] * 600, concurrency=concurrency, slow_rejections=30)
         assert world.over == 0
@@ -93,23 +95,23 @@ def test_repeats_do_not_make_the_certificate_wrong(runs: int) -> None:
 def test_many_small_strata_do_not_live_on_their_prior(strata: int, each: int, rate: float, runs: int) -> None:
     """However the tasks are divided, the share of wrong answers stays within a budget of 0.15."""
     worlds = []
-    for seed in range(runs):
+    for seed in range(min(runs, LONG)):
         tasks = [Task("u", rate, models=(f"m{n % strata}", "x")) for n in range(strata * each)]
         random.Random(seed).shuffle(tasks)
         worlds.append(World(RiskPolicy(0.15), seed).run(tasks))
-    assert over(worlds, 0.15) <= 0.02 * runs
+    assert over(worlds, 0.15) == 0
 
 
 def test_a_lucky_split_is_not_believed(runs: int) -> None:
-    """Answers on which families split fail in 60 %: they go out without a check in one of 300 runs at most."""
+    """Answers on which families split fail in 60 %: they go out without a check in none of 100 runs."""
     lucky = 0
-    for seed in range(300 if runs == LARGE else 20):
+    for seed in range(100 if runs == LARGE else 20):
         tasks = [
             Task("u", 0.6, "split2", strong=False) if n % 4 == 0 else Task("u", 0.03) for n in range(300)
         ]
         world = World(RiskPolicy(0.15), seed).run(tasks)
         lucky += any(r.action == "deliver" and r.evidence.signal == "split2" for r in world.rulings)
-    assert lucky <= 1
+    assert lucky == 0
 
 
 def drifting(kind: str) -> Iterator[Task]:
@@ -126,8 +128,10 @@ def drifting(kind: str) -> Iterator[Task]:
 @pytest.mark.parametrize(("kind", "worst"), [("below the alarm", 0.2), ("slow", 0.3), ("bursts", 0.2)])
 def test_drift_is_limited_by_the_window(kind: str, worst: float, runs: int) -> None:
     """Within budget at the end; the worst window of 500 stays below what docs/validation.md says."""
-    worlds = [World(RiskPolicy(0.15), seed).run(drifting(kind), concurrency=10) for seed in range(runs)]
-    assert over(worlds, 0.15) <= 0.1 * runs
+    worlds = [
+        World(RiskPolicy(0.15), seed).run(drifting(kind), concurrency=10) for seed in range(min(runs, LONG))
+    ]
+    assert over(worlds, 0.15) <= 0.1 * len(worlds)
     assert max(world.worst_window() for world in worlds) <= worst
 
 
@@ -144,7 +148,7 @@ def test_families_that_err_together(runs: int) -> None:
 def test_a_comparer_that_passes_bad_answers(passes: float, signal: str, runs: int) -> None:
     """A free model passes 60 or 90 % of bad answers: verdicts keep open tasks within the budget.
 
-    Where a free judge has passed them all as well, 3 of 24 runs may end beyond it, by a third (measured: 2, 0.218).
+    Where a free judge has passed them all as well, one run in eight may end beyond it (measured: 2 of 20, at 0.218).
     """
     worlds = []
     for seed in range(runs):
@@ -168,7 +172,7 @@ def test_a_use_case_does_not_pay_for_another(gate: str, runs: int) -> None:
 @pytest.mark.parametrize(("gate", "worst"), [("strict", 0.15), ("balanced", 0.3)])
 def test_good_tasks_of_long_ago_do_not_pay_for_a_bad_window(gate: str, worst: float, runs: int) -> None:
     """In one use case: 3,000 good tasks, then other models that fail in 40 %: the last 500 (before: 0.78)."""
-    for seed in range(min(runs, 10)):
+    for seed in range(min(runs, 5)):
         world = World(RiskPolicy(0.15, gate), seed).run([Task("u", 0.01)] * 3000)  # type: ignore[arg-type]
         world.run([Task("u", 0.4, models=("a", "c"))] * 500)
         assert world.share(last=500) <= worst
@@ -202,7 +206,7 @@ def test_an_adversary_without_the_secret_cannot_choose_the_coins(runs: int) -> N
 def test_stationary_tasks_raise_hardly_any_alarm(families: int, concurrency: int, runs: int) -> None:
     """One in 2,000 tasks at most; disagreeing tasks wait for a third answer, so that they come to the ledger late."""
     alarms = tasks = 0
-    for seed in range(runs):
+    for seed in range(min(runs, LONG)):
         rng = random.Random(seed)
         stream = []
         for _ in range(1000):
@@ -257,7 +261,7 @@ def mixed(rng: random.Random, eps: float) -> Iterator[Task]:
 def test_mixed_runs_end_within_their_budget(gate: str, eps: float, runs: int) -> None:
     """Lengths, strata, drift and concurrency are drawn: `balanced` in 96 of 100 runs, `strict` in all."""
     worlds = []
-    for seed in range(75 if runs == LARGE and gate == "balanced" else runs):
+    for seed in range(75 if runs == LARGE and gate == "balanced" else min(runs, LONG)):
         rng = random.Random(seed)
         world = World(RiskPolicy(eps, gate), seed)  # type: ignore[arg-type]
         worlds.append(world.run(mixed(rng, eps), concurrency=rng.choice([1, 10, 50]), slow_rejections=3))
