@@ -14,6 +14,7 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import UntrustedConfigError
@@ -113,7 +114,10 @@ def trust_config(config: OrchestrationConfig) -> list[Path]:
         path = Path(".env").absolute()
         trust_file(path, digest_of_settings(dotenv_settings()))
         done.append(path)
-    return done
+    for path, settings in folder_settings():
+        trust_file(trust_name(path), digest_of_settings(settings))
+        done.append(path)
+    return list(dict.fromkeys(done))
 
 
 def _is_foreign(config: OrchestrationConfig) -> bool:

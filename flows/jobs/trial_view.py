@@ -102,7 +102,8 @@ def _sources(place: str) -> Iterator[str]:
 def _imports(source: str) -> set[str]:
     try:
         with open(source, "rb") as stream:
-            tree = ast.parse(stream.read())
+            # As text: a coding line in bytes would import a codec, perhaps the folder's own.
+            tree = ast.parse(stream.read().decode("utf-8", "replace"))
     except (OSError, SyntaxError, ValueError):
         return set()
     names: set[str] = set()

@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from tta_dev_primitives.blocks.prefect_server.endpoint import FOLDER_FILES, api_settings
+from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
 from tta_dev_primitives.commands._output import console, print_json
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
@@ -35,7 +36,7 @@ def trust(path: Path = Path(), /, *, json: Annotated[bool, Parameter(negative=""
         )
     for file, digest in files.items():
         trust_file(file, digest)
-    shown = [str(file) for file in files]
+    shown = list(dict.fromkeys(str(file).removesuffix("#prefect") for file in files))
     if json:
         print_json({"trusted": shown})
     else:
@@ -58,4 +59,6 @@ def _files(path: Path) -> dict[Path, str]:
         settings = api_settings(path.absolute() / name)
         if settings:
             found[path.absolute() / name] = digest_of_settings(settings)
+    for file, settings in folder_settings(path.absolute()):
+        found[trust_name(file)] = digest_of_settings(settings)
     return found

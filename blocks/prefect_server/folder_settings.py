@@ -1,0 +1,93 @@
+"""Prefect settings that came with the working folder: Prefect reads them by itself, and some of them run code.
+
+Prefect takes settings from `.env` (names in any case), `prefect.toml` and `pyproject.toml` of the working folder.
+A logging configuration names classes that are called; a client setting sends headers. Without trust only the
+address of the API and its own password are taken. Does not import prefect.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
+from tta_dev_primitives.config.reading.dotenv import read_dotenv
+from tta_dev_primitives.config.reading.trusted_files import digest_of_settings, is_home, is_trusted
+
+__all__ = ["folder_settings", "refuse_folder_settings", "trust_name"]
+
+_TAKEN = frozenset({"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_LOGGING_LEVEL"})
+"""What `.env` may say; where the address leads to is checked elsewhere."""
+_TAKEN_API = frozenset({"url", "key", "auth_string"})
+
+
+def refuse_folder_settings(folder: Path | None = None) -> None:
+    """Stop before Prefect is imported with settings that came with the working folder and are not trusted.
+
+    A process that has imported Prefect already runs the user's own code there: nothing is checked.
+
+    Raises:
+        UntrustedConfigError: It needs `tta trust`; the message names file and settings.
+    """
+    if "prefect" in sys.modules or is_home(folder or Path()):
+        return
+    for path, settings in folder_settings(folder):
+        if not is_trusted(trust_name(path), digest_of_settings(settings)):
+            names = ", ".join(sorted(settings)[:4])
+            raise UntrustedConfigError(
+                f"{path}: {names} would change how Prefect runs here.\n"
+                "This came with the working folder and is not trusted. Read it, then run `tta trust` "
+                "(or set TTA_TRUST=1)."
+            )
+
+
+def trust_name(path: Path) -> Path:
+    """Under which name these settings of a file are trusted: `.env` has a trust of its own for other variables."""
+    return path.with_name(f"{path.name}#prefect")
+
+
+def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
+    """Each file of the folder with the Prefect settings that need trust; files without any are left out."""
+    here = Path.cwd() if folder is None else folder
+    try:
+        variables = read_dotenv(folder)
+    except ConfigError:  # refused elsewhere, in its own words
+        variables = {}
+    found = {
+        name: value.get_secret_value()
+        for name, value in variables.items()
+        if name.upper().startswith("PREFECT_") and name not in _TAKEN and name not in os.environ
+    }
+    if found:
+        yield here / ".env", found
+    for name, table in (
+        ("prefect.toml", _toml(here / "prefect.toml")),
+        ("pyproject.toml", _toml(here / "pyproject.toml").get("tool", {}).get("prefect", {})),
+    ):
+        settings = dict(_settings(table))
+        if settings:
+            yield here / name, settings
+
+
+def _settings(table: Any) -> Iterator[tuple[str, str]]:
+    if not isinstance(table, Mapping):
+        return
+    for key, value in table.items():
+        if key == "api" and isinstance(value, Mapping):
+            yield from (
+                (f"api.{name}", str(inner)) for name, inner in value.items() if name not in _TAKEN_API
+            )
+        else:
+            yield str(key), str(value)
+
+
+def _toml(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            return tomllib.load(file)
+    except (OSError, ValueError, RecursionError):
+        return {}

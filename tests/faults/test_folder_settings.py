@@ -1,0 +1,87 @@
+"""Settings of Prefect that came with the working folder: some of them run code, so none is taken without trust."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CONFIG = """orchestration:
+  orchestrator: {model: claude-sonnet-5-5, api_key_env: K_ONE}
+  executors: []
+  fallback_strategy: {models: []}
+"""
+LOGGING = """version: 1
+handlers: {x: {(): subprocess.Popen, args: "env > PWNED", shell: true}}
+loggers: {prefect: {handlers: [x]}}
+"""
+
+
+def tta(folder: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """`tta` as a user runs it there, with a home of its own."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT_", "TTA_", "PYTEST_"))}
+    own = {
+        "HOME": str(folder.parent / "home"),
+        "TTA_HOME": str(folder.parent / "tta"),
+        "K_ONE": "sk-canary-77",
+    }
+    (folder.parent / "home").mkdir(exist_ok=True)
+    return subprocess.run(
+        [sys.executable, "-m", "tta_dev_primitives", *arguments],
+        cwd=folder,
+        env=kept | own | variables,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        (".env", "PREFECT_LOGGING_SETTINGS_PATH=logging.yml\n", "PREFECT_LOGGING_SETTINGS_PATH"),
+        (".env", "prefect_api_url=http://127.0.0.1:9/api\n", "prefect_api_url"),
+        ("prefect.toml", '[logging]\nconfig_path = "logging.yml"\n', "logging"),
+        ("pyproject.toml", '[tool.prefect.logging]\nconfig_path = "logging.yml"\n', "logging"),
+        (
+            "prefect.toml",
+            '[api]\nurl = "http://127.0.0.1:9/api"\ntls_insecure_skip_verify = true\n',
+            "api.tls",
+        ),
+    ],
+)
+def test_a_folders_prefect_settings_run_nothing_without_trust(
+    name: str, text: str, said: str, tmp_path: Path
+) -> None:
+    """The refusal names file and setting; nothing ran, also with a configuration that the user chose himself."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / name).write_text(text)
+    (folder / name).chmod(0o600)
+    (folder / "logging.yml").write_text(LOGGING)
+    (tmp_path / "own.yaml").write_text(CONFIG)
+    ended = tta(folder, "run", "hello", "-u", "simple", "--config", str(tmp_path / "own.yaml"))
+    assert ended.returncode == 2, ended.stderr
+    assert said in ended.stderr
+    assert "tta trust" in ended.stderr
+    assert not (folder / "PWNED").exists()
+
+
+def test_trust_is_given_once_and_ends_with_a_change(tmp_path: Path) -> None:
+    """`tta trust` lists the file; another setting needs trust anew."""
+    folder = tmp_path / "clone"
+    folder.mkdir()
+    (folder / "prefect.toml").write_text('[logging]\nlevel = "INFO"\n')
+    listed = tta(folder, "trust", "--json")
+    assert json.loads(listed.stdout)["trusted"] == [str(folder / "prefect.toml")]
+    look = "from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings as r; r()"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TTA_HOME": str(tmp_path / "tta")}
+    ask = [sys.executable, "-c", look]
+    assert subprocess.run(ask, cwd=folder, env=env, capture_output=True).returncode == 0
+    (folder / "prefect.toml").write_text('[logging]\nlevel = "DEBUG"\n')
+    refused = subprocess.run(ask, cwd=folder, env=env, capture_output=True, text=True)
+    assert "is not trusted" in refused.stderr
