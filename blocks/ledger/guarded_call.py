@@ -25,6 +25,7 @@ from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_checked_usage
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer, provider_key
+from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import ConfigError, ErrorClass, LedgerAction, LedgerError, ProviderError
@@ -356,7 +357,7 @@ class _Attempt:
         return Outcome(
             outcome="ok" if problem is None else problem.value,
             usage=None if untrusted else reply.usage,
-            request_id=reply.request_id,
+            request_id=_shown_id(reply.request_id),
             list_value=guarded.list_value_usd,
             flag=guarded.flag,
             note=bill.note,
@@ -375,7 +376,7 @@ def _failure(error: ProviderError, usage: Usage | None) -> Outcome:
         outcome=error.error_class.value,
         usage=usage,
         status=error.status,
-        request_id=error.request_id,
+        request_id=_shown_id(error.request_id),
         note=str(error),
     )
 
@@ -424,7 +425,7 @@ def _encode(guarded: GuardedReply) -> bytes:
         "finish": reply.finish,
         "raw_finish": reply.raw_finish,
         "model_returned": reply.model_returned,
-        "request_id": reply.request_id,
+        "request_id": _shown_id(reply.request_id),
         "usage": {name: getattr(reply.usage, name) for name in _USAGE},
         "reported_cost_usd": None if cost is None else str(cost),
         "list_value_usd": None if guarded.list_value_usd is None else str(guarded.list_value_usd),
@@ -444,3 +445,8 @@ def _decode(body: bytes, call_id: str) -> GuardedReply:
         request_id=document["request_id"],
     )
     return GuardedReply(reply, Decimal(0), None if value is None else Decimal(value), call_id, reused=True)
+
+
+def _shown_id(request_id: str | None) -> str | None:
+    """The provider's id of a request; one that quotes the key is masked before it is kept."""
+    return None if request_id is None else redact(request_id)
