@@ -17,6 +17,7 @@ from tta_dev_primitives.blocks.prefect_server import probe
 from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
+from tta_dev_primitives.config.reading.dotenv import read_dotenv
 from tta_dev_primitives.config.reading.trusted_files import (
     digest_of_settings,
     dotenv_settings,
@@ -42,8 +43,8 @@ OLDEST = (3, 8)
 
 
 _CUSTOM_HEADERS = "PREFECT_CLIENT_CUSTOM_HEADERS"
-_SECRET = ("PREFECT_API_AUTH_STRING", "PREFECT_API_KEY")
-_CLIENT = ("PREFECT_API_SSL_CERT_FILE", "PREFECT_API_TLS_INSECURE_SKIP_VERIFY", _CUSTOM_HEADERS)
+_CREDENTIALS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", _CUSTOM_HEADERS)
+_CLIENT = (*_CREDENTIALS, "PREFECT_API_SSL_CERT_FILE", "PREFECT_API_TLS_INSECURE_SKIP_VERIFY")
 _READ = ("PREFECT_API_", _CUSTOM_HEADERS)
 FOLDER_FILES = (".env", "prefect.toml", "pyproject.toml")
 
@@ -62,8 +63,8 @@ class ConfiguredApi:
     """The file of the working folder that named the address; None: the user's own settings did."""
     options: ClientOptions | None = None
     """How Prefect's client reaches it; None for the embedded server, which is reached without a proxy."""
-    lent: bool = False
-    """`auth`, `key` or custom headers come from somewhere else than that file."""
+    lent: tuple[str, ...] = ()
+    """The credentials (key, auth string, custom headers) that come from another source than the address."""
 
     def __repr__(self) -> str:
         return f"ConfiguredApi(url={self.url!r}, source={self.source!r})"
@@ -83,16 +84,15 @@ def configured_api(
     for source, values in sources:
         url = values.get("PREFECT_API_URL")
         if url and url != env.get(EMBEDDED_MARK):
-            auth = env.get("PREFECT_API_AUTH_STRING") or values.get("PREFECT_API_AUTH_STRING")
-            key = env.get("PREFECT_API_KEY") or values.get("PREFECT_API_KEY")
+            client = _merged(sources)
             return ConfiguredApi(
                 url=url.rstrip("/"),
                 source=source,
-                auth=auth or None,
-                key=key or None,
+                auth=client.get("PREFECT_API_AUTH_STRING"),
+                key=client.get("PREFECT_API_KEY"),
                 file=place / source if source in FOLDER_FILES else None,
-                options=ClientOptions.of(_merged(sources)),
-                lent=any(env.get(name) for name in _SECRET) or _headers_from_elsewhere(sources, source),
+                options=ClientOptions.of(client),
+                lent=tuple(name for name in _CREDENTIALS if client.get(name) not in (None, values.get(name))),
             )
     return None
 
@@ -102,14 +102,9 @@ def _merged(sources: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, str]:
     found: dict[str, str] = {}
     for _, values in sources:
         for name in _CLIENT:
-            if name in values:
+            if values.get(name):
                 found.setdefault(name, values[name])
     return found
-
-
-def _headers_from_elsewhere(sources: Sequence[tuple[str, Mapping[str, str]]], source: str) -> bool:
-    first = next((name for name, values in sources if values.get(_CUSTOM_HEADERS)), source)
-    return first != source
 
 
 def api_doubt(api: ConfiguredApi) -> str | None:
@@ -122,8 +117,7 @@ def api_doubt(api: ConfiguredApi) -> str | None:
         return None
     if is_trusted(api.file, digest_of_settings(api_settings(api.file))):
         return None
-    variable = "PREFECT_API_KEY" if api.key else "PREFECT_API_AUTH_STRING" if api.auth else _CUSTOM_HEADERS
-    what = f"your {variable} and all runs" if api.lent else "all runs"
+    what = " and ".join([*(f"your {name}" for name in api.lent), "all runs"])
     return f"{api.file}: PREFECT_API_URL would send {what} to {host}"
 
 
@@ -157,26 +151,12 @@ def _sources(env: Mapping[str, str], folder: Path) -> list[tuple[str, Mapping[st
     home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
     profiles = Path(env.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     return [
-        ("the environment", env),
-        (".env", _dotenv(folder / ".env")),
+        ("the environment", {name.upper(): text for name, text in env.items()}),
+        (".env", {name: text.get_secret_value() for name, text in read_dotenv(folder).items()}),
         ("prefect.toml", _api_table(_toml(folder / "prefect.toml"))),
         ("pyproject.toml", _api_table(_toml(folder / "pyproject.toml").get("tool", {}).get("prefect", {}))),
         (str(profiles), _active_profile(_toml(profiles), env.get("PREFECT_PROFILE"))),
     ]
-
-
-def _dotenv(path: Path) -> dict[str, str]:
-    """Only Prefect's own lines; the configuration reads the rest of the file."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return {}
-    found = {}
-    for line in lines:
-        name, sign, value = line.strip().removeprefix("export ").partition("=")
-        if sign and name.strip().startswith(_READ):
-            found[name.strip()] = value.strip().strip("'\"")
-    return found
 
 
 def _toml(path: Path) -> dict[str, Any]:

@@ -60,7 +60,9 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
     found = {
         name: value.get_secret_value()
         for name, value in variables.items()
-        if name.upper().startswith("PREFECT_") and name not in _TAKEN and name not in os.environ
+        if name.upper().startswith("PREFECT_") and name not in os.environ
+        # Prefect replaces `$NAME` by a variable of the user's, which may be a key.
+        if name not in _TAKEN or "$" in value.get_secret_value()
     }
     if found:
         yield here / ".env", found

@@ -18,6 +18,7 @@ import pytest
 
 from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted, untrusted
 from tta_dev_primitives.blocks.prefect_server.endpoint import configured_api, server_version
+from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings
 from tta_dev_primitives.config import create_default_config, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, PrefectConfigError, UntrustedConfigError
 from tta_dev_primitives.orchestration import MultiModelWorkflow
@@ -254,6 +255,60 @@ def test_a_prefect_address_of_the_folder_gets_no_key_of_the_user(
     assert elsewhere is not None
     with pytest.raises(PrefectConfigError, match=r"all runs to evil\.example"):
         server_version(elsewhere)
+
+
+@pytest.mark.parametrize("source", ["environment", "lower case", "profile", "prefect.toml"])
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PREFECT_API_KEY", "pnu_of_the_user"),
+        ("PREFECT_API_AUTH_STRING", "me:of_the_user"),
+        ("PREFECT_CLIENT_CUSTOM_HEADERS", '{"X-Token": "of_the_user"}'),
+    ],
+)
+def test_no_credential_goes_to_an_address_of_another_source(
+    folder: Path, thief: tuple[int, list[str]], source: str, name: str, value: str
+) -> None:
+    """Wherever Prefect would take it from; a credential beside the address is the file's own."""
+    port, requests = thief
+    env = {"PREFECT_HOME": str(folder.parent)}
+    address = f"PREFECT_API_URL=http://127.0.0.1:{port}/api\n"
+    _dotenv(folder, address)
+    match source:
+        case "environment":
+            env[name] = value
+        case "lower case":
+            env[name.lower()] = value
+        case "profile":
+            (folder.parent / "profiles.toml").write_text(
+                f"active = 'mine'\n[profiles.mine]\n{name} = '{value}'\n"
+            )
+        case _:
+            table, _, key = name.removeprefix("PREFECT_").lower().partition("_")
+            (folder / "prefect.toml").write_text(f"[{table}]\n{key} = '{value}'\n")
+    api = configured_api(env, folder=folder)
+    assert api is not None
+    with pytest.raises(PrefectConfigError, match=rf"\.env: .*your {name}.*127\.0\.0\.1"):
+        server_version(api)
+    assert requests == []
+    _dotenv(folder, f"{address}{name}='{value}'\n")
+    own = configured_api({"PREFECT_HOME": str(folder)}, folder=folder)
+    assert own is not None
+    assert own.lent == ()
+
+
+def test_a_dotenv_borrows_no_variable_for_prefect(folder: Path) -> None:
+    """Prefect replaces `${NAME}` there; a quoted line is no line of its own."""
+    _dotenv(folder, "PREFECT_API_URL=http://127.0.0.1:9/${GROQ_API_KEY}/api\n")
+    assert [names for _, names in folder_settings(folder)] == [
+        {"PREFECT_API_URL": "http://127.0.0.1:9/${GROQ_API_KEY}/api"}
+    ]
+    _dotenv(
+        folder, "PREFECT_API_URL=https://evil.example/api\nX='\nPREFECT_API_URL=http://127.0.0.1:9/api\n'\n"
+    )
+    api = configured_api({"PREFECT_HOME": str(folder)}, folder=folder)
+    assert api is not None
+    assert api.url == "https://evil.example/api"
 
 
 def test_the_hostile_folder_gets_nothing(
