@@ -14,10 +14,12 @@ from decimal import Decimal
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from tta_dev_primitives.blocks.ledger.database.protocol import sqlite_path
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.models.billing import default_billing
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.resolve import defined_targets
@@ -33,7 +35,6 @@ from tta_dev_primitives.config.reading.trusted_files import (
 
 __all__ = [
     "is_loopback_host",
-    "ledger_doubts",
     "refuse_untrusted",
     "refuse_untrusted_ledger",
     "trust_config",
@@ -66,9 +67,9 @@ def refuse_untrusted_ledger(config: OrchestrationConfig) -> None:
     """As `refuse_untrusted`, for commands that only open the ledger.
 
     Raises:
-        UntrustedConfigError: The ledger's host was chosen by a file that is not trusted.
+        UntrustedConfigError: The ledger's place was chosen by a file that is not trusted.
     """
-    _refuse(list(ledger_doubts(config)) if _is_foreign(config) else [])
+    _refuse(list(_ledger_doubts(config, _foreign_dotenv())))
 
 
 def _refuse(doubts: list[str]) -> None:
@@ -95,10 +96,10 @@ def untrusted(config: OrchestrationConfig) -> list[str]:
         usual = {name: provider.api_key_env for name, provider in catalogue.providers.items()}
         for target in targets:
             doubts += _key_doubts(target, usual.get(target.provider), config.source)
-        doubts += ledger_doubts(config)
         if real:
             doubts += _money_doubts(config, real)
-    if env and any(_from_environment(target.api_key_env) for target in real):
+    doubts += _ledger_doubts(config, env)
+    if env and not all(_is_in_dotenv(target.api_key_env) for target in real):
         path = Path(".env").absolute()
         doubts += [f"{path}: {name} would decide the budget of a key of yours" for name in env]
     return list(dict.fromkeys(doubts))
@@ -156,14 +157,34 @@ def _key_doubts(target: Target, usual: str | None, source: Path | None) -> Itera
         yield f"{source}: {variable} would be sent to {host}, whose usual key is {usual}"
 
 
-def ledger_doubts(config: OrchestrationConfig) -> Iterator[str]:
-    """A ledger on another host learns all texts, and the password of this user's database."""
-    url = config.cost_tracking.ledger_url
-    if url is None or url.startswith("sqlite:") or find_variable("TTA_LEDGER_URL") is not None:
-        return
-    host = urlsplit(url).hostname or ""
-    if not is_loopback_host(host):
-        yield f"{config.source}: ledger_url would send spending and answers to {host or 'another host'}"
+def _ledger_doubts(config: OrchestrationConfig, env: list[str]) -> Iterator[str]:
+    """A folder's ledger may lie in that folder. Another host learns all texts and this user's database password."""
+    dotenv = Path(".env").absolute()
+    found = find_variable("TTA_LEDGER_URL")
+    url = config.cost_tracking.ledger_url if found is None else found.text.strip()
+    foreign = "TTA_LEDGER_URL" in env if found is not None else _is_foreign(config)
+    if url is not None and foreign:
+        source = dotenv if found is not None else config.source
+        path = sqlite_path(url)
+        if path is None and not _is_own_server(url):
+            host = urlsplit(url).netloc.rpartition("@")[2]
+            yield f"{source}: the ledger's address would send spending and answers to {host or 'another host'}"
+        elif path is not None and not _is_below_here(path):
+            yield f"{source}: the ledger would be written to {path}, outside of this folder"
+    home = find_variable("TTA_HOME") if "TTA_HOME" in env else None
+    if home is not None and not _is_below_here(tta_home()):
+        yield f"{dotenv}: TTA_HOME would write to {tta_home()}, outside of this folder"
+
+
+def _is_own_server(url: str) -> bool:
+    """Whether a database is on this machine, alone, and gets the password of its address, not one of the user's."""
+    parts = urlsplit(url)
+    one = "," not in parts.netloc and not parts.query
+    return one and bool(parts.password) and is_loopback_host(parts.hostname or "")
+
+
+def _is_below_here(path: Path) -> bool:
+    return path.resolve().is_relative_to(Path.cwd().resolve())
 
 
 def _money_doubts(config: OrchestrationConfig, real: list[Target]) -> Iterator[str]:
@@ -184,9 +205,10 @@ def _money_doubts(config: OrchestrationConfig, real: list[Target]) -> Iterator[s
             yield f"{source}: {target.name} would be recorded as free, {target.provider} bills it"
 
 
-def _from_environment(variable: str) -> bool:
+def _is_in_dotenv(variable: str) -> bool:
+    """Any other key is the user's: of the environment, of a Prefect block, or one that is still to come."""
     found = find_variable(variable)
-    return found is not None and found.origin == "environment"
+    return found is not None and found.origin == ".env"
 
 
 def is_loopback_host(host: str) -> bool:

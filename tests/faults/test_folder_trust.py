@@ -16,11 +16,16 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted, untrusted
+from tta_dev_primitives.blocks.credentials.config_trust import (
+    refuse_untrusted,
+    refuse_untrusted_ledger,
+    untrusted,
+)
 from tta_dev_primitives.blocks.prefect_server.endpoint import configured_api, server_version
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings
 from tta_dev_primitives.config import create_default_config, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, PrefectConfigError, UntrustedConfigError
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 SEARCHED = ".tta/orchestration-config.yaml"
@@ -172,15 +177,17 @@ def test_a_folder_cannot_trust_itself(folder: Path, monkeypatch: pytest.MonkeyPa
     assert "evil.example" in doubts()
 
 
-def test_a_dotenv_does_not_decide_the_budget_of_a_key_of_the_environment(
+def test_a_dotenv_does_not_decide_the_budget_of_a_key_of_the_user(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """With the key in the same file it is the user's own file."""
-    _dotenv(
-        folder,
-        "TTA_LEDGER_URL=sqlite:///own.db\nTTA_BUDGET_LIMIT_USD=9999\nANTHROPIC_API_KEY=sk-of-the-file\n",
-    )
+    """With every key in the same file it is the user's own file; a key that is not there may lie in a block."""
+    money = "TTA_LEDGER_URL=sqlite:///own.db\nTTA_BUDGET_LIMIT_USD=9999\n"
+    usual = {provider.api_key_env for provider in load_catalogue().providers.values()}
+    _dotenv(folder, money + "".join(f"{name}=sk-of-the-file\n" for name in usual))
     assert doubts() == ""
+    _dotenv(folder, money)
+    assert "TTA_LEDGER_URL would decide" in doubts()
+    _dotenv(folder, f"{money}ANTHROPIC_API_KEY=sk-of-the-file\n")
     monkeypatch.setenv("ANTHROPIC_API_KEY", "sk-of-the-environment")
     assert "TTA_LEDGER_URL would decide" in doubts()
     assert "TTA_BUDGET_LIMIT_USD would decide" in doubts()
@@ -192,6 +199,48 @@ def test_a_dotenv_does_not_decide_the_budget_of_a_key_of_the_environment(
     assert "TTA_BUDGET_LIMIT_USD" in doubts()
     _dotenv(folder, "TTA_BUDGET_LIMIT_USD=5\n")
     assert doubts() == "", "a lower limit is fine"
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("sqlite:///own.db", ""),
+        ("sqlite:///../cookies.db", "cookies.db, outside of this folder"),
+        ("sqlite:///link/x.db", "x.db, outside of this folder"),
+        ("sqlite:///~/x.db", "outside of this folder"),
+        ("postgresql://me:pw@127.0.0.1:5432/x", ""),
+        ("postgresql://127.0.0.1/x", "would send spending and answers to 127.0.0.1"),
+        ("postgresql://u:p@127.0.0.1:1,evil.example:2/x", "answers to 127.0.0.1:1,evil.example:2"),
+        ("postgresql://u:p@localhost/x?host=evil.example", "answers to localhost"),
+        ("postgresql:///x?host=evil.example", "another host"),
+    ],
+)
+def test_the_ledger_of_a_folder_lies_in_it(folder: Path, url: str, words: str) -> None:
+    """From the YAML file and from `.env`, also with local models and for commands that only read the ledger."""
+    (folder / "link").symlink_to(folder.parent)
+    local = {
+        "executors": [executor("http://127.0.0.1:1/v1", "MY_KEY")],
+        "orchestrator": {"model": "llama-3.3-70b-versatile"},
+        "allow_private_hosts": True,
+    }
+    write(folder, **local, cost_tracking={"ledger_url": url})
+    assert words in doubts()
+    assert bool(words) == ("ledger" in doubts())
+    write(folder, **local)
+    _dotenv(folder, f"TTA_LEDGER_URL={url}\n")
+    assert words in doubts()
+    if words:
+        with pytest.raises(UntrustedConfigError, match="ledger"):
+            refuse_untrusted_ledger(load_orchestration_config())
+
+
+def test_the_home_of_a_dotenv_lies_in_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server, keys and ledger are written there."""
+    monkeypatch.delenv("TTA_HOME")
+    monkeypatch.setenv("HOME", str(folder.parent))
+    _dotenv(folder, "TTA_HOME=../elsewhere\n")
+    with pytest.raises(UntrustedConfigError, match=r"TTA_HOME would write to .*elsewhere"):
+        refuse_untrusted_ledger(load_orchestration_config())
 
 
 class _Thief(http.server.BaseHTTPRequestHandler):

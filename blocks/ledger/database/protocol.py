@@ -29,7 +29,7 @@ from tta_dev_primitives.config.errors import LedgerConfigError
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
-__all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema"]
+__all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema", "sqlite_path"]
 
 T = TypeVar("T")
 
@@ -136,8 +136,8 @@ def database_for(url: str) -> Database:
     if not separator:
         raise LedgerConfigError(_unknown_url(scheme))
     make: Callable[[], Database]
-    if scheme == "sqlite":
-        path = _sqlite_path(rest)
+    path = sqlite_path(url)
+    if path is not None:
         identity, make = str(path), lambda: SqliteDatabase(path)
     elif scheme in ("postgresql", "postgres", "postgresql+asyncpg"):
         dsn = f"postgresql://{rest}"
@@ -151,9 +151,15 @@ def database_for(url: str) -> Database:
         return _open[key]
 
 
-def _sqlite_path(rest: str) -> Path:
-    """The file of `sqlite://<rest>`, taken as written: `?`, `#` and `%` are parts of a name like any other."""
-    name = rest
+def sqlite_path(url: str) -> Path | None:
+    """The file of a `sqlite://` URL, taken as written: `?`, `#` and `%` are parts of a name like any other.
+
+    Raises:
+        LedgerConfigError: It names no file, or takes options.
+    """
+    scheme, _, name = url.partition("://")
+    if scheme != "sqlite":
+        return None
     if not name.startswith("/") or len(name) < 2 or ":memory:" in name or "\0" in name:
         raise LedgerConfigError(
             "Ledger URL: a SQLite ledger needs a file: sqlite:///relative.db or sqlite:////absolute.db"
