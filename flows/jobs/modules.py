@@ -94,7 +94,8 @@ def read_modules(paths: Sequence[Path]) -> list[Module]:
 def _listed(file: Path, package: Path) -> bool:
     parts = file.relative_to(package).parts
     own = any(part.startswith((".", "_")) for part in parts if part != "__init__.py")
-    return not own and bool(file.read_bytes().strip())
+    elsewhere = not file.resolve().is_relative_to(package.resolve())
+    return not own and not elsewhere and bool(file.read_bytes().strip())
 
 
 def _public(tree: ast.Module) -> Iterator[str]:

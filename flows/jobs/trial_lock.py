@@ -13,6 +13,7 @@ import ctypes
 import errno
 import os
 import platform
+import signal
 import stat
 import struct
 from collections.abc import Sequence
@@ -23,7 +24,7 @@ _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _OLDEST_LANDLOCK = 3
 """Before version 3 a file outside could be truncated."""
-_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER, _DROP_BOUNDING = 38, 22, 2, 24
+_NO_NEW_PRIVS, _SET_SECCOMP, _FILTER, _DROP_BOUNDING, _END_WITH_PARENT = 38, 22, 2, 24, 1
 
 # Rights of Landlock: version 1 has 13 bits, 2 adds REFER, 3 TRUNCATE, 5 IOCTL_DEV.
 _READ = 1 << 2 | 1 << 3
@@ -56,6 +57,9 @@ _DENIED_METADATA = {
 }  # fmt: skip
 _CLONE, _CLONE3, _PRLIMIT = (56, 220), (435, 435), (302, 261)
 _CAPSET = (126, 91)
+_FCNTL, _IOCTL = (72, 25), (16, 29)
+_SENDS_SIGNALS = {_FCNTL: (8, 15), _IOCTL: (0x8901, 0x8902)}
+"""F_SETOWN, F_SETOWN_EX, FIOSETOWN, SIOCSPGRP: by them the kernel signals another process about a descriptor."""
 _THREAD = 0x10000
 _X32 = 0x40000000
 
@@ -90,6 +94,7 @@ def lock(*, readable: Sequence[str], writable: str, files: bool) -> None:
     if files:
         _landlock(readable, writable)
     _drop_capabilities()
+    _checked("prctl", _libc().prctl(_END_WITH_PARENT, signal.SIGKILL, 0, 0, 0))
     _seccomp(files)
 
 
@@ -176,6 +181,14 @@ def _program(files: bool) -> list[tuple[int, int, int, int]]:
     lines += [(equal, 0, 1, _CLONE3[column]), (give, 0, 0, absent)]
     lines += [(equal, 0, 4, _CLONE[column]), (load, 0, 0, 16), (any_bit, 1, 0, _THREAD), (give, 0, 0, refuse)]
     lines += [(give, 0, 0, allow)]
+    for numbers, requests in _SENDS_SIGNALS.items():
+        lines += [(equal, 0, 5, numbers[column]), (load, 0, 0, 24)]
+        lines += [
+            (equal, 1, 0, requests[0]),
+            (equal, 0, 1, requests[1]),
+            (give, 0, 0, refuse),
+            (give, 0, 0, allow),
+        ]
     # Limits of another process.
     lines += [(equal, 0, 3, _PRLIMIT[column]), (load, 0, 0, 16), (equal, 1, 0, 0), (give, 0, 0, refuse)]
     return [*lines, (give, 0, 0, allow)]

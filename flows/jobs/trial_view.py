@@ -4,7 +4,8 @@
 
 Prints `{"paths": [...], "names": {"shop": "/src/shop"}, "pytest": true}`: files and folders to show, the import name of
 each that lies outside the interpreter, and whether it has pytest. The folders are those of PYTHONPATH.
- Only the standard library; it runs outside the fence, parses, and imports nothing.
+A symbolic link of the project counts only when it leads to a place of the project that is not hidden there.
+Only the standard library; it runs outside the fence, parses, and imports nothing.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ _MOST_FILES = 3_000
 def main() -> None:
     """Print the view of one module."""
     root, module, *folders = sys.argv[1:]
-    sys.path[:0] = folders
+    sys.path[:0] = projects = [root, *folders]
     paths = interpreter()
-    names = dict(imported(root, module, paths))
+    names = dict(imported(projects, module, paths))
     for path in names.values():
-        paths += [path, *_linked(path)]
+        paths += [path, *_linked(path, projects)]
     print(
         json.dumps(
             {
@@ -48,9 +49,8 @@ def interpreter() -> list[str]:
     return [path for path in (*found, *_FILES) if os.path.exists(path)]
 
 
-def imported(root: str, module: str, visible: list[str]) -> Iterator[tuple[str, str]]:
+def imported(projects: list[str], module: str, visible: list[str]) -> Iterator[tuple[str, str]]:
     """The import name and place of the module and of what it imports, except what is visible already."""
-    sys.path.insert(0, root)
     shown = tuple(os.path.realpath(path) + os.sep for path in visible)
     waiting, seen = [module.partition(".")[0]], set()
     while waiting:
@@ -59,10 +59,10 @@ def imported(root: str, module: str, visible: list[str]) -> Iterator[tuple[str, 
             continue
         seen.add(name)
         place = _place(name)
-        if place is None or (os.path.realpath(place) + os.sep).startswith(shown):
+        if place is None or (os.path.realpath(place) + os.sep).startswith(shown) or _leaves(place, projects):
             continue
         yield name, place
-        for source in _sources(place):
+        for source in _sources(place, projects):
             waiting += _imports(source)
 
 
@@ -78,20 +78,31 @@ def _place(name: str) -> str | None:
     return spec.origin if spec.has_location else None
 
 
-def _linked(path: str) -> list[str]:
+def _leaves(path: str, projects: list[str]) -> bool:
+    """Whether a path of a project leads out of it, to something hidden in it, or to another kind of file."""
+    project = next((p for p in projects if path.startswith(p.rstrip(os.sep) + os.sep)), None)
+    if project is None:
+        return False  # the interpreter's own installation
+    real, top = os.path.realpath(path), os.path.realpath(project).rstrip(os.sep) + os.sep
+    hidden = any(part.startswith(".") for part in real.removeprefix(top).split(os.sep))
+    return not real.startswith(top) or hidden or os.path.splitext(real)[1] != os.path.splitext(path)[1]
+
+
+def _linked(path: str, projects: list[str]) -> list[str]:
     """Folders elsewhere that a package holds as symbolic links."""
     if not os.path.isdir(path):
         return []
     with os.scandir(path) as entries:
-        return [os.path.realpath(entry.path) for entry in entries if entry.is_symlink() and entry.is_dir()]
+        links = [entry.path for entry in entries if entry.is_symlink() and entry.is_dir()]
+    return [os.path.realpath(link) for link in links if not _leaves(link, projects)]
 
 
-def _sources(place: str) -> Iterator[str]:
+def _sources(place: str, projects: list[str]) -> Iterator[str]:
     if not os.path.isdir(place):
         yield place
         return
     left = _MOST_FILES
-    for top in (place, *_linked(place)):
+    for top in (place, *_linked(place, projects)):
         for folder, _, files in os.walk(top):
             for file in files:
                 if file.endswith(".py") and left > 0:

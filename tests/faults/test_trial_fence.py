@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import re
+import signal
 import socket
 import sqlite3
 import subprocess
@@ -69,6 +70,9 @@ ESCAPES = {
     "c_library": "assert ctypes.CDLL(None).system(b'true') == 0",
     "signal": "os.kill(os.getppid(), 0)",
     "signal_by_descriptor": "signal.pidfd_send_signal(os.pidfd_open(os.getppid()), 0)",
+    "signal_by_owner": "fcntl.fcntl(os.pipe()[0], fcntl.F_SETOWN, os.getppid())",
+    "signal_by_owner_ex": "fcntl.fcntl(os.pipe()[0], 15, struct.pack('ii', 1, os.getppid()))",
+    "signal_by_ioctl": "fcntl.ioctl(os.pipe()[0], 0x8901, struct.pack('i', os.getppid()))",
     "limits_of_the_parent": "resource.prlimit(os.getppid(), resource.RLIMIT_CPU)",
     "trace": "assert ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0) == 0",
     "memory_of_the_parent": "assert ctypes.CDLL(None).syscall(310, os.getppid(), 0, 0, 0, 0, 0) == 0",
@@ -83,8 +87,8 @@ ESCAPES = {
     "large_file": "open('big', 'wb').write(bytes(20 << 20))",
 }
 HEAD = """
-import ctypes, multiprocessing, multiprocessing.util, os, resource, shutil, signal, socket, sqlite3, subprocess, sys
-import time, unittest
+import ctypes, fcntl, multiprocessing, multiprocessing.util, os, resource, shutil, signal, socket, sqlite3, struct
+import subprocess, sys, time, unittest
 V, PORT = {victim!r}, {port}
 class EscapeTest(unittest.TestCase):
 """
@@ -279,6 +283,73 @@ async def test_a_cancelled_trial_leaves_no_process(kind: str) -> None:
     with pytest.raises(asyncio.CancelledError):
         await running
     assert not [process for process in started if os.access(f"/proc/{process}/exe", os.F_OK)]
+
+
+@pytest.mark.parametrize("kind", sorted(HELD))
+async def test_without_its_reporter_a_trial_is_no_evidence(kind: str) -> None:
+    """The process that reports is killed: the tests end with it, and nothing counts as passed."""
+    fence = await fence_of(kind)
+    before = descendants(str(os.getpid()))
+    running = asyncio.create_task(trial(MODULE, f"{GOOD}while True: pass", seconds=60, fence=fence))
+    processes = {"bubblewrap": 4, "landlock": 2}[kind]
+    while len(started := descendants(str(os.getpid())) - before) < processes:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+    reporter = min(started, key=int)
+    os.kill(int(reporter), signal.SIGKILL)
+    outcome = await running
+    assert (outcome.run, len(outcome.failures)) == (0, 1)
+    assert "could not be run" in outcome.failures[0]
+    while [process for process in started if os.access(f"/proc/{process}/exe", os.F_OK)]:  # noqa: ASYNC110
+        await asyncio.sleep(0.02)
+
+
+async def test_a_test_that_kills_its_reporter_is_no_evidence() -> None:
+    """Possible without a fence only."""
+    code = f"{GOOD}import os; os.kill(os.getppid(), 9)"
+    outcome = await trial(MODULE, code, fence=await no_fence(MODULE))
+    assert (outcome.run, outcome.passed) == (0, ())
+    assert "could not be run" in outcome.failures[0]
+
+
+LINKS = {
+    "rates.py": "../outside/secrets.py",
+    "notes.py": "notes.txt",
+    "dot.py": ".hidden.py",
+    "folder": "../outside",
+    "shop/outside": "../../outside",
+    "shop/above": "..",
+    "shop/hidden": "../.git",
+}
+
+
+@pytest.mark.parametrize("kind", sorted(HELD))
+async def test_a_link_opens_nothing_outside_of_the_project(kind: str, tmp_path: Path) -> None:
+    """A link beside the module or below its package leads to places of the project only."""
+    project, outside = tmp_path / "project", tmp_path / "outside"
+    for folder in (project / "shop", project / "more", project / ".git", outside):
+        folder.mkdir(parents=True)
+        (folder / "secrets.py").write_text("KEY = 'sk-1'\n")
+    for name in ("notes.txt", ".hidden.py"):
+        (project / name).write_text("KEY = 'sk-1'\n")
+    for name, target in LINKS.items():
+        (project / name).symlink_to(target)
+    (project / "shop" / "inside").symlink_to("../more")
+    (project / "shop" / "__init__.py").write_text("")
+    (project / "shop" / "till.py").write_text(
+        "def total(n):\n    return n * 2\ndef never():\n    import rates, notes, dot, folder\n"
+    )
+    module = read_module(project / "shop" / "till.py")
+    closed = [
+        "rates.py", "notes.py", "dot.py", "folder/secrets.py", "shop/outside/secrets.py", "shop/above/secrets.py",
+        "shop/above/notes.txt", "shop/hidden/secrets.py",
+    ]  # fmt: skip
+    code = "import unittest\nfrom shop.till import total\nclass T(unittest.TestCase):\n"
+    for number, name in enumerate(closed):
+        code += f"    def test_{number}(self):\n        with self.assertRaises(OSError): "
+        code += f"total(1) and open({str(project / name)!r})\n"
+    code += f"    def test_own(self): self.assertTrue(total(1) and open({str(project / 'shop/inside/secrets.py')!r}))\n"
+    outcome = await trial(module, code, fence=await fence_of(kind, module))
+    assert (outcome.run, outcome.failures) == (len(closed) + 1, ())
 
 
 @pytest.mark.parametrize("kind", sorted(HELD))
