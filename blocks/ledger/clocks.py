@@ -2,7 +2,8 @@
 
 A month that begins too early or too late lets more be spent than its limit. Which clock is wrong cannot be known
 from one: paid calls stop only while every provider that has sent its time disagrees with ours by more than five
-minutes, and go on by themselves once the clock is set.
+minutes, and go on by themselves once the clock is set. A server on this machine has its clock, a reply in clear text
+can be changed on its way: neither counts.
 """
 
 from __future__ import annotations
@@ -10,8 +11,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from email.utils import parsedate_to_datetime
+from urllib.parse import urlsplit
 
-__all__ = ["LARGEST_SKEW_S", "ProviderClocks", "skew_text"]
+from tta_dev_primitives.blocks.providers.address_rules import is_private_host
+
+__all__ = ["LARGEST_SKEW_S", "ProviderClocks", "skew_text", "vouches"]
 
 LARGEST_SKEW_S = 300.0
 _SHOWN = (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0))
@@ -68,6 +72,12 @@ class ProviderClocks:
             f"The clock is {skew_text(skew)} that of {host}: "
             "no paid call is made, its month could be the wrong one. Set the clock."
         )
+
+
+def vouches(url: str) -> bool:
+    """Whether the time that comes from an address is another clock's: by TLS, from no private address."""
+    parts = urlsplit(url)
+    return parts.scheme == "https" and not is_private_host(parts.hostname or "")
 
 
 def skew_text(skew: float) -> str:

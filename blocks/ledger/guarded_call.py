@@ -18,6 +18,7 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.billing import Bill, bill_of, free_bill_of, list_value_of, other_model
+from tta_dev_primitives.blocks.ledger.clocks import vouches
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger, Outcome
@@ -25,6 +26,7 @@ from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_checked_usage
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer, provider_key
+from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
@@ -152,7 +154,7 @@ async def guarded_send(
         wait_busy_s: How long to wait while only calls in flight stand in the way.
         free_without_ledger: Let a free model go on when the ledger cannot be used.
         looked_up: The caller has just found that there is no stored answer and that the target is open.
-        ask_date: Asks the provider for its `Date` without a key, and says how many seconds that took.
+        ask_date: Asks a provider whose clock counts for its `Date`, without a key; with the seconds that took.
         turn: Held while the request is open; the wait for it is no part of the call's deadline.
         was_sent: Whether a byte may have left, once `client_send` runs; asked when the call is cut off.
 
@@ -184,7 +186,7 @@ async def guarded_send(
     await ledger.check_clock()
 
     async def date() -> tuple[str, str | None, float]:
-        said, took_s = (None, 0.0) if ask_date is None else await ask_date()
+        said, took_s = await ask_date() if ask_date and vouches(base_of(target).url) else (None, 0.0)
         return provider_key(target), said, took_s
 
     hold = await ledger.reserve(
@@ -332,6 +334,8 @@ class _Attempt:
                 ledger_action=LedgerAction.PRESUME,
             ) from error
         took_s = time.monotonic() - began
+        if not vouches(base_of(self.target).url):
+            return reply
         self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
         try:
             await self.ledger.keep_time()

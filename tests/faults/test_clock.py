@@ -16,12 +16,15 @@ import pytest
 from rude_server import answers, response, rude_server
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
+from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.ledger.month_evidence import Machine, machine_now, months_between
 from tta_dev_primitives.blocks.ledger.months import month_of
 from tta_dev_primitives.blocks.providers.client import ProviderClient
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerConfigError, WrongClockError
-from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.targets import Price, Target
+from tta_dev_primitives.config.models.usage import Usage
 
 NOVEMBER = 1_795_737_600.0
 """2026-11-27 in UTC."""
@@ -160,6 +163,56 @@ async def test_a_clock_that_was_corrected_is_believed_with_a_provider(database: 
     assert await spend(world.ledger(database), "0.1") == "2026-12"
 
 
+@pytest.mark.parametrize(
+    ("base_url", "counts"),
+    [
+        (None, True),
+        ("https://llm.example.org/v1", True),
+        ("https://93.184.215.14/v1", True),
+        ("http://127.0.0.1:11434/v1", False),
+        ("https://127.0.0.1/v1", False),
+        ("https://localhost:8443/v1", False),
+        ("https://192.168.1.9/v1", False),
+        ("http://[::1]:1/v1", False),
+        ("http://gpu.lan/v1", False),
+    ],
+)
+async def test_only_a_provider_elsewhere_behind_tls_says_what_time_it_is(
+    database: Database, base_url: str | None, counts: bool
+) -> None:
+    """A model on this machine has this machine's clock, and plain http can be changed on its way."""
+    target = Target(
+        name="m", provider="anthropic", api_model="m", billing="paid", api_key_env="K", family="x",
+        price=Price(Decimal(1), Decimal(1)), base_url=base_url, allow_private_hosts=True, max_output_tokens=10,
+    )  # fmt: skip
+    request = ChatRequest(messages=(Message("user", "hello"),), max_output_tokens=10)
+    asked = []
+
+    async def send() -> ChatReply:
+        return ChatReply("hi", "stop", Usage(1, 1), headers={"date": formatdate(NOVEMBER, usegmt=True)})
+
+    async def ask_date() -> tuple[str | None, float]:
+        asked.append(base_url)
+        return formatdate(NOVEMBER + 60 * DAY, usegmt=True), 0.1
+
+    world = World()
+    await spend(world.ledger(database), "0.1")
+    world.reboot()
+    world.true += 20 * DAY
+    ledger = world.ledger(database)
+    info = CallInfo.of(target, role="execute", step_key="s")
+    sent = guarded_send(
+        ledger=ledger, client_send=send, target=target, request=request, call=info, limit=LIMIT, step_key="s",
+        ask_date=ask_date,
+    )  # fmt: skip
+    if counts:
+        with pytest.raises(WrongClockError, match="behind that of anthropic"):
+            await sent
+    else:
+        await sent
+    assert (not ledger.clocks.silent) == counts == bool(asked)
+
+
 async def test_what_a_provider_says_is_kept_for_the_next_process(database: Database) -> None:
     """Its date replaces this machine's word as the anchor of the boot."""
     world = World(machine_off=120.0)
@@ -202,6 +255,7 @@ import asyncio, sys, time
 _true = time.time
 time.time = lambda: _true() + float(sys.argv[2])
 from decimal import Decimal
+from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 async def main():
     ledger = Ledger.open(sys.argv[1])

@@ -65,15 +65,17 @@ async def test_a_clock_that_jumps_frees_no_money(site: str, bench: Bench) -> Non
 async def test_a_clock_that_providers_contradict_stops_paid_calls_until_it_is_set(
     site: str, ahead_s: float, said: str, bench: Bench
 ) -> None:
-    """Once a reply has told the time, nothing is sent to the paid model while ours is another, free models go on."""
+    """While the provider's time is another, nothing is sent to the paid model; free models go on."""
     skew = 0.0
 
     def dated(text: str, _: f.Asked) -> bytes:
-        return f.ok(f.message(text), date=formatdate(usegmt=True))
+        return f.ok(f.message(text), date=formatdate(time.time() + skew, usegmt=True))
 
     async with honest(bench, site, serve=f.answering(dated, TEXTS[site])) as (runtime, server):
         database, scope = runtime.ledger.database, runtime.ledger.scope
         runtime = using(runtime, ledger=Ledger(database, scope=scope, clock=lambda: time.time() + skew))
+        # The loopback server's own `Date` says nothing: it agrees with the wrong clock below.
+        runtime.ledger.clocks.hear("anthropic", formatdate(usegmt=True), 0.1)
         assert (await drive(runtime, site)).action == "keep"
         before = len(server.requests)
 
