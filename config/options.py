@@ -328,7 +328,7 @@ class OrchestrationConfig(_Options):
     planning: Literal["auto", "always", "never"] = "auto"
     """Whether the orchestrator plans tasks: only compound or unclear ones, all, or none."""
     routing: Literal["file", "learned"] = "file"
-    """Order of the executors of a use case: as in the file, or by how often paid checks endorsed them and how fast
+    """Order of the executors of a use case: as in the file, or by how often the paid model accepted them and how fast
     they are, once enough is known."""
     validation: ValidationConfig = Field(default_factory=ValidationConfig)
     """How answers are checked."""

@@ -67,7 +67,7 @@ class BudgetApproval(RunInput):
     )
 
 
-class _Desk:
+class _Question:
     """One flow run's questions, one at a time."""
 
     def __init__(self) -> None:
@@ -75,7 +75,7 @@ class _Desk:
         self.suspended: Pause | None = None
 
 
-_DESKS: WeakValueDictionary[str, _Desk] = WeakValueDictionary()
+_QUESTIONS: WeakValueDictionary[str, _Question] = WeakValueDictionary()
 
 
 def must_ask(runtime: Runtime, item: Item) -> bool:
@@ -103,17 +103,17 @@ async def ask_person(runtime: Runtime, items: Sequence[Item], budget: BudgetStat
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         raise budget.refusal()
-    desk = _DESKS.setdefault(str(context.flow_run.id), _Desk())
-    async with desk.lock:
-        if desk.suspended is not None:
-            raise desk.suspended
+    question = _QUESTIONS.setdefault(str(context.flow_run.id), _Question())
+    async with question.lock:
+        if question.suspended is not None:
+            raise question.suspended
         now = await budget_state(runtime)
         if (now.month, now.limit) != (budget.month, budget.limit):
             return  # approved while this waited, or a new month has begun
         try:
             answer = await _answer(runtime, context.flow_run, items, now)
         except Pause as pause:
-            desk.suspended = pause
+            question.suspended = pause
             raise
     await _record(runtime, now, answer)
 
@@ -125,7 +125,7 @@ async def _answer(
     form = _form(suggested_amount(budget, needed), _question(budget, items, needed))
     key = await _key(runtime, run)
     timeout = runtime.services.safety.now.approval_timeout_s
-    await _tell(runtime, run, budget, needed)
+    await _notify(runtime, run, budget, needed)
     if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
         return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
     try:
@@ -239,7 +239,7 @@ def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> st
     )
 
 
-async def _tell(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
+async def _notify(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
     """Put the question into the journal, the events and the run's log, with its link."""
     await _note(runtime, budget, "ask", f"needs up to {needed:f} USD" if needed else "needs a paid call")
     payload = {

@@ -101,9 +101,9 @@ async def check_budget(runtime: Runtime, then: Literal["execute", "validate", "r
     Raises:
         BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
     """
-    with shown_step("budget") as tell:
+    with shown_step("budget") as show:
         state = await budget_state(runtime)
-        tell(f"{state.words()}; next: {then}")
+        show(f"{state.words()}; next: {then}")
         if state.exhausted and runtime.services.safety.now.on_exhausted == "stop":
             raise state.refusal()
     return state

@@ -1,7 +1,7 @@
 """The execute task: one Prefect task run whose retries walk the model list.
 
 Attempt n of the task run sends only the items that still fail, each to its next model. What the attempts of one
-task run share is in the `Lane` that they all receive: attempts of one task run share a process.
+task run share is in the `AttemptChain` that they all receive: attempts of one task run share a process.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from prefect.tasks import Task
 from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import ErrorClass, OrchestrationError, ProviderError
+from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.attempts import stored_attempt
 from tta_dev_primitives.flows.calling.call import Answered, Call, NotAdmitted
@@ -29,14 +30,14 @@ from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.log_filter import never_said
 from tta_dev_primitives.flows.prefect_support.task_history import show_retry
-from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
-from tta_dev_primitives.flows.tasks.gather_all import together
-from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.routing.retired_models import emit_failure, replace_retired
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
+from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.request import answer_request, repair_request
 from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.local_checks import check_answer
 
-__all__ = ["ModelFailedError", "execute", "lane_attempt", "run_lane"]
+__all__ = ["ModelFailedError", "chain_attempt", "execute", "run_chain"]
 
 _INVALID = "wrong_format"
 
@@ -62,12 +63,12 @@ async def _another_model_is_left(task: Task[Any, Any], task_run: TaskRun, state:
     retries=0,
     retry_delay_seconds=0,
 )
-async def execute(runtime: Runtime, lane: Lane, key: str | None = None) -> dict[str, str]:
-    """Bring an answer for each item of the lane; attempt n asks each open item's n-th model.
+async def execute(runtime: Runtime, chain: AttemptChain, key: str | None = None) -> dict[str, str]:
+    """Bring an answer for each item of the chain; attempt n asks each open item's n-th model.
 
     Args:
         runtime: Clients, ledger, quotas and keys of this process.
-        lane: The items and their models.
+        chain: The items and their models.
         key: Under which the result is persisted.
 
     Returns:
@@ -76,13 +77,13 @@ async def execute(runtime: Runtime, lane: Lane, key: str | None = None) -> dict[
     Raises:
         ModelFailedError: Some items go on to their next model, or no model had an answer for any.
     """
-    served = await lane_attempt(runtime, lane)
-    going_on = [item for item in lane.open if lane.following(item) is not None]
+    answered = await chain_attempt(runtime, chain)
+    going_on = [item for item in chain.open if chain.following(item) is not None]
     if going_on:
-        raise ModelFailedError(f"{len(going_on)} of {lane.size} to the next model: {_reasons(going_on)}")
-    if len(lane.open) == lane.size:
-        raise ModelFailedError(f"no model answered: {_reasons(lane.open)}")
-    return served
+        raise ModelFailedError(f"{len(going_on)} of {chain.size} to the next model: {_reasons(going_on)}")
+    if len(chain.open) == chain.size:
+        raise ModelFailedError(f"no model answered: {_reasons(chain.open)}")
+    return answered
 
 
 def _reasons(items: Sequence[Item]) -> str:
@@ -90,104 +91,104 @@ def _reasons(items: Sequence[Item]) -> str:
 
 
 @lru_cache(maxsize=128)
-def _lane_task(first_model: str, retries: int, persisted: bool) -> Any:
-    """The execute task for such lanes, made once: Prefect reads the task's source each time (1 ms)."""
+def _chain_task(first_model: str, retries: int, persisted: bool) -> Any:
+    """The execute task for such attempt chains, made once: Prefect reads the task's source each time (1 ms)."""
     kept: dict[str, Any] = {}
     if persisted:
         kept = {"persist_result": True, "result_storage_key": "{parameters[key]}"}
     return execute.with_options(retries=retries, task_run_name=f"execute[{first_model}]", **kept)
 
 
-async def run_lane(runtime: Runtime, lane: Lane) -> None:
-    """Run the execute task over the lane, named after its first model, with a retry for each further model.
+async def run_chain(runtime: Runtime, chain: AttemptChain) -> None:
+    """Run the execute task over the chain, named after its first model, with a retry for each further model.
 
-    The result of a lane of one item is persisted under the content key of its first request, the key of the answer
+    The result of a chain of one item is persisted under the content key of its first request, the key of the answer
     store: a run that is repeated shows the task as Cached and takes the answer from the store.
     """
-    if not lane.length:
+    if not chain.length:
         return
-    key = _content_key(runtime, lane)
-    # A lane without any answer is a failed task run; what comes after it is decided from the items.
+    key = _content_key(runtime, chain)
+    # A chain without any answer is a failed task run; what comes after it is decided from the items.
     with suppress(ModelFailedError):
-        await _lane_task(lane.first_model, lane.length - 1, key is not None)(runtime, lane, key)
-    if any(lane.following(item) is not None for item in lane.open):
+        await _chain_task(chain.first_model, chain.length - 1, key is not None)(runtime, chain, key)
+    if any(chain.following(item) is not None for item in chain.open):
         # Cached: the task's body did not run.
-        await _from_the_store(runtime, lane)
+        await _from_the_store(runtime, chain)
 
 
-def _content_key(runtime: Runtime, lane: Lane) -> str | None:
-    if lane.size != 1 or lane.open[0].check is not None:
+def _content_key(runtime: Runtime, chain: AttemptChain) -> str | None:
+    if chain.size != 1 or chain.open[0].check is not None:
         return None
-    item = lane.open[0]
-    walk = lane.walks[item.id]
+    item = chain.open[0]
+    walk = chain.walks[item.id]
     names = ",".join(target.key for target in walk)
     first = runtime.step_key(walk[0], answer_request(item, walk[0]))
     return f"tta-execute-{hashlib.sha256(f'{first}|{names}'.encode()).hexdigest()}"
 
 
-async def _from_the_store(runtime: Runtime, lane: Lane) -> None:
-    """Bring the answers of a lane whose task was Cached; one that is no longer stored is asked for again."""
-    while any(lane.following(item) is not None for item in lane.open):
-        await lane_attempt(runtime, lane)
+async def _from_the_store(runtime: Runtime, chain: AttemptChain) -> None:
+    """Bring the answers of a chain whose task was Cached; one that is no longer stored is asked for again."""
+    while any(chain.following(item) is not None for item in chain.open):
+        await chain_attempt(runtime, chain)
 
 
-async def lane_attempt(runtime: Runtime, lane: Lane) -> dict[str, str]:
+async def chain_attempt(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
     """One attempt: every open item to its next model, as many at a time as admission allows."""
 
     async def one(item: Item) -> str | None:
         if item.kept is not None:
-            return _answer_as_before(lane, item, item.kept)
+            return _answer_as_before(chain, item, item.kept)
         try:
-            return await _ask_next(runtime, lane, item)
+            return await _ask_next(runtime, chain, item)
         except PostponedError as postponed:
             item.error = postponed
-            lane.walks[item.id].clear()
+            chain.walks[item.id].clear()
             return None
 
-    if len(lane.open) > 1:
-        asking = [item for item in lane.open if lane.walks[item.id] and item.kept is None]
-        firsts = [(lane.walks[item.id][0], item) for item in asking]
+    if len(chain.open) > 1:
+        asking = [item for item in chain.open if chain.walks[item.id] and item.kept is None]
+        firsts = [(chain.walks[item.id][0], item) for item in asking]
         await runtime.calls.look_ahead([(target, answer_request(item, target)) for target, item in firsts])
-    names = await together(one(item) for item in lane.open)
-    served = {item.id: name for item, name in zip(lane.open, names, strict=True) if name is not None}
-    lane.open = [item for item in lane.open if item.id not in served and item.error is None]
-    return served
+    names = await gather_all(one(item) for item in chain.open)
+    answered = {item.id: name for item, name in zip(chain.open, names, strict=True) if name is not None}
+    chain.open = [item for item in chain.open if item.id not in answered and item.error is None]
+    return answered
 
 
-def _answer_as_before(lane: Lane, item: Item, kept: GuardedReply) -> str:
+def _answer_as_before(chain: AttemptChain, item: Item, kept: GuardedReply) -> str:
     """The same task again: the reply that was delivered then."""
-    target = lane.walks[item.id][0]
-    lane.take_named(item, target)
+    target = chain.walks[item.id][0]
+    chain.take_named(item, target)
     item.attempts.append(stored_attempt(target, "execute", kept))
     item.answered(target, kept, Checked(kept.reply.text))
     return target.name
 
 
-async def _ask_next(runtime: Runtime, lane: Lane, item: Item) -> str | None:
+async def _ask_next(runtime: Runtime, chain: AttemptChain, item: Item) -> str | None:
     """Ask the item's next model, or the replacement of a retired one; its name if its answer passes the checks."""
-    while walk := lane.walks[item.id]:
-        outcome = await runtime.calls(_call(runtime, lane, item, walk))
+    while walk := chain.walks[item.id]:
+        outcome = await runtime.calls(_call(runtime, chain, item, walk))
         if isinstance(outcome, NotAdmitted):
-            _turn_away(lane, item)
+            _drop_models(chain, item)
             return None
         target = outcome.target
-        lane.take_named(item, target)
+        chain.take_named(item, target)
         item.calls_left -= outcome.tries
         if isinstance(outcome, Answered):
             reply, found = await _checked(runtime, item, target, outcome.reply)
-            passed = await _keep_answer(lane, item, target, reply, found)
+            passed = await _keep_answer(chain, item, target, reply, found)
             return target.name if passed else None
         if outcome.savings_short is not None:
             item.reasons.append(f"{target.name}: {outcome.error}")
             item.case = item.open_case.without([target.name])
             return None
         item.refusal = outcome.refusal or item.refusal
-        if not await _replaced(runtime, lane, item, target, outcome.error):
+        if not await _replaced(runtime, chain, item, target, outcome.error):
             return None
     return None
 
 
-def _call(runtime: Runtime, lane: Lane, item: Item, walk: Sequence[Target]) -> Call:
+def _call(runtime: Runtime, chain: AttemptChain, item: Item, walk: Sequence[Target]) -> Call:
     return Call(
         targets=walk,
         request_of=partial(answer_request, item),
@@ -198,16 +199,16 @@ def _call(runtime: Runtime, lane: Lane, item: Item, walk: Sequence[Target]) -> C
         may_spend=item.open_case.can_solve,
         pays=partial(runtime.paid_from, "execute"),
         on_attempt=item.attempts.append,
-        on_failure=partial(tell_failure, item),
+        on_failure=partial(emit_failure, item),
         note=item.note,
     )
 
 
-def _turn_away(lane: Lane, item: Item) -> None:
+def _drop_models(chain: AttemptChain, item: Item) -> None:
     """No free model has quota and the job will not wait: what is left is a paid solution, or nothing."""
-    for target in lane.walks[item.id]:
+    for target in chain.walks[item.id]:
         item.failed(target, ErrorClass.QUOTA, "its free quota is used up, and the job does not wait for it")
-    lane.walks[item.id].clear()
+    chain.walks[item.id].clear()
 
 
 async def _checked(
@@ -230,7 +231,7 @@ async def _checked(
             pays=runtime.repair_paid_from,
             may_spend=item.open_case.can_solve,
             on_attempt=item.attempts.append,
-            on_failure=partial(tell_failure, item),
+            on_failure=partial(emit_failure, item),
             note=item.note,
         )
     )
@@ -262,7 +263,9 @@ def _mark_invalid(item: Item, target: Target, failures: Sequence[str]) -> None:
             return
 
 
-async def _keep_answer(lane: Lane, item: Item, target: Target, guarded: GuardedReply, found: Checked) -> bool:
+async def _keep_answer(
+    chain: AttemptChain, item: Item, target: Target, guarded: GuardedReply, found: Checked
+) -> bool:
     """Whether an answer passes the local checks; it is kept with what they found."""
     if not found.failures and item.check is not None:
         found = replace(found, failures=tuple(await item.check(found.text)))
@@ -271,24 +274,26 @@ async def _keep_answer(lane: Lane, item: Item, target: Target, guarded: GuardedR
     if failures:
         _mark_invalid(item, target, failures)
         item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")
-        _tell_fallback(lane, item, target, ErrorClass.QUALITY)
+        _emit_fallback(chain, item, target, ErrorClass.QUALITY)
     return not failures
 
 
-async def _replaced(runtime: Runtime, lane: Lane, item: Item, target: Target, error: ProviderError) -> bool:
+async def _replaced(
+    runtime: Runtime, chain: AttemptChain, item: Item, target: Target, error: ProviderError
+) -> bool:
     """A model failed: whether its replacement is asked at once; otherwise it is the next model's turn."""
     item.failed(target, error.error_class, error.short)
     replacement = None
     if error.error_class is ErrorClass.MODEL_GONE:
-        replacement = await replace_gone(runtime, item, target, "execute", error)
+        replacement = await replace_retired(runtime, item, target, "execute", error)
     if replacement is not None:
-        lane.walks[item.id].insert(0, replacement)
-    _tell_fallback(lane, item, target, error.error_class)
+        chain.walks[item.id].insert(0, replacement)
+    _emit_fallback(chain, item, target, error.error_class)
     return replacement is not None
 
 
-def _tell_fallback(lane: Lane, item: Item, target: Target, error_class: ErrorClass) -> None:
-    following = lane.following(item)
+def _emit_fallback(chain: AttemptChain, item: Item, target: Target, error_class: ErrorClass) -> None:
+    following = chain.following(item)
     if following is None:
         return
     payload = {

@@ -18,7 +18,7 @@ from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Crashed
 from pydantic import Field
 
-from tta_dev_primitives.blocks.ledger.shared_document import Strata
+from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
 from tta_dev_primitives.blocks.providers.model_lists import ListState, ask_model_lists
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError
@@ -27,7 +27,7 @@ from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
-from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
+from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 
 __all__ = ["ModelState", "check_models", "resume_crashed", "sweep_ledger"]
@@ -50,7 +50,7 @@ class ModelState(NamedTuple):
     note: str = ""
 
 
-@served
+@use_embedded_server
 @flow(
     name="check-models", flow_run_name="model check", persist_result=True, result_serializer="json", retries=0
 )
@@ -74,7 +74,7 @@ async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
     states = [_state_of(runtime, found) for found in said]
     for state in states:
         if state.state == "gone":
-            _tell_gone(state)
+            _emit_retired(state)
     lines = [{k: redact(str(v)) for k, v in state._asdict().items()} for state in states]
     await acreate_table_artifact(key="tta-models", table=lines, description="What the providers serve today")
     return lines
@@ -94,7 +94,7 @@ def _state_of(runtime: Runtime, found: ListState) -> ModelState:
             return ModelState(target.name, target.provider, "retires" if warning else "served", warning)
 
 
-def _tell_gone(state: ModelState) -> None:
+def _emit_retired(state: ModelState) -> None:
     payload = {"model": state.model, "provider": state.provider, "reason": state.note, "role": "check"}
     resource = f"tta.model.{state.provider}/{state.model}"
     # Once a day and model, however many checks run.
@@ -102,7 +102,7 @@ def _tell_gone(state: ModelState) -> None:
     events.emit("tta.model.retired", payload, resource=resource, event_id=event_id)
 
 
-@served
+@use_embedded_server
 @flow(
     name="sweep-ledger",
     flow_run_name="ledger sweep",
@@ -128,11 +128,11 @@ async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     """
     runtime = current_runtime() or await Runtime.load(config_path)
     budget = await budget_state(runtime)
-    await _tell_renewed(runtime, budget)
+    await _emit_renewed(runtime, budget)
     await write_budget_panel(runtime)
     database = runtime.ledger.database
     now = await database.now()
-    await Strata(database).prune(now - _RULINGS_KEPT_S)
+    await DocumentStore(database).prune(now - _RULINGS_KEPT_S)
     # As long as Prefect keeps the flow runs that they are results of.
     kept_for = get_current_settings().server.services.db_vacuum.retention_period
     await asyncio.to_thread(delete_old_results, now - kept_for.total_seconds())
@@ -147,9 +147,9 @@ async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     return budget.view().model_dump(mode="json")
 
 
-async def _tell_renewed(runtime: Runtime, budget: BudgetState) -> None:
+async def _emit_renewed(runtime: Runtime, budget: BudgetState) -> None:
     """Send `tta.budget.renewed` when there is money again since the last sweep: a new month, or a higher limit."""
-    memory = Strata(runtime.ledger.database)
+    memory = DocumentStore(runtime.ledger.database)
     scope = f"sweep|{runtime.ledger.scope}"
     text = await memory.read(scope)
     last = json.loads(text) if text else None

@@ -16,7 +16,7 @@ from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.prefect_support.run_names import name_or
-from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
+from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.reporting.run_artifacts import publish
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.request import UseCase, check_task
@@ -35,7 +35,7 @@ def run_name(parameters: Mapping[str, Any] | None = None) -> str:
     return made if parameters is not None else name_or(made)
 
 
-@served
+@use_embedded_server
 @flow(
     name="orchestrate",
     flow_run_name=run_name,

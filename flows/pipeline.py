@@ -24,24 +24,24 @@ from tta_dev_primitives.flows.approval import ask_person, must_ask, start_over
 from tta_dev_primitives.flows.budget import BudgetState, budget_state, check_budget
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.compound import is_compound_item, run_parts
-from tta_dev_primitives.flows.execute import run_lane
+from tta_dev_primitives.flows.execute import run_chain
 from tta_dev_primitives.flows.plan import plan, plan_items
 from tta_dev_primitives.flows.routing.model_scores import Outcome, outcomes_of
 from tta_dev_primitives.flows.tasks.closing import close_item
-from tta_dev_primitives.flows.tasks.gather_all import together
-from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
+from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.outcome import make_result, month_savings
 from tta_dev_primitives.flows.tasks.records import keep_records
 from tta_dev_primitives.flows.tasks.result import BudgetView
-from tta_dev_primitives.flows.validate import tell_drift, validate
+from tta_dev_primitives.flows.validate import emit_drift, validate
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Deliver,
     PaidSolve,
     compared_label,
-    endorsement,
     label_of,
     next_step,
+    orchestrator_accepts,
 )
 from tta_dev_primitives.flows.validation.risk import Label
 
@@ -78,7 +78,7 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 
 
 async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None) -> BudgetState:
-    await plan(runtime, Lane([(item, ()) for item in items]))
+    await plan(runtime, AttemptChain([(item, ()) for item in items]))
     budget = await check_budget(runtime, "execute")
     for item in items:
         item.month = item.month or budget.month
@@ -100,7 +100,7 @@ async def _finish_planned(
     if simple:
         budget = await _answer(runtime, simple, budget, ended_one)
     if compound:
-        await together(run_parts(runtime, item, _run_parts) for item in compound)
+        await gather_all(run_parts(runtime, item, _run_parts) for item in compound)
         budget = await budget_state(runtime)
         await keep_records(runtime, compound, budget.month)
         for item in compound:
@@ -114,7 +114,7 @@ def _ignore(item: Item) -> None:
 
 
 async def _run_parts(runtime: Runtime, parts: Sequence[Item]) -> BudgetView:
-    await plan(runtime, Lane([(part, ()) for part in parts]))
+    await plan(runtime, AttemptChain([(part, ()) for part in parts]))
     return (await _answer(runtime, parts, await check_budget(runtime, "execute"), None)).view()
 
 
@@ -132,10 +132,10 @@ async def _answer(
     for item in pending:
         item.step = next_step(item.open_case)
     while pending:
-        await _bring_answers(runtime, pending)
+        await _fetch_answers(runtime, pending)
         budget = await check_budget(runtime, "validate")
         _hold_back_paid(pending, budget)
-        await validate(runtime, Lane([(item, ()) for item in pending if item.error is None]))
+        await validate(runtime, AttemptChain([(item, ()) for item in pending if item.error is None]))
         await _teach_words(runtime, pending)
         ended = [i for i in pending if i.error is not None or not isinstance(i.step, Answers | PaidSolve)]
         pending = [i for i in pending if i.error is None and isinstance(i.step, Answers | PaidSolve)]
@@ -174,7 +174,7 @@ async def _end(
         _finish(runtime, item, view, saved)
     writes = [_teach(runtime, items), keep_records(runtime, items, budget.month, parts=done is None)]
     # Side by side they share one commit.
-    await together(writes)
+    await gather_all(writes)
     if done is not None:
         for item in items:
             done(item)
@@ -188,13 +188,13 @@ def _hold_back_paid(items: Sequence[Item], budget: BudgetState) -> None:
         item.case = item.open_case.without_paid()
 
 
-async def _bring_answers(runtime: Runtime, items: Sequence[Item]) -> None:
-    """Run the execute lanes that the items' steps ask for: one task run a slot, the slots at the same time."""
-    lanes: dict[tuple[int, str], list[tuple[Item, Sequence[Target]]]] = {}
+async def _fetch_answers(runtime: Runtime, items: Sequence[Item]) -> None:
+    """Run the execute attempt chains that the items' steps ask for: one task run a slot, the slots at the same time."""
+    chains: dict[tuple[int, str], list[tuple[Item, Sequence[Target]]]] = {}
     for item in items:
         for slot, walk in enumerate(_walks(item)):
-            lanes.setdefault((slot, walk[0].name), []).append((item, walk))
-    await together(run_lane(runtime, Lane(walks)) for walks in lanes.values())
+            chains.setdefault((slot, walk[0].name), []).append((item, walk))
+    await gather_all(run_chain(runtime, AttemptChain(walks)) for walks in chains.values())
 
 
 def _walks(item: Item) -> list[list[Target]]:
@@ -211,7 +211,7 @@ async def _teach(runtime: Runtime, items: Sequence[Item]) -> None:
     """Record in the risk ledger, and for learned routing, what the ended items have shown: one transaction each."""
     await _learn(runtime, [label for item in items for label in labels_of(runtime, item)])
     if runtime.config.routing == "learned":
-        await runtime.standings.learn([o for item in items if item.error is None for o in _outcomes(item)])
+        await runtime.scores.learn([o for item in items if item.error is None for o in _outcomes(item)])
 
 
 async def _teach_words(runtime: Runtime, items: Sequence[Item]) -> None:
@@ -220,15 +220,15 @@ async def _teach_words(runtime: Runtime, items: Sequence[Item]) -> None:
     for item in items:
         ruling = None if item.case is None else item.case.ruling
         if item.error is None and ruling is not None and isinstance(item.step, Answers | PaidSolve):
-            endorsed = endorsement(item.open_case, ruling.evidence.answer)
-            if endorsed is not None:
-                known.append(_marked(runtime, item, Label(ruling, endorsed, ended=False)))
+            passed = orchestrator_accepts(item.open_case, ruling.evidence.answer)
+            if passed is not None:
+                known.append(_marked(runtime, item, Label(ruling, passed, ended=False)))
     await _learn(runtime, known)
 
 
 async def _learn(runtime: Runtime, labels: Sequence[Label]) -> None:
     for stratum in await runtime.learn(labels):
-        tell_drift(stratum, "audits fail more often than before")
+        emit_drift(stratum, "audits fail more often than before")
 
 
 def labels_of(runtime: Runtime, item: Item) -> list[Label]:

@@ -17,14 +17,9 @@ from prefect import task
 from tta_dev_primitives.blocks.ledger.guarded_call import reply_of
 from tta_dev_primitives.blocks.ledger.task_decisions import stored_decisions
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.errors import (
-    ConfigError,
-    ErrorClass,
-    MissingKeyError,
-    ProviderError,
-    SavingsShortError,
-)
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, SavingsShortError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 from tta_dev_primitives.flows.answers.json_schema import has_object_root
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed
 from tta_dev_primitives.flows.calling.runtime import Runtime
@@ -43,9 +38,9 @@ from tta_dev_primitives.flows.planning.plan_model import (
 )
 from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, executor_names
 from tta_dev_primitives.flows.routing.model_scores import led_by_chance
-from tta_dev_primitives.flows.routing.retired_models import note_stand_in, tell_failure, tell_retired
-from tta_dev_primitives.flows.tasks.gather_all import together
-from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.routing.retired_models import emit_failure, emit_retired, note_replacement
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
+from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.same_task import read_decision, settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Candidate, Case
 
@@ -57,14 +52,14 @@ _MOST_PLANNERS = 2
 
 
 @task(name="plan", task_run_name="plan", persist_result=False, retries=0, retry_delay_seconds=0)
-async def plan(runtime: Runtime, lane: Lane) -> dict[str, str]:
-    """Plan every item of the lane and choose its candidates.
+async def plan(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
+    """Plan every item of the chain and choose its candidates.
 
     Returns:
         Item id -> its use case.
     """
-    await plan_items(runtime, lane.open)
-    return {item.id: item.use_case for item in lane.open}
+    await plan_items(runtime, chain.open)
+    return {item.id: item.use_case for item in chain.open}
 
 
 async def plan_items(runtime: Runtime, items: list[Item]) -> None:
@@ -75,7 +70,7 @@ async def plan_items(runtime: Runtime, items: list[Item]) -> None:
     savings = (await runtime.ledger.savings()).left
     # What is out is looked up once for each use case of the batch.
     routes: dict[str, asyncio.Task[Route]] = {}
-    await together(_plan_item(runtime, item, routes) for item in items)
+    await gather_all(_plan_item(runtime, item, routes) for item in items)
     for item in items:
         if item.case is not None:
             # The same task draws the same coin: asking again is no way to another one.
@@ -118,7 +113,7 @@ async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Tas
     by_name = {target.name: target for target in item.route.candidates}
     item.targets = {runtime.orchestrator.name: runtime.orchestrator, **by_name}
     for target in item.targets.values():
-        note_stand_in(item, target)
+        note_replacement(item, target)
     item.case = Case(
         answer_format=item.plan.answer_format,
         use_case=item.use_case,
@@ -253,19 +248,19 @@ def _plan_call(runtime: Runtime, item: Item, planner: Target, complaint: str) ->
         use_case=item.use_case,
         pays=partial(runtime.paid_from, "plan"),
         on_attempt=item.attempts.append,
-        on_failure=partial(tell_failure, item),
+        on_failure=partial(emit_failure, item),
         note=item.note,
     )
 
 
 async def _other_planner(runtime: Runtime, item: Item, planner: Target, error: ProviderError) -> bool:
     """Whether a replacement plans in the place of an orchestrator that is gone."""
-    gone = runtime.orchestrator
-    if error.error_class is not ErrorClass.MODEL_GONE or planner.key != gone.key:
+    retired = runtime.orchestrator
+    if error.error_class is not ErrorClass.MODEL_GONE or planner.key != retired.key:
         return False
-    await tell_retired(runtime, item, gone, "plan", error)
+    await emit_retired(runtime, item, retired, "plan", error)
     await runtime.choose_orchestrator()
-    return runtime.orchestrator.key != gone.key
+    return runtime.orchestrator.key != retired.key
 
 
 def _plan_request(item: Item, use_cases: tuple[str, ...], complaint: str) -> ChatRequest:

@@ -8,16 +8,17 @@ from functools import partial
 from prefect import task
 
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.errors import ErrorClass
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, NotAdmitted
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
-from tta_dev_primitives.flows.routing.retired_models import replace_gone, tell_failure
-from tta_dev_primitives.flows.tasks.gather_all import together
-from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.routing.retired_models import emit_failure, replace_retired
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
+from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.validation.case import Candidate, Case, Comparison, Verdict
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.local_checks import prompt_was_cut
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,
@@ -31,7 +32,6 @@ from tta_dev_primitives.flows.validation.next_step import (
     first_pair,
     next_step,
 )
-from tta_dev_primitives.flows.validation.risk import Evidence
 from tta_dev_primitives.flows.validation.verdicts import (
     comparison_request,
     parse_verdict,
@@ -39,7 +39,7 @@ from tta_dev_primitives.flows.validation.verdicts import (
     verdict_request,
 )
 
-__all__ = ["tell_drift", "validate", "validate_items"]
+__all__ = ["emit_drift", "validate", "validate_items"]
 
 _JUDGING = (FreeJudge, FreeCompare, PaidVerdict)
 _Judging = FreeJudge | FreeCompare | PaidVerdict
@@ -47,14 +47,14 @@ _AS_GOOD = 0.5
 
 
 @task(name="validate", task_run_name="validate", persist_result=False, retries=0, retry_delay_seconds=0)
-async def validate(runtime: Runtime, lane: Lane) -> dict[str, str]:
-    """Take each item of the lane as far as evidence goes: delivered, given up, or in need of another answer.
+async def validate(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
+    """Take each item of the chain as far as evidence goes: delivered, given up, or in need of another answer.
 
     Returns:
         Item id -> the step it stands at (`Deliver`, `GiveUp`, `Answers` or `PaidSolve`).
     """
-    await validate_items(runtime, lane.open)
-    return {item.id: type(item.step).__name__ for item in lane.open}
+    await validate_items(runtime, chain.open)
+    return {item.id: type(item.step).__name__ for item in chain.open}
 
 
 async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
@@ -70,11 +70,11 @@ async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
         consulting = [i for i in pending if isinstance(i.step, Consult)]
         if len(judging) > 1:
             await runtime.calls.look_ahead([_first_verdict(item) for item in judging])
-        await together(_judge(runtime, item) for item in judging)
+        await gather_all(_judge(runtime, item) for item in judging)
         await _consult(runtime, pending, consulting)
         pending = [i for i in judging + consulting if i.error is None]
     for item in items:
-        _tell(item)
+        _emit_events(item)
 
 
 async def _consult(runtime: Runtime, items: Sequence[Item], consulting: Sequence[Item]) -> None:
@@ -93,7 +93,7 @@ async def _consult(runtime: Runtime, items: Sequence[Item], consulting: Sequence
         item.case = item.open_case.with_ruling(ruling)
     for ruling in rulings:
         if ruling.drifted:
-            tell_drift(ruling.evidence.group or "", "free answers disagree more often than before")
+            emit_drift(ruling.evidence.group or "", "free answers disagree more often than before")
 
 
 def _first_verdict(item: Item) -> tuple[Target, ChatRequest]:
@@ -181,7 +181,7 @@ def _judge_call(runtime: Runtime, item: Item, judges: Sequence[Target], *, again
         may_spend=item.open_case.orchestrator_left,
         accept_cut=True,
         on_attempt=item.attempts.append,
-        on_failure=partial(tell_failure, item),
+        on_failure=partial(emit_failure, item),
         note=item.note,
     )
 
@@ -199,7 +199,7 @@ async def _judge_failed(runtime: Runtime, item: Item, step: _Judging, failed: Fa
     else:
         item.case = case.without([target.name])
     if error.error_class is ErrorClass.MODEL_GONE:
-        replaced = await replace_gone(runtime, item, target, "validate", error)
+        replaced = await replace_retired(runtime, item, target, "validate", error)
         return target if replaced is None else None
     return target
 
@@ -214,12 +214,12 @@ def _read_verdict(item: Item, answered: Answered, judged: str) -> float | None:
     return score
 
 
-def tell_drift(stratum: str, what: str) -> None:
+def emit_drift(stratum: str, what: str) -> None:
     """Say that what was learned of a kind of evidence no longer holds; its trust starts again."""
     events.emit("tta.quality.drift", {"stratum": stratum, "what": what}, resource=f"tta.stratum.{stratum}")
 
 
-def _tell(item: Item) -> None:
+def _emit_events(item: Item) -> None:
     """The event of an item whose answer is not simply delivered."""
     match item.step:
         case Answers(slots) if any(item.targets[slot[0]].billing == "paid" for slot in slots):

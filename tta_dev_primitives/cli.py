@@ -114,14 +114,14 @@ def _run(arguments: list[str]) -> int:
         code = app(_with_stdin(arguments), exit_on_error=False, print_error=False)
         return code if isinstance(code, int) else EXIT_DONE
     except UnknownCommandError:
-        return _tell("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
+        return _report_error("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
     except UnusedCliTokensError as error:
         words = " ".join(error.unused_tokens or ())
         message = f"too many words, from {words[:80]!r} on. Put a text of several words in quotes."
-        return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
+        return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
         message = f"{error} `tta --help` lists the commands and options."
-        return _tell("UsageError", message, EXIT_USAGE, as_json=as_json)
+        return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt as error:
         kept = " What was answered is kept: the same command goes on from there."
         said = "Interrupted." + (kept if arguments[:1] in _RESUMED else "")
@@ -174,7 +174,7 @@ def _report(error: Exception, *, as_json: bool) -> int:
         if isinstance(error, errors.AllModelsFailedError) and error.reasons and not as_json:
             return _say_reasons(error.reasons)
         if isinstance(error, kind):
-            return _tell(type(error).__name__, str(error), code, as_json=as_json)
+            return _report_error(type(error).__name__, str(error), code, as_json=as_json)
     raise error
 
 
@@ -188,7 +188,7 @@ def _say_reasons(reasons: Sequence[tuple[str, str]]) -> int:
     return EXIT_MODELS
 
 
-def _tell(kind: str, message: str, code: int, *, as_json: bool) -> int:
+def _report_error(kind: str, message: str, code: int, *, as_json: bool) -> int:
     """Say what failed. With `--json` the one document on stdout says it; the words on stderr stay for the log."""
     if as_json:
         import json

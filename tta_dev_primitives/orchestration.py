@@ -8,9 +8,9 @@ from tta_dev_primitives.config.errors import (
     MissingKeyError,
     OrchestrationError,
     PrefectServerError,
-    ProviderError,
     RunCancelledError,
 )
+from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 

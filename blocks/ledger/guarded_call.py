@@ -30,9 +30,10 @@ from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
-from tta_dev_primitives.config.errors import ConfigError, ErrorClass, LedgerAction, LedgerError, ProviderError
+from tta_dev_primitives.config.errors import ConfigError, LedgerError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 __all__ = [
     "GuardedReply",
@@ -235,7 +236,7 @@ class _Attempt:
                 await self._finish(self.ledger.release(hold, why))
                 raise
             await self._finish(
-                self.ledger.presume(hold, f"{type(error).__name__} while the call was in flight")
+                self.ledger.charge_at_bound(hold, f"{type(error).__name__} while the call was in flight")
             )
             raise
         return await self.settled(hold, reply)
@@ -267,7 +268,7 @@ class _Attempt:
         """Whether this has closed the call."""
         outcome, answer = self._outcome(guarded, bill), self._kept(guarded)
         if bill.charge is None:
-            closed = await self.ledger.presume(
+            closed = await self.ledger.charge_at_bound(
                 hold, "", outcome=outcome, answer=answer, close_key=bill.close_key
             )
         else:
@@ -291,7 +292,7 @@ class _Attempt:
                 error.add(charged_usd=bill.charge)
                 await self.ledger.settle(hold, bill.charge, outcome=outcome, close_key=bill.close_key)
                 return
-        await self.ledger.presume(hold, "", outcome=outcome)
+        await self.ledger.charge_at_bound(hold, "", outcome=outcome)
 
     async def free(self, client_send: Callable[[], Awaitable[ChatReply]]) -> GuardedReply:
         try:
@@ -331,7 +332,7 @@ class _Attempt:
                 provider=self.target.provider,
                 model=self.target.name,
                 error_class=ErrorClass.TIMEOUT,
-                ledger_action=LedgerAction.PRESUME,
+                ledger_action=LedgerAction.CHARGE_AT_BOUND,
             ) from error
         took_s = time.monotonic() - began
         if not vouches(base_of(self.target).url):

@@ -201,7 +201,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         found = details or Outcome(outcome=outcome, note=reason)
         return await self._close(hold, "released", 0, found, None, None)
 
-    async def presume(
+    async def charge_at_bound(
         self,
         hold: Hold | str,
         reason: str,
@@ -295,5 +295,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
             if not ids:
                 return swept
             lost = Outcome(outcome=SWEPT, note="its process ended or hung: charged at the bound")
-            closed = await asyncio.gather(*(self.presume(call_id, "", outcome=lost) for call_id in ids))
+            closed = await asyncio.gather(
+                *(self.charge_at_bound(call_id, "", outcome=lost) for call_id in ids)
+            )
             swept += sum(one.changed for one in closed)

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
 
-__all__ = ["Book", "Strata"]
+__all__ = ["Book", "DocumentStore"]
 
 T = TypeVar("T")
 
@@ -53,7 +53,7 @@ class Book:
     month: str
 
 
-class Strata:
+class DocumentStore:
     """The documents of one database."""
 
     def __init__(self, database: Database) -> None:

@@ -64,7 +64,7 @@ class BatchClient:
         return self._read(await self._fetch(call, SUBMIT_S), lambda payload: required_id(payload, "id"))
 
     async def submit(self, lines: Sequence[BatchLine], key: str, file: str | None) -> BatchStatus:
-        """Create the batch. After an error whose ledger action is `presume` it may exist all the same.
+        """Create the batch. After an error whose ledger action is `charge_at_bound` it may exist all the same.
 
         Raises:
             ProviderError: It was refused, or nothing is known of it.

@@ -33,16 +33,10 @@ from tta_dev_primitives.blocks.wire.error_rules import Fault
 from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
 from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo
-from tta_dev_primitives.config.errors import (
-    ConfigError,
-    ErrorClass,
-    LedgerAction,
-    MissingKeyError,
-    OrchestrationError,
-    ProviderError,
-)
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 __all__ = ["MAX_BODY", "Prepared", "ProviderClient"]
 
@@ -316,7 +310,7 @@ class ProviderClient:
                 failure = _failed(target, error, answer, sent=sent, deadline_s=deadline_s)
         except BaseException as error:
             # An interrupt, or a fault of a library: it goes on without the frames that hold the headers.
-            _forget_frames(error)
+            _forget_locals(error)
             raise
         finally:
             SENDING.reset(token)
@@ -331,7 +325,7 @@ def _unexpected(target: Target, error: Exception, *, sent: bool) -> ProviderErro
     """An error that no rule knows: it is a connection failure before a byte left, and may have been billed after."""
     said = f"unexpected {type(error).__name__}: {flat(redact(str(error)), limit=160)}"
     if sent:
-        fault = Fault(ErrorClass.MALFORMED, LedgerAction.PRESUME, f"{said}; it may have been billed")
+        fault = Fault(ErrorClass.MALFORMED, LedgerAction.CHARGE_AT_BOUND, f"{said}; it may have been billed")
     else:
         fault = Fault(ErrorClass.CONNECT, LedgerAction.RELEASE, f"{said}. Nothing was sent", retryable=False)
     return error_rules.error_of(target, fault, status=None, headers={}, sent=sent)
@@ -358,7 +352,7 @@ def _is_header_text(key: SecretStr) -> bool:
     return value.isascii() and value.isprintable() and " " not in value
 
 
-def _forget_frames(error: BaseException) -> None:
+def _forget_locals(error: BaseException) -> None:
     """Drop the frames of `error` and of what caused it; the text of where it came from stays as a note.
 
     The HTTP library's frames hold the header with the key, and a traceback may be printed with its local variables.
@@ -462,7 +456,7 @@ def _failed(
         return ConfigError(f"Model '{target.name}': base_url: {refusal}")
     slow = isinstance(error, TimeoutError)
     said = flat(redact(str(error)), limit=160) or type(error).__name__
-    pre = LedgerAction.PRESUME
+    pre = LedgerAction.CHARGE_AT_BOUND
     if isinstance(error, _TooLarge):
         fault = Fault(ErrorClass.MALFORMED, pre, f"the reply is larger than {MAX_BODY} bytes")
     elif isinstance(error, _UndecodableError):

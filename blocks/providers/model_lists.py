@@ -10,9 +10,10 @@ from typing import Literal
 from tta_dev_primitives.blocks.credentials.keys import load_key
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ModelInfo
-from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError, OrchestrationError, ProviderError
+from tta_dev_primitives.config.errors import MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 __all__ = ["ListState", "ask_model_lists", "listed_as"]
 

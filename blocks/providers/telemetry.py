@@ -11,9 +11,9 @@ from typing import Any
 
 from tta_dev_primitives.blocks.providers.address_rules import Base
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
-from tta_dev_primitives.config.errors import ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ProviderError
 
 __all__ = ["CallSpan", "chat_span"]
 

@@ -25,9 +25,9 @@ from datetime import UTC, datetime
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, period_of
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 __all__ = ["Availability", "Blocked"]
 
@@ -41,7 +41,7 @@ register_schema(
     ],
 )
 
-GONE_S = 86_400.0
+RETIRED_S = 86_400.0
 PULLED_S = 600.0
 _FIXABLE = frozenset({"privacy_restricted", "constraint_filtered"})
 """OpenRouter: not served under the account's data policy, or not with what one request asked for."""
@@ -96,7 +96,7 @@ class Availability:
         self._clock = clock
         self._this_run: dict[str, Blocked] = {}
         self._in_a_row: dict[str, int] = {}
-        self._told: dict[str, tuple[float, Blocked]] = {}
+        self._reported: dict[str, tuple[float, Blocked]] = {}
         # Scopes with a row that a success would make wrong; most successes then cost no database work.
         self._doubtful: set[str] = set()
 
@@ -133,7 +133,7 @@ class Availability:
         A run chooses its models once: this gives its later calls what its earlier ones have learned.
         """
         now = self._clock()
-        known = [self._told[name] for name in _scopes(target, key_id) if name in self._told]
+        known = [self._reported[name] for name in _scopes(target, key_id) if name in self._reported]
         return next((block for fresh, block in known if now < min(fresh, block.until)), None)
 
     def hear(self, target: Target, key_id: str, error: ProviderError) -> None:
@@ -142,10 +142,14 @@ class Availability:
         if error.error_class is ErrorClass.AUTH:
             scope, until, what = _key_scope(target, key_id), now + AUTH_S, _refused(target)
         elif error.error_class is ErrorClass.MODEL_GONE:
-            scope, until, what = _model_scope(target, key_id), now + _gone_s(target, error), _gone(target)
+            scope, until, what = (
+                _model_scope(target, key_id),
+                now + _retired_s(target, error),
+                _retired(target),
+            )
         else:
             return
-        self._told[scope] = (now + _FRESH_S, Blocked(until, what, error.error_class))
+        self._reported[scope] = (now + _FRESH_S, Blocked(until, what, error.error_class))
 
     async def record_failure(self, target: Target, key_id: str, error: ProviderError) -> Blocked | None:
         """Remember what a failed attempt says about the model or the key; None when it says nothing lasting.
@@ -161,7 +165,7 @@ class Availability:
         if error.error_class is ErrorClass.AUTH:
             key_scope = _key_scope(target, key_id)
             self._this_run[key_scope] = Blocked(now + AUTH_S, _refused(target), error.error_class)
-            self._told[key_scope] = (now + _FRESH_S, self._this_run[key_scope])
+            self._reported[key_scope] = (now + _FRESH_S, self._this_run[key_scope])
             return self._this_run[key_scope]
         verdict = _judge(target, key_id, error, now)
         if verdict is None:
@@ -173,7 +177,7 @@ class Availability:
         blocked = await self._db.transact(work, idempotent=True, label="availability.failure")
         self._doubtful.add(verdict.scope)
         if error.error_class in _OUT_FOR_A_RUN:
-            self._told[verdict.scope] = (now + _FRESH_S, blocked)
+            self._reported[verdict.scope] = (now + _FRESH_S, blocked)
         return blocked
 
     async def record_success(self, target: Target, key_id: str, *, sent_at: float | None = None) -> None:
@@ -190,7 +194,7 @@ class Availability:
         for name in names:
             self._in_a_row.pop(name, None)
             self._this_run.pop(name, None)
-            self._told.pop(name, None)
+            self._reported.pop(name, None)
         stale = [name for name in names if name in self._doubtful]
         if stale:
             await self._db.transact(
@@ -206,7 +210,7 @@ class Availability:
         """
         self._this_run.clear()
         self._in_a_row.clear()
-        self._told.clear()
+        self._reported.clear()
         self._doubtful.clear()
 
         async def work(tx: Tx) -> int:
@@ -243,13 +247,13 @@ def _refused(target: Target) -> str:
     return f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
 
 
-def _gone_s(target: Target, error: ProviderError) -> float:
+def _retired_s(target: Target, error: ProviderError) -> float:
     """How long a model that is gone is not asked: a day, or less where the user can bring it back at once."""
     fixable = load_catalogue().is_compatible(target.provider) or error.code in _FIXABLE
-    return PULLED_S if fixable else GONE_S
+    return PULLED_S if fixable else RETIRED_S
 
 
-def _gone(target: Target) -> str:
+def _retired(target: Target) -> str:
     return f"{target.provider} no longer serves {target.api_model}"
 
 
@@ -265,7 +269,7 @@ def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Ve
     scope = wide.get(error.scope, model)
     match error.error_class:
         case ErrorClass.MODEL_GONE:
-            return _Verdict(model, now + _gone_s(target, error), _gone(target))
+            return _Verdict(model, now + _retired_s(target, error), _retired(target))
         case ErrorClass.QUOTA if error.status == 402 or period_of(error) == "month":
             longest = NO_MONEY_S if error.status == 402 else SPEND_LIMIT_S
             back = error.reset_at if error.reset_at is not None and error.reset_at > now else math.inf
@@ -304,7 +308,7 @@ async def _write(tx: Tx, verdict: _Verdict, error_class: ErrorClass, now: float)
         error_class.value,
         strikes,
     )
-    await tx.execute("DELETE FROM model_unavailable WHERE until < ?", now - GONE_S)
+    await tx.execute("DELETE FROM model_unavailable WHERE until < ?", now - RETIRED_S)
     return Blocked(until, reason, error_class)
 
 

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tta_dev_primitives.blocks.quotas.windows import KINDS, Kind, Observation, day_bounds
-from tta_dev_primitives.blocks.wire.waiting import go_duration, next_month, parse_instant, seconds_of
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
+from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_month, parse_instant, seconds_of
 from tta_dev_primitives.config.models.targets import Limits
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 __all__ = ["Period", "closed_by", "learn", "learn_from_error", "period_of"]
 

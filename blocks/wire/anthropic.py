@@ -31,6 +31,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
+from tta_dev_primitives.blocks.wire.retry_after import next_month, parse_instant
 from tta_dev_primitives.blocks.wire.structured import instruction, strict_schema, within_limits
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import (
@@ -40,10 +41,9 @@ from tta_dev_primitives.blocks.wire.types import (
     ModelInfo,
     WireRequest,
 )
-from tta_dev_primitives.blocks.wire.waiting import next_month, parse_instant
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 __all__ = ["PATH", "VERSION", "build", "classify", "parse", "parse_models", "parse_stream"]
 
@@ -181,7 +181,9 @@ def parse_stream(
             case "message_stop":
                 ended = True
     if not ended and not text_of(message.get("stop_reason")):
-        cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the message did")
+        cut = Fault(
+            ErrorClass.TRANSPORT, LedgerAction.CHARGE_AT_BOUND, "the stream ended before the message did"
+        )
         raise error_rules.error_of(target, cut, status=200, headers=low)
     whole = message | {"type": "message", "usage": usage, "content": [_closed(b) for b in blocks.values()]}
     return _reply(target, 200, low, whole)
@@ -327,7 +329,7 @@ def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: floa
         return Fault(ErrorClass.AUTH, rel, message, body.type, "provider")
     if status == 400 and _FILTERED.search(message):
         # The output was blocked after it had been generated.
-        return Fault(ErrorClass.CONTENT, LedgerAction.PRESUME, message, body.type)
+        return Fault(ErrorClass.CONTENT, LedgerAction.CHARGE_AT_BOUND, message, body.type)
     if status == 429 and "retry-after" not in headers and "retry-after-ms" not in headers:
         wait, ramp = _bucket_wait(headers, now), detail == "ramp_limit_exceeded"
         if wait is not None or ramp:

@@ -13,10 +13,10 @@ from typing import Any
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.reading import HTML, flat, obj, rate_headers, seq, settled, text_of
-from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S, NONSENSE, header_wait, try_again_in
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S, NONSENSE, header_wait, try_again_in
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 __all__ = [
     "CONTEXT_WORDS",
@@ -33,7 +33,7 @@ __all__ = [
     "unreadable",
 ]
 
-_REL, _PRE = LedgerAction.RELEASE, LedgerAction.PRESUME
+_REL, _PRE = LedgerAction.RELEASE, LedgerAction.CHARGE_AT_BOUND
 _BY_STATUS: Mapping[int, tuple[ErrorClass, LedgerAction]] = {
     400: (ErrorClass.INVALID_REQUEST, _REL),
     401: (ErrorClass.AUTH, _REL),

@@ -33,13 +33,13 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
+from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_midnight, try_again_in
 from tta_dev_primitives.blocks.wire.structured import gemini_schema, instruction
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
-from tta_dev_primitives.blocks.wire.waiting import go_duration, next_midnight, try_again_in
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 __all__ = ["build", "classify", "parse", "parse_models", "parse_stream"]
 
@@ -144,7 +144,9 @@ def parse_stream(
         ) from None
     reply = _reply(target, 200, low, chunks, now)
     if reply.raw_finish is None:
-        cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
+        cut = Fault(
+            ErrorClass.TRANSPORT, LedgerAction.CHARGE_AT_BOUND, "the stream ended before the answer did"
+        )
         raise error_rules.error_of(target, cut, status=200, headers=low)
     return reply
 
@@ -177,7 +179,7 @@ def _reply(
         raise error_rules.error_of(target, fault, status=status, headers=headers)
     usage = _usage(meta)
     if raw == "PUP_LIMITED_DISABLED":
-        ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.PRESUME
+        ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.CHARGE_AT_BOUND
         fault = Fault(ErrorClass.AUTH, ledger, "the account is limited", raw, "provider")
         raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
     text, thoughts = split_thoughts(text)

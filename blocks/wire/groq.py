@@ -9,10 +9,10 @@ from typing import Any
 
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault, limited
 from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
+from tta_dev_primitives.blocks.wire.retry_after import NONSENSE, go_duration, header_wait, try_again_in
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.blocks.wire.waiting import NONSENSE, go_duration, header_wait, try_again_in
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
 __all__ = ["GROQ"]
 

@@ -39,9 +39,9 @@ from tta_dev_primitives.blocks.wire.structured import (
 )
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 __all__ = ["OpenAIChat", "Profile", "parse_models"]
 
@@ -196,7 +196,9 @@ class OpenAIChat:
                 reasoning += _reasoning(piece)
                 finish = text_of(choice.get("finish_reason")) or finish
         if not done and finish is None:
-            cut = Fault(ErrorClass.TRANSPORT, LedgerAction.PRESUME, "the stream ended before the answer did")
+            cut = Fault(
+                ErrorClass.TRANSPORT, LedgerAction.CHARGE_AT_BOUND, "the stream ended before the answer did"
+            )
             raise error_rules.error_of(target, cut, status=200, headers=low)
         message = {"content": content, "refusal": refusal, "reasoning": reasoning}
         return self._reply(
@@ -397,7 +399,7 @@ def _common(body: ErrorBody) -> Fault | None:
     spent = error_class is ErrorClass.MODEL_SLIP
     return Fault(
         error_class,
-        LedgerAction.PRESUME if spent else LedgerAction.RELEASE,
+        LedgerAction.CHARGE_AT_BOUND if spent else LedgerAction.RELEASE,
         body.message,
         body.code if body.code in _CODES else body.type,
         "provider" if error_class in _PROVIDER_WIDE else "model",

@@ -10,10 +10,10 @@ from typing import Any
 from tta_dev_primitives.blocks.wire.error_rules import CONTEXT_WORDS, ErrorBody, Fault, by_status, limited
 from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
 from tta_dev_primitives.blocks.wire.reading import flat, lower_headers, obj, text_of
+from tta_dev_primitives.blocks.wire.retry_after import header_wait, next_midnight, seconds_of
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.blocks.wire.waiting import header_wait, next_midnight, seconds_of
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
 __all__ = ["OPENROUTER"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import ErrorClass
+from tta_dev_primitives.config.provider_errors import ErrorClass
 
 __all__ = ["reply_problem", "unknown_finish"]
 

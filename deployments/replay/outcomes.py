@@ -74,7 +74,7 @@ def recorded_outcomes(limit: int | None = None) -> list[Recorded]:
     return found
 
 
-def _stand_in(target: Target) -> str:
+def _recorded_as(target: Target) -> str:
     known = _FAMILIES.get(target.family)
     if known is None:
         raise ConfigError(
@@ -87,10 +87,10 @@ def _stand_in(target: Target) -> str:
 @dataclass(frozen=True, slots=True)
 class _Source:
     record: Recorded
-    stand_ins: Mapping[str, str]
+    recorded_as: Mapping[str, str]
 
     def figures(self, by: Candidate) -> Figures:
-        return self.record.models[self.stand_ins[by.model]]
+        return self.record.models[self.recorded_as[by.model]]
 
     def answer(self, by: Candidate) -> Answer:
         known = self.figures(by)
@@ -126,7 +126,7 @@ def replay_outcomes(
         ConfigError: A model of the configuration belongs to no recorded family.
     """
     targets = resolve_targets(config)
-    stand_ins = {target.name: _stand_in(target) for target in targets.values()}
+    recorded_as = {target.name: _recorded_as(target) for target in targets.values()}
     order = list(records)
     if seed is not None:
         random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
@@ -141,12 +141,12 @@ def replay_outcomes(
             record.answer_format, record.use_case, routes[record.use_case], orchestrator, Policy.of(config),
             long=record.long,
         )  # fmt: skip
-        tasks.append(DryTask(str(number), case, _Source(record, stand_ins)))
+        tasks.append(DryTask(str(number), case, _Source(record, recorded_as)))
     dry = DryRun(Policy.of(config), orchestrator, coins=f"outcomes {seed}")
     ends: list[DryEnd] = []
     for size in chunk_sizes(len(tasks), whole_chunk(concurrency), learns=True):
         ends += dry.run(tasks[len(ends) : len(ends) + size])
-    return _outcome(name, config, order, ends, dry, stand_ins)
+    return _outcome(name, config, order, ends, dry, recorded_as)
 
 
 def _outcome(
@@ -155,9 +155,9 @@ def _outcome(
     records: Sequence[Recorded],
     ends: Sequence[DryEnd],
     dry: DryRun,
-    stand_ins: Mapping[str, str],
+    recorded_as: Mapping[str, str],
 ) -> Outcome:
-    paid_name, price = stand_ins[config.orchestrator.model], dry.orchestrator.price
+    paid_name, price = recorded_as[config.orchestrator.model], dry.orchestrator.price
     correct = rejected = failed = 0
     alone = Decimal(0)
     evidence: Counter[str] = Counter()
@@ -167,11 +167,11 @@ def _outcome(
         if not isinstance(end.step, Deliver):
             failed += 1
             continue
-        shown = record.models[stand_ins[end.case.answers[end.step.index].by.model]]
+        shown = record.models[recorded_as[end.case.answers[end.step.index].by.model]]
         evidence[end.step.evidence] += 1
         correct += shown.right
         rejected += shown is not own and (shown.group != own.group or shown.group < 0)
-    free = {n for model, n in stand_ins.items() if model != config.orchestrator.model}
+    free = {n for model, n in recorded_as.items() if model != config.orchestrator.model}
     count = len(records)
     return Outcome(
         scenario=name,
@@ -188,7 +188,7 @@ def _outcome(
         paid_calls=sum(end.paid_calls for end in ends),
         evidence=evidence,
         rejected=rejected,
-        stand_ins=dict(stand_ins),
-        missed_at_most=dry.state.certificate.missed(),
+        recorded_as=dict(recorded_as),
+        missed_at_most=dry.state.audit_bound.missed(),
         audits=evidence["audit"],
     )

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
-from tta_dev_primitives.flows.answers.hedging import doubted
+from tta_dev_primitives.flows.answers.hedging import hedged
 from tta_dev_primitives.flows.planning.local_classifier import answer_format
 
 __all__ = ["PUBLISHED", "Curve", "agreement_curve", "oracle_curve"]
@@ -72,7 +72,7 @@ def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
         others = [final_answer(models[n].get("answer") or "", fmt) for n in _OTHERS]
         votes = sum(agree(weak, other) for other in others)
         rivals = max((sum(agree(a, b) for b in others) for a in others if not agree(a, weak)), default=0)
-        order = (votes, -rivals, not doubted(text, weak))
+        order = (votes, -rivals, not hedged(text, weak))
         rows.append((order, bool(models[_WEAK].get("correct")), bool(models[_STRONG].get("correct"))))
     return _curve(sorted(rows, key=lambda row: row[0])) if rows else None
 

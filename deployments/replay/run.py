@@ -31,7 +31,7 @@ from tta_dev_primitives.flows.planning.local_classifier import answer_format
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
-__all__ = ["Outcome", "replay_scenario", "stand_ins"]
+__all__ = ["Outcome", "recorded_as", "replay_scenario"]
 
 _KEY = "TTA_REPLAY_KEY"
 _ROOM = 1_000_000_000
@@ -58,7 +58,7 @@ class Outcome:
     failed: int
     cost: Decimal
     paid_alone: Decimal
-    """What the recorded answers of the orchestrator's stand-in would have cost for the same tasks."""
+    """What the answers recorded for the orchestrator would have cost for the same tasks."""
     reported_baseline: Decimal
     """The sum of the results' own baselines."""
     accuracy: float
@@ -69,7 +69,7 @@ class Outcome:
     evidence: Mapping[str, int]
     rejected: int
     """Delivered answers that differ from the orchestrator's own."""
-    stand_ins: Mapping[str, str]
+    recorded_as: Mapping[str, str]
     missed_at_most: float
     """The certificate: with 95 % confidence, no more un-judged deliveries would have been rejected."""
     audits: int
@@ -99,11 +99,11 @@ class Outcome:
             "best_free_accuracy": round(self.best_free_accuracy, 4), "relative_accuracy": round(self.relative, 4),
             "free_calls": self.free_calls, "paid_calls": self.paid_calls, "evidence": dict(self.evidence),
             "rejected": self.rejected, "violated": self.violated, "audits": self.audits,
-            "missed_at_most": round(self.missed_at_most, 2), "stand_ins": dict(self.stand_ins),
+            "missed_at_most": round(self.missed_at_most, 2), "stand_ins": dict(self.recorded_as),
         }  # fmt: skip
 
 
-def stand_ins(records: Sequence[Record], targets: Mapping[str, Target]) -> dict[str, str]:
+def recorded_as(records: Sequence[Record], targets: Mapping[str, Target]) -> dict[str, str]:
     """A recorded model for each configured one, by family, else by accuracy.
 
     Raises:
@@ -160,7 +160,7 @@ async def replay_scenario(
         concurrency: Calls open at once.
     """
     targets = _targets(config_text, folder)
-    recorded = stand_ins(records, targets)
+    recorded = recorded_as(records, targets)
     by_api = {target.api_model: recorded[model] for model, target in targets.items()}
     order = list(records)
     random.Random(seed).shuffle(order)  # noqa: S311 - an order, no secret
@@ -250,7 +250,7 @@ def _outcome(
             continue
         delivered = record["models"][recorded[result.model]]
         correct += right(delivered)
-        rejected += not _endorsed(record, delivered, theirs)
+        rejected += not _accepted(record, delivered, theirs)
     attempts = [a for result in results for a in result.attempts]
     return Outcome(
         scenario=name,
@@ -267,8 +267,8 @@ def _outcome(
         paid_calls=sum(a.billing == "paid" for a in attempts),
         evidence=Counter(r.evidence for r in results),
         rejected=rejected,
-        stand_ins=dict(recorded),
-        missed_at_most=state.certificate.missed(),
+        recorded_as=dict(recorded),
+        missed_at_most=state.audit_bound.missed(),
         audits=sum(r.evidence == "audit" for r in results),
     )
 
@@ -281,7 +281,7 @@ def _price(target: Target, recorded: Mapping[str, Any]) -> Decimal:
     )
 
 
-def _endorsed(record: Record, delivered: Mapping[str, Any], paid: Mapping[str, Any]) -> bool:
+def _accepted(record: Record, delivered: Mapping[str, Any], paid: Mapping[str, Any]) -> bool:
     """Whether the orchestrator's own recorded answer says the same; without texts, whether both were right."""
     if delivered is paid:
         return True

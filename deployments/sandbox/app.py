@@ -25,9 +25,9 @@ from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
 from tta_dev_primitives.deployments.sandbox.gemini.responses import GeminiResponses
+from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit, Reply, Sent, token
 from tta_dev_primitives.deployments.sandbox.openai import responses as openai
 from tta_dev_primitives.deployments.sandbox.openai.requests import parse_chat
-from tta_dev_primitives.deployments.sandbox.replies import RateLimit, Reply, Sent, token
 from tta_dev_primitives.deployments.sandbox.requests import parse_body, refuse
 from tta_dev_primitives.deployments.sandbox.scenario.director import Decision, Director
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Reply as Script

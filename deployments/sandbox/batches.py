@@ -13,8 +13,8 @@ from starlette.requests import Request
 
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
+from tta_dev_primitives.deployments.sandbox.http_reply import Reply, dumps, token
 from tta_dev_primitives.deployments.sandbox.openai.requests import parse_chat
-from tta_dev_primitives.deployments.sandbox.replies import Reply, dumps, token
 from tta_dev_primitives.deployments.sandbox.requests import parse_body, refuse
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import BatchScript, latency_of
 

@@ -8,7 +8,7 @@ import struct
 
 from starlette.types import Send
 
-from tta_dev_primitives.deployments.sandbox.replies import Reply
+from tta_dev_primitives.deployments.sandbox.http_reply import Reply
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Reply as Script
 
 __all__ = ["send_reply", "send_scripted"]

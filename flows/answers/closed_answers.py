@@ -19,7 +19,7 @@ from decimal import Decimal
 from fractions import Fraction
 from typing import Any, Literal, get_args
 
-from tta_dev_primitives.flows.answers.numbers import DIGITS, exact, number_form, split_form, told_number
+from tta_dev_primitives.flows.answers.numbers import DIGITS, exact, number_form, split_form, stated_number
 from tta_dev_primitives.flows.answers.strict_json import HOOKS
 
 __all__ = ["FORMATS", "AnswerFormat", "agree", "canonical", "final_answer"]
@@ -206,7 +206,7 @@ def _show(value: Any) -> str:
 
 def _short(text: str) -> str | None:
     """A few words or a formula. Numbers count as numbers; case is folded only where it means nothing."""
-    number = number_form(text) or told_number(text)
+    number = number_form(text) or stated_number(text)
     if number is not None:
         return number
     if len(text) > 200:
@@ -231,7 +231,7 @@ _SPELLINGS = (
 )
 
 _READERS = {
-    "number": lambda text: number_form(text) or told_number(text),
+    "number": lambda text: number_form(text) or stated_number(text),
     "choice": _choice,
     "boolean": _boolean,
     "json": _json,

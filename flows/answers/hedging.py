@@ -1,6 +1,6 @@
-"""What an answer itself says of its doubts: free, deterministic, and never a reason to refuse it. Pure.
+"""What an answer itself says of its own certainty: free, deterministic, and never a reason to refuse it. Pure.
 
-    doubted("It is not stated, so we assume 8 hours. ... The answer is 42.", "42")   -> True
+    hedged("It is not stated, so we assume 8 hours. ... The answer is 42.", "42")   -> True
 
 An answer that wavers on its way, or ends in a broken number, is wrong more often than the same model's others: many
 times on school maths, less so on code (measured: docs/validation.md). Such answers have accounts of their own in the
@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from tta_dev_primitives.flows.answers.numbers import split_form
 
-__all__ = ["doubted"]
+__all__ = ["hedged"]
 
 _WAVERS = re.compile(
     r"\b(?:however|but|assum(?:e|es|ed|ing|ption|ptions)|can(?:not|['’]t)|approximat(?:e|ely)|mistaken?|actually|"
@@ -23,7 +23,7 @@ _WAVERS = re.compile(
 )
 
 
-def doubted(text: str, final: str | None) -> bool:
+def hedged(text: str, final: str | None) -> bool:
     """Whether a closed answer wavers in its text, or is a number that is not whole.
 
     Args:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["DIGITS", "exact", "number_form", "split_form", "told_number"]
+__all__ = ["DIGITS", "exact", "number_form", "split_form", "stated_number"]
 
 DIGITS = 40
 """Longest number, in digits and in powers of ten."""
@@ -32,7 +32,7 @@ _UNIT = re.compile(r"[^\W\d_]+(?:[ /][^\W\d_]+){0,3}[²³]?|%|°[CF]?|[$€£¥�
 _DOUBTFUL = "k m b bn mn mm dozen score pi e i x y z n or and to"
 _DOUBTFUL_UNITS = frozenset(_DOUBTFUL.split())
 _ASIDE = re.compile(r"\s\((?![^()]*\b(?:or|not|if)\b)[^()]*\)$", re.I)
-_TELLS = re.compile(
+_STATES = re.compile(
     r"\D*\b(?:is|are|was|were|be|has|have|had|gets?|got|costs?|makes?|made|earns?|earned|needs?|needed|pays?|paid|"
     r"spends?|spent|sold|sells?|takes?|took|equals)\s+(?P<number>[$€£¥₹]?\s?\d[^=]*)",
     re.I | re.S,
@@ -54,9 +54,9 @@ def number_form(text: str) -> str | None:
     return f"{exact(value)} {unit}" if unit else exact(value)
 
 
-def told_number(text: str) -> str | None:
+def stated_number(text: str) -> str | None:
     """The one number that a plain sentence states ("Peter is 50 years old."), without a unit; None when in doubt."""
-    said = _TELLS.fullmatch(text.strip())
+    said = _STATES.fullmatch(text.strip())
     if said is None or len(_DIGITS.findall(text)) != 1 or _TURNS.search(text):
         return None
     head = re.match(r"[$€£¥₹]?\s?\d[\d,]*(?:\.\d+)?(?![\w.,]*\d)", said["number"])

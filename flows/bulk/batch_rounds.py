@@ -32,19 +32,19 @@ from tta_dev_primitives.config.errors import (
     LedgerBusyError,
     MissingKeyError,
     OrchestrationError,
-    ProviderError,
     UnknownPriceError,
 )
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.flows.bulk.batch_desk import (
-    BatchDesk,
+from tta_dev_primitives.config.provider_errors import ProviderError
+from tta_dev_primitives.flows.bulk.progress import span_text
+from tta_dev_primitives.flows.bulk.provider_batches import (
     Looked,
     NotRun,
+    ProviderBatches,
     Settled,
     encode_request,
     new_batch,
 )
-from tta_dev_primitives.flows.bulk.progress import span_text
 from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Outcome, refused
 from tta_dev_primitives.flows.calling.hold import call_info
@@ -104,7 +104,7 @@ class BatchRounds:
 
     Args:
         services: The job's services, with its clock.
-        desk: Submits and collects.
+        provider_batches: Submits and collects.
         admission: Whether the job has stopped.
         job_budget: The job's own ceiling.
         wait_s: How long the run waits for its batches before it ends and says when to go on.
@@ -115,7 +115,7 @@ class BatchRounds:
     def __init__(
         self,
         services: Services,
-        desk: BatchDesk,
+        provider_batches: ProviderBatches,
         admission: BulkAdmission,
         job_budget: JobBudget,
         *,
@@ -123,7 +123,12 @@ class BatchRounds:
         change_before: Callable[[], Awaitable[Decimal]],
         runs: Callable[[], Collection[str | None]],
     ) -> None:
-        self._services, self._desk, self._admission, self._budget = services, desk, admission, job_budget
+        self._services, self._batches, self._admission, self._budget = (
+            services,
+            provider_batches,
+            admission,
+            job_budget,
+        )
         self._wait_s = wait_s
         self._change_before = change_before
         self._runs = runs
@@ -258,7 +263,7 @@ class BatchRounds:
             return
         if self._parked and self._idle:
             before = self._moves
-            await asyncio.sleep(self._desk.timing.quiet_s)
+            await asyncio.sleep(self._batches.timing.quiet_s)
             if before == self._moves and self._idle:
                 await self._submit()
             return
@@ -349,7 +354,7 @@ class BatchRounds:
         first, name = part[0], f"tta-{uuid.uuid4().hex}"
         calls = [BatchCall(p.info, p.bound, encode_request(p.call.request)) for p in part]
         try:
-            opened = await self._desk.submit(
+            opened = await self._batches.submit(
                 new_batch(name, first.target, first.key),
                 first.target,
                 calls,
@@ -417,7 +422,7 @@ class BatchRounds:
         """Let a call, and all that ask the same, wait for a batch."""
         batch = self._open.get(name)
         if batch is None:
-            first = self._desk.timing.first_s
+            first = self._batches.timing.first_s
             batch = self._open[name] = _Open(next_look=self._services.clock() + first)
         batch.waiting.setdefault(step_key, []).extend(calls)
 
@@ -425,14 +430,14 @@ class BatchRounds:
 
     async def _look(self, due: Sequence[str]) -> None:
         for batch in await self._services.ledger.batches(ids=list(due)):
-            looked = await self._desk.look(batch)
+            looked = await self._batches.look(batch)
             if looked.over:
                 await self._over(batch, looked)
             else:
                 now = self._services.clock()
                 mine = self._open[batch.id]
                 mine.words = looked.words
-                mine.next_look = now + self._desk.timing.interval(now - batch.submitted_at)
+                mine.next_look = now + self._batches.timing.interval(now - batch.submitted_at)
 
     async def _over(self, batch: Batch, looked: Looked) -> None:
         mine = self._open.pop(batch.id)

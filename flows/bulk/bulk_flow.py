@@ -27,19 +27,19 @@ from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError, RunCancelledError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import job_options, moment, patience, usd_amount, whole
+from tta_dev_primitives.flows.bulk.chunk_runner import failed_result
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of
 from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
-from tta_dev_primitives.flows.bulk.scheduler import failed_result
-from tta_dev_primitives.flows.bulk.shard_runs import ShardPump, parameters_of_shards, require_deployment
+from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner, parameters_of_shards, require_deployment
 from tta_dev_primitives.flows.calling.interrupted import Interrupted
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support.run_names import name_or
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
-from tta_dev_primitives.flows.prefect_support.use_embedded_server import served
+from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 __all__ = ["BulkReport", "orchestrate_bulk", "run_bulk", "run_file"]
@@ -62,7 +62,7 @@ def _read(name: str, reader: Callable[[str, object], Any]) -> BeforeValidator:
     return BeforeValidator(lambda value: None if value is None else reader(name, value))
 
 
-@served
+@use_embedded_server
 @flow(
     name="orchestrate-bulk", flow_run_name=_run_name, persist_result=True, result_serializer="json", retries=0
 )
@@ -243,7 +243,7 @@ async def _file_job(
         return report_of(run, job)
 
 
-async def _shards(run: JobRun, job: FileJob, max_cost: Decimal | None, count: int) -> ShardPump:
+async def _shards(run: JobRun, job: FileJob, max_cost: Decimal | None, count: int) -> ShardRunner:
     """The job as deployment runs: each gets this run's parameters, and its part of what may still be spent."""
     context = FlowRunContext.get()
     assert context is not None
@@ -255,7 +255,7 @@ async def _shards(run: JobRun, job: FileJob, max_cost: Decimal | None, count: in
         config_path=None if source is None else str(source.absolute()),
         left_usd=None if max_cost is None else max_cost - spent,
     )
-    return ShardPump(job, count, parameters, run.admission)
+    return ShardRunner(job, count, parameters, run.admission)
 
 
 async def _each(records: Iterable[Record]) -> AsyncIterator[Record]:

@@ -1,4 +1,4 @@
-"""One run of a job inside a flow run: plan once, pump the tasks through, show how far it is, stop in good order."""
+"""One run of a job inside a flow run: plan once, run the tasks, show how far it is, stop in good order."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from functools import partial
 from typing import Any, Literal
 
 from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
-from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.budget import budget_state
-from tta_dev_primitives.flows.bulk.batch_desk import BatchDesk, BatchTiming
 from tta_dev_primitives.flows.bulk.batch_rounds import MOST_TASKS, BatchRounds
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
+from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner, Ended, error_class
 from tta_dev_primitives.flows.bulk.chunks import whole_chunk
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
 from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, ProviderBatches
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.recording import paced
-from tta_dev_primitives.flows.bulk.scheduler import Ended, Pump, error_class
-from tta_dev_primitives.flows.bulk.shard_runs import ShardPump
+from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner
 from tta_dev_primitives.flows.bulk.time_left import quota_eta
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
+from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.event_batch import in_batches
 from tta_dev_primitives.flows.prefect_support.stopping import current_stop
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
-from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
 __all__ = ["JobOptions", "JobRun", "Observer"]
@@ -133,7 +133,7 @@ class JobRun:
     budget: BudgetView = field(init=False)
     """The month's budget when the run began."""
     batches: BatchRounds | None = None
-    shards: ShardPump | None = None
+    shards: ShardRunner | None = None
     """Does the work on other machines."""
     renew: Callable[[], None] | None = None
     """Shows other machines that this process works."""
@@ -188,7 +188,7 @@ class JobRun:
 
         return BatchRounds(
             services,
-            BatchDesk(services, options.batch_timing),
+            ProviderBatches(services, options.batch_timing),
             self.admission,
             budget,
             wait_s=options.in_process_s if options.batch_wait_s is None else options.batch_wait_s,
@@ -227,7 +227,7 @@ class JobRun:
     async def run(self, records: AsyncIterator[Record], plan: JobPlan | None) -> None:
         """Run the records to their end, or as far as deadline, quota, budget and signals allow."""
         artifacts = JobArtifacts(self.progress, per_chunk=self.options.size > 1)
-        pump: Pump | ShardPump = Pump(
+        chunks: ChunkRunner | ShardRunner = ChunkRunner(
             self.runtime,
             self.admission,
             lambda record: plan_of(self.runtime, plan, record),
@@ -240,30 +240,30 @@ class JobRun:
             learns=await self._learns(),
         )
         if self.shards is not None:
-            pump, self.shards.ended = self.shards, partial(self._end, artifacts)
+            chunks, self.shards.ended = self.shards, partial(self._end, artifacts)
         await artifacts.open()
-        self._tell()
+        self._show()
         beside = [asyncio.create_task(self._watch(artifacts))]
         if self.batches is not None:
             beside.append(asyncio.create_task(self.batches.run()))
         try:
             async with in_batches():
                 with _fewer_collections(), self._stopped_gently(asyncio.current_task()):
-                    await pump.run(paced(records) if self.options.detail == "item" else records)
+                    await chunks.run(paced(records) if self.options.detail == "item" else records)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if not self.interrupted or task is None:
                 raise
             task.uncancel()
         finally:
-            self.problem = pump.problem
+            self.problem = chunks.problem
             for task in beside:
                 task.cancel()
             # What stopped the batches has reached every call that waited for one.
             await asyncio.gather(*beside, return_exceptions=True)
-            self._tell()
+            self._show()
             await self._count_cut_off()
-            await together((artifacts.close(self.admission.closed), write_budget_panel(self.runtime)))
+            await gather_all((artifacts.close(self.admission.closed), write_budget_panel(self.runtime)))
 
     async def _count_cut_off(self) -> None:
         """Add what the ledger charged for calls that never became an attempt: they were cut off on their way."""
@@ -308,10 +308,10 @@ class JobRun:
                 self.progress.quota_eta_s = await quota_eta(
                     self.runtime.services, self.progress, self.options.clock()
                 )
-            self._tell()
+            self._show()
             await artifacts.tick()
 
-    def _tell(self) -> None:
+    def _show(self) -> None:
         self.progress.waiting_until = self.admission.waiting_until
         if self.options.observer is None or not self.watched:
             return

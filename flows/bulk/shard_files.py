@@ -17,7 +17,7 @@ from typing import Any, BinaryIO, Literal, Self
 
 from pydantic import BaseModel
 
-from tta_dev_primitives.config import errors
+from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.job_file import JobFile
 from tta_dev_primitives.flows.bulk.reader import Record, record_of
@@ -29,7 +29,7 @@ SILENT_S = 15.0
 """A shard that runs renews its lock file twice a second; after so long without, and unlocked, it is dead."""
 _ERRORS: dict[str, type[OrchestrationError]] = {
     name: kind
-    for name, kind in vars(errors).items()
+    for name, kind in {**vars(errors), **vars(provider_errors)}.items()
     if isinstance(kind, type) and issubclass(kind, OrchestrationError)
 }
 

@@ -24,14 +24,14 @@ from pydantic_core import to_jsonable_python
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.bulk.chunk_runner import Ended
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.output import JobBusyError
 from tta_dev_primitives.flows.bulk.reader import Record
-from tta_dev_primitives.flows.bulk.scheduler import Ended
 from tta_dev_primitives.flows.bulk.shard_files import Shard, ShardFiles
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
-__all__ = ["DEPLOYMENT", "ShardError", "ShardPump", "parameters_of_shards", "require_deployment"]
+__all__ = ["DEPLOYMENT", "ShardError", "ShardRunner", "parameters_of_shards", "require_deployment"]
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 DEPLOYMENT = "orchestrate-bulk/shard"
@@ -46,7 +46,7 @@ class ShardError(OrchestrationError):
     """A shard cannot be brought to its end; what the others answered is in the output."""
 
 
-class ShardPump:
+class ShardRunner:
     """Splits the tasks, runs the shards on the work pool, starts one that dies again, and hands on what they answer.
 
     Args:

@@ -2,7 +2,7 @@
 
 One task passes an `Admission`, which only counts. A bulk job passes a `BulkAdmission`: a task goes to the first of
 its free models that has quota at this moment. When none has, the job waits, sleeps, spends or stops
-(`blocks.quotas.wait_policy`).
+(`flows.calling.quota_wait`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.availability import Blocked
 from tta_dev_primitives.blocks.quotas.quota import Slot, tokens_of
-from tta_dev_primitives.blocks.quotas.wait_policy import IN_PROCESS_S, Decision, Step, decide
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError, OrchestrationError, ProviderError
+from tta_dev_primitives.config.errors import MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 from tta_dev_primitives.flows.calling.call import Call, Failed, Layer, NotAdmitted, Result
+from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S, Decision, Step, decide
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
@@ -62,13 +63,13 @@ class Permit:
     What follows a reply (its settlement, its checks) holds no permit. A second try needs only a connection.
     """
 
-    __slots__ = ("_connections", "_held", "_places", "check", "slot", "target")
+    __slots__ = ("_connections", "_held", "_permits", "check", "slot", "target")
 
     def __init__(
         self,
         target: Target,
         slot: Slot | None,
-        places: asyncio.Semaphore,
+        permits: asyncio.Semaphore,
         connections: asyncio.Semaphore,
         check: Callable[[], None],
     ) -> None:
@@ -77,7 +78,7 @@ class Permit:
         """Raises when nothing may be sent any more."""
         self.slot = slot
         """The place in the model's quota, when admission has taken it already."""
-        self._places, self._connections = places, connections
+        self._permits, self._connections = permits, connections
         self._held = True
 
     def connection(self) -> _Connection:
@@ -88,7 +89,7 @@ class Permit:
         """Give the permit up, if it is still held."""
         if self._held:
             self._held = False
-            self._places.release()
+            self._permits.release()
 
 
 class _Connection:
@@ -172,11 +173,11 @@ class Admitted:
 
 
 class Admission:
-    """Lets `places` calls be open at a time, and a few more prepare: no connection waits for a reservation."""
+    """Lets `permits` calls be open at a time, and a few more prepare: no connection waits for a reservation."""
 
-    def __init__(self, places: int = 50) -> None:
-        self._places = asyncio.Semaphore(places + places // _AHEAD)
-        self._connections = asyncio.Semaphore(places)
+    def __init__(self, permits: int = 50) -> None:
+        self._permits = asyncio.Semaphore(permits + permits // _AHEAD)
+        self._connections = asyncio.Semaphore(permits)
         self.under_way = 0
         """Calls that were admitted and have not ended: their quota is taken already."""
 
@@ -188,14 +189,14 @@ class Admission:
             services: Quotas, keys, and what is out.
             call: Its targets in order of preference, what each would be asked, and whether it may spend.
         """
-        await self._places.acquire()
+        await self._permits.acquire()
         with self._permit(_Chosen(call.targets[0])) as permit:
             yield permit
 
     @contextmanager
     def _permit(self, chosen: _Chosen) -> Iterator[Permit]:
         """A permit over a place that was just taken."""
-        permit = Permit(chosen.target, chosen.slot, self._places, self._connections, self.check_open)
+        permit = Permit(chosen.target, chosen.slot, self._permits, self._connections, self.check_open)
         self.under_way += 1
         try:
             yield permit
@@ -226,7 +227,7 @@ class BulkAdmission(Admission):
 
     def __init__(
         self,
-        places: int,
+        permits: int,
         *,
         patience_s: float = 0.0,
         waited_s: float = 0.0,
@@ -235,7 +236,7 @@ class BulkAdmission(Admission):
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        super().__init__(places)
+        super().__init__(permits)
         self.patience_s = patience_s
         self.until = until
         self.closed: PostponedError | None = None
@@ -300,18 +301,18 @@ class BulkAdmission(Admission):
             if not rest:
                 yield None
                 return
-            await self._place()
+            await self._take_permit()
             chosen = _Chosen(rest[0])
         with self._permit(chosen) as permit:
             yield permit
 
-    async def _place(self) -> None:
+    async def _take_permit(self) -> None:
         self.check_open()
-        await self._places.acquire()
+        await self._permits.acquire()
         try:
             self.check_open()
         except PostponedError:
-            self._places.release()
+            self._permits.release()
             raise
 
     async def _admit(
@@ -334,7 +335,7 @@ class BulkAdmission(Admission):
 
     async def _try(self, services: Services, free: Sequence[Target], call: Call) -> _Chosen | _NoQuota:
         """A place with a slot, or when one of the models is free. The slot is taken last."""
-        await self._place()
+        await self._take_permit()
         chosen: _Chosen | None = None
         try:
             found = await self._slot(services, free, call)
@@ -344,7 +345,7 @@ class BulkAdmission(Admission):
             return chosen
         finally:
             if chosen is None:
-                self._places.release()
+                self._permits.release()
 
     async def _slot(self, services: Services, free: Sequence[Target], call: Call) -> _Chosen | _NoQuota:
         keyed: list[tuple[Target, str]] = []

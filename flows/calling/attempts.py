@@ -14,15 +14,9 @@ from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.providers.capabilities import Lesson, lesson_of
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.errors import (
-    ConfigError,
-    ErrorClass,
-    LedgerAction,
-    LedgerError,
-    MissingKeyError,
-    ProviderError,
-)
+from tta_dev_primitives.config.errors import ConfigError, LedgerError, MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome
 from tta_dev_primitives.flows.routing.retry_policy import same_model_wait, stops_everything
 from tta_dev_primitives.flows.tasks.result import Attempt, Role

@@ -18,18 +18,16 @@ from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
-    ErrorClass,
-    LedgerAction,
     LedgerBusyError,
     MissingKeyError,
     OrchestrationError,
-    ProviderError,
     QuarantinedError,
     SavingsShortError,
     UnknownPriceError,
     WrongClockError,
 )
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.flows.tasks.result import Attempt, PaidFrom, Role
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo
 from tta_dev_primitives.blocks.providers.client import Prepared
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import ProviderError
+from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.flows.calling.call import REFUSALS, Answered, Call, Failed, Outcome, refused
 
 if TYPE_CHECKING:

@@ -10,16 +10,10 @@ from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.availability import Blocked
 from tta_dev_primitives.blocks.quotas.quota import Slot, Wait
 from tta_dev_primitives.blocks.quotas.windows import Priority
-from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S
-from tta_dev_primitives.config.errors import (
-    ErrorClass,
-    LedgerAction,
-    LedgerError,
-    MissingKeyError,
-    OrchestrationError,
-    ProviderError,
-)
+from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S
+from tta_dev_primitives.config.errors import LedgerError, MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.flows.calling.admission import request_tokens, waits_for
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome, refused
 

@@ -29,9 +29,10 @@ from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError
+from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.catalogue import Catalogue, today_utc
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.admission import Admission, waits_for
 from tta_dev_primitives.flows.calling.batched import Batches
@@ -42,14 +43,15 @@ from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.prefect_support.install import install
 from tta_dev_primitives.flows.routing.candidates import Route, candidate_names, route
 from tta_dev_primitives.flows.routing.learned_order import learned_names
-from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
-from tta_dev_primitives.flows.routing.model_scores import Standings
-from tta_dev_primitives.flows.routing.replacements import Replacement, serving_now, stand_in_of
+from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore
+from tta_dev_primitives.flows.routing.model_scores import ModelScores
+from tta_dev_primitives.flows.routing.replacements import Replacement, replacement_of, serving_now
 from tta_dev_primitives.flows.tasks.result import PaidFrom, Role
 from tta_dev_primitives.flows.tasks.savings import paid_from
 from tta_dev_primitives.flows.validation.case import Policy
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, Ruling
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 from tta_dev_primitives.flows.validation.statistics import coin
 
@@ -102,7 +104,7 @@ class Runtime:
         admission: Admission | None = None,
         job_budget: JobBudget | None = None,
         waits_for_quota: bool = False,
-        order: Standings | None = None,
+        order: ModelScores | None = None,
         rng: random.Random | None = None,
         fresh: bool = False,
         batches: Batches | None = None,
@@ -163,7 +165,7 @@ class Runtime:
             LedgerError: The ledger's database cannot be used.
         """
         learned = self.config.routing != "file"
-        order = await self.standings.state() if learned else None
+        order = await self.scores.state() if learned else None
         return type(self)(self.services, order=order, rng=self.rng, fresh=fresh)
 
     def for_job(
@@ -187,10 +189,10 @@ class Runtime:
         )
 
     def _learn_from(self, orchestrator: Target) -> None:
-        """Use the risk ledger and the standings that this orchestrator's verdicts have made."""
+        """Use the risk ledger and the model scores that this orchestrator's verdicts have made."""
         database = self.services.database
         self.risk = RiskStore.of(database, orchestrator.key, self.policy)
-        self.standings = StandingsLedger(database, orchestrator.key, self.config.quality_threshold)
+        self.scores = ModelScoreStore(database, orchestrator.key, self.config.quality_threshold)
 
     @classmethod
     async def load(cls, config_path: str | Path | None) -> Self:
@@ -266,31 +268,31 @@ class Runtime:
             except MissingKeyError as missing:
                 reasons[target.name] = str(missing).removeprefix(f"Model '{target.name}': ")
         blocked = await self.services.availability.blocked(keyed)
-        stand_ins: dict[str, Target] = {}
+        replaced: dict[str, Target] = {}
         for target, _ in keyed:
             block = blocked.get(target.key)
             if block is None or waits_for(block, self.waits_for_quota):
                 continue
             reasons[target.name] = block.reason
             if block.error_class is ErrorClass.MODEL_GONE:
-                found = await self.stand_in_of(target)
+                found = await self.replacement_of(target)
                 if found.target is not None:
-                    stand_ins[target.name] = found.target
+                    replaced[target.name] = found.target
                 else:
                     reasons[target.name] = f"{block.reason}; {found.why_not}"
         order = None
         if self.order is not None:
             order = learned_names(self.config, self.targets, self.order, use_case)
         return route(
-            self.config, self.targets, use_case, executors=order, blocked=reasons, replacements=stand_ins
+            self.config, self.targets, use_case, executors=order, blocked=reasons, replacements=replaced
         )
 
-    async def stand_in_of(self, gone: Target) -> Replacement:
+    async def replacement_of(self, retired: Target) -> Replacement:
         """The catalogue's replacement of a model that its provider no longer serves, or why there is none."""
-        return await stand_in_of(self.services, gone, waits_for_quota=self.waits_for_quota)
+        return await replacement_of(self.services, retired, waits_for_quota=self.waits_for_quota)
 
     async def choose_orchestrator(self) -> None:
-        """Let the replacement plan and judge for as long as the provider says that the orchestrator is gone.
+        """Let the replacement plan and judge for as long as the provider says that the orchestrator is retired.
 
         Raises:
             LedgerError: The database of what is out cannot be used.
@@ -298,7 +300,7 @@ class Runtime:
         named = self.targets[self.config.orchestrator.model]
         serving = await serving_now(self.services, named, waits_for_quota=self.waits_for_quota)
         if serving.key != self.orchestrator.key:
-            # What one model has endorsed says nothing of what another would.
+            # What one model has accepted says nothing of what another would.
             self._learn_from(serving)
         self.orchestrator = serving
 

@@ -14,7 +14,7 @@ from weakref import WeakSet
 from prefect.context import FlowRunContext
 
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.config import errors
+from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import OrchestrationError
 
 __all__ = ["drop_late_event_errors", "drop_refused_slots", "never_said", "say_expected_errors_in_one_line"]
@@ -59,7 +59,7 @@ def _reaches_a_caller(error: OrchestrationError) -> bool:
 
 
 def _ours(name: str) -> bool:
-    kind = getattr(errors, name, None)
+    kind = getattr(errors, name, getattr(provider_errors, name, None))
     return name in _unsaid or (isinstance(kind, type) and issubclass(kind, OrchestrationError))
 
 

@@ -23,7 +23,7 @@ from tta_dev_primitives.flows.prefect_support.result_storage import (
 )
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 
-__all__ = ["served"]
+__all__ = ["use_embedded_server"]
 
 _OF_PREFECT = ("return_state", "wait_for")
 """Options that every Prefect flow takes when it is called."""
@@ -62,7 +62,7 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
         return result
 
 
-def served(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Coroutine[Any, Any, R]]:
+def use_embedded_server(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Coroutine[Any, Any, R]]:
     """Make an async flow that is called without a Prefect API start, or join, the embedded server.
 
     Prefect itself would start a temporary server for the call: half a minute when it succeeds, and nothing of the

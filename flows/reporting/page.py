@@ -147,7 +147,7 @@ def _tables(report: SpendReport) -> Iterator[tuple[Sequence[str], Sequence[Seque
         ],
     )
     yield (
-        ("free answers of", "endorsed", "95 % interval", "verdicts"),
+        ("free answers of", "accepted", "95 % interval", "verdicts"),
         [
             (q.use_case, f"{q.rate:.1%}", f"{q.interval[0]:.0%}–{q.interval[1]:.0%}", f"{q.labels}")
             for q in report.quality

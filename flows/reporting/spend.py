@@ -27,7 +27,7 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 from tta_dev_primitives.flows.reporting.accounts import AccountLine, accounts_of
 from tta_dev_primitives.flows.routing.learned_order import Place, places
-from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
+from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore
 from tta_dev_primitives.flows.tasks.savings import Savings
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import RiskState
@@ -86,11 +86,11 @@ class Saved:
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """How often the paid model endorsed free answers of one use case, over all time."""
+    """How often the paid model accepted free answers of one use case, over all time."""
 
     use_case: str
     labels: int
-    endorsed: int
+    accepted: int
     unjudged: int
     """Answers delivered on earned trust, without a paid verdict."""
     agreed: int = 0
@@ -122,20 +122,20 @@ class Quality:
 
     @property
     def rate(self) -> float:
-        """The endorsed share."""
-        return self.endorsed / self.labels
+        """The accepted share."""
+        return self.accepted / self.labels
 
     @property
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the share (Wilson)."""
-        return wilson(self.labels, self.endorsed)
+        return wilson(self.labels, self.accepted)
 
     def to_json(self) -> dict[str, Any]:
         """The line as JSON values."""
         return {
             "use_case": self.use_case,
             "labels": self.labels,
-            "endorsed": self.endorsed,
+            "endorsed": self.accepted,
             "rate": self.rate,
             "interval": list(self.interval),
             "delivered_on_trust": self.unjudged,
@@ -321,7 +321,7 @@ async def gather(
 
 
 def _certificate(state: RiskState, eps: float) -> str:
-    known = state.certificate
+    known = state.audit_bound
     if not known.trusted or known.missed() >= eps * known.trusted:
         return ""
     return (
@@ -336,8 +336,8 @@ async def _order(
     if config.routing == "file" or not config.enabled:
         return ()
     key = targets[config.orchestrator.model].key
-    standings = StandingsLedger(ledger.database, key, config.quality_threshold)
-    return places(config, targets, await standings.state())
+    scores = ModelScoreStore(ledger.database, key, config.quality_threshold)
+    return places(config, targets, await scores.state())
 
 
 def _saved(name: str, lines: Sequence[ResultLine], cost: Decimal | None = None) -> Saved:

@@ -89,9 +89,9 @@ def route(
     chosen: list[Target] = []
     passed: list[PassedOver] = []
     for name in candidate_names(config, use_case, executors):
-        stand_in = replacements.get(name)
-        if stand_in is not None:
-            chosen.append(stand_in)
+        replacement = replacements.get(name)
+        if replacement is not None:
+            chosen.append(replacement)
         elif name in blocked:
             passed.append(PassedOver(name, blocked[name]))
         elif name in targets:

@@ -10,7 +10,7 @@ from typing import Any
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases, executor_names
-from tta_dev_primitives.flows.routing.model_scores import Placed, Standings, ranked
+from tta_dev_primitives.flows.routing.model_scores import ModelScores, Placed, ranked
 
 __all__ = ["Place", "learned_names", "places"]
 
@@ -25,46 +25,46 @@ class Place:
     in_file: int
     """Its place in the order of the file, from 1."""
     model: str
-    standing: Placed
+    placed: Placed
 
     @property
     def reason(self) -> str:
         """What is known of it, and whom it goes before for that."""
-        return self.standing.reason
+        return self.placed.reason
 
     def to_json(self) -> dict[str, Any]:
         """The place as JSON values."""
-        tally = self.standing.tally
+        score = self.placed.score
         return {
             "use_case": self.use_case,
             "place": self.number,
             "place_in_file": self.in_file,
             "model": self.model,
-            "outcomes": round(tally.seen),
-            "endorsed": tally.rate if tally.seen else None,
-            "interval": list(tally.bounds) if tally.seen else None,
-            "latency_s": tally.latency_s,
+            "outcomes": round(score.seen),
+            "endorsed": score.rate if score.seen else None,
+            "interval": list(score.bounds) if score.seen else None,
+            "latency_s": score.latency_s,
             "reason": self.reason,
         }
 
 
 def learned_names(
-    config: OrchestrationConfig, targets: Mapping[str, Target], standings: Standings, use_case: str
+    config: OrchestrationConfig, targets: Mapping[str, Target], scores: ModelScores, use_case: str
 ) -> list[str]:
     """The executors of a use case in learned order; free ones first where the configuration prefers them."""
-    return [place.model for place in _of(config, targets, standings, use_case)]
+    return [place.model for place in _of(config, targets, scores, use_case)]
 
 
 def places(
-    config: OrchestrationConfig, targets: Mapping[str, Target], standings: Standings
+    config: OrchestrationConfig, targets: Mapping[str, Target], scores: ModelScores
 ) -> tuple[Place, ...]:
     """The order of every use case that has more than one executor."""
-    found = (_of(config, targets, standings, use_case) for use_case in configured_use_cases(config))
+    found = (_of(config, targets, scores, use_case) for use_case in configured_use_cases(config))
     return tuple(chain.from_iterable(one for one in found if len(one) > 1))
 
 
 def _of(
-    config: OrchestrationConfig, targets: Mapping[str, Target], standings: Standings, use_case: str
+    config: OrchestrationConfig, targets: Mapping[str, Target], scores: ModelScores, use_case: str
 ) -> list[Place]:
     names = executor_names(config, use_case)
     by_key: dict[str, str] = {}
@@ -76,7 +76,7 @@ def _of(
     placed = [
         one
         for group in groups
-        for one in ranked(standings, use_case, group, threshold=config.quality_threshold, free=free)
+        for one in ranked(scores, use_case, group, threshold=config.quality_threshold, free=free)
     ]
     return [
         Place(use_case, number, names.index(by_key[one.model]) + 1, by_key[one.model], one)

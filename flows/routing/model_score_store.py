@@ -6,25 +6,25 @@ import hashlib
 from collections.abc import Sequence
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
-from tta_dev_primitives.blocks.ledger.shared_document import Strata
+from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
 from tta_dev_primitives.flows.prompts import versions
-from tta_dev_primitives.flows.routing.model_scores import Outcome, Standings, learned
+from tta_dev_primitives.flows.routing.model_scores import ModelScores, Outcome, learned
 
-__all__ = ["StandingsLedger"]
+__all__ = ["ModelScoreStore"]
 
 
-class StandingsLedger:
-    """The standings of one scope, in the document store beside the spend ledger; safe under concurrent runs.
+class ModelScoreStore:
+    """The scores of one scope, in the document store beside the spend ledger; safe under concurrent runs.
 
     Args:
         database: The ledger's database.
-        orchestrator_key: Whose word counts: what one model endorses says nothing of what another would.
-        threshold: From which score a verdict endorses.
+        orchestrator_key: Whose word counts: what one model accepts says nothing of what another would.
+        threshold: From which score a verdict accepts.
     """
 
     def __init__(self, database: Database, orchestrator_key: str, threshold: float) -> None:
         parts = ("routing/1", orchestrator_key, versions(), f"{threshold:.6f}")
-        self._strata = Strata(database)
+        self._documents = DocumentStore(database)
         self._scope = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     async def learn(self, outcomes: Sequence[Outcome]) -> None:
@@ -35,15 +35,15 @@ class StandingsLedger:
         """
 
         def work(text: str | None) -> tuple[str, None]:
-            return learned(Standings.from_json(text), outcomes).to_json(), None
+            return learned(ModelScores.from_json(text), outcomes).to_json(), None
 
         if outcomes:
-            await self._strata.change(self._scope, work)
+            await self._documents.change(self._scope, work)
 
-    async def state(self) -> Standings:
+    async def state(self) -> ModelScores:
         """Everything that is known now.
 
         Raises:
             LedgerError: The ledger cannot be used.
         """
-        return Standings.from_json(await self._strata.read(self._scope))
+        return ModelScores.from_json(await self._documents.read(self._scope))

@@ -8,8 +8,8 @@ checked because of what the risk ledger knows of its kind, never because of the 
 seldom its kind is checked makes up for the tasks that were not. Only models that were asked before anything was known
 of the task count; those that are asked after others failed see the hard tasks alone.
 
-One model goes before another when the bounds of their endorsement rates (valid at every moment, 95 %) lie apart,
-or when both are endorsed alike and one is clearly faster. What was decided stays until the opposite is shown, so
+One model goes before another when the bounds of their acceptance rates (valid at every moment, 95 %) lie apart,
+or when both are accepted alike and one is clearly faster. What was decided stays until the opposite is shown, so
 that the order does not flap. A model of which too little is known keeps its place in the file, but goes before
 one that is known to miss the quality threshold: so it becomes known.
 """
@@ -23,16 +23,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from tta_dev_primitives.flows.validation.case import Case
-from tta_dev_primitives.flows.validation.next_step import Deliver, Step, endorsement, initial_answers
+from tta_dev_primitives.flows.validation.next_step import Deliver, Step, initial_answers, orchestrator_accepts
 from tta_dev_primitives.flows.validation.statistics import upper_bound
 
 __all__ = [
     "ENOUGH",
     "EXPLORED",
+    "ModelScores",
     "Outcome",
     "Placed",
-    "Standings",
-    "Tally",
+    "Score",
     "learned",
     "led_by_chance",
     "outcomes_of",
@@ -60,7 +60,7 @@ class Outcome:
     use_case: str
     model: str
     """Identity of the model (`Target.key`)."""
-    endorsed: bool
+    accepted: bool
     weight: float = 1.0
     """How many tasks it stands for: 1 / the probability with which it was checked."""
     latency_s: float | None = None
@@ -68,39 +68,39 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class Score:
     """What is known of one model in one use case."""
 
     seen: float = 0
     """Outcomes, halved with the rest when there are many."""
     weight: float = 0.0
     squares: float = 0.0
-    endorsed: float = 0.0
+    accepted: float = 0.0
     timed: float = 0
     logs: float = 0.0
     """Sum of the logarithms of latencies in seconds, and of their squares."""
     log_squares: float = 0.0
 
-    def plus(self, outcome: Outcome) -> Tally:
-        """The tally after one more outcome."""
+    def plus(self, outcome: Outcome) -> Score:
+        """The score after one more outcome."""
         old = self._halved() if self.seen >= _MANY else self
         log = None if not outcome.latency_s else math.log(max(outcome.latency_s, 1e-3))
-        return Tally(
+        return Score(
             old.seen + 1,
             old.weight + outcome.weight,
             old.squares + outcome.weight**2,
-            old.endorsed + outcome.weight * outcome.endorsed,
+            old.accepted + outcome.weight * outcome.accepted,
             old.timed + (log is not None),
             old.logs + (log or 0.0),
             old.log_squares + (log or 0.0) ** 2,
         )
 
-    def _halved(self) -> Tally:
-        return Tally(
+    def _halved(self) -> Score:
+        return Score(
             self.seen / 2,
             self.weight / 2,
             self.squares / 2,
-            self.endorsed / 2,
+            self.accepted / 2,
             self.timed / 2,
             self.logs / 2,
             self.log_squares / 2,
@@ -113,8 +113,8 @@ class Tally:
 
     @property
     def rate(self) -> float:
-        """The share of answers that the orchestrator endorses, 0..1."""
-        return self.endorsed / self.weight if self.weight else 0.0
+        """The share of answers that the orchestrator accepts, 0..1."""
+        return self.accepted / self.weight if self.weight else 0.0
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -128,7 +128,7 @@ class Tally:
         """The typical (geometric mean) latency in seconds."""
         return math.exp(self.logs / self.timed) if self.timed else None
 
-    def faster_than(self, other: Tally) -> bool:
+    def faster_than(self, other: Score) -> bool:
         """Whether it is faster beyond doubt, by a fifth at least."""
         if min(self.timed, other.timed) < ENOUGH:
             return False
@@ -142,10 +142,10 @@ class Tally:
 
 
 @dataclass(frozen=True, slots=True)
-class Standings:
+class ModelScores:
     """Everything that learned routing remembers of one scope (orchestrator, prompts, threshold)."""
 
-    models: Mapping[str, Mapping[str, Tally]] = field(default_factory=dict)
+    models: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     """Use case -> model -> what is known."""
     before: Mapping[str, Mapping[tuple[str, str], Why]] = field(default_factory=dict)
     """Use case -> (model, the model that it goes before) -> why."""
@@ -154,7 +154,7 @@ class Standings:
         """One line of JSON."""
         body = {
             "models": {
-                u: {m: [getattr(t, s) for s in Tally.__slots__] for m, t in of.items()}
+                u: {m: [getattr(t, s) for s in Score.__slots__] for m, t in of.items()}
                 for u, of in self.models.items()
             },
             "before": {u: [[*pair, why] for pair, why in of.items()] for u, of in self.before.items()},
@@ -162,19 +162,19 @@ class Standings:
         return json.dumps(body, separators=(",", ":"), allow_nan=False)
 
     @classmethod
-    def from_json(cls, text: str | None) -> Standings:
-        """The standings that `to_json` wrote; empty ones for None."""
+    def from_json(cls, text: str | None) -> ModelScores:
+        """The scores that `to_json` wrote; empty ones for None."""
         if text is None:
             return cls()
         raw: dict[str, Any] = json.loads(text)
         return cls(
-            {u: {m: Tally(*figures) for m, figures in of.items()} for u, of in raw["models"].items()},
+            {u: {m: Score(*figures) for m, figures in of.items()} for u, of in raw["models"].items()},
             {u: {(a, b): why for a, b, why in of} for u, of in raw["before"].items()},
         )
 
-    def of(self, use_case: str, model: str) -> Tally:
-        """What is known of a model; an empty tally when nothing is."""
-        return self.models.get(use_case, {}).get(model, Tally())
+    def of(self, use_case: str, model: str) -> Score:
+        """What is known of a model; an empty score when nothing is."""
+        return self.models.get(use_case, {}).get(model, Score())
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ class Placed:
     """A model's place in the order, and why it is there."""
 
     model: str
-    tally: Tally
+    score: Score
     reason: str
 
 
@@ -208,7 +208,7 @@ def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[O
         judge = case.verdict_of(i, paid=False)
         refused = judge is not None and not (judge.score or 0.0) >= case.policy.threshold
         said = (
-            endorsement(case, i, whole=True)
+            orchestrator_accepts(case, i, whole=True)
             if asked and isinstance(end, Deliver) and not answer.failures
             else None
         )
@@ -231,13 +231,13 @@ def led_by_chance(models: Sequence[T], rivals: Collection[T], coin: float) -> li
     return [leader, *(m for m in models if m != leader)]
 
 
-def learned(state: Standings, outcomes: Iterable[Outcome]) -> Standings:
-    """The standings after some outcomes."""
+def learned(state: ModelScores, outcomes: Iterable[Outcome]) -> ModelScores:
+    """The scores after some outcomes."""
     touched: set[str] = set()
     models = {use_case: dict(of) for use_case, of in state.models.items()}
     for outcome in outcomes:
         of = models.setdefault(outcome.use_case, {})
-        of[outcome.model] = of.get(outcome.model, Tally()).plus(outcome)
+        of[outcome.model] = of.get(outcome.model, Score()).plus(outcome)
         touched.add(outcome.use_case)
     before = {
         u: _decided(models[u], state.before.get(u, {})) if u in touched else state.before[u]
@@ -247,7 +247,7 @@ def learned(state: Standings, outcomes: Iterable[Outcome]) -> Standings:
 
 
 def ranked(
-    state: Standings, use_case: str, models: Sequence[str], *, threshold: float, free: Collection[str]
+    state: ModelScores, use_case: str, models: Sequence[str], *, threshold: float, free: Collection[str]
 ) -> list[Placed]:
     """The models in the order in which they are asked, each with its reason.
 
@@ -258,19 +258,19 @@ def ranked(
         threshold: `quality_threshold`: a model that is known to miss it lets unknown ones go first.
         free: Those that may go first to become known: that costs nothing.
     """
-    tallies = {model: state.of(use_case, model) for model in models}
+    scores = {model: state.of(use_case, model) for model in models}
     first: dict[str, dict[str, str]] = {model: {} for model in models}
     """Model -> those that go before it, with the reason."""
     for (winner, loser), why in state.before.get(use_case, {}).items():
         if winner in first and loser in first:
-            first[loser][winner] = "endorsed more often" if why == "endorsed" else "as good and faster"
+            first[loser][winner] = "accepted more often" if why == "endorsed" else "as good and faster"
     for at, model in enumerate(models):
-        tally = tallies[model]
-        if tally.known and tally.bounds[1] < threshold:
+        score = scores[model]
+        if score.known and score.bounds[1] < threshold:
             first[model] |= {
                 other: f"to become known, since that one misses {threshold:g}"
                 for other in models[at + 1 :]
-                if not tallies[other].known and other in free
+                if not scores[other].known and other in free
             }
     order: list[str] = []
     left = list(models)
@@ -279,15 +279,15 @@ def ranked(
         # Verdicts of different times may contradict each other in a circle; then the file's order decides.
         order.append((ready or left)[0])
         left.remove(order[-1])
-    return [Placed(model, tallies[model], _reason(model, models, order, first, tallies)) for model in order]
+    return [Placed(model, scores[model], _reason(model, models, order, first, scores)) for model in order]
 
 
 def _decided(
-    tallies: Mapping[str, Tally], before: Mapping[tuple[str, str], Why]
+    scores: Mapping[str, Score], before: Mapping[tuple[str, str], Why]
 ) -> Mapping[tuple[str, str], Why]:
     """What the figures show about each pair; a pair of which they show nothing stays as it was decided."""
     found = dict(before)
-    known = [(model, tally, tally.bounds) for model, tally in tallies.items() if tally.known]
+    known = [(model, score, score.bounds) for model, score in scores.items() if score.known]
     for a, of_a, (low, top) in known:
         for b, of_b, (other_low, high) in known:
             why: Why | None = None
@@ -306,15 +306,15 @@ def _reason(
     file_order: Sequence[str],
     order: Sequence[str],
     first: Mapping[str, Mapping[str, str]],
-    tallies: Mapping[str, Tally],
+    scores: Mapping[str, Score],
 ) -> str:
-    tally = tallies[model]
-    if tally.known:
-        low, high = tally.bounds
-        text = f"endorsed {tally.rate:.0%} ({low:.0%}-{high:.0%}, {tally.seen:.0f} outcomes)"
-        text += f", {tally.latency_s:.2g} s" if tally.latency_s is not None else ""
+    score = scores[model]
+    if score.known:
+        low, high = score.bounds
+        text = f"accepted {score.rate:.0%} ({low:.0%}-{high:.0%}, {score.seen:.0f} outcomes)"
+        text += f", {score.latency_s:.2g} s" if score.latency_s is not None else ""
     else:
-        text = f"not known yet: {tally.seen:.0f} of {ENOUGH} outcomes"
+        text = f"not known yet: {score.seen:.0f} of {ENOUGH} outcomes"
     at, place = file_order.index(model), order.index(model)
     passed = [m for m in file_order[:at] if m in order[place + 1 :] and model in first[m]]
     for other in passed:

@@ -7,13 +7,14 @@ from dataclasses import dataclass, replace
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.availability import Blocked
-from tta_dev_primitives.config.errors import ErrorClass, MissingKeyError
+from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.resolve import replacement_for
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.calling.admission import waits_for
 from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["Replacement", "serving_now", "stand_in_of"]
+__all__ = ["Replacement", "replacement_of", "serving_now"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +25,21 @@ class Replacement:
     why_not: str = ""
 
 
-async def stand_in_of(services: Services, gone: Target, *, waits_for_quota: bool) -> Replacement:
-    """The catalogue's replacement of `gone`, or why there is none.
+async def replacement_of(services: Services, retired: Target, *, waits_for_quota: bool) -> Replacement:
+    """The catalogue's replacement of `retired`, or why there is none.
 
     It has the same provider, key and billing. One that is gone itself gives way to its own replacement; one that
     is out for a while takes no place.
     """
     if services.config.on_retired != "replace":
         return Replacement(None, f"on_retired is {services.config.on_retired}")
-    if gone.base_url is not None:
+    if retired.base_url is not None:
         return Replacement(None, "a model with a base_url of its own is not replaced")
-    seen, found = {gone.name}, replacement_for(gone, services.config, services.catalogue)
+    seen, found = {retired.name}, replacement_for(retired, services.config, services.catalogue)
     while found is not None and found.name not in seen:
         block = await _block_of(services, found)
         if block is None or waits_for(block, waits_for_quota):
-            return Replacement(replace(found, replaces=gone.name))
+            return Replacement(replace(found, replaces=retired.name))
         if block.error_class is not ErrorClass.MODEL_GONE:
             return Replacement(None, f"its replacement {found.name} is out, too: {block.reason}")
         seen.add(found.name)
@@ -51,7 +52,7 @@ async def serving_now(services: Services, named: Target, *, waits_for_quota: boo
     with suppress(MissingKeyError):
         block = await _block_of(services, named)
         if block is not None and block.error_class is ErrorClass.MODEL_GONE:
-            found = await stand_in_of(services, named, waits_for_quota=waits_for_quota)
+            found = await replacement_of(services, named, waits_for_quota=waits_for_quota)
             return found.target or named
     return named
 

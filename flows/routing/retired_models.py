@@ -2,59 +2,59 @@
 
 from __future__ import annotations
 
-from tta_dev_primitives.config.errors import ProviderError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt
 
-__all__ = ["note_stand_in", "replace_gone", "tell_failure", "tell_retired"]
+__all__ = ["emit_failure", "emit_retired", "note_replacement", "replace_retired"]
 
 
-def tell_failure(item: Item, target: Target, attempt: Attempt, error: ProviderError) -> None:
+def emit_failure(item: Item, target: Target, attempt: Attempt, error: ProviderError) -> None:
     """Send the event of one failed attempt; one that only repeats what the run knows has none."""
     if getattr(error, "known", False):
         return
     events.emit("tta.attempt.failed", _payload(item, target, attempt.role, error), resource=_resource(target))
 
 
-async def replace_gone(
-    runtime: Runtime, item: Item, gone: Target, role: str, error: ProviderError
+async def replace_retired(
+    runtime: Runtime, item: Item, retired: Target, role: str, error: ProviderError
 ) -> Target | None:
     """Put the replacement in the place of a model of the item's case; None when another model's turn is next.
 
     Args:
         runtime: Knows the catalogue and what is out.
         item: The task, planned.
-        gone: The model that its provider no longer serves.
+        retired: The model that its provider no longer serves.
         role: What it was asked for.
         error: The provider's answer.
     """
-    found = await tell_retired(runtime, item, gone, role, error)
-    return item.replaced(gone, found) if found is not None else None
+    found = await emit_retired(runtime, item, retired, role, error)
+    return item.replaced(retired, found) if found is not None else None
 
 
-async def tell_retired(
-    runtime: Runtime, item: Item, gone: Target, role: str, error: ProviderError
+async def emit_retired(
+    runtime: Runtime, item: Item, retired: Target, role: str, error: ProviderError
 ) -> Target | None:
-    """Say in the result and in an event that a model is gone and what serves instead; None when nothing does."""
-    found = await runtime.stand_in_of(gone)
+    """Say in the result and in an event that a model is retired and what serves instead; None when nothing does."""
+    found = await runtime.replacement_of(retired)
     if found.target is not None:
-        note_stand_in(item, found.target)
+        note_replacement(item, found.target)
     else:
         item.note(
-            f"{gone.name}: {gone.provider} no longer serves it and it is not tried again for a day ({found.why_not}). "
-            "`tta models` lists today's."
+            f"{retired.name}: {retired.provider} no longer serves it and it is not tried again for a day "
+            f"({found.why_not}). `tta models` lists today's."
         )
     if not getattr(error, "known", False):
         named = found.target.name if found.target is not None else None
-        payload = {**_payload(item, gone, role, error), "replacement": named}
-        events.emit("tta.model.retired", payload, resource=_resource(gone))
+        payload = {**_payload(item, retired, role, error), "replacement": named}
+        events.emit("tta.model.retired", payload, resource=_resource(retired))
     return found.target
 
 
-def note_stand_in(item: Item, target: Target) -> None:
+def note_replacement(item: Item, target: Target) -> None:
     """Say in the result that `target` serves in the place of the model that the configuration names."""
     if target.replaces is not None:
         item.note(

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from tta_dev_primitives.blocks.wire.waiting import MAX_WAIT_S
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
+from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 __all__ = ["SameModel", "same_model_wait", "stops_everything"]
 

@@ -6,12 +6,12 @@ import asyncio
 from collections.abc import Coroutine, Iterable
 from typing import Any, TypeVar
 
-__all__ = ["together"]
+__all__ = ["gather_all"]
 
 T = TypeVar("T")
 
 
-async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run all of `works` to their ends, then raise the first error, if there was any.
 
     `asyncio.gather` raises at once and lets the others run on: calls would be paid for after their run has failed.

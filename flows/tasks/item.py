@@ -16,8 +16,9 @@ from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.reading import flat
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.errors import BudgetExceededError, ErrorClass, OrchestrationError
+from tta_dev_primitives.config.errors import BudgetExceededError, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.answers.parts import Part
 from tta_dev_primitives.flows.planning.plan_model import Plan
@@ -28,7 +29,7 @@ from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.next_step import Answers, PaidSolve, Step
 from tta_dev_primitives.flows.validation.rulings import task_key
 
-__all__ = ["Item", "Lane", "LocalCheck"]
+__all__ = ["AttemptChain", "Item", "LocalCheck"]
 
 LocalCheck = Callable[[str], Awaitable[Sequence[str]]]
 """A job's own check of an answer: one short word or line for each failure, empty when it may go on."""
@@ -187,8 +188,8 @@ class Item:
         self.reasons.append(f"{target.name}: {reason}")
         self.case = self.open_case.without([target.name])
 
-    def replaced(self, gone: Target, by: Target) -> Target | None:
-        """Let `by` take the place of `gone` from here on.
+    def replaced(self, retired: Target, by: Target) -> Target | None:
+        """Let `by` take the place of `retired` from here on.
 
         Returns:
             The model to ask at once; None when it was a model of this task already, whose own turn comes or was.
@@ -196,7 +197,7 @@ class Item:
         twin = next((t for t in self.targets.values() if t.key == by.key), None)
         serving = twin or by
         self.targets = {**self.targets, serving.name: serving}
-        self.case = self.open_case.with_stand_in(gone.name, Candidate.of(serving))
+        self.case = self.open_case.with_replacement(retired.name, Candidate.of(serving))
         return None if twin is not None else serving
 
     def note(self, text: str) -> None:
@@ -205,7 +206,7 @@ class Item:
             self.warnings.append(text)
 
 
-class Lane:
+class AttemptChain:
     """One walk over models for a batch of items: attempt n asks the n-th model of each item that still fails."""
 
     __slots__ = ("open", "size", "walks")
@@ -217,7 +218,7 @@ class Lane:
 
     @property
     def length(self) -> int:
-        """How many attempts the lane can need at most."""
+        """How many attempts the chain can need at most."""
         return max((len(targets) for targets in self.walks.values()), default=0)
 
     @property

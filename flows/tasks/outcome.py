@@ -8,20 +8,15 @@ from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
 from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
-from tta_dev_primitives.flows.tasks.result import (
-    BudgetView,
-    Evidence,
-    FieldStatus,
-    MonthSavings,
-    OrchestrationResult,
-)
+from tta_dev_primitives.flows.tasks.result import BudgetView, FieldStatus, MonthSavings, OrchestrationResult
 from tta_dev_primitives.flows.tasks.savings import Savings, savings_of, total
+from tta_dev_primitives.flows.validation.evidence import EvidenceName
 from tta_dev_primitives.flows.validation.field_votes import status_of
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
 __all__ = ["join_parts", "make_result", "month_savings"]
 
-_STRENGTH: tuple[Evidence, ...] = ("none", "checks", "judge", "agreement", "audit", "paid")
+_STRENGTH: tuple[EvidenceName, ...] = ("none", "checks", "judge", "agreement", "audit", "paid")
 
 
 def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView) -> OrchestrationResult:

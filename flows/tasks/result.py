@@ -9,13 +9,14 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 from typing_extensions import TypeVar
 
+from tta_dev_primitives.flows.validation.evidence import EvidenceName
+
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
 __all__ = [
     "Attempt",
     "BudgetView",
-    "Evidence",
     "FieldStatus",
     "MonthSavings",
     "OrchestrationResult",
@@ -27,7 +28,6 @@ Role = Literal["plan", "execute", "validate"]
 PaidFrom = Literal["free", "baseline", "savings", "credit", "choice"]
 """What pays for a call: nothing, the baseline (the orchestrator's own answer), the month's savings, these and the
 learning credit (a paid executor), or the user's own choice at any price."""
-Evidence = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
 
 
 def _money(value: Decimal) -> str:
@@ -96,7 +96,7 @@ class OrchestrationResult(_Frozen, Generic[T]):
     use_case: str
     accepted: bool
     quality_score: float | None = None
-    evidence: Evidence = "none"
+    evidence: EvidenceName = "none"
     attempts: list[Attempt] = []
     cost_usd: Usd = Decimal(0)
     baseline_cost_usd: Usd = Field(

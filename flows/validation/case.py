@@ -18,6 +18,7 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Billing, Price, Target
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.answers.fields import FieldStatus
+from tta_dev_primitives.flows.validation.evidence import EvidenceName
 from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts, tokens_of
 from tta_dev_primitives.flows.validation.risk import Ruling
 
@@ -27,13 +28,10 @@ __all__ = [
     "Case",
     "Comparison",
     "Decided",
-    "EvidenceName",
     "Mode",
     "Policy",
     "Verdict",
 ]
-
-EvidenceName = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
 
 Mode = Literal["adaptive", "always", "never"]
 Gate = Literal["balanced", "strict"]
@@ -220,14 +218,14 @@ class Case:
         """The case after `models` failed to bring what they were asked for."""
         return replace(self, failed=self.failed | frozenset(models))
 
-    def with_stand_in(self, gone: str, stand_in: Candidate) -> Case:
+    def with_replacement(self, retired: str, replacement: Candidate) -> Case:
         """The case after another model has taken the place of one that its provider no longer serves."""
         names = {c.model for c in self.candidates}
-        kept = [stand_in if c.model == gone else c for c in self.candidates]
-        if stand_in.model in names:
-            kept = [c for c in self.candidates if c.model != gone]
-        orchestrator = stand_in if self.orchestrator.model == gone else self.orchestrator
-        return replace(self, candidates=tuple(kept), orchestrator=orchestrator).without([gone])
+        kept = [replacement if c.model == retired else c for c in self.candidates]
+        if replacement.model in names:
+            kept = [c for c in self.candidates if c.model != retired]
+        orchestrator = replacement if self.orchestrator.model == retired else self.orchestrator
+        return replace(self, candidates=tuple(kept), orchestrator=orchestrator).without([retired])
 
     def without_paid(self) -> Case:
         """The case after the budget refused a paid call."""

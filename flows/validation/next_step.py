@@ -3,7 +3,7 @@
     while True:
         step = next_step(case)
         match step:
-            case Answers(slots):      # one execute lane a slot, at the same time; each walks its models in order
+            case Answers(slots):      # one execute chain a slot, at the same time; each walks its models in order
                 case = case.with_answer(Answer(Candidate.of(target), text, failures, final))  # each that came
                 case = case.without(models_that_brought_none)
             case FreeJudge(answer, models) | PaidVerdict(answer, models, reason):
@@ -32,11 +32,12 @@ from dataclasses import dataclass
 from typing import Literal
 
 from tta_dev_primitives.flows.answers.closed_answers import agree
-from tta_dev_primitives.flows.answers.hedging import doubted
-from tta_dev_primitives.flows.validation.case import Candidate, Case, EvidenceName, Policy
+from tta_dev_primitives.flows.answers.hedging import hedged
+from tta_dev_primitives.flows.validation.case import Candidate, Case, Policy
+from tta_dev_primitives.flows.validation.evidence import Evidence, EvidenceName
 from tta_dev_primitives.flows.validation.field_votes import FieldVotes, free_votes, same_fields
 from tta_dev_primitives.flows.validation.opinion_costs import FLOOR, tokens_of
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, Ruling
+from tta_dev_primitives.flows.validation.risk import Label, Ruling
 from tta_dev_primitives.flows.validation.statistics import price_class
 
 __all__ = [
@@ -50,11 +51,11 @@ __all__ = [
     "PaidVerdict",
     "Step",
     "compared_label",
-    "endorsement",
     "first_pair",
     "initial_answers",
     "label_of",
     "next_step",
+    "orchestrator_accepts",
 ]
 
 _FIELDS = "fields"
@@ -170,7 +171,7 @@ def next_step(case: Case) -> Step:
 def label_of(case: Case, end: Step) -> Label | None:
     """What the end of this task teaches the risk ledger about its stratum, None when nothing was asked of it.
 
-    A label's `endorsed` is None when the orchestrator could not be asked or its answer cannot be compared.
+    A label's `passed` is None when the orchestrator could not be asked or its answer cannot be compared.
     """
     ruling = case.ruling
     if (
@@ -180,12 +181,12 @@ def label_of(case: Case, end: Step) -> Label | None:
     ):
         return None
     if ruling is None:
-        # The orchestrator answered or judged without a ruling: an endorsed delivery, which earns budget.
+        # The orchestrator answered or judged without a ruling: such a delivery earns budget.
         return (
             Label(None, True) if end.accepted and end.evidence in ("paid", "judge") and _paid(case) else None
         )
     asked = ruling.evidence.answer
-    return Label(ruling, endorsement(case, asked), end.accepted)
+    return Label(ruling, orchestrator_accepts(case, asked), end.accepted)
 
 
 def compared_label(case: Case) -> Label | None:
@@ -195,7 +196,7 @@ def compared_label(case: Case) -> Label | None:
     return None if compared is None else Label(ruling, compared.passed, proxy=True, ended=False)
 
 
-def endorsement(case: Case, asked: int, *, whole: bool = False) -> bool | None:
+def orchestrator_accepts(case: Case, asked: int, *, whole: bool = False) -> bool | None:
     """The orchestrator's word on one answer: its verdict, or whether its own answer says the same; None: unknown.
 
     Of a typed answer the fields count that are delivered on the models' votes; with `whole` all that can be compared.
@@ -249,7 +250,7 @@ def _compared(case: Case, own: int) -> FreeCompare | PaidVerdict | None:
         if unsure and case.extras and case.can_judge and ruling.check > 0:
             return PaidVerdict(asked, (case.orchestrator.model,), "audit")
         return None
-    if endorsement(case, asked) is not None:
+    if orchestrator_accepts(case, asked) is not None:
         return None
     models = tuple(c.model for c in case.comparers_for(asked))
     return FreeCompare(asked, own, models) if models else None
@@ -410,7 +411,7 @@ def first_pair(case: Case) -> tuple[tuple[str, ...], bool]:
 def _alone(signal: str, case: Case, answer: int) -> str:
     """Where nothing but the answer speaks for itself, its own doubts and the task's length tell easy from hard."""
     shown = case.answers[answer]
-    if case.closed and doubted(shown.text, shown.final):
+    if case.closed and hedged(shown.text, shown.final):
         return f"{signal}-doubted"
     return f"{signal}-{'long' if case.long else 'short'}"
 

@@ -1,6 +1,6 @@
 """Frames: how text that must not be obeyed is shown to a judge. Pure.
 
-    framed("answer", text, nonce)  ->  <<<answer 3f...>>>
+    quoted("answer", text, nonce)  ->  <<<answer 3f...>>>
                                        the whole text, its own markers taken out
                                        <<<end answer 3f...>>>
 
@@ -14,7 +14,7 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["framed", "has_marker", "nonce_for", "plain", "without_markers"]
+__all__ = ["has_marker", "nonce_for", "plain", "quoted", "without_markers"]
 
 # Brackets that a reader can take for < and >, and what can stand between two of them without being seen.
 _LT, _GT = "<‹«⟨⟪〈《❬❮˂ᐸ≪⋘", ">›»⟩⟫〉》❭❯˃ᐳ≫⋙"
@@ -83,7 +83,7 @@ _CONTROLS = {
 
 
 def without_markers(text: str) -> str:
-    """The text without anything that looks like a frame marker, a prompt's head or a chat template's role tag.
+    """The text without anything that looks like a quote marker, a prompt's head or a chat template's role tag.
 
     Look-alikes count: full-width brackets, and markers with invisible characters between their letters.
     """
@@ -110,11 +110,11 @@ _SIGNS = frozenset("<>[]|/:«»") - {"«", "»"}
 
 
 def has_marker(text: str) -> bool:
-    """True when the text holds one of our own frame markers or prompt heads: it leaked from a prompt."""
+    """True when the text holds one of our own quote markers or prompt heads: it leaked from a prompt."""
     return _OWN.search(plain(text)) is not None
 
 
-def framed(label: str, text: str, nonce: str) -> str:
+def quoted(label: str, text: str, nonce: str) -> str:
     """The whole text as data between two marker lines that carry `nonce`."""
     inner = without_markers(text)
     return f"<<<{label} {nonce}>>>\n{inner}\n<<<end {label} {nonce}>>>"

@@ -26,12 +26,12 @@ from typing import Literal
 from pydantic import TypeAdapter
 
 from tta_dev_primitives.flows.validation.accounts import Account, Moments
-from tta_dev_primitives.flows.validation.certificate import LEAST, Certificate
+from tta_dev_primitives.flows.validation.audit_bound import LEAST, AuditBound
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
 __all__ = [
     "Action",
-    "Evidence",
     "Label",
     "RiskPolicy",
     "RiskState",
@@ -109,40 +109,6 @@ class RiskPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Evidence:
-    """What speaks for one answer before anything was paid."""
-
-    use_case: str
-    signal: str
-    """Such as `agree2of3`, `split2`, `single`, `judged`."""
-    answer: int = 0
-    """Which answer of the case it speaks for."""
-    models: tuple[str, ...] = ()
-    """Identities of all models that took part, sorted."""
-    pair: tuple[str, ...] = ()
-    """The first two answerers, whose disagreement rate is watched; empty when there is nothing to compare."""
-    disagreed: bool = False
-    strong: bool = False
-    """Agreement or a judge's yes: the stratum starts with a friendlier prior."""
-    auditable: bool = True
-    """A paid check of this item is possible and affordable now."""
-    checks_saved: bool = True
-    """The month has saved what a verdict needs; where it has not, comparisons alone may open deliveries."""
-    price_class: str = ""
-    """What a verdict costs against an answer (`statistics.price_class`); empty where the check is a solution."""
-
-    @property
-    def stratum(self) -> str:
-        """The key of the stratum."""
-        return "|".join((self.use_case, self.signal, self.price_class, *self.models))
-
-    @property
-    def group(self) -> str | None:
-        """The key of the watched disagreement rate."""
-        return "|".join((self.use_case, *self.pair)) if self.pair else None
-
-
-@dataclass(frozen=True, slots=True)
 class Ruling:
     """What the risk ledger decided for one item."""
 
@@ -178,7 +144,7 @@ class Label:
     """
 
     ruling: Ruling | None
-    endorsed: bool | None
+    passed: bool | None
     """The orchestrator's word on the answer; None: it could not be had. Of a `proxy`: whether the answer passed."""
     accepted: bool = True
     """Whether the delivered answer counts as accepted; one that does not earns no budget."""
@@ -304,7 +270,7 @@ class RiskState:
     """Use case -> its budget."""
     pools: Mapping[str, tuple[int, int]] = field(default_factory=dict)
     """Signal -> labels ever, and rejections among them."""
-    certificate: Certificate = field(default_factory=Certificate)
+    audit_bound: AuditBound = field(default_factory=AuditBound)
 
     @property
     def items(self) -> int:
@@ -465,7 +431,7 @@ def rule(
         place, waiting = stratum.placed()
         state = _with(state, key, waiting)
         if action == "audit":
-            state = replace(state, certificate=state.certificate.opened(chance))
+            state = replace(state, audit_bound=state.audit_bound.opened(chance))
     ruling = Ruling(action, evidence, quality, mean, chance, task=task, coin=other, order=stratum.order)
     return replace(ruling, place=place, check=drawn if check < drawn else 0.0), state
 
@@ -490,13 +456,13 @@ def judged(state: RiskState, ruling: Ruling, *, failed: bool, passed: bool = Fal
     """
     key, signal = ruling.evidence.stratum, ruling.evidence.signal
     if ruling.action == "audit":
-        certificate = state.certificate
-        certificate = (
-            replace(certificate, found=certificate.found + 1)
+        audit_bound = state.audit_bound
+        audit_bound = (
+            replace(audit_bound, found=audit_bound.found + 1)
             if failed
-            else certificate.passed(ruling.probability)
+            else audit_bound.passed(ruling.probability)
         )
-        state = replace(state, certificate=certificate)
+        state = replace(state, audit_bound=audit_bound)
     n, k = state.pools.get(signal, (0, 0))
     state = replace(state, pools={**state.pools, signal: (n + 1, k + failed)})
     stratum = state.strata[key]
@@ -523,12 +489,12 @@ def judged(state: RiskState, ruling: Ruling, *, failed: bool, passed: bool = Fal
 
 def delivered(state: RiskState, label: Label) -> RiskState:
     """Count one accepted delivery."""
-    ruling, certificate = label.ruling, state.certificate
+    ruling, audit_bound = label.ruling, state.audit_bound
     use_case = label.use_case if ruling is None else ruling.evidence.use_case
     if ruling is not None and ruling.action != "escalate":
-        certificate = replace(certificate, trusted=certificate.trusted + 1)
+        audit_bound = replace(audit_bound, trusted=audit_bound.trusted + 1)
     accounts = {**state.accounts, use_case: state.account(use_case).delivered()}
-    return replace(state, accounts=accounts, certificate=certificate)
+    return replace(state, accounts=accounts, audit_bound=audit_bound)
 
 
 def unlabelled(
@@ -540,8 +506,8 @@ def unlabelled(
     """
     key = ruling.evidence.stratum
     if ruling.action == "audit" and label.accepted and not label.proxy:
-        missed = replace(state.certificate, unaudited=state.certificate.unaudited + 1)
-        state = _charge(replace(state, certificate=missed), key)
+        missed = replace(state.audit_bound, unaudited=state.audit_bound.unaudited + 1)
+        state = _charge(replace(state, audit_bound=missed), key)
     # Where the check is a verdict, whether it was asked for depends on price class and coin, not on the answer.
     lost = policy.gate == "strict" and not (label.accepted and ruling.evidence.price_class)
     found: Literal["-", "1"] = "1" if lost else "-"

@@ -13,10 +13,11 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
-from tta_dev_primitives.blocks.ledger.shared_document import Book, Strata
+from tta_dev_primitives.blocks.ledger.shared_document import Book, DocumentStore
 from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, Ruling
+from tta_dev_primitives.flows.validation.evidence import Evidence
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, observe_once, rule_once
 
 __all__ = ["RiskStore", "scope_of"]
@@ -44,7 +45,7 @@ class RiskStore:
     """
 
     def __init__(self, database: Database, scope: str, before: str | None = None) -> None:
-        self._strata, self._scope, self._before = Strata(database), scope, before
+        self._documents, self._scope, self._before = DocumentStore(database), scope, before
         self._secret: str | None = None
 
     @classmethod
@@ -109,7 +110,9 @@ class RiskStore:
             book.body, book.tasks = state.to_json(), {task: row.to_json() for task, row in rows.items()}
             return result
 
-        result, begun_anew = await self._strata.change_tasks(self._scope, tasks, within, before=self._before)
+        result, begun_anew = await self._documents.change_tasks(
+            self._scope, tasks, within, before=self._before
+        )
         if begun_anew:
             _LOG.warning(
                 "The risk ledger of version 0.1.0 cannot be used any more: free answers are checked anew."
@@ -118,9 +121,9 @@ class RiskStore:
 
     async def state(self) -> RiskState:
         """Everything the store knows, for reports."""
-        return RiskState.from_json(await self._strata.read(self._scope))
+        return RiskState.from_json(await self._documents.read(self._scope))
 
     async def secret(self) -> str:
         """The ledger's secret, under which coins are drawn."""
-        self._secret = self._secret or await self._strata.secret()
+        self._secret = self._secret or await self._documents.secret()
         return self._secret

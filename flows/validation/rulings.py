@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.risk import (
-    Evidence,
     Label,
     RiskPolicy,
     RiskState,
@@ -147,7 +147,7 @@ def learn_once(
     held = row.held.get(ruling.order) if ruling is not None else None
     if ruling is not None and held is not None:
         ruling = replace(held.ruling, evidence=ruling.evidence)
-        if label.endorsed is not None and new:
+        if label.passed is not None and new:
             state, held, alarm = _word(state, held, ruling, label, policy)
         if label.ended and not held.labelled and not held.closed:
             state, closed = unlabelled(state, label, ruling, policy)
@@ -164,7 +164,7 @@ def _word(
     """Record the orchestrator's word, or a comparison, once."""
     if held.labelled or (label.proxy and held.passed is not None):
         return state, held, False
-    failed = not label.endorsed
+    failed = not label.passed
     if label.proxy:
         return compared(state, ruling, policy, failed=failed), replace(held, passed=not failed), False
     if held.closed == "-" and ruling.place < state.strata[ruling.evidence.stratum].base:

@@ -21,7 +21,7 @@ from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, lone_o
 from tta_dev_primitives.flows.prompts import prompt
 from tta_dev_primitives.flows.validation.copied_verdict import is_copied
 from tta_dev_primitives.flows.validation.local_checks import HasTask
-from tta_dev_primitives.flows.validation.prompt_quoting import framed, nonce_for, plain
+from tta_dev_primitives.flows.validation.prompt_quoting import nonce_for, plain, quoted
 
 __all__ = [
     "VERDICT_SCHEMA",
@@ -59,10 +59,10 @@ def verdict_prompt(
     checks = "; ".join(" ".join(plain(c).split()) for c in criteria if c.strip())
     rubric = "Score 0 to 1: the chance that the answer is correct, complete and does what the task asks."
     if checks:
-        rubric += f" It must also satisfy what the plan lists as data:\n{framed('criteria', checks, nonce)}\n"
+        rubric += f" It must also satisfy what the plan lists as data:\n{quoted('criteria', checks, nonce)}\n"
     retry = " Your last reply was not readable." if again else ""
     user = (
-        f"{framed('task', task, nonce)}\n\n{framed('answer', answer, nonce)}\n\n"
+        f"{quoted('task', task, nonce)}\n\n{quoted('answer', answer, nonce)}\n\n"
         f'{rubric}{retry} Reply with JSON only: {{"score": 0.00, "reason": "at most 6 words"}}'
     )
     return system, user, nonce
@@ -78,8 +78,8 @@ def comparison_prompt(task: str, answer: str, reference: str, *, again: bool = F
     system = prompt("compare").text.format(nonce=nonce)
     retry = " Your last reply was not readable." if again else ""
     user = (
-        f"{framed('task', task, nonce)}\n\n{framed('reference', reference, nonce)}\n\n"
-        f"{framed('answer', answer, nonce)}\n\n"
+        f"{quoted('task', task, nonce)}\n\n{quoted('reference', reference, nonce)}\n\n"
+        f"{quoted('answer', answer, nonce)}\n\n"
         "Is the answer at least as good as the reference: as correct, as complete, doing what the task asks? "
         f'Score 1 for yes, 0 for no.{retry} Reply with JSON only: {{"score": 0, "reason": "at most 6 words"}}'
     )

@@ -100,7 +100,7 @@ async def postgresql_alone(url: str) -> dict[str, float]:
     return found
 
 
-def together(url: str, folder: Path, calls: int) -> dict[str, float]:
+def gather_all(url: str, folder: Path, calls: int) -> dict[str, float]:
     """32 processes, each one call after the other."""
     out = subprocess.run(
         [sys.executable, str(WORKER), "hammer", "--url", url, "--folder", str(folder), "--processes", "32",
@@ -128,13 +128,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         figures["sqlite, 1 process"] = asyncio.run(sqlite_alone(folder))
-        figures["sqlite, 32 processes"] = together(
+        figures["sqlite, 32 processes"] = gather_all(
             f"sqlite:///{folder}/many/ledger.db", folder, options.calls
         )
         server = PostgresServer(durable=True)
         try:
             figures["postgresql, 1 process"] = asyncio.run(postgresql_alone(server.url))
-            figures["postgresql, 32 processes"] = together(server.url, folder, max(1, options.calls // 2))
+            figures["postgresql, 32 processes"] = gather_all(server.url, folder, max(1, options.calls // 2))
         finally:
             server.stop()
     alone, many, pg = (

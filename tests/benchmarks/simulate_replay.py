@@ -32,7 +32,7 @@ from offline_replay import (  # noqa: E402
     STAND_INS,
     Recorded,
     Scenario,
-    Tally,
+    Score,
     load,
     mix,
     replay,
@@ -41,7 +41,7 @@ from offline_replay import (  # noqa: E402
 
 from tta_dev_primitives.config.models.usage import Usage  # noqa: E402
 from tta_dev_primitives.flows.answers.closed_answers import agree  # noqa: E402
-from tta_dev_primitives.flows.answers.hedging import doubted  # noqa: E402
+from tta_dev_primitives.flows.answers.hedging import hedged  # noqa: E402
 
 SCENARIOS = ROOT / "config" / "scenarios"
 BALANCED = Scenario.of(SCENARIOS / "balanced.yaml")
@@ -54,24 +54,24 @@ QUALITY3 = Scenario.of(SCENARIOS / "quality-optimized.yaml", LLAMA, DEEPSEEK)
 Draw = Callable[[random.Random], list[Recorded]]
 
 
-def runs(scenario: Scenario, draw: Draw, count: int) -> list[Tally]:
+def runs(scenario: Scenario, draw: Draw, count: int) -> list[Score]:
     """Independent replays, each with its own order and coins."""
     return [replay(scenario, draw(rng), rng) for rng in map(random.Random, range(count))]
 
 
-def show(title: str, scenario: Scenario, tallies: Sequence[Tally]) -> None:
+def show(title: str, scenario: Scenario, scores: Sequence[Score]) -> None:
     """One line of the table."""
-    savings, accuracies = [t.saving for t in tallies], [t.relative_accuracy for t in tallies]
-    alone = [float(1 - t.cost / t.paid_alone) for t in tallies]
-    calls = sum(sum(t.paid_calls.values()) for t in tallies) / sum(t.tasks for t in tallies)
+    savings, accuracies = [t.saving for t in scores], [t.relative_accuracy for t in scores]
+    alone = [float(1 - t.cost / t.paid_alone) for t in scores]
+    calls = sum(sum(t.paid_calls.values()) for t in scores) / sum(t.tasks for t in scores)
     print(
-        f"{title:16} {scenario.name:34} {tallies[0].tasks:5} tasks"
+        f"{title:16} {scenario.name:34} {scores[0].tasks:5} tasks"
         f"  saving {statistics.mean(savings):6.1%} (lowest {min(savings):6.1%})"
         f"  against the paid model's own tokens {statistics.mean(alone):6.1%} (lowest {min(alone):6.1%})"
         f"  accuracy/paid {statistics.mean(accuracies):7.2%} (lowest {min(accuracies):7.2%})"
-        f"  right {statistics.mean(t.right / t.tasks for t in tallies):6.2%}"
-        f"  paid calls {calls:5.1%}  rejected {statistics.mean(t.rejected / t.tasks for t in tallies):5.2%}"
-        f"  violations {sum(t.violated for t in tallies)}/{len(tallies)}"
+        f"  right {statistics.mean(t.right / t.tasks for t in scores):6.2%}"
+        f"  paid calls {calls:5.1%}  rejected {statistics.mean(t.rejected / t.tasks for t in scores):5.2%}"
+        f"  violations {sum(t.violated for t in scores)}/{len(scores)}"
     )
 
 
@@ -80,9 +80,9 @@ def drift_delays(corpus: list[Recorded], other: str, count: int) -> tuple[float,
     delays, false = [], 0
     for rng in map(random.Random, range(count)):
         records = [rng.choice(corpus) for _ in range(600)]
-        tally = replay(BALANCED, records, rng, swaps={GEMINI: other}, swap_from=300)
-        after = [n - 299 for n in tally.alarms if n >= 300]
-        false += sum(n < 300 for n in tally.alarms)
+        score = replay(BALANCED, records, rng, swaps={GEMINI: other}, swap_from=300)
+        after = [n - 299 for n in score.alarms if n >= 300]
+        false += sum(n < 300 for n in score.alarms)
         delays.append(after[0] if after else 300)
     return statistics.median(delays), false
 
@@ -109,7 +109,7 @@ def doubts(title: str, corpus: list[Recorded]) -> None:
         for record in corpus:
             name = record.named(model)
             answer = record.answer(MODELS[model], name)
-            wrong[doubted(answer.text, answer.final)].append(not record.row(name)["correct"])
+            wrong[hedged(answer.text, answer.final)].append(not record.row(name)["correct"])
         shares = [f"{statistics.mean(w):.1%} of {len(w)}" if w else "none" for w in wrong.values()]
         print(f"doubts, {title:10} {model:26} wrong: {shares[0]} that waver, {shares[1]} others")
 
@@ -146,8 +146,8 @@ def violations(corpora: dict[str, list[Recorded]], count: int) -> None:
         records = mix(corpora, tasks, rng) if names == ("mix",) else [
             rng.choice(corpora[rng.choice(names)]) for _ in range(tasks)
         ]  # fmt: skip
-        tally = replay(scenario, records, rng)
-        at_end, ever = at_end + tally.violated, ever + tally.ever_over
+        score = replay(scenario, records, rng)
+        at_end, ever = at_end + score.violated, ever + score.ever_over
     print(
         f"threshold violations, balanced gate: {at_end} of {count} runs at the end, {ever} at any moment after 100"
     )

@@ -33,7 +33,9 @@ async def _month(url: str) -> str:
     ledger = Ledger.open(url)
     lost = CallInfo(provider="anthropic", model="claude", role="execute")
     hold = await ledger.reserve(lost, usd("0.30"), LIMIT)
-    await ledger.presume(hold, "", outcome=Outcome(outcome="timeout", request_id="req-7", note="no reply"))
+    await ledger.charge_at_bound(
+        hold, "", outcome=Outcome(outcome="timeout", request_id="req-7", note="no reply")
+    )
     hold = await ledger.reserve(CallInfo(provider="anthropic", model="dear", role="plan"), usd("0.1"), LIMIT)
     await ledger.settle(hold, usd("0.2"), outcome=Outcome(note="billed more"), close_key=CLOSED)
     await ledger.approve((await ledger.balance()).month, usd("5"), who="Ada", reason="month end")

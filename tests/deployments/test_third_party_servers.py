@@ -20,9 +20,9 @@ from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Capabilities, Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.flows.answers.strict_json import one_object
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
@@ -163,7 +163,7 @@ async def test_aimocks_cut_and_filtered_answers_are_no_successes(served: Target,
         ("too fast", ErrorClass.RATE_LIMIT, LedgerAction.RELEASE),
         ("no key", ErrorClass.AUTH, LedgerAction.RELEASE),
         ("gone", ErrorClass.MODEL_GONE, LedgerAction.RELEASE),
-        ("broken", ErrorClass.TRANSIENT, LedgerAction.PRESUME),
+        ("broken", ErrorClass.TRANSIENT, LedgerAction.CHARGE_AT_BOUND),
         ("busy", ErrorClass.OVERLOADED, LedgerAction.RELEASE),
     ],
 )
@@ -176,7 +176,7 @@ async def test_aimocks_errors_have_our_classes(
     front of a model that is at work.
     """
     if text == "busy" and served.provider not in ("anthropic", "openai-compatible"):
-        error_class, action = ErrorClass.TRANSIENT, LedgerAction.PRESUME
+        error_class, action = ErrorClass.TRANSIENT, LedgerAction.CHARGE_AT_BOUND
     async with ProviderClient() as client:
         with pytest.raises(ProviderError) as caught:
             await client.send(served, ask(text), key=KEY)

@@ -24,7 +24,8 @@ from tta_dev_primitives.blocks.credentials.provider_credentials import Anthropic
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.redaction import forget_secrets
-from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, ProviderError
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
+from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.config.reading.api_keys import read_api_key
 from tta_dev_primitives.deployments.sandbox import Sandbox
 

@@ -34,7 +34,7 @@ class Providers:
         self.answered: list[str] = []
         self.waiting = 0
         self.all_wait = asyncio.Event()
-        self.together = False
+        self.gather_all = False
         """Answer nobody before two processes have asked everything."""
         self.both = asyncio.Event()
 
@@ -52,7 +52,7 @@ class Providers:
                 self.answered.append(words)
                 if len(self.answered) == 2 * CALLS:
                     self.both.set()
-                if self.together:
+                if self.gather_all:
                     await self.both.wait()
                 writer.write(f.good(text, asked))
                 await writer.drain()
@@ -154,7 +154,7 @@ async def test_a_terminated_process_closes_its_calls(bench: Bench) -> None:
 async def test_two_workers_pay_once_or_count_both(bench: Bench) -> None:
     """The same steps in two processes at once: both bills are in the books, and a third run pays nothing."""
     async with providers() as here:
-        here.together = True
+        here.gather_all = True
         worker = start(bench, here.urls, here.done)
         mine = await again(bench, here.urls, here.done)
         out, _ = await asyncio.to_thread(partial(worker.communicate, timeout=60))

@@ -15,7 +15,7 @@ from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, LONG, LONG_ANSWERS, LONG_RU
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows import execute, orchestrate
 from tta_dev_primitives.flows.calling.runtime import Runtime
-from tta_dev_primitives.flows.tasks.item import Lane
+from tta_dev_primitives.flows.tasks.item import AttemptChain
 from tta_dev_primitives.orchestration import (
     AllModelsFailedError,
     BudgetExceededError,
@@ -331,8 +331,8 @@ def test_edited_code_and_a_machine_without_results_pay_for_nothing_twice(
     sent = len(sandbox.calls)
     original = execute.execute
 
-    async def edited(runtime: Runtime, lane: Lane) -> dict[str, str]:
-        served = await original.fn(runtime, lane)
+    async def edited(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
+        served = await original.fn(runtime, chain)
         return dict(served)
 
     renewed = task(name="execute", retry_condition_fn=original.retry_condition_fn, persist_result=False)(

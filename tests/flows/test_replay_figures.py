@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from offline_replay import DEEPSEEK, GEMINI, LLAMA, Recorded, Scenario, Tally, load, mix, replay, shuffled
+from offline_replay import DEEPSEEK, GEMINI, LLAMA, Recorded, Scenario, Score, load, mix, replay, shuffled
 from replay_data import replay_folder
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
@@ -25,12 +25,12 @@ def point(name: str, *extra: str) -> Scenario:
     return Scenario.of(CONFIG / f"{name}.yaml", *extra)
 
 
-def runs(scenario: Scenario, corpora: dict[str, list[Recorded]], corpus: str) -> list[Tally]:
-    tallies = []
+def runs(scenario: Scenario, corpora: dict[str, list[Recorded]], corpus: str) -> list[Score]:
+    scores = []
     for rng in map(random.Random, range(RUNS)):
         records = mix(corpora, 1200, rng) if corpus == "mix" else shuffled(corpora[corpus], rng)
-        tallies.append(replay(scenario, records, rng))
-    return tallies
+        scores.append(replay(scenario, records, rng))
+    return scores
 
 
 @pytest.mark.server
@@ -50,10 +50,10 @@ def test_saving_and_accuracy_of_the_operating_points(
     corpora: dict[str, list[Recorded]], scenario: tuple[str, ...], corpus: str, saving: float, accuracy: float
 ) -> None:
     """Means of four random orders, all costs included, against the paid model on the same tasks; no violation."""
-    tallies = runs(point(*scenario), corpora, corpus)
-    assert statistics.mean(t.saving for t in tallies) >= saving
-    assert statistics.mean(t.relative_accuracy for t in tallies) >= accuracy
-    assert not any(t.violated for t in tallies)
+    scores = runs(point(*scenario), corpora, corpus)
+    assert statistics.mean(t.saving for t in scores) >= saving
+    assert statistics.mean(t.relative_accuracy for t in scores) >= accuracy
+    assert not any(t.violated for t in scores)
 
 
 def test_where_the_paid_model_is_the_worse_one_the_free_ones_are_not_lost(
@@ -64,9 +64,9 @@ def test_where_the_paid_model_is_the_worse_one_the_free_ones_are_not_lost(
     best_free = max(
         statistics.mean(bool(r.row(r.named(model))["correct"]) for r in records) for model in (GEMINI, LLAMA)
     )
-    tallies = runs(point("scenarios/balanced"), corpora, "numersense")
-    assert statistics.mean(t.right / t.tasks for t in tallies) >= best_free - 0.01
-    assert statistics.mean(t.relative_accuracy for t in tallies) >= 1.0
+    scores = runs(point("scenarios/balanced"), corpora, "numersense")
+    assert statistics.mean(t.right / t.tasks for t in scores) >= best_free - 0.01
+    assert statistics.mean(t.relative_accuracy for t in scores) >= 1.0
 
 
 def test_a_free_model_that_gets_much_worse_is_noticed_within_25_tasks(
@@ -76,8 +76,8 @@ def test_a_free_model_that_gets_much_worse_is_noticed_within_25_tasks(
     delays = []
     for rng in map(random.Random, range(9)):
         records = [rng.choice(corpora["gsm8k"]) for _ in range(400)]
-        tally = replay(
+        score = replay(
             point("scenarios/balanced"), records, rng, swaps={GEMINI: "gemma-2-2b-it"}, swap_from=300
         )
-        delays.append(next((n - 299 for n in tally.alarms if n >= 300), 999))
+        delays.append(next((n - 299 for n in score.alarms if n >= 300), 999))
     assert statistics.median(delays) <= 25

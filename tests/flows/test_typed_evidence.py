@@ -15,17 +15,18 @@ from typed_world import Models, run_job, tasks_of
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.reporting.run_artifacts import field_rows
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.field_votes import status_of
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
     Deliver,
     PaidSolve,
-    endorsement,
     label_of,
     next_step,
+    orchestrator_accepts,
 )
-from tta_dev_primitives.flows.validation.risk import Action, Evidence, Ruling
+from tta_dev_primitives.flows.validation.risk import Action, Ruling
 
 StartSandbox = Callable[..., Sandbox]
 G, L, D = (Candidate(name, name, "free") for name in ("gemini", "llama", "deepseek"))
@@ -80,7 +81,7 @@ def test_what_is_still_disputed_goes_to_the_orchestrator_alone() -> None:
     step = next_step(ended)
     assert step == Deliver(3, True, "paid", 1.0)
     assert label_of(ended, step) is None
-    assert endorsement(ended, 0) is None
+    assert orchestrator_accepts(ended, 0) is None
     assert status_of(ended) == {"a": "agreed", "b": "disputed"}
 
 
@@ -92,9 +93,9 @@ def test_a_check_looks_at_the_agreed_fields() -> None:
         step = next_step(ended)
         label = label_of(ended, step)
         assert label is not None
-        assert label.endorsed is good
+        assert label.passed is good
         assert step == Deliver(2, True, "audit", 1.0)
-    assert endorsement(ended, 0, whole=True) is False
+    assert orchestrator_accepts(ended, 0, whole=True) is False
 
 
 @pytest.mark.parametrize(

@@ -29,15 +29,16 @@ from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.calling.services import Services
-from tta_dev_primitives.flows.execute import lane_attempt
+from tta_dev_primitives.flows.execute import chain_attempt
 from tta_dev_primitives.flows.plan import plan_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
-from tta_dev_primitives.flows.tasks.item import Item, Lane
+from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.result import Attempt
 from tta_dev_primitives.flows.validate import validate_items
 from tta_dev_primitives.flows.validation.checked import Checked
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.next_step import Deliver, GiveUp, PaidSolve
-from tta_dev_primitives.flows.validation.risk import Evidence, Ruling
+from tta_dev_primitives.flows.validation.risk import Ruling
 
 PAID, FREE = f.MODEL, "fault-free"
 PAID_KEY, FREE_KEY = "FAULT_PAID_KEY", "FAULT_FREE_KEY"
@@ -152,7 +153,7 @@ async def faulty_provider(fault: Fault, site: str, *, passes_after: int | None =
             serve = f.answering(f.first(passes_after, fault.serve.answer), text)
         if passes_after is not None or fault.closes is not None:
             # Else one item's second try could come before another's first, or find the provider closed.
-            serve = f.together(_items_of(site), serve)
+            serve = f.at_once(_items_of(site), serve)
         tls = f.self_signed() if fault.place == "untrusted tls" else None
         async with f.rude_server(serve, tls=tls) as server:
             yield f"{fault.scheme}://127.0.0.1:{server.port}"
@@ -250,9 +251,9 @@ async def _items(runtime: Runtime, count: int) -> list[Item]:
 
 async def _walk(runtime: Runtime, outcome: Outcome, count: int) -> None:
     outcome.items = await _items(runtime, count)
-    lane = Lane([(item, [runtime.targets[PAID], runtime.targets[FREE]]) for item in outcome.items])
-    while lane.open and any(lane.walks[item.id] for item in lane.open):
-        await lane_attempt(runtime, lane)
+    chain = AttemptChain([(item, [runtime.targets[PAID], runtime.targets[FREE]]) for item in outcome.items])
+    while chain.open and any(chain.walks[item.id] for item in chain.open):
+        await chain_attempt(runtime, chain)
     for item in outcome.items:
         if item.error is not None:
             raise item.error

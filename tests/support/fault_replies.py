@@ -167,7 +167,7 @@ def first(count: int, faulty: Answer) -> Answer:
     return answer
 
 
-def together(count: int, behave: Behaviour) -> Behaviour:
+def at_once(count: int, behave: Behaviour) -> Behaviour:
     """Nobody is served before `count` have called: none of them can know what another one met."""
     calls, all_here = 0, asyncio.Event()
 

@@ -26,15 +26,10 @@ from tta_dev_primitives.blocks.ledger.guarded_call import content_key, guarded_s
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
-from tta_dev_primitives.config.errors import (
-    BudgetExceededError,
-    ErrorClass,
-    LedgerAction,
-    LedgerBusyError,
-    ProviderError,
-)
+from tta_dev_primitives.config.errors import BudgetExceededError, LedgerBusyError
 from tta_dev_primitives.config.models.targets import Price, Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 PAID = Target(
     "paid-model", "openai-compatible", "paid-model", "paid", "K", "x", Price(Decimal(3), Decimal(15))
@@ -122,7 +117,7 @@ def steps(provider: Provider) -> list[tuple[Target, str, Behaviour]]:
             provider="p",
             model="m",
             error_class=ErrorClass.OVERLOADED if overloaded else ErrorClass.TRANSPORT,
-            ledger_action=LedgerAction.RELEASE if overloaded else LedgerAction.PRESUME,
+            ledger_action=LedgerAction.RELEASE if overloaded else LedgerAction.CHARGE_AT_BOUND,
         )
 
     return [

@@ -40,7 +40,7 @@ from tta_dev_primitives.flows.validation.next_step import (
 from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
-__all__ = ["Recorded", "Scenario", "Tally", "load", "mix", "replay", "shuffled"]
+__all__ = ["Recorded", "Scenario", "Score", "load", "mix", "replay", "shuffled"]
 
 GEMINI, LLAMA, DEEPSEEK = "gemini-2.5-pro", "llama-3.3-70b-versatile", "deepseek/deepseek-r1:free"
 SONNET, OPUS = "claude-sonnet-4.5", "claude-opus-4"
@@ -138,7 +138,7 @@ class Recorded:
 
 
 @dataclass
-class Tally:
+class Score:
     """What a replay came to. `baseline` counts as a result does; `paid_alone` is the paid model on every task."""
 
     eps: float
@@ -180,25 +180,25 @@ def replay(
     risk: RiskPolicy | None = None,
     swaps: dict[str, str] | None = None,
     swap_from: int = 0,
-) -> Tally:
+) -> Score:
     """Run the tasks in order, one risk ledger for all; from task `swap_from` on other models stand in (a drift)."""
     policy = scenario.policy
     risk = risk or RiskPolicy(policy.eps, policy.gate)
-    tally, secret = Tally(policy.eps), str(rng.random())
+    score, secret = Score(policy.eps), str(rng.random())
     for number, record in enumerate(records):
-        one = _Task(scenario, record, swaps if number >= swap_from else None, tally)
+        one = _Task(scenario, record, swaps if number >= swap_from else None, score)
         one.run(secret, risk)
-    return tally
+    return score
 
 
 class _Task:
     """One recorded task on its way through the state machine."""
 
     def __init__(
-        self, scenario: Scenario, record: Recorded, swaps: dict[str, str] | None, tally: Tally
+        self, scenario: Scenario, record: Recorded, swaps: dict[str, str] | None, score: Score
     ) -> None:
-        self.record, self.swaps, self.tally = record, swaps, tally
-        self.key, self.row = str(tally.tasks), TaskRow()
+        self.record, self.swaps, self.score = record, swaps, score
+        self.key, self.row = str(score.tasks), TaskRow()
         self.orchestrator = scenario.orchestrator
         route = scenario.route(record.use_case)
         self.case = Case(
@@ -213,9 +213,9 @@ class _Task:
             label = Label(self.case.ruling, None, step.accepted)
         if label is not None:
             label = replace(label, task=self.key, use_case=self.record.use_case)
-            alarm, self.tally.state, self.row = learn_once(self.tally.state, self.row, label, risk)
+            alarm, self.score.state, self.row = learn_once(self.score.state, self.row, label, risk)
             if alarm:
-                self.tally.alarms.append(self.tally.tasks)
+                self.score.alarms.append(self.score.tasks)
         self._count(step)
 
     def _take(self, step: Step, secret: str, risk: RiskPolicy) -> None:
@@ -226,23 +226,23 @@ class _Task:
                         if not self._answer(name).failures:
                             break
             case PaidSolve(models, reason):
-                self.tally.paid_calls[reason] += 1
+                self.score.paid_calls[reason] += 1
                 self._answer(models[0])
             case Consult(evidence):
-                ruling, self.tally.state, self.row = rule_once(
-                    self.tally.state, self.row, self.key, evidence, risk, secret=secret, month="2026-11"
+                ruling, self.score.state, self.row = rule_once(
+                    self.score.state, self.row, self.key, evidence, risk, secret=secret, month="2026-11"
                 )
                 self.case = self.case.with_ruling(ruling)
                 if ruling.drifted:
-                    self.tally.alarms.append(self.tally.tasks)
+                    self.score.alarms.append(self.score.tasks)
             case FreeJudge(models=models) | FreeCompare(models=models):
                 # No free judgement is recorded: an answer that cannot be read has nothing free that speaks for it.
                 self.case = self.case.without(models)
             case PaidVerdict(index, models, reason):
-                self.tally.paid_calls[f"verdict:{reason}"] += 1
+                self.score.paid_calls[f"verdict:{reason}"] += 1
                 judged = self.record.row(self.record.named(self.case.answers[index].by.model, self.swaps))
                 read = judged["input_tokens"] + judged["output_tokens"] + _VERDICT_PROMPT
-                self.tally.cost += PRICES[models[0]].cost(Usage(read, output_tokens=15))
+                self.score.cost += PRICES[models[0]].cost(Usage(read, output_tokens=15))
                 self.case = self.case.with_verdict(Verdict(index, self.orchestrator, 0.0))
             case Deliver() | GiveUp():
                 raise AssertionError(f"{step} ends a task")
@@ -254,7 +254,7 @@ class _Task:
         answer = self.record.answer(MODELS[name], recorded)
         self.case = self.case.with_answer(answer)
         if name in PRICES:
-            self.tally.cost += self._price(name, recorded)
+            self.score.cost += self._price(name, recorded)
         return answer
 
     def _price(self, payer: str, recorded: str) -> Decimal:
@@ -262,25 +262,25 @@ class _Task:
         return PRICES[payer].cost(Usage(row["input_tokens"], output_tokens=row["output_tokens"]))
 
     def _count(self, step: Deliver | GiveUp) -> None:
-        tally, record = self.tally, self.record
-        tally.tasks += 1
+        score, record = self.score, self.record
+        score.tasks += 1
         own_name = record.named(self.orchestrator.model)
         own = record.row(own_name)
-        tally.paid_right += bool(own["correct"])
-        tally.paid_alone += self._price(self.orchestrator.model, own_name)
+        score.paid_right += bool(own["correct"])
+        score.paid_alone += self._price(self.orchestrator.model, own_name)
         solved = any(a.by.model == self.orchestrator.model for a in self.case.answers)
         shown = own
         if isinstance(step, Deliver):
             by = self.case.answers[step.index].by
             shown = record.row(record.named(by.model, self.swaps))
-            tally.right += bool(shown["correct"])
+            score.right += bool(shown["correct"])
             if not solved:
                 final = record.answer(self.orchestrator, own_name).final
-                tally.rejected += not agree(final, self.case.answers[step.index].final)
+                score.rejected += not agree(final, self.case.answers[step.index].final)
         measured = own if solved else shown
         usage = Usage(measured["input_tokens"], output_tokens=measured["output_tokens"])
-        tally.baseline += PRICES[self.orchestrator.model].cost(usage)
-        tally.ever_over |= tally.tasks >= 100 and tally.rejected > tally.eps * tally.tasks
+        score.baseline += PRICES[self.orchestrator.model].cost(usage)
+        score.ever_over |= score.tasks >= 100 and score.rejected > score.eps * score.tasks
 
 
 def load(folder: Path, name: str) -> list[Recorded]:

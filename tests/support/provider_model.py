@@ -10,8 +10,8 @@ from datetime import datetime
 from typing import Literal
 from zoneinfo import ZoneInfo
 
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
 from tta_dev_primitives.config.models.targets import Limits, Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 Shape = Literal["fixed", "sliding", "bucket"]
 

@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.risk import (
-    Evidence,
     Label,
     RiskPolicy,
     RiskState,
@@ -31,13 +31,13 @@ __all__ = ["Task", "World", "learn"]
 def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState, bool]:
     """Record a label and the end of its task, as if it were new; True when rejections raised a drift alarm."""
     ruling, alarm = label.ruling, False
-    if ruling is not None and label.endorsed is not None:
+    if ruling is not None and label.passed is not None:
         if label.proxy:
-            state = compared(state, ruling, failed=not label.endorsed, policy=policy)
+            state = compared(state, ruling, failed=not label.passed, policy=policy)
         else:
-            state, alarm = judged(state, ruling, failed=not label.endorsed)
+            state, alarm = judged(state, ruling, failed=not label.passed)
     if label.ended:
-        if ruling is not None and (label.endorsed is None or label.proxy):
+        if ruling is not None and (label.passed is None or label.proxy):
             state, _ = unlabelled(state, label, ruling, policy)
         state = delivered(state, label) if label.accepted else state
     return state, alarm

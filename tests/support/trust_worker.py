@@ -8,7 +8,8 @@ import sys
 from collections import Counter
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy
+from tta_dev_primitives.flows.validation.evidence import Evidence
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 POLICY = RiskPolicy(0.15)
@@ -26,10 +27,10 @@ async def work(url: str, seed: int, tasks: int) -> Counter[str]:
         if ruling.action == "deliver":
             await store.learn([Label(ruling, None, task=key)], POLICY)
         else:
-            endorsed = n % 20 != 10
+            passed = n % 20 != 10
             done["labels"] += 1
-            done["rejected"] += not endorsed
-            await store.learn([Label(ruling, endorsed, task=key)], POLICY)
+            done["rejected"] += not passed
+            await store.learn([Label(ruling, passed, task=key)], POLICY)
     await database.aclose()
     return done
 

@@ -71,9 +71,9 @@ class LiveView:
 
     def update(self, progress: Progress) -> None:
         """Redraw."""
-        self._live.update(self._picture(progress))
+        self._live.update(self._renderable(progress))
 
-    def _picture(self, progress: Progress) -> RenderableType:
+    def _renderable(self, progress: Progress) -> RenderableType:
         models = Table("model", "calls", "failed", "answers", "cost", box=None, header_style="dim")
         for name, line in sorted(progress.models.items()):
             models.add_row(

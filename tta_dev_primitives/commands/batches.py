@@ -60,11 +60,11 @@ def batches(
 
 async def _ask(action: str, name: str | None, config_path: Path | None) -> Batch:
     """Do what is asked with one batch at its provider; how it stands then."""
-    from tta_dev_primitives.flows.bulk.batch_desk import BatchDesk, BatchTiming
+    from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, ProviderBatches
     from tta_dev_primitives.flows.calling.runtime import Runtime
 
     runtime = await Runtime.of(load_trusted(config_path))
-    desk, ledger = BatchDesk(runtime.services, BatchTiming()), runtime.ledger
+    provider_batches, ledger = ProviderBatches(runtime.services, BatchTiming()), runtime.ledger
     matching = [one for one in await ledger.batches() if name and one.id.startswith(name)]
     if len(matching) != 1:
         raise ConfigError(
@@ -72,8 +72,8 @@ async def _ask(action: str, name: str | None, config_path: Path | None) -> Batch
         )
     batch = matching[0]
     if action == "cancel":
-        await desk.cancel(batch)
-    await desk.look(batch)
+        await provider_batches.cancel(batch)
+    await provider_batches.look(batch)
     return (await ledger.batches(ids=[batch.id]))[0]
 
 

@@ -120,7 +120,7 @@ def bulk(
         )
     if json:
         print_json(report.to_json())
-    _tell(report, tasks)
+    _print_report(report, tasks)
     return _exit_code(report)
 
 
@@ -161,7 +161,7 @@ def _look_at_files(tasks: Path, out: Path) -> None:
         raise ConfigError(f"{out}: its folder does not exist. Make it, or choose another --out.")
 
 
-def _tell(report: BulkReport, tasks: Path) -> None:
+def _print_report(report: BulkReport, tasks: Path) -> None:
     out = console(stderr=True)
     for line in report.broken_lines[:20]:
         out.print(f"{tasks}: line {line.line}: {line.reason} (not run)")

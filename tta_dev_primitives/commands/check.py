@@ -194,7 +194,7 @@ async def _live(config: OrchestrationConfig, catalogue: Catalogue) -> list[Check
             _LEVELS.get(found.state, "fail"),
             _place(found.target),
             found.note,
-            _mend(found.state, found.target, catalogue),
+            _remedy(found.state, found.target, catalogue),
         )
         for found in states
     ]
@@ -204,7 +204,7 @@ def _place(target: Target) -> str:
     return f"{target.name} at {target.provider}"
 
 
-def _mend(state: str, target: Target, catalogue: Catalogue) -> str | None:
+def _remedy(state: str, target: Target, catalogue: Catalogue) -> str | None:
     match state:
         case "served":
             return None

@@ -107,7 +107,7 @@ def _show(found: SpendReport) -> None:
             ]
             for q in found.quality
         ]
-        columns = ["use case", "verdicts", "endorsed", "95 % interval", "delivered on trust"]
+        columns = ["use case", "verdicts", "accepted", "95 % interval", "delivered on trust"]
         out.print(table("Quality of free answers", columns, rows, right=columns[1:]))
         for q in found.quality:
             if q.on_agreed:

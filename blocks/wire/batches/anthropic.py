@@ -17,7 +17,7 @@ from tta_dev_primitives.blocks.wire.batches.types import (
     required_id,
 )
 from tta_dev_primitives.blocks.wire.reading import at, count_of, flat, seq, text_of
-from tta_dev_primitives.blocks.wire.waiting import parse_instant
+from tta_dev_primitives.blocks.wire.retry_after import parse_instant
 from tta_dev_primitives.config.models.targets import Target
 
 __all__ = ["AnthropicBatches"]

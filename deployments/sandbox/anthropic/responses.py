@@ -9,7 +9,7 @@ from typing import Any
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.errors import error_form, seconds
-from tta_dev_primitives.deployments.sandbox.replies import (
+from tta_dev_primitives.deployments.sandbox.http_reply import (
     RateLimit,
     Reply,
     Sent,

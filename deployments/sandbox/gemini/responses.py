@@ -7,7 +7,7 @@ from typing import Any
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.errors import METRIC, ErrorForm, error_form
-from tta_dev_primitives.deployments.sandbox.replies import Reply, Sent, dumps, overridden, pieces, token
+from tta_dev_primitives.deployments.sandbox.http_reply import Reply, Sent, dumps, overridden, pieces, token
 
 __all__ = ["GeminiResponses"]
 

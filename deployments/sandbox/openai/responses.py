@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.errors import METRIC, error_form, seconds
-from tta_dev_primitives.deployments.sandbox.replies import (
+from tta_dev_primitives.deployments.sandbox.http_reply import (
     RateLimit,
     Reply,
     Sent,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, estimate_tokens
-from tta_dev_primitives.deployments.sandbox.replies import token
+from tta_dev_primitives.deployments.sandbox.http_reply import token
 from tta_dev_primitives.deployments.sandbox.scenario.samples import sample
 
 __all__ = ["LABEL", "answer_for", "scripted_answer", "solve"]

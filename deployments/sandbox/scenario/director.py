@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.replies import RateLimit
+from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for, scripted_answer
 from tta_dev_primitives.deployments.sandbox.scenario.quota import Quotas
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import (

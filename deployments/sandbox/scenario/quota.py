@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from zoneinfo import ZoneInfo
 
 from tta_dev_primitives.deployments.sandbox.chat import Ask, ErrorKind, Failure
-from tta_dev_primitives.deployments.sandbox.replies import RateLimit
+from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Quota
 
 __all__ = ["Quotas"]

@@ -24,16 +24,14 @@ from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
-    ErrorClass,
-    LedgerAction,
     LedgerError,
     MissingKeyError,
-    ProviderError,
     QuarantinedError,
     UnknownPriceError,
 )
 from tta_dev_primitives.config.models.targets import Price, Target
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 PRICE = Price(Decimal(3), Decimal(15))
 PAID = Target("paid", "anthropic", "paid-1", "paid", "KEY", "x", PRICE, context_tokens=200_000)
@@ -149,7 +147,7 @@ async def test_another_request_is_another_answer() -> None:
     ("action", "usage", "spent"),
     [
         (LedgerAction.RELEASE, None, Decimal(0)),
-        (LedgerAction.PRESUME, None, BOUND),
+        (LedgerAction.CHARGE_AT_BOUND, None, BOUND),
         (LedgerAction.SETTLE, Usage(input_tokens=100), Decimal("0.0003")),
         (LedgerAction.SETTLE, None, BOUND),
         (LedgerAction.SETTLE, Usage(flag="usage_invalid"), BOUND),
@@ -422,7 +420,7 @@ async def test_a_free_call_is_recorded_and_touches_no_money(ledger: Ledger) -> N
     with pytest.raises(ProviderError):
         await go(
             ledger,
-            raises(provider_error(LedgerAction.PRESUME)),
+            raises(provider_error(LedgerAction.CHARGE_AT_BOUND)),
             target=FREE,
             request=replace(REQUEST, system="s"),
         )

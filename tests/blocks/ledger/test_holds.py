@@ -86,7 +86,11 @@ async def test_a_call_ends_once(ledger: Ledger, new_call: NewCall) -> None:
     """After a settlement, neither a second one nor a release or presumption changes anything."""
     hold = await ledger.reserve(new_call(), usd("0.40"), LIMIT)
     await ledger.settle(hold, usd("0.10"))
-    for late in (ledger.settle(hold, usd("0.35")), ledger.release(hold, "x"), ledger.presume(hold, "x")):
+    for late in (
+        ledger.settle(hold, usd("0.35")),
+        ledger.release(hold, "x"),
+        ledger.charge_at_bound(hold, "x"),
+    ):
         assert not (await late).changed
     balance = await ledger.balance()
     assert (balance.spent, balance.held) == (usd("0.10"), usd(0))
@@ -104,7 +108,7 @@ async def test_an_unknown_outcome_costs_the_bound_until_the_truth_arrives(
 ) -> None:
     """Presumed: 0.40 is spent; a late settlement with 0.15 corrects it."""
     hold = await ledger.reserve(new_call(), usd("0.40"), LIMIT)
-    await ledger.presume(hold, "reset after sending")
+    await ledger.charge_at_bound(hold, "reset after sending")
     balance = await ledger.balance()
     assert (balance.spent, balance.presumed, balance.held) == (usd("0.40"), usd("0.40"), usd(0))
     await ledger.settle(hold, usd("0.15"))
@@ -296,7 +300,7 @@ async def test_a_presumed_call_is_corrected_only_with_evidence(ledger: Ledger, n
     with pytest.raises(LedgerError, match="only presumed calls"):
         await ledger.reconcile(holds[0].id, usd("0.10"), evidence="page")
     for hold in holds:
-        await ledger.presume(hold, "unknown")
+        await ledger.charge_at_bound(hold, "unknown")
     with pytest.raises(LedgerError, match="evidence"):
         await ledger.reconcile(holds[0].id, usd("0.10"), evidence=" ")
     assert await ledger.reconcile(holds[0].id, usd("0.10"), evidence="usage u1", who="ann") == usd("-0.20")

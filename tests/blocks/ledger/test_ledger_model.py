@@ -127,10 +127,10 @@ class LedgerModel(RuleBasedStateMachine):
             call.state, call.charged = "released", 0
 
     @rule(call=calls)
-    def presume(self, call: Call) -> None:
+    def charge_at_bound(self, call: Call) -> None:
         if call.state == "refused" or call.deleted:
             return
-        self.run(self.ledger.presume(call.info.id, "unknown"))
+        self.run(self.ledger.charge_at_bound(call.info.id, "unknown"))
         if call.state == "held":
             call.state, call.charged = "presumed", call.bound
 

@@ -35,7 +35,7 @@ async def test_a_month_adds_up_by_every_side(ledger: Ledger, new_call: NewCall) 
     outcome = Outcome(usage=Usage(input_tokens=100, output_tokens=10), list_value=Decimal("0.20"))
     await ledger.settle(plan, Decimal("0.20"), outcome=outcome)
     lost = await ledger.reserve(new_call(model="dear"), Decimal("0.30"), limit)
-    await ledger.presume(lost, "", outcome=Outcome(outcome="transport"))
+    await ledger.charge_at_bound(lost, "", outcome=Outcome(outcome="transport"))
     await ledger.reserve(new_call(model="dear"), Decimal("0.40"), limit)
     free = {"model": "free", "provider": "q", "billing": "free"}
     await ledger.record_free(new_call(**free), Outcome(usage=Usage(50, 0, 0, 5), list_value=Decimal("0.05")))

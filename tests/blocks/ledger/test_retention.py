@@ -38,7 +38,7 @@ async def used(ledger: Ledger, new_call: NewCall) -> dict[str, str]:
         elif end == "released":
             await ledger.release(hold, "refused")
         elif end == "presumed":
-            await ledger.presume(hold, "no reply")
+            await ledger.charge_at_bound(hold, "no reply")
     await ledger.record_free(new_call(model="free", use_case=None), Outcome(list_value=CENT))
     await ledger.approve(MONTH, Decimal(1), who="ann", reason="more")
     record = TaskRecord(flow_run_id="r", item_id="a", use_case="simple", cost=CENT, quality=0.5)

@@ -74,7 +74,7 @@ async def test_what_was_not_sent_is_given_back_and_what_may_have_been_billed_is_
     await ledger.release(released, "no connection")
     assert (await ledger.savings()).left == Decimal("0.1")
     presumed = await ledger.reserve(new_call(extra="savings"), Decimal("0.02"), LIMIT)
-    await ledger.presume(presumed, "timeout")
+    await ledger.charge_at_bound(presumed, "timeout")
     assert (await ledger.savings()).left == Decimal("0.08")
     await ledger.settle(presumed, Decimal("0.005"))
     assert (await ledger.savings()).left == Decimal("0.095")

@@ -13,9 +13,9 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Database, databas
 from tta_dev_primitives.blocks.providers.capabilities import KEPT_S, LearnedCapabilities, lesson_of
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Capabilities, Limits, Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 TARGET = replace(
     target_of("m", "openai-compatible", Limits()),

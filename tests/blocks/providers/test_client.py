@@ -31,14 +31,9 @@ from wire_samples import ask, at_address, target
 from tta_dev_primitives.blocks.providers.client import MAX_BODY, ProviderClient
 from tta_dev_primitives.blocks.providers.transport import HostRefused, guarded_session, host_refusal
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import (
-    ConfigError,
-    ErrorClass,
-    LedgerAction,
-    MissingKeyError,
-    ProviderError,
-)
+from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 KEY = SecretStr("sk-ant-canary-0123456789-abcdefghijkl")
 GOOD = json.dumps(
@@ -51,7 +46,7 @@ GOOD = json.dumps(
         "usage": {"input_tokens": 12, "output_tokens": 1},
     }
 ).encode()
-REL, PRE = LedgerAction.RELEASE, LedgerAction.PRESUME
+REL, PRE = LedgerAction.RELEASE, LedgerAction.CHARGE_AT_BOUND
 
 
 @pytest.fixture

@@ -21,7 +21,8 @@ from wire_samples import ask, at_address, target
 from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.providers.network import network_facts, proxy_of
-from tta_dev_primitives.config.errors import ConfigError, ErrorClass, ProviderError
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 KEY = SecretStr("key-of-the-test-0123456789")
 VARIABLES = (

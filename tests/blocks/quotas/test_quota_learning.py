@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 
 from tta_dev_primitives.blocks.quotas.learning import closed_by, learn, learn_from_error, period_of
 from tta_dev_primitives.blocks.quotas.windows import Observation
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
 from tta_dev_primitives.config.models.targets import Limits
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 MIDNIGHT = NOON + 12 * 3600

@@ -15,9 +15,9 @@ from provider_model import VirtualClock, target_of
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work, database_for
 from tta_dev_primitives.blocks.quotas.quota import Done, Quota, Slot, Wait, scope_of
-from tta_dev_primitives.config.errors import ErrorClass, ProviderError
 from tta_dev_primitives.config.models.targets import Limits
 from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 UNLIMITED = target_of("local", "openai-compatible", Limits())

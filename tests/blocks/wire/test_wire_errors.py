@@ -15,8 +15,8 @@ import yaml
 from wire_samples import NOW, PROVIDERS, target
 
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.config.errors import ErrorClass as E
-from tta_dev_primitives.config.errors import ProviderError
+from tta_dev_primitives.config.provider_errors import ErrorClass as E
+from tta_dev_primitives.config.provider_errors import ProviderError
 
 INSTANTS = {
     "december": NOW + (8 * 24 + 14) * 3600,  # 1 December 2026, 00:00 UTC

@@ -22,7 +22,7 @@ from tta_dev_primitives.blocks.wire.encodings import UnknownEncoding, decompress
 from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 SENTENCE = "Größer als der Fluß ist nur das Meer."
 CHAT = {
@@ -194,7 +194,7 @@ def test_the_words_of_a_foreign_error_reach_the_user(status: int, body: Any, kin
     with pytest.raises(ProviderError) as failed:
         parse("openai-compatible", raw.encode(), status=status)
     assert (failed.value.error_class.value, said in str(failed.value)) == (kind, True), str(failed.value)
-    assert status != 200 or failed.value.ledger_action is LedgerAction.PRESUME
+    assert status != 200 or failed.value.ledger_action is LedgerAction.CHARGE_AT_BOUND
 
 
 def test_a_page_of_a_firewall_is_not_blamed_on_the_key() -> None:

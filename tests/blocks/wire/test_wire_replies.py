@@ -13,7 +13,7 @@ from wire_samples import CHAT_PROVIDERS, NOW, PROVIDERS, target
 
 from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 JSON_HEADERS = {"content-type": "application/json"}
 
@@ -386,7 +386,7 @@ def test_a_stream_that_breaks_off_is_no_answer(provider: str) -> None:
     with pytest.raises(ProviderError) as caught:
         wire_format(provider).parse_stream(target(provider), STREAMS_CUT[provider], now=NOW)
     assert caught.value.error_class is ErrorClass.TRANSPORT
-    assert caught.value.ledger_action is LedgerAction.PRESUME
+    assert caught.value.ledger_action is LedgerAction.CHARGE_AT_BOUND
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -396,7 +396,7 @@ def test_an_error_within_a_stream_is_an_error(provider: str) -> None:
     with pytest.raises(ProviderError) as caught:
         wire_format(provider).parse_stream(target(provider), text, now=NOW)
     assert caught.value.error_class is STREAM_CLASSES.get(provider, ErrorClass.OVERLOADED)
-    assert caught.value.ledger_action is LedgerAction.PRESUME
+    assert caught.value.ledger_action is LedgerAction.CHARGE_AT_BOUND
 
 
 @pytest.mark.parametrize("provider", ["anthropic", "google-ai-studio"])
@@ -408,7 +408,7 @@ def test_figures_of_a_stream_that_fails_half_way_are_not_believed(provider: str)
     }
     with pytest.raises(ProviderError) as caught:
         wire_format(provider).parse_stream(target(provider), begun[provider] + STREAMS_FAILED[provider])
-    assert (caught.value.ledger_action, caught.value.usage) == (LedgerAction.PRESUME, None)
+    assert (caught.value.ledger_action, caught.value.usage) == (LedgerAction.CHARGE_AT_BOUND, None)
 
 
 # --- no byte sequence raises anything but ProviderError ---

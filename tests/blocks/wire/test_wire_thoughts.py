@@ -13,7 +13,7 @@ from wire_samples import NOW, target
 from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.errors import ErrorClass
+from tta_dev_primitives.config.provider_errors import ErrorClass
 
 HARMONY = (
     "<|channel|>analysis<|message|>2 and 3<|end|><|start|>assistant<|channel|>final<|message|>5<|return|>"

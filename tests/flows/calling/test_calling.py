@@ -18,8 +18,8 @@ from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.ledger import CallInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.errors import ErrorClass
 from tta_dev_primitives.config.models.targets import Limits, Target
+from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Result
 from tta_dev_primitives.flows.calling.runtime import Runtime
@@ -200,7 +200,7 @@ async def test_a_jobs_cost_holds_what_was_charged_for_calls_that_were_cut_off(
         call = CallInfo.of(
             runtime.targets[PAID], role="execute", use_case="simple", step_key="s", flow_run_id="the-run"
         )
-        await runtime.ledger.presume(
+        await runtime.ledger.charge_at_bound(
             await runtime.ledger.reserve(call, Decimal("0.5"), Decimal(9)), "cut off"
         )
         run = JobRun(runtime, JobOptions(), lambda *_: None)

@@ -29,7 +29,8 @@ from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, places_of, shown_usd
 from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState, rule
+from tta_dev_primitives.flows.validation.evidence import Evidence
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, rule
 
 MONTH = "2026-11"
 
@@ -143,9 +144,9 @@ def agreed_state(asked: int, contradicted: int) -> RiskState:
     state, policy = RiskState(), RiskPolicy(0.15)
     pair = Evidence("reasoning", "agree2of2", models=("a", "b"), strong=True)
     alone = Evidence("reasoning", "single", models=("a",))
-    for evidence, endorsed in [(alone, False)] + [(pair, n >= contradicted) for n in range(asked)]:
+    for evidence, accepted in [(alone, False)] + [(pair, n >= contradicted) for n in range(asked)]:
         ruling, state = rule(state, evidence, policy, 0.0)
-        state, _ = learn(state, Label(ruling, endorsed), policy)
+        state, _ = learn(state, Label(ruling, accepted), policy)
     return state
 
 
@@ -233,8 +234,8 @@ def test_each_use_case_has_an_account() -> None:
         pair = Evidence(use_case, "agree2of2", models=("a", "b"), strong=True)
         for n in range(count):
             ruling, state = rule(state, pair, policy, (n % 100) / 100)
-            endorsed = None if ruling.action == "deliver" else n % 20 != 0
-            state, _ = learn(state, Label(ruling, endorsed), policy)
+            accepted = None if ruling.action == "deliver" else n % 20 != 0
+            state, _ = learn(state, Label(ruling, accepted), policy)
     expert, simple = accounts_of(state, Policy(0.85))
     assert (simple.use_case, simple.deliveries, simple.budget) == ("simple", 700, pytest.approx(0.15))
     assert 450 <= simple.window <= 500

@@ -15,11 +15,11 @@ from tta_dev_primitives import cli
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.routing import model_scores
-from tta_dev_primitives.flows.routing.model_score_store import StandingsLedger
+from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore
 from tta_dev_primitives.flows.routing.model_scores import (
     ENOUGH,
+    ModelScores,
     Outcome,
-    Standings,
     learned,
     led_by_chance,
     ranked,
@@ -100,10 +100,10 @@ def test_after_enough_checked_tasks_the_good_model_goes_first_when_learning_is_o
         assert not any("Learned order" in text for text in told)
         return
     assert [(p["model"], p["place_in_file"]) for p in places] == [(LLAMA, 2), (GEMINI, 1)]
-    assert "endorsed more often" in places[0]["reason"]
+    assert "accepted more often" in places[0]["reason"]
     assert places[0]["interval"][0] > places[1]["interval"][1]
     assert 0 < places[0]["latency_s"] < 30
-    assert all("Learned order" in text and "endorsed 0%" in " ".join(text.split()) for text in told)
+    assert all("Learned order" in text and "accepted 0%" in " ".join(text.split()) for text in told)
 
 
 def test_free_models_stay_before_paid_ones(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
@@ -128,15 +128,15 @@ def test_free_models_stay_before_paid_ones(sandbox_of: StartSandbox, make_workfl
 async def test_concurrent_runs_lose_no_outcome(tmp_path: Path) -> None:
     """Two connections that record at the same time both count."""
     url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    both = [StandingsLedger(database_for(url), "judge", 0.85) for _ in range(2)]
-    outcome = Outcome("simple", "a", endorsed=True, latency_s=0.5)
+    both = [ModelScoreStore(database_for(url), "judge", 0.85) for _ in range(2)]
+    outcome = Outcome("simple", "a", accepted=True, latency_s=0.5)
     await asyncio.gather(*(ledger.learn([outcome, outcome]) for ledger in both for _ in range(10)))
     assert (await both[0].state()).of("simple", "a").seen == 40
-    other = StandingsLedger(database_for(url), "another judge", 0.85)
+    other = ModelScoreStore(database_for(url), "another judge", 0.85)
     assert (await other.state()).models == {}
 
 
-def order(state: Standings, *models: str, free: tuple[str, ...] | None = None) -> list[str]:
+def order(state: ModelScores, *models: str, free: tuple[str, ...] | None = None) -> list[str]:
     """The order of models whose place in the file is as given."""
     found = ranked(state, "simple", models, threshold=0.85, free=models if free is None else free)
     return [one.model for one in found]
@@ -156,7 +156,7 @@ def said(
 
 def test_few_outcomes_move_nothing() -> None:
     """One below the minimum of outcomes, the order is the file's, however clear they look."""
-    few = learned(Standings(), said("a", ENOUGH - 1, 0.0) + said("b", ENOUGH - 1, 1.0))
+    few = learned(ModelScores(), said("a", ENOUGH - 1, 0.0) + said("b", ENOUGH - 1, 1.0))
     assert order(few, "a", "b") == ["a", "b"]
     assert order(learned(few, said("a", 1, 0.0) + said("b", 1, 1.0)), "a", "b") == ["b", "a"]
 
@@ -165,7 +165,7 @@ def test_equally_good_models_are_not_reordered_by_chance() -> None:
     """Over 200 pairs of the same true rate, looked at after each outcome, hardly any is ever swapped."""
     rng, swapped = random.Random(11), 0
     for _ in range(200):
-        state = Standings()
+        state = ModelScores()
         for _ in range(60):
             state = learned(state, [Outcome("simple", m, rng.random() < 0.9) for m in ("a", "b")])
         swapped += order(state, "a", "b") != ["a", "b"]
@@ -174,42 +174,42 @@ def test_equally_good_models_are_not_reordered_by_chance() -> None:
 
 def test_a_decided_order_stays_until_the_opposite_is_shown() -> None:
     """Figures that draw level again change nothing; a reversal does. So the order cannot flap."""
-    state = learned(Standings(), said("a", 40, 0.3) + said("b", 40, 1.0))
+    state = learned(ModelScores(), said("a", 40, 0.3) + said("b", 40, 1.0))
     assert order(state, "a", "b") == ["b", "a"]
     level = learned(state, said("a", 300, 1.0) + said("b", 300, 0.95))
     assert order(level, "a", "b") == ["b", "a"]
     assert order(learned(level, said("b", 400, 0.2)), "a", "b") == ["a", "b"]
-    assert order(Standings.from_json(level.to_json()), "a", "b") == ["b", "a"]
+    assert order(ModelScores.from_json(level.to_json()), "a", "b") == ["b", "a"]
 
 
 def test_of_models_endorsed_alike_the_faster_goes_first() -> None:
     """Half the latency at the same quality moves a model up; a worse answer does not, however fast."""
-    alike = learned(Standings(), said("a", 60, 0.95, latency=2.0) + said("b", 60, 0.95, latency=1.0))
+    alike = learned(ModelScores(), said("a", 60, 0.95, latency=2.0) + said("b", 60, 0.95, latency=1.0))
     assert order(alike, "a", "b") == ["b", "a"]
-    worse = learned(Standings(), said("a", 60, 0.95, latency=2.0) + said("b", 60, 0.7, latency=0.1))
+    worse = learned(ModelScores(), said("a", 60, 0.95, latency=2.0) + said("b", 60, 0.7, latency=0.1))
     assert order(worse, "a", "b") == ["a", "b"]
-    slower = learned(Standings(), said("a", 60, 0.95, latency=1.05) + said("b", 60, 0.95, latency=1.0))
+    slower = learned(ModelScores(), said("a", 60, 0.95, latency=1.05) + said("b", 60, 0.95, latency=1.0))
     assert order(slower, "a", "b") == ["a", "b"]
 
 
 def test_a_model_known_to_miss_the_threshold_lets_a_free_unknown_one_go_first() -> None:
     """So an executor that never had its turn becomes known; a paid one does not, since that would cost money."""
-    state = learned(Standings(), said("a", 60, 0.3))
+    state = learned(ModelScores(), said("a", 60, 0.3))
     assert order(state, "a", "b") == ["b", "a"]
     assert order(state, "a", "b", free=("a",)) == ["a", "b"]
     assert order(learned(state, said("b", ENOUGH, 0.3)), "a", "b") == ["a", "b"]
-    assert order(learned(Standings(), said("a", 60, 1.0)), "a", "b") == ["a", "b"]
+    assert order(learned(ModelScores(), said("a", 60, 1.0)), "a", "b") == ["a", "b"]
 
 
 def test_a_rare_check_of_trusted_answers_counts_for_those_not_checked() -> None:
     """Where agreement is trusted, nearly every check is of a dispute: the weights keep a model from looking poor."""
-    rng, state = random.Random(3), Standings()
+    rng, state = random.Random(3), ModelScores()
     for _ in range(4000):
         dispute = rng.random() < 0.1
         if dispute:
             state = learned(state, [Outcome("simple", "a", rng.random() < 0.5)])
         elif rng.random() < 0.05:
-            state = learned(state, [Outcome("simple", "a", endorsed=True, weight=1 / 0.05)])
+            state = learned(state, [Outcome("simple", "a", accepted=True, weight=1 / 0.05)])
     assert state.of("simple", "a").rate == pytest.approx(0.95, abs=0.03)
 
 
@@ -217,7 +217,7 @@ def test_a_rare_check_of_trusted_answers_counts_for_those_not_checked() -> None:
 def test_a_better_second_model_is_found(rates: tuple[float, float]) -> None:
     """A few tasks are led by a random model: in all of 10 runs the better one goes first within 3,000 tasks."""
     for seed in range(10):
-        rng, state = random.Random(seed), Standings()
+        rng, state = random.Random(seed), ModelScores()
         for _ in range(3000):
             first = led_by_chance(order(state, "a", "b"), ["a", "b"], rng.random())[0]
             right = rng.random() < rates[first == "b"]

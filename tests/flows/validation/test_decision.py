@@ -20,6 +20,7 @@ from tta_dev_primitives.flows.validation.case import (
     Policy,
     Verdict,
 )
+from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,
     Consult,
@@ -36,7 +37,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     next_step,
 )
 from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, Ruling
+from tta_dev_primitives.flows.validation.risk import Label, Ruling
 
 G = Candidate("gemini", "gemini", "free")
 L = Candidate("llama", "llama", "free")
@@ -125,15 +126,15 @@ def test_disagreement_that_is_not_trusted_is_solved_by_the_orchestrator() -> Non
     assert label_of(case, end) == Label(case.ruling, False)  # the proposed answer was 45
 
 
-@pytest.mark.parametrize(("paid", "index", "endorsed"), [("45", 0, True), ("46", 2, False)])
-def test_an_audit_delivers_what_the_orchestrator_says(paid: str, index: int, endorsed: bool) -> None:
+@pytest.mark.parametrize(("paid", "index", "passed"), [("45", 0, True), ("46", 2, False)])
+def test_an_audit_delivers_what_the_orchestrator_says(paid: str, index: int, passed: bool) -> None:
     """It is paid for: the free answer goes out when it says the same, else the paid one; both label the stratum."""
     case = ruled(says(closed(), (G, "45"), (L, "45")), "audit")
     assert next_step(case) == PaidSolve(("claude",), "audit")
     case = says(case, (PAID, paid))
     end = next_step(case)
     assert end == Deliver(index, True, "audit", 1.0)
-    assert label_of(case, end) == Label(case.ruling, endorsed)
+    assert label_of(case, end) == Label(case.ruling, passed)
 
 
 def test_an_audit_that_cannot_be_done_leaves_a_trusted_answer() -> None:
@@ -309,8 +310,8 @@ def test_a_paid_answer_to_an_open_task_is_compared_with_the_free_one() -> None:
     label, proxy = label_of(compared, end), compared_label(compared)
     assert label is not None
     assert proxy is not None
-    assert (label.endorsed, label.proxy) == (None, False)
-    assert (proxy.endorsed, proxy.proxy, proxy.ended) == (False, True, False)
+    assert (label.passed, label.proxy) == (None, False)
+    assert (proxy.passed, proxy.proxy, proxy.ended) == (False, True, False)
     assert next_step(case.without(["llama", "gemini"])) == Deliver(1, True, "paid", 1.0)
 
 
@@ -325,7 +326,7 @@ def test_some_answers_that_pass_a_comparison_get_a_verdict_as_well() -> None:
     label, proxy = label_of(seen, next_step(seen)), compared_label(seen)
     assert label is not None
     assert proxy is not None
-    assert (label.endorsed, proxy.endorsed) == (False, True)
+    assert (label.passed, proxy.passed) == (False, True)
 
 
 @pytest.mark.parametrize(

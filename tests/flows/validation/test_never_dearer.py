@@ -130,7 +130,7 @@ class Month(RuleBasedStateMachine):
             self.run(self.ledger.settle(hold, cost))
             task.attempts.append(self.attempt(model, role, read, wrote, cost))
         else:
-            self.run(self.ledger.presume(hold, "unknown"))
+            self.run(self.ledger.charge_at_bound(hold, "unknown"))
             missing = self.attempt(model, role, 0, 0, bound)
             failed = missing.model_copy(update={"outcome": "timeout"})
             task.attempts.append(missing if how == "no usage" else failed)

@@ -12,16 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.risk_world import learn
 
-from tta_dev_primitives.flows.validation.certificate import LEAST, Certificate
-from tta_dev_primitives.flows.validation.risk import (
-    Evidence,
-    Label,
-    RiskPolicy,
-    RiskState,
-    Ruling,
-    observe,
-    rule,
-)
+from tta_dev_primitives.flows.validation.audit_bound import LEAST, AuditBound
+from tta_dev_primitives.flows.validation.evidence import Evidence
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, Ruling, observe, rule
 from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), disagreed=False, strong=True)
@@ -189,7 +182,7 @@ def test_an_audit_that_was_not_done_is_charged_as_an_unjudged_delivery() -> None
     assert ruling.action == "audit"
     state, _ = learn(state, Label(ruling, None), policy)
     assert state.strata[AGREED.stratum].unjudged == before + 1
-    assert state.certificate.unaudited == 1
+    assert state.audit_bound.unaudited == 1
 
 
 def test_what_the_orchestrator_did_itself_earns_budget() -> None:
@@ -279,17 +272,17 @@ def test_the_certificate_covers_the_missed_failures_of_drifting_tasks() -> None:
         lambda i: 0.2 * (i % 200 < 20),
     ]
     for seed in range(60):
-        rng, certificate, missed = random.Random(seed), Certificate(), 0
+        rng, audit_bound, missed = random.Random(seed), AuditBound(), 0
         for item in range(1000):
             failed = rng.random() < shapes[seed % 3](item)
-            certificate = replace(certificate, trusted=certificate.trusted + 1)
+            audit_bound = replace(audit_bound, trusted=audit_bound.trusted + 1)
             chance = LEAST + 0.1 * (item % 7 == 0)
             if rng.random() < chance:
-                certificate = certificate.opened(chance)
-                certificate = certificate if failed else certificate.passed(chance)
+                audit_bound = audit_bound.opened(chance)
+                audit_bound = audit_bound if failed else audit_bound.passed(chance)
             else:
                 missed += failed
-            if missed > certificate.missed():
+            if missed > audit_bound.missed():
                 wrong += 1
                 break
     assert wrong <= 60 * 0.05
@@ -297,8 +290,8 @@ def test_the_certificate_covers_the_missed_failures_of_drifting_tasks() -> None:
 
 def test_the_certificate_needs_volume_and_never_exceeds_what_was_delivered() -> None:
     """With few items it says nothing; with many clean audits its share falls; an open audit counts as a failure."""
-    assert Certificate(trusted=50).missed() == 50
-    many = Certificate(trusted=20_000)
+    assert AuditBound(trusted=50).missed() == 50
+    many = AuditBound(trusted=20_000)
     assert many.missed() / many.trusted < 0.02
     assert many.opened(0.05).missed() > many.missed()
     assert many.opened(0.05).passed(0.05).missed() == pytest.approx(many.missed())

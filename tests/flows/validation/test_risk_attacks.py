@@ -87,7 +87,7 @@ def test_repeats_do_not_make_the_certificate_wrong(runs: int) -> None:
         world = World(RiskPolicy(0.25), seed).run(tasks)
         distinct = {r.task for r in world.rulings if r.action == "deliver"}
         missed = sum(random.Random(f"{seed}|{task}").random() < 0.05 for task in distinct)
-        wrong += missed > world.state.certificate.missed()
+        wrong += missed > world.state.audit_bound.missed()
     assert wrong <= max(1, 0.05 * runs)
 
 

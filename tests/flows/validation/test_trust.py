@@ -14,9 +14,10 @@ from pathlib import Path
 import pytest
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
-from tta_dev_primitives.blocks.ledger.shared_document import Strata
+from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import Evidence, Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.evidence import Evidence
+from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
 from tta_dev_primitives.flows.validation.risk_store import RiskStore, scope_of
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once, task_key
 
@@ -91,7 +92,7 @@ async def test_labels_of_version_0_1_begin_anew_and_that_is_said_once(
 ) -> None:
     """The document of the old scope is deleted, with one warning."""
     policy = Policy(0.85)
-    await Strata(database).change(scope_of("key", policy, "risk/1"), lambda _: ('{"made": 1}', None))
+    await DocumentStore(database).change(scope_of("key", policy, "risk/1"), lambda _: ('{"made": 1}', None))
     for n in range(3):
         await RiskStore.of(database, "key", policy).rule([(f"t{n}", AGREED)], POLICY)
     assert [r.message for r in caplog.records].count(
@@ -127,7 +128,7 @@ def test_processes_lose_no_ruling_and_no_label(url: str) -> None:
     assert done["deliver"] > 0, "without trust there would be nothing to lose"
     assert state.items == done["deliver"] + done["audit"] + done["escalate"] == 360
     assert (stratum.labelled, stratum.rejected) == (done["labels"], done["rejected"])
-    assert state.certificate.trusted == done["deliver"] + done["audit"]
+    assert state.audit_bound.trusted == done["deliver"] + done["audit"]
     if not state.alarms:
         assert (stratum.n, stratum.tail, stratum.unjudged) == (done["labels"], "", done["deliver"])
 
@@ -148,7 +149,7 @@ async def test_scopes_do_not_share_trust(database: Database) -> None:
 
 async def test_a_failing_work_changes_nothing(database: Database) -> None:
     """An exception rolls the whole step back."""
-    strata = Strata(database)
+    strata = DocumentStore(database)
     await strata.change("s", lambda _: ("one", None))
 
     def breaks(_: str | None) -> tuple[str, None]:

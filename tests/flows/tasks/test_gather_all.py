@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
 
 
 async def _takes(turns: int, ended: list[int]) -> int:
@@ -24,21 +24,21 @@ async def _fails() -> int:
 
 async def test_results_come_in_the_order_of_the_work() -> None:
     """The slowest first: its result is the first."""
-    assert await together(_takes(turns, []) for turns in (5, 1, 3)) == [5, 1, 3]
+    assert await gather_all(_takes(turns, []) for turns in (5, 1, 3)) == [5, 1, 3]
 
 
 async def test_an_error_waits_for_the_others() -> None:
     """The first error is raised when the last work has ended, not before."""
     ended: list[int] = []
     with pytest.raises(ValueError, match="no"):
-        await together([_fails(), _takes(5, ended), _fails(), _takes(9, ended)])
+        await gather_all([_fails(), _takes(5, ended), _fails(), _takes(9, ended)])
     assert ended == [5, 9]
 
 
 async def test_a_cancelled_caller_waits_until_all_have_closed() -> None:
     """Each work gets to its `finally` before the cancellation goes on."""
     ended: list[int] = []
-    whole = asyncio.create_task(together([_takes(10**6, ended), _takes(10**6 + 1, ended)]))
+    whole = asyncio.create_task(gather_all([_takes(10**6, ended), _takes(10**6 + 1, ended)]))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     whole.cancel()

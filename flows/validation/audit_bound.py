@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-__all__ = ["LEAST", "Certificate"]
+__all__ = ["LEAST", "AuditBound"]
 
 _GRID = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.995)
 LEAST = 0.05
@@ -21,7 +21,7 @@ _RATES = tuple(part * -math.log1p(-LEAST) for part in _GRID)
 
 
 @dataclass(frozen=True, slots=True)
-class Certificate:
+class AuditBound:
     """What the certificate needs to remember."""
 
     trusted: int = 0
@@ -32,15 +32,15 @@ class Certificate:
     """Audits that were not done, their answer delivered; each counts as a failure."""
     costs: tuple[float, ...] = (0.0,) * len(_GRID)
 
-    def opened(self, probability: float) -> Certificate:
+    def opened(self, probability: float) -> AuditBound:
         """After an audit, drawn with `probability`, has begun: a failure until it shows otherwise."""
         return self._plus(probability, 1)
 
-    def passed(self, probability: float) -> Certificate:
+    def passed(self, probability: float) -> AuditBound:
         """After that audit has found no failure."""
         return self._plus(probability, -1)
 
-    def _plus(self, probability: float, sign: int) -> Certificate:
+    def _plus(self, probability: float, sign: int) -> AuditBound:
         costs = tuple(
             spent - sign * math.log((1 - (1 - probability) * math.exp(rate)) / probability)
             for spent, rate in zip(self.costs, _RATES, strict=True)

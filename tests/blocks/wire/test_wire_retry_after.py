@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_samples import NOW
 
-from tta_dev_primitives.blocks.wire.waiting import (
+from tta_dev_primitives.blocks.wire.retry_after import (
     NONSENSE,
     go_duration,
     header_wait,

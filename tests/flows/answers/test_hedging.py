@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tta_dev_primitives.flows.answers.hedging import doubted
+from tta_dev_primitives.flows.answers.hedging import hedged
 
 
 @pytest.mark.parametrize(
@@ -20,7 +20,7 @@ from tta_dev_primitives.flows.answers.hedging import doubted
 )
 def test_a_wavering_text_or_a_broken_number_is_doubted(text: str, final: str) -> None:
     """Words that take something back or guess, and numbers that are not whole."""
-    assert doubted(text, final)
+    assert hedged(text, final)
 
 
 @pytest.mark.parametrize(
@@ -34,4 +34,4 @@ def test_a_wavering_text_or_a_broken_number_is_doubted(text: str, final: str) ->
 )
 def test_a_plain_answer_is_not_doubted(text: str, final: str | None) -> None:
     """Whole numbers and labels, and words that only look like wavering."""
-    assert not doubted(text, final)
+    assert not hedged(text, final)

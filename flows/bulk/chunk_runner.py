@@ -1,4 +1,4 @@
-"""The pump of a job: chunks of tasks through `run_items`, several at a time, until the source ends or it stops."""
+"""Runs the chunks of a job through `run_items`, several at a time, until the source ends or it stops."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
-__all__ = ["Ended", "Pump", "error_class", "failed_result"]
+__all__ = ["ChunkRunner", "Ended", "error_class", "failed_result"]
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 
@@ -34,7 +34,7 @@ Ended = Callable[[Record, OrchestrationResult, OrchestrationError | None], None]
 """Called with each task that has ended, with its error if it failed."""
 
 
-class Pump:
+class ChunkRunner:
     """Runs records in chunks.
 
     Args:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.flows.bulk import scheduler
+from tta_dev_primitives.flows.bulk import chunk_runner
+from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner
 from tta_dev_primitives.flows.bulk.reader import Record
-from tta_dev_primitives.flows.bulk.scheduler import Pump
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
 
@@ -31,10 +31,10 @@ async def test_an_alarm_makes_the_chunks_small_again(monkeypatch: pytest.MonkeyP
         for item in items:
             done(item)
 
-    monkeypatch.setattr(scheduler, "run_items", chunk_ends)
-    monkeypatch.setattr(Pump, "_item", lambda self, record: SimpleNamespace(id=record.id))
-    monkeypatch.setattr(Pump, "_end", lambda self, record, item: None)
-    pump = Pump(
+    monkeypatch.setattr(chunk_runner, "run_items", chunk_ends)
+    monkeypatch.setattr(ChunkRunner, "_item", lambda self, record: SimpleNamespace(id=record.id))
+    monkeypatch.setattr(ChunkRunner, "_end", lambda self, record, item: None)
+    pump = ChunkRunner(
         runtime, BulkAdmission(10), lambda record: None, ended=lambda *_: None, postponed=lambda _: None,
         chunk_size=20, chunks=1, budget=SimpleNamespace(),
     )  # type: ignore[arg-type, return-value]  # fmt: skip

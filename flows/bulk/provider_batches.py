@@ -26,17 +26,21 @@ from tta_dev_primitives.blocks.providers.batch_client import BatchClient
 from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price
 from tta_dev_primitives.blocks.wire.batches.types import BatchLine, BatchStatus, LineResult
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.errors import (
-    ConfigError,
-    ErrorClass,
-    LedgerAction,
-    ProviderError,
-)
+from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Price, Target
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 from tta_dev_primitives.flows.calling.services import Services
-from tta_dev_primitives.flows.tasks.gather_all import together
+from tta_dev_primitives.flows.tasks.gather_all import gather_all
 
-__all__ = ["BatchDesk", "BatchTiming", "Looked", "NotRun", "Settled", "decode_request", "encode_request"]
+__all__ = [
+    "BatchTiming",
+    "Looked",
+    "NotRun",
+    "ProviderBatches",
+    "Settled",
+    "decode_request",
+    "encode_request",
+]
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 _FIND_LINES = 20
@@ -84,7 +88,7 @@ class Looked:
     """What each of them is: its hold, and the run that pays for it."""
 
 
-class BatchDesk:
+class ProviderBatches:
     """The batches of one configuration. See the module's page."""
 
     def __init__(self, services: Services, timing: BatchTiming) -> None:
@@ -149,7 +153,7 @@ class BatchDesk:
 
     async def _release(self, lines: Sequence[OpenLine], why: str, outcome: str) -> None:
         ledger = self._services.ledger
-        await together(ledger.release(line.hold, why, outcome=outcome) for line in lines)
+        await gather_all(ledger.release(line.hold, why, outcome=outcome) for line in lines)
 
     async def look(self, batch: Batch) -> Looked:
         """Ask for the state of a batch, and collect it when it is over.
@@ -247,7 +251,7 @@ class BatchDesk:
         """What ran is not known: every hold is charged."""
         lines = await self._services.ledger.open_lines(batch.id)
         ledger = self._services.ledger
-        await together(ledger.presume(line.hold, why) for line in lines)
+        await gather_all(ledger.charge_at_bound(line.hold, why) for line in lines)
         await ledger.end_batch(batch.id, "lost", why)
         return _all(lines, NotRun(why), "lost")
 
@@ -272,7 +276,7 @@ class BatchDesk:
             failpoint("batch.settled")
             looked.results[line.step_key] = settled
 
-        await together(settle(line, found.get(name)) for name, line in lines.items())
+        await gather_all(settle(line, found.get(name)) for name, line in lines.items())
         missing = len(lines) - len(found)
         note = status.error or (f"{missing} of {len(lines)} results are missing" if missing else None)
         if note:
@@ -311,8 +315,8 @@ class BatchDesk:
                 return NotRun(why)
             return _error(target, f"its batch was refused: {why}", LedgerAction.RELEASE, Decimal(0))
         why = "its result is missing from the batch; it may have been billed"
-        await self._services.ledger.presume(line.hold, why)
-        return _error(target, why, LedgerAction.PRESUME, line.hold.bound)
+        await self._services.ledger.charge_at_bound(line.hold, why)
+        return _error(target, why, LedgerAction.CHARGE_AT_BOUND, line.hold.bound)
 
 
 def _error(target: Target, why: str, action: LedgerAction, charged: Decimal) -> ProviderError:
