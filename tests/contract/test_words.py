@@ -23,7 +23,6 @@ OLD_MODULES = {
     "wait_policy",
     "waiting",
     "certificate",
-    "registry",
     "replies",
     "batch_desk",
     "standings",
