@@ -12,7 +12,7 @@ import inspect
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, metadata
 from pathlib import Path
 from typing import Any
@@ -33,52 +33,33 @@ def options() -> str:
     """Every option of the configuration file, a table a section."""
     from tta_dev_primitives.config import options as o
 
-    sections: list[tuple[str, str, type[BaseModel]]] = [
-        ("Global settings", "orchestration", o.OrchestrationConfig),
-        ("Orchestrator", "orchestration.orchestrator", o.OrchestratorConfig),
-        ("Executors", "orchestration.executors[]", o.ExecutorConfig),
-        ("Fallback strategy", "orchestration.fallback_strategy", o.FallbackStrategy),
-        ("Cost tracking", "orchestration.cost_tracking", o.CostTrackingConfig),
-        ("Validation", "orchestration.validation", o.ValidationConfig),
-        ("Review job", "orchestration.review", o.ReviewConfig),
-        ("Price of your own", "price, in the orchestrator or an executor", o.PriceConfig),
-        ("Limits of your key", "limits, in the orchestrator or an executor", o.LimitsConfig),
-        ("What a model takes", "capabilities, in the orchestrator or an executor", o.CapabilitiesConfig),
+    shared = [name for name in o.OrchestratorConfig.model_fields if name in o.ExecutorConfig.model_fields]
+    own = ("model", "api_key_env", "provider")
+    sections: list[tuple[str, str, type[BaseModel], Iterable[str]]] = [
+        ("Global settings", "orchestration", o.OrchestrationConfig, ()),
+        ("Orchestrator", "orchestration.orchestrator", o.OrchestratorConfig, own),
+        ("Executors", "orchestration.executors[]", o.ExecutorConfig, (*own, "use_cases")),
+        (
+            "Orchestrator and executors",
+            "also, in both",
+            o.ExecutorConfig,
+            [n for n in shared if n not in own],
+        ),
+        ("Fallback strategy", "orchestration.fallback_strategy", o.FallbackStrategy, ()),
+        ("Cost tracking", "orchestration.cost_tracking", o.CostTrackingConfig, ()),
+        ("Validation", "orchestration.validation", o.ValidationConfig, ()),
+        ("Review job", "orchestration.review", o.ReviewConfig, ()),
+        ("Price", "price, of a model", o.PriceConfig, ()),
+        ("Limits of your key", "limits, of a model", o.LimitsConfig, ()),
+        ("What a model takes", "capabilities, of a model", o.CapabilitiesConfig, ()),
     ]
-    return "\n\n".join(f"### {title}\n\n`{path}`\n\n{_table(model)}" for title, path, model in sections)
+    return "\n\n".join(f"### {title}\n\n`{path}`\n\n{_table(m, names)}" for title, path, m, names in sections)
 
 
-def options_short() -> str:
-    """One table of all options, for the README."""
-    from tta_dev_primitives.config import options as o
-
+def _table(model: type[BaseModel], names: Iterable[str]) -> str:
+    rows = {row[0]: row for row in _rows(model)}
     lines = ["| Option | Type | Default | Meaning |", "|--|--|--|--|"]
-    for prefix, model in (
-        ("", o.OrchestrationConfig),
-        ("orchestrator.", o.OrchestratorConfig),
-        ("executors[].", o.ExecutorConfig),
-        ("fallback_strategy.", o.FallbackStrategy),
-        ("cost_tracking.", o.CostTrackingConfig),
-        ("validation.", o.ValidationConfig),
-        ("review.", o.ReviewConfig),
-    ):
-        for name, kind, default, meaning in _rows(model):
-            if prefix == "orchestrator." and name in o.ExecutorConfig.model_fields and name in _SHARED:
-                continue
-            shown = f"`{prefix}{name}`" + (" ¹" if prefix == "executors[]." and name in _SHARED else "")
-            lines.append(f"| {shown} | {kind} | {default} | {meaning} |")
-    lines += ["", "¹ in `orchestrator` as well."]
-    return "\n".join(lines)
-
-
-_SHARED = (
-    "billing", "base_url", "api_model", "max_output_tokens", "timeout_s", "price", "limits", "capabilities",
-)  # fmt: skip
-
-
-def _table(model: type[BaseModel]) -> str:
-    lines = ["| Option | Type | Default | Meaning |", "|--|--|--|--|"]
-    lines += [f"| `{n}` | {k} | {d} | {m} |" for n, k, d, m in _rows(model)]
+    lines += [f"| `{n}` | {k} | {d} | {m} |" for n, k, d, m in (rows[name] for name in names or rows)]
     return "\n".join(lines)
 
 
@@ -92,8 +73,15 @@ def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
         yield name, _kind(prop), default, meaning
 
 
+_ELSEWHERE = {"speed-critical": "[use cases](#use-cases)", "groq": "[provider](#providers)"}
+"""A value of a long list of choices, and where the page explains them all."""
+
+
 def _kind(prop: Mapping[str, Any]) -> str:
     if "enum" in prop:
+        for value, words in _ELSEWHERE.items():
+            if value in prop["enum"]:
+                return words
         return " \\| ".join(f"`{value}`" for value in prop["enum"])
     if "anyOf" in prop:
         kinds = [_kind(p) for p in prop["anyOf"] if p.get("type") != "null"]
@@ -126,14 +114,44 @@ def variables() -> str:
 
 
 def commands() -> str:
-    """Every command with its arguments and options."""
+    """Every command with its arguments and options, but for those that most commands have."""
     from tta_dev_primitives.cli import app
 
     text = app.generate_docs(output_format="markdown", include_hidden=False, heading_level=2)
-    text = re.sub(r"## Table of Contents\n.*?(?=\n\*\*Commands\*\*)", "", text, flags=re.S)
-    # Its own anchor for the one command that is spelled as an option leads nowhere.
-    text = re.sub(r"\[(`--install-completion`)\]\(#[\w-]+\)", r"\1", text)
-    return re.sub(r"\n{3,}", "\n\n", text)
+    sections = [part.split("\n", 1) for part in re.split(r"^(?=#{3,4} )", text, flags=re.M)[1:]]
+    names = [heading.strip("# ") for heading, _ in sections]
+    kept, without_json = [], []
+    for name, (heading, body) in zip(names, sections, strict=True):
+        if "`--json" not in body and not any(other.startswith(f"{name} ") for other in names):
+            without_json.append(f"`{name}`")
+        body = re.sub(
+            r"^\* `--(json`: Print one JSON document\.|config, -c PATH`: The config).*\n",
+            "",
+            body,
+            flags=re.M,
+        )
+        body = re.sub(r"^\*\*(Arguments|Parameters)\*\*:\n\n", "", body, flags=re.M)
+        body = re.sub(r"^```console\n[^\n]*(?:\[OPTIONS\]|\[ARGS\]|(?<=[a-z]))\n```\n", "", body, flags=re.M)
+        body = re.sub(r"^\* (.*?) \*\[choices: (.*?)\]\*", _choices, body, flags=re.M)
+        body = re.sub(r"^(\* .*\n)\n(?=\* )", r"\1", body, flags=re.M)
+        kept.append(f"{heading}\n\n{body.strip()}")
+    common = (
+        f"`--json` prints one JSON document; all commands have it but {', '.join(without_json)}.\n"
+        "`--config, -c PATH` names the configuration file; otherwise the usual places are searched."
+    )
+    return common + "\n\n" + re.sub(r"\n{3,}", "\n\n", "\n\n".join(kept))
+
+
+def _choices(found: re.Match[str]) -> str:
+    """A line without its choices, where its words have them already."""
+    words, choices = found[1], found[2].split(", ")
+    if "speed-critical" in choices:
+        return f"* {words} A [use case](configuration.md#use-cases)."
+    return (
+        f"* {words}"
+        if all(choice in words for choice in choices)
+        else found[0].replace("*[choices", "*[one of")
+    )
 
 
 def errors() -> str:
@@ -151,83 +169,85 @@ def _first_tree(text: str) -> str:
 
 
 def python_api() -> str:
-    """The public names, from their docstrings."""
+    """The public names, from their docstrings: a line each, then what one has to pass or gets back."""
     from tta_dev_primitives import blocks, config, flows, orchestration
     from tta_dev_primitives.flows import jobs
 
     parts: list[str] = []
     for module, names in (
         (orchestration, ["MultiModelWorkflow", "OrchestrationResult", "Attempt"]),
-        (
-            config,
-            ["load_orchestration_config", "create_default_config", "OrchestrationConfig"],
-        ),
+        (config, ["load_orchestration_config", "create_default_config", "OrchestrationConfig"]),
         (flows, ["orchestrate", "orchestrate_bulk", "spend_report"]),
         (jobs, ["review_diff", "document_module", "generate_tests", "JobResult"]),
-        (
-            blocks,
-            [
-                "AnthropicCredentials",
-                "GoogleAIStudioCredentials",
-                "GroqCredentials",
-                "OpenRouterCredentials",
-                "OpenAICompatibleCredentials",
-                "SpendLedger",
-                "sync_blocks",
-            ],
-        ),
+        (blocks, ["SpendLedger", "sync_blocks", *_CREDENTIALS]),
     ):
         parts.append(f"## `{module.__name__}`")
         parts += [_entry(name, getattr(module, name)) for name in names]
     return "\n\n".join(parts)
 
 
+_CREDENTIALS = [
+    "AnthropicCredentials",
+    "GoogleAIStudioCredentials",
+    "GroqCredentials",
+    "OpenRouterCredentials",
+]
+_CREDENTIALS += ["OpenAICompatibleCredentials"]
+_INNER = ("learning_credit_of", "with_provenance", "ready")
+_FIELDS = ("OrchestrationResult", "Attempt", "JobResult", "SpendLedger", _CREDENTIALS[-1])
+
+
 def _entry(name: str, value: Any) -> str:
     inner = getattr(value, "fn", value)
     lines = [f"### `{name}`", "", _doc(inner)]
     if inspect.isclass(inner):
-        if issubclass(inner, BaseModel):
-            lines += ["", _fields(inner)] if _fields(inner) else []
+        if name in _FIELDS:
+            lines += ["", _fields(inner)]
         for method, function in vars(inner).items():
-            if method.startswith(("_", "model_")) or not inspect.isfunction(function) or not function.__doc__:
+            if (
+                method.startswith(("_", "model_"))
+                or method in _INNER
+                or not inspect.isfunction(function)
+                or not function.__doc__
+            ):
                 continue
             lines += ["", f"#### `{name}.{method}`", "", _doc(function)]
     return "\n".join(lines)
 
 
 def _fields(model: type[BaseModel]) -> str:
-    rows = [
-        f"| `{name}` | {_annotation(field.annotation)} | {' '.join((field.description or '').split())} |"
-        for name, field in model.model_fields.items()
-        if not name.startswith("_")
-    ]
-    return "\n".join(["| Field | Type | |", "|--|--|--|", *rows]) if rows else ""
+    """The fields: those with a description as a table, the others in a line."""
+    rows, plain = [], []
+    for name, field in model.model_fields.items():
+        words = " ".join((field.description or "").split())
+        if words:
+            rows.append(f"| `{name}` | {_annotation(field.annotation)} | {words} |")
+        else:
+            plain.append(f"`{name}`")
+    table = "\n".join(["| Field | Type | |", "|--|--|--|", *rows]) if rows else ""
+    return "\n\n".join(filter(None, (f"Fields: {', '.join(plain)}." if plain else "", table)))
 
 
 def _annotation(kind: Any) -> str:
     text = kind.__name__ if inspect.isclass(kind) and not hasattr(kind, "__args__") else str(kind)
-    text = re.sub(r"typing\.|tta_dev_primitives(?:\.\w+)+\.|decimal\.|pathlib\.", "", text)
+    text = re.sub(r"typing\.|pydantic\.types\.|tta_dev_primitives(?:\.\w+)+\.|decimal\.|pathlib\.", "", text)
     return "`" + text.replace("|", "\\|") + "`"
 
 
 def _doc(value: Any) -> str:
-    """A Google-style docstring as Markdown: its sections become lists."""
+    """A Google-style docstring as Markdown: its first paragraph, its arguments, the names of its errors."""
     text = inspect.getdoc(value) or ""
-    lines, section = [], ""
-    for line in text.splitlines():
-        if re.fullmatch(r"(Args|Returns|Raises|Yields|Attributes|Example|Examples):", line):
-            lines += ["", f"**{line}**", ""]
-            section = line
-        elif section in ("Returns:", "Yields:", "Example:", "Examples:"):
-            lines.append(line.removeprefix("    "))
-        elif section and re.match(r" {4}\S", line):
-            found = re.match(r" {4}(\**[\w.]+)(?: \([^)]*\))?: (.*)", line)
-            lines.append(f"- `{found[1]}`: {found[2]}" if found else f"- {line.strip()}")
-        elif section and line.startswith("     "):
-            lines.append(f"  {line.strip()}")
-        else:
-            lines.append(re.sub(r"(?<=\S) {2,}#", "  #", line))
-    return re.sub(r"\n{3,}", "\n\n", textwrap.dedent("\n".join(lines))).strip()
+    parts = re.split(r"^(Args|Returns|Raises|Yields|Example|Examples):\n", text, flags=re.M)
+    sections = {
+        name: textwrap.dedent(body).strip("\n") for name, body in zip(parts[1::2], parts[2::2], strict=True)
+    }
+    lines = [parts[0].strip().split("\n\n")[0], ""]
+    for argument in re.split(r"\n(?=\S)", sections.get("Args", "")):
+        if found := re.match(r"(\**[\w.]+)(?: \([^)]*\))?: (.*)", argument, re.S):
+            lines.append(f"- `{found[1]}`: {' '.join(found[2].split())}")
+    if errors := re.findall(r"^(\w+): ", sections.get("Raises", ""), re.M):
+        lines += ["", f"Raises {', '.join(f'`{name}`' for name in errors)}."]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 _PEERS = {
@@ -287,7 +307,6 @@ def _license(name: str) -> str | None:
 
 PARTS: Mapping[str, Callable[[], str]] = {
     "options": options,
-    "options-short": options_short,
     "variables": variables,
     "commands": commands,
     "errors": errors,

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from typing import NoReturn
 
-from cyclopts import App
+from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
 __all__ = ["app", "main"]
@@ -29,69 +29,77 @@ def _version() -> str:
     return f"tta {version('tta-dev-primitives')}"
 
 
+def _shown_default(value: object) -> str | None:
+    """What the help shows as the default: nothing where the option is off."""
+    return None if value is None or value is False else str(value)
+
+
+_PARAMETER = Parameter(negative="", show_default=_shown_default)
 app = App(
     name="tta",
     help="Multi-model LLM workflows on Prefect, configured by one YAML file.",
     version=_version,
     help_format="plaintext",
+    default_parameter=_PARAMETER,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-server = App(name="server", help="Start, stop or look at the Prefect server that runs use.")
-blocks = App(name="blocks", help="Prefect blocks: save the keys of the environment as credentials.")
-ledger = App(name="ledger", help="Look at the spend ledger, verify it, settle what a crash left open.")
-job = App(name="job", help="Ready jobs: review a diff, document a module, write its tests.")
+server = App(name="server", help="Start, stop or open the Prefect server.", default_parameter=_PARAMETER)
+blocks = App(name="blocks", help="Save keys as Prefect blocks.", default_parameter=_PARAMETER)
+ledger = App(
+    name="ledger", help="Show, verify, prune or correct the spend ledger.", default_parameter=_PARAMETER
+)
+job = App(name="job", help="Review a diff, document a module, write tests.", default_parameter=_PARAMETER)
 
 _LAZY = {
-    "demo": ("demo:demo", "Run the main job with no keys and no network, against the sandbox provider."),
+    "demo": ("demo:demo", "Show seven tasks: no keys, no network, nothing spent."),
     "init": ("init:init", "Write a configuration file with today's models."),
-    "trust": ("trust:trust", "Trust the configuration and .env of a folder as they are now."),
-    "check": ("check:check", "Check configuration, keys, models, prices, ledger and Prefect."),
+    "check": ("check:check", "Check configuration, keys, models, prices, servers."),
     "run": ("run:run", "Run one task."),
-    "bulk": ("bulk:bulk", "Run a file of tasks; running it again does only what is missing."),
-    "estimate": ("estimate:estimate", "Cost, quota and time of a file of tasks, before spending anything."),
-    "batches": ("batches:batches", "List the batches of bulk jobs, look at one, or cancel it."),
-    "answers": ("answers:answers", "List the stored answers of earlier calls, or delete them."),
-    "report": ("report:report", "What a month cost, by model, provider, role and use case."),
-    "models": ("models:models", "The catalogue: models, prices, limits and retirement dates."),
+    "estimate": ("estimate:estimate", "Estimate cost, quota and time of a file of tasks."),
+    "bulk": ("bulk:bulk", "Run a file of tasks, or what is missing of it."),
+    "batches": ("batches:batches", "List, collect or cancel batches of bulk jobs."),
+    "report": ("report:report", "Report what a month cost, and what it saved."),
+    "models": ("models:models", "List models, prices, limits, retirement dates."),
+    "answers": ("answers:answers", "List or delete stored answers."),
     "deploy": ("deploy:deploy", "Create or update the scheduled deployments."),
-    "sandbox": ("sandbox:sandbox", "Serve the sandbox provider on loopback."),
-    "replay": (
-        "replay:replay",
-        "Replay recorded answers through the real flow and print saving and quality.",
-    ),
+    "trust": ("trust:trust", "Trust the configuration and .env of a folder."),
+    "sandbox": ("sandbox:sandbox", "Serve all providers on this machine, without keys."),
+    "replay": ("replay:replay", "Replay recorded answers: saving and quality."),
 }
-for _name, (_target, _help) in _LAZY.items():
-    app.command(f"{_COMMANDS}.{_target}", name=_name, help=_help)
+for _position, (_name, (_target, _help)) in enumerate(_LAZY.items()):
+    app.command(f"{_COMMANDS}.{_target}", name=_name, help=_help, sort_key=_position)
 
 for _name, _help in {
     "start": "Start the server if none runs.",
     "stop": "Stop it.",
-    "status": "Say whether and where it runs.",
+    "status": "Show whether and where it runs.",
     "open": "Print a link that opens its UI.",
     "env": "Print the variables for Prefect's own commands.",
 }.items():
     server.command(f"{_COMMANDS}.server:{'open_ui' if _name == 'open' else _name}", name=_name, help=_help)
 for _name, _help in {
-    "show": "The month's balance and its open holds.",
+    "show": "Show the month's balance and its open holds.",
     "verify": "Check that the journal adds up to the month.",
     "prune": "Delete old answers, calls and task records; their sums stay.",
-    "reconcile": "Close a presumed call with evidence of what was really billed.",
-    "set-month": "Put the ledger into the month that it is, after a wrong clock.",
+    "reconcile": "Close a presumed call with the amount of the bill.",
+    "set-month": "Correct the month after a wrong clock.",
     "resolve": "Reopen a model that was closed over a disputed bill.",
 }.items():
     ledger.command(f"{_COMMANDS}.ledger:{_name.replace('-', '_')}", name=_name, help=_help)
-blocks.command(f"{_COMMANDS}.blocks:sync", name="sync", help="Save YAML and environment as Prefect blocks.")
+blocks.command(
+    f"{_COMMANDS}.blocks:sync", name="sync", help="Save the configuration's keys as Prefect blocks."
+)
 for _name, (_target, _help) in {
-    "review": ("review", "Review a change file by file; findings must cite lines that the diff shows."),
-    "document": ("document", "Write the reference page of a Python module."),
-    "tests": ("unit_tests", "Write tests for a Python module and run them before they are handed out."),
+    "review": ("review", "Review a change, file by file."),
+    "document": ("document", "Write the reference pages of Python modules."),
+    "tests": ("unit_tests", "Write tests for a Python module and run them."),
 }.items():
     job.command(f"{_COMMANDS}.job:{_target}", name=_name, help=_help)
 _GROUPS = {"server": server, "blocks": blocks, "ledger": ledger, "job": job}
 for _group in _GROUPS.values():
     app.command(_group)
-app.register_install_completion_command(help="Install completion for your shell (bash, zsh, fish).")
+app.register_install_completion_command(help="Install shell completion (bash, zsh, fish).")
 
 
 def main(argv: Sequence[str] | None = None) -> NoReturn:
