@@ -16,8 +16,6 @@ from urllib.parse import quote
 
 from pydantic import SecretStr
 
-__all__ = ["MASK", "RedactingFilter", "forget_secrets", "guard_logs", "redact", "register_secret"]
-
 MASK = "[redacted]"
 _EDGE = 12
 _SHORTEST = 8

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["STEERING", "visible"]
-
 STEERING = re.compile(
     r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]"  # controls; escape sequences begin with one
     r"|\r(?!\n)"  # goes back and overwrites the line

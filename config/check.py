@@ -17,8 +17,6 @@ from tta_dev_primitives.config.models.targets import Target, endpoint_in
 from tta_dev_primitives.config.options import USE_CASES, OrchestrationConfig
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 
-__all__ = ["CheckLine", "check_config"]
-
 
 @dataclass(frozen=True, slots=True)
 class CheckLine:

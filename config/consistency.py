@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from tta_dev_primitives.config.options import ExecutorConfig, OrchestrationConfig
 from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath
 
-__all__ = ["consistency_faults"]
-
 _SHARED = ("provider", "api_key_env", "base_url", "api_model", "billing", "price", "limits")
 
 

@@ -28,26 +28,6 @@ from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any, Self
 
-__all__ = [
-    "AllModelsFailedError",
-    "BudgetExceededError",
-    "ConfigError",
-    "LedgerBusyError",
-    "LedgerConfigError",
-    "LedgerError",
-    "MissingKeyError",
-    "OrchestrationError",
-    "PrefectConfigError",
-    "PrefectServerError",
-    "QuarantinedError",
-    "RunCancelledError",
-    "SavingsShortError",
-    "UnknownModelError",
-    "UnknownPriceError",
-    "UntrustedConfigError",
-    "WrongClockError",
-]
-
 
 class OrchestrationError(Exception):
     """Root of all errors of this package. Fields are keyword arguments and survive pickling."""

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
-__all__ = ["tta_home"]
-
 
 def tta_home() -> Path:
     """The folder of ledger, keys, server and logs: `TTA_HOME` (environment, then `.env`), default `~/.tta`.

@@ -13,8 +13,6 @@ from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.options import ConfigFile, OrchestrationConfig
 from tta_dev_primitives.config.template import todays_config
 
-__all__ = ["key_variables", "one_model_config", "server_address", "with_keys_only"]
-
 _ALL_WORK = """\
   executors:
     - model: {model}

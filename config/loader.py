@@ -20,8 +20,6 @@ from tta_dev_primitives.config.reading.option_faults import model_faults
 from tta_dev_primitives.config.reading.strict_yaml import Document, read_yaml
 from tta_dev_primitives.config.reading.trusted_files import is_home
 
-__all__ = ["SEARCH_PATHS", "find_config_file", "load_orchestration_config", "reload_config"]
-
 logger = logging.getLogger("tta_dev_primitives.config.orchestration_config")
 
 SEARCH_PATHS = (

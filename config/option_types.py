@@ -11,22 +11,6 @@ from zoneinfo import ZoneInfo
 from pydantic import BeforeValidator, PlainSerializer, StrictStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
-__all__ = [
-    "MAX_USD",
-    "Address",
-    "Fraction",
-    "LedgerUrl",
-    "ModelName",
-    "Seconds",
-    "Usd",
-    "UsdPerMtok",
-    "VariableName",
-    "WholeNumber",
-    "ZoneName",
-    "looks_like_a_key",
-    "wrong",
-]
-
 MAX_USD = 1_000_000
 """The ledger's own range: 1e18 pico-USD."""
 _PICO_PLACES = 12

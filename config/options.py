@@ -25,22 +25,6 @@ from tta_dev_primitives.config import option_types
 from tta_dev_primitives.config.models.billing import Billing, default_billing
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
-__all__ = [
-    "USE_CASES",
-    "ConfigFile",
-    "CostTrackingConfig",
-    "ExecutorConfig",
-    "FallbackStrategy",
-    "LimitsConfig",
-    "OrchestrationConfig",
-    "OrchestratorConfig",
-    "PriceConfig",
-    "Provenance",
-    "ProviderName",
-    "ReviewConfig",
-    "ValidationConfig",
-]
-
 logger = logging.getLogger(__name__)
 
 USE_CASES = ("simple", "moderate", "complex", "expert", "speed-critical", "reasoning")

@@ -15,8 +15,6 @@ from tta_dev_primitives.config.reading.dotenv import Variable, find_variable
 from tta_dev_primitives.config.reading.option_faults import model_faults
 from tta_dev_primitives.config.reading.scalars import OddScalarError, plain_number
 
-__all__ = ["OVERRIDES", "Override", "apply_overrides", "read_overrides"]
-
 _TRUE = {"true", "1", "yes", "on"}
 _FALSE = {"false", "0", "no", "off"}
 

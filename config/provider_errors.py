@@ -8,8 +8,6 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import OrchestrationError
 
-__all__ = ["ErrorClass", "LedgerAction", "ProviderError"]
-
 
 class ErrorClass(StrEnum):
     """Why an attempt failed; the value is what results, events and reports show."""

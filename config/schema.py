@@ -8,8 +8,6 @@ from typing import Any
 
 from tta_dev_primitives.config.options import ConfigFile
 
-__all__ = ["SCHEMA_PATH", "json_schema", "json_schema_text"]
-
 SCHEMA_PATH = Path(__file__).with_name("orchestration-config.schema.json")
 """The committed schema; `python -m tta_dev_primitives.config.schema` writes it anew."""
 

@@ -13,15 +13,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.options import OrchestratorConfig
 
-__all__ = [
-    "DEFAULT_PATH",
-    "create_default_config",
-    "guide_config",
-    "ignore_in_git",
-    "todays_config",
-    "write_new_file",
-]
-
 logger = logging.getLogger("tta_dev_primitives.config.orchestration_config")
 
 DEFAULT_PATH = ".tta/orchestration-config.yaml"

@@ -29,8 +29,6 @@ from tta_dev_primitives.deployments.stored import (
 )
 from tta_dev_primitives.flows.prefect_support.old_entrypoints import MOVED
 
-__all__ = ["Applied", "AppliedDeployment", "Given", "deploy_all"]
-
 _NIGHTLY = "schedules.nightly"
 _PAGE = 200
 

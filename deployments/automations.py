@@ -17,8 +17,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.last_deployed import read_last, write_last
 from tta_dev_primitives.deployments.merge import Difference, digests, merge
 
-__all__ = ["AppliedAutomation", "apply_automations"]
-
 Outcome = Literal["created", "updated", "unchanged", "deleted by a person"]
 _BASE = "automations"
 

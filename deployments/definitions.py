@@ -16,8 +16,6 @@ from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import RunnerDeployment
 from prefect.types.entrypoint import EntrypointType
 
-__all__ = ["BULK", "POOL", "deployments"]
-
 POOL = "tta"
 BULK = "orchestrate-bulk/nightly"
 

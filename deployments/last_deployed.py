@@ -8,8 +8,6 @@ from typing import Any
 from prefect.client.orchestration import PrefectClient
 from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
-__all__ = ["read_last", "write_last"]
-
 
 async def read_last(client: PrefectClient, name: str) -> dict[str, Any] | None:
     """The base of a deployment or of the automations; None when none is kept."""

@@ -8,8 +8,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Difference", "Fields", "Merged", "digests", "merge"]
-
 Fields = Mapping[str, Any]
 """Field name to JSON value; a field that is not set is absent."""
 _NONE: Any = object()

@@ -18,8 +18,6 @@ from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
-__all__ = ["main"]
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Serve until interrupted."""

@@ -12,8 +12,6 @@ from prefect.deployments.runner import RunnerDeployment
 
 from tta_dev_primitives.deployments.merge import Fields
 
-__all__ = ["defined_fields", "merged_schedules", "schedule_text", "stored_fields", "update_of"]
-
 _PARTS = ("schedule", "active", "parameters")
 
 

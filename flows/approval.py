@@ -36,8 +36,6 @@ from tta_dev_primitives.flows.reporting.page import shown_usd
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
-__all__ = ["BudgetApproval", "ask_person", "must_ask", "start_over", "suggested_amount", "take_answer"]
-
 _POLL_S = 2
 _CENT = Decimal("0.01")
 _MOST_USD = 1_000_000

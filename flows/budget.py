@@ -13,8 +13,6 @@ from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.task_history import shown_step
 from tta_dev_primitives.flows.tasks.result import BudgetView
 
-__all__ = ["BudgetState", "budget_state", "check_budget"]
-
 _LOG = logging.getLogger("tta_dev_primitives.budget")
 _DELIVERY_S = 3.0
 """How long a run waits for Prefect to take an alert; a month has two."""

@@ -18,8 +18,6 @@ from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.outcome import join_parts
 from tta_dev_primitives.flows.tasks.result import BudgetView
 
-__all__ = ["is_compound_item", "run_parts"]
-
 RunItems = Callable[[Runtime, Sequence[Item]], Awaitable[BudgetView]]
 
 

@@ -37,8 +37,6 @@ from tta_dev_primitives.flows.tasks.request import answer_request, repair_reques
 from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.local_checks import check_answer
 
-__all__ = ["ModelFailedError", "chain_attempt", "execute", "run_chain"]
-
 _INVALID = "wrong_format"
 
 

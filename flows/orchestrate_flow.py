@@ -22,8 +22,6 @@ from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.request import UseCase, check_task
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["orchestrate", "run_name"]
-
 _NAME_CHARS = 60
 
 

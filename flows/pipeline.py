@@ -45,8 +45,6 @@ from tta_dev_primitives.flows.validation.next_step import (
 )
 from tta_dev_primitives.flows.validation.risk import Label
 
-__all__ = ["Done", "run_items"]
-
 _CLOCK_SKEW_S = 300.0
 """What an extra cost this shortly after the month began may stand in the month before: it is paid twice then."""
 Done = Callable[[Item], None]

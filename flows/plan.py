@@ -44,8 +44,6 @@ from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.same_task import read_decision, settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Candidate, Case
 
-__all__ = ["ask_planner", "free_planners", "known_use_case", "plan", "plan_items"]
-
 _PLAN_TOKENS = 1024
 _MOST_PLANNERS = 2
 """Free models that are asked for a plan before the local one serves."""

@@ -39,8 +39,6 @@ from tta_dev_primitives.flows.validation.verdicts import (
     verdict_request,
 )
 
-__all__ = ["emit_drift", "validate", "validate_items"]
-
 _JUDGING = (FreeJudge, FreeCompare, PaidVerdict)
 _Judging = FreeJudge | FreeCompare | PaidVerdict
 _AS_GOOD = 0.5

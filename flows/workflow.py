@@ -17,8 +17,6 @@ from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.runtime import Runtime
 
-__all__ = ["MultiModelWorkflow"]
-
 T = TypeVar("T")
 
 

@@ -12,8 +12,6 @@ from typing import NoReturn
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
 
-__all__ = ["app", "main"]
-
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_MODELS = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
 

@@ -33,14 +33,6 @@ from tta_dev_primitives.config.reading.trusted_files import (
     trust_file,
 )
 
-__all__ = [
-    "is_loopback_host",
-    "refuse_untrusted",
-    "refuse_untrusted_ledger",
-    "trust_config",
-    "untrusted",
-]
-
 _MOST_USD = Decimal(100)
 """The limit of the default configuration."""
 _OF_ANOTHER_SERVICE = re.compile(

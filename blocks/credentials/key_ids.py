@@ -7,8 +7,6 @@ from functools import lru_cache
 
 from pydantic import SecretStr
 
-__all__ = ["NO_KEY", "key_id"]
-
 NO_KEY = "nokey"
 """The name of no key at all (local servers)."""
 

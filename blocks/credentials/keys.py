@@ -19,8 +19,6 @@ from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 
-__all__ = ["block_name", "forget_keys", "load_key"]
-
 logger = logging.getLogger(__name__)
 
 _KEEP_S = 300.0

@@ -14,17 +14,6 @@ from pydantic import Field, HttpUrl, SecretStr
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
-__all__ = [
-    "CREDENTIALS",
-    "AnthropicCredentials",
-    "GoogleAIStudioCredentials",
-    "GroqCredentials",
-    "OpenAICompatibleCredentials",
-    "OpenRouterCredentials",
-    "ProviderCredentials",
-    "credentials_of",
-]
-
 
 class ProviderCredentials(CredentialsBlock):
     """API key of one model provider, bound to the host it may be sent to.

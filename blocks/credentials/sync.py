@@ -22,8 +22,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.options import OrchestrationConfig
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 
-__all__ = ["SyncedBlock", "sync_blocks"]
-
 Outcome = Literal["created", "updated", "unchanged", "no key", "other host"]
 
 

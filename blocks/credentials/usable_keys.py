@@ -19,8 +19,6 @@ from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 
-__all__ = ["refuse_without_key"]
-
 _OTHER_DATABASE = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
 
 

@@ -11,8 +11,6 @@ from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.settle import insert_alert
 from tta_dev_primitives.blocks.ledger.types import Alert
 
-__all__ = ["Alerts"]
-
 
 class Alerts(LedgerCore):
     """The alert outbox of a ledger."""

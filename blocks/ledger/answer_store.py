@@ -15,8 +15,6 @@ from tta_dev_primitives.blocks.ledger.settle import free_call
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, KeptAnswer, Outcome, StoredAnswer
 from tta_dev_primitives.config.errors import QuarantinedError
 
-__all__ = ["Answers"]
-
 _KEYS_AT_ONCE = 200
 _log = logging.getLogger("tta_dev_primitives.ledger")
 

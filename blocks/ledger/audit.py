@@ -24,8 +24,6 @@ from tta_dev_primitives.blocks.ledger.types import (
 )
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
-__all__ = ["DECISIONS", "Audit"]
-
 DECISIONS = ("ask", "approve", "decline", "unanswered", "reconcile", "set_month")
 """Entries of the journal that say what people were asked and decided: these are never deleted."""
 

@@ -28,8 +28,6 @@ from tta_dev_primitives.blocks.ledger.settle import latest_month, write_event
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold
 from tta_dev_primitives.config.errors import SavingsShortError
 
-__all__ = ["LEASE_S", "Batch", "BatchCall", "BatchState", "Batches", "NewBatch", "OpenLine", "Opened"]
-
 LEASE_S = 30 * 3600.0
 """Providers end a batch after 24 hours; the rest is for collecting it."""
 BatchState = Literal["submitting", "open", "ended", "failed", "lost"]

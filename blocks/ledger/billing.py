@@ -18,8 +18,6 @@ from tta_dev_primitives.config.models.prices import OWN_PRICE, list_price
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
-__all__ = ["Bill", "bill_of", "free_bill_of", "list_value_of", "other_model"]
-
 
 @dataclass(frozen=True, slots=True)
 class Bill:

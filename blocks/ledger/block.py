@@ -13,8 +13,6 @@ from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.months import zone
 from tta_dev_primitives.config.errors import LedgerError
 
-__all__ = ["SpendLedger"]
-
 
 class SpendLedger(Block):
     """The ledger that keeps a month's spending under its limit, over any number of runs and machines.

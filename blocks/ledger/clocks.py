@@ -15,8 +15,6 @@ from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.providers.address_rules import is_private_host
 
-__all__ = ["LARGEST_SKEW_S", "ProviderClocks", "skew_text", "vouches"]
-
 LARGEST_SKEW_S = 300.0
 _SHOWN = (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0))
 

@@ -28,8 +28,6 @@ from tta_dev_primitives.blocks.ledger.months import month_of, zone
 from tta_dev_primitives.blocks.ledger.settle import Answer, Terms, insert_month, latest_month
 from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
-__all__ = ["EXHAUSTED_BP", "AskDate", "LedgerCore", "answer_of", "closed_text", "pico_or_none"]
-
 AskDate = Callable[[], Awaitable[tuple[str, str | None, float]]]
 """Asks a provider for the time: its name, its `Date`, and how many seconds that took."""
 _ANCHOR_EVERY_S = 600.0

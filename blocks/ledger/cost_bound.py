@@ -12,15 +12,6 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.targets import Price, Target
 
-__all__ = [
-    "bound_usd",
-    "input_token_bound",
-    "plausible_usd",
-    "required_price",
-    "text_token_bound",
-    "token_ceiling",
-]
-
 _PER_MESSAGE = 16
 _OVERHEAD = 256
 """What providers add of their own: role marks, system preambles."""

@@ -11,8 +11,6 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month, day_of
 
-__all__ = ["spend_by_day"]
-
 
 async def spend_by_day(ledger: LedgerCore, month: str) -> dict[str, Decimal]:
     """What the paid calls of a month were charged, by the day of their start in the ledger's time zone.

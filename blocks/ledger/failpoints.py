@@ -9,8 +9,6 @@ from __future__ import annotations
 import os
 import signal
 
-__all__ = ["BATCH_FAILPOINTS", "FAILPOINTS", "arm", "failpoint"]
-
 _ENDINGS = ("reserve", "settle", "release", "presume")
 _MOMENTS = ("begun", "after_call", "after_event", "after_month", "before_commit", "after_commit")
 _OTHERS = ("record", "alert", "approve", "reconcile")

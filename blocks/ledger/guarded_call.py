@@ -21,11 +21,11 @@ from tta_dev_primitives.blocks.ledger.billing import Bill, bill_of, free_bill_of
 from tta_dev_primitives.blocks.ledger.clocks import vouches
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_checked_usage
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
-from tta_dev_primitives.blocks.ledger.types import StoredAnswer, provider_key
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, StoredAnswer, provider_key
 from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
@@ -34,17 +34,6 @@ from tta_dev_primitives.config.errors import ConfigError, LedgerError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
-
-__all__ = [
-    "GuardedReply",
-    "content_key",
-    "guarded_send",
-    "missing_answers",
-    "reply_of",
-    "settle_batch_failure",
-    "settle_batch_reply",
-    "stored_reply",
-]
 
 _log = logging.getLogger("tta_dev_primitives.ledger")
 _KEY_VERSION = "tta-1"

@@ -33,13 +33,10 @@ from tta_dev_primitives.blocks.ledger.settle import (
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import (
     SWEPT,
-    Alert,
     CallInfo,
     Glance,
     Hold,
-    MonthBalance,
     Outcome,
-    StoredAnswer,
 )
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
@@ -48,8 +45,6 @@ from tta_dev_primitives.config.errors import (
     OrchestrationError,
     QuarantinedError,
 )
-
-__all__ = ["Alert", "CallInfo", "Hold", "Ledger", "MonthBalance", "Outcome", "StoredAnswer"]
 
 _SWEEP_AT_ONCE = 200
 

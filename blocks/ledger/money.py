@@ -6,8 +6,6 @@ from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
 
 from tta_dev_primitives.config.errors import LedgerError
 
-__all__ = ["MAX_PICO", "MAX_USD", "from_pico", "pico_ceiling", "pico_floor", "to_pico"]
-
 MAX_PICO = 10**18
 """One million USD; above it sums could leave a 64-bit integer."""
 MAX_USD = Decimal(1_000_000)

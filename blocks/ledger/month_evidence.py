@@ -12,19 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, skew_text
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, register_schema
-
-__all__ = [
-    "Anchor",
-    "Machine",
-    "MachineClock",
-    "forget_anchors",
-    "keep_anchor",
-    "machine_now",
-    "months_between",
-    "new_month_refusal",
-    "read_anchor",
-]
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
 register_schema(
     "ledger_clock",

@@ -9,8 +9,6 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from tta_dev_primitives.config.errors import LedgerConfigError
 
-__all__ = ["checked_month", "day_of", "month_before", "month_begin", "month_of", "zone"]
-
 _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 

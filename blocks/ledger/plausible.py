@@ -14,8 +14,6 @@ from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
-__all__ = ["checked_usage", "usage_problem", "with_checked_usage"]
-
 _SLACK = 32
 
 

@@ -13,8 +13,6 @@ from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.types import ReportRow
 
-__all__ = ["Proof"]
-
 _FULL_UP_TO = 100_000
 """A ledger with fewer kept entries is always proved in full: that takes less than a second."""
 _GROUP = ("provider", "model", "role", "use_case", "billing", "state", "outcome")

@@ -11,8 +11,6 @@ from typing import Any
 
 from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
 
-__all__ = ["PLANS", "Line", "MonthReport", "month_report"]
-
 PLANS = "plans (no use case yet)"
 """The name of calls that were made before the use case of their task was known."""
 _CSV = (

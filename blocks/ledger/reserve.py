@@ -12,17 +12,6 @@ from tta_dev_primitives.blocks.ledger.settle import ATTEMPT, INSERT_CALL, Terms,
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import LedgerError, SavingsShortError
 
-__all__ = [
-    "Granted",
-    "MonthMovedError",
-    "RefusedError",
-    "explain_refusal",
-    "hold_money",
-    "insert_held",
-    "month_row",
-    "reserve_call",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class Granted:

@@ -12,8 +12,6 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.sums import CALLS, Summed, add_to_sums, sum_ended
 from tta_dev_primitives.blocks.ledger.task_records import RESULTS
 
-__all__ = ["Pruned", "Retention"]
-
 _ROWS_AT_ONCE = 5_000
 _ENTRIES_AT_ONCE = 100_000
 _PAUSE_S = 0.002

@@ -9,8 +9,6 @@ from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico
 
-__all__ = ["cost_of_runs"]
-
 _AT_ONCE = 500
 _NOT_IN_A_BATCH = (
     " AND NOT EXISTS (SELECT 1 FROM ledger_batch_line line "

@@ -22,17 +22,6 @@ from tta_dev_primitives.blocks.ledger.money import from_pico, pico_floor
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import SavingsShortError
 
-__all__ = [
-    "Ended",
-    "Pair",
-    "SavingsAccount",
-    "earn",
-    "hold_extra",
-    "move_extra",
-    "read_account",
-    "read_pairs",
-]
-
 _TABLE = """CREATE TABLE ledger_savings (
     scope TEXT NOT NULL, month TEXT NOT NULL,
     tasks INTEGER NOT NULL, cost INTEGER NOT NULL, baseline INTEGER NOT NULL, earned INTEGER NOT NULL,

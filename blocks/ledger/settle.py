@@ -16,25 +16,6 @@ from tta_dev_primitives.blocks.ledger.sums import CALLS, unsum
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config.errors import LedgerError
 
-__all__ = [
-    "ATTEMPT",
-    "INSERT_CALL",
-    "Answer",
-    "Closed",
-    "Closing",
-    "Terms",
-    "close_call",
-    "closing_values",
-    "ending_name",
-    "free_call",
-    "insert_alert",
-    "insert_month",
-    "lapsed_calls",
-    "latest_month",
-    "store_answer",
-    "write_event",
-]
-
 Closing = Literal["settled", "released", "presumed"]
 
 

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
-
-__all__ = ["Book", "DocumentStore"]
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
 T = TypeVar("T")
 

@@ -10,8 +10,6 @@ from typing import Any, TypeVar
 
 from anyio import CancelScope
 
-__all__ = ["to_its_end", "uninterrupted"]
-
 T = TypeVar("T")
 _log = logging.getLogger("tta_dev_primitives.ledger")
 

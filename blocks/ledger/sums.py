@@ -14,10 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.months import day_of
-
-__all__ = ["CALLS", "Summed", "add_to_sums", "move_sums", "sum_ended", "unsum"]
 
 register_schema(
     "sums",

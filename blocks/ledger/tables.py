@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
-__all__ = ["LEDGER_SCHEMA_VERSION"]
-
 LEDGER_SCHEMA_VERSION = 2
 
 _MAX = 10**18

@@ -14,8 +14,6 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer
 
-__all__ = ["StoredDecision", "TaskDecision", "keep_decision", "stored_decisions"]
-
 register_schema(
     "decisions",
     1,

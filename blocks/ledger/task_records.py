@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.savings_account import Ended, Pair, earn
 from tta_dev_primitives.blocks.ledger.sums import Summed, unsum
 from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision, keep_decision
-
-__all__ = ["RESULTS", "Learned", "ResultLine", "TaskRecord", "record_results", "result_lines"]
 
 register_schema(
     "results",

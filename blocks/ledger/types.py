@@ -11,27 +11,9 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Self
 
-from tta_dev_primitives.config.models.targets import Billing, Target
+from tta_dev_primitives.config.models.billing import Billing
+from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
-
-__all__ = [
-    "SWEPT",
-    "Alert",
-    "CallInfo",
-    "ExtraKind",
-    "Glance",
-    "Hold",
-    "JournalEntry",
-    "Kept",
-    "KeptAnswer",
-    "MonthBalance",
-    "OpenCall",
-    "Outcome",
-    "Quarantine",
-    "ReportRow",
-    "StoredAnswer",
-    "provider_key",
-]
 
 SWEPT = "lost"
 """Outcome of a call that the sweep charged, because its process did not report its end."""

@@ -13,8 +13,6 @@ import json
 import secrets
 import struct
 
-__all__ = ["OPEN_PATH", "TOKEN_S", "Tokens", "make_token", "open_page", "proof_of"]
-
 OPEN_PATH = "/tta/open/"
 """`/tta/open/<token>/<page>`: gives the browser what the UI sends with its requests, then goes to the page."""
 TOKEN_S = 12 * 3600

@@ -15,8 +15,6 @@ from urllib.parse import parse_qs
 
 from tta_dev_primitives.blocks.prefect_server.access import OPEN_PATH, Tokens, open_page, proof_of
 
-__all__ = ["STATUS_PATH", "Activity", "Guard"]
-
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]

@@ -17,8 +17,6 @@ import tempfile
 from importlib.metadata import version
 from pathlib import Path
 
-__all__ = ["install_template", "make_template", "save_template", "shipped_template"]
-
 _FOLDER = Path(__file__).resolve().parent
 _NAMES = "prefect-*.sqlite.gz"
 # The one table with a row: at which migration the schema is. Each server registers block types itself.

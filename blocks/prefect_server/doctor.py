@@ -25,8 +25,6 @@ from tta_dev_primitives.blocks.prefect_server.server_secrets import client_auth
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, is_loopback
 from tta_dev_primitives.config.errors import PrefectServerError
 
-__all__ = ["Finding", "check_server"]
-
 
 class Finding(NamedTuple):
     """One line of `tta check`."""

@@ -26,18 +26,6 @@ from tta_dev_primitives.config.reading.trusted_files import (
     trust_file,
 )
 
-__all__ = [
-    "FOLDER_FILES",
-    "ConfiguredApi",
-    "api_doubt",
-    "api_settings",
-    "configured_api",
-    "get_json",
-    "server_version",
-    "shown",
-    "trust_api",
-]
-
 OLDEST = (3, 8)
 """Oldest Prefect server that is supported: that of the pinned client."""
 

@@ -18,8 +18,6 @@ from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.reading.dotenv import read_dotenv
 from tta_dev_primitives.config.reading.trusted_files import digest_of_settings, is_home, is_trusted
 
-__all__ = ["folder_settings", "refuse_folder_settings", "trust_name"]
-
 _TAKEN = frozenset({"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_LOGGING_LEVEL"})
 """What `.env` may say; where the address leads to is checked elsewhere."""
 _TAKEN_API = frozenset({"url", "key", "auth_string"})

@@ -41,21 +41,6 @@ from tta_dev_primitives.blocks.prefect_server.server_settings import (
 )
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
-__all__ = [
-    "ServerInfo",
-    "ServerStatus",
-    "ensure_server",
-    "holds_port",
-    "is_serving",
-    "open_link",
-    "server_environment",
-    "server_status",
-    "start_server",
-    "stop_server",
-    "versions",
-    "wait_until_ready",
-]
-
 _PORTS = range(4242, 4262)
 _UNUSED_S = 10.0
 _STARTING = "--- starting ---"

@@ -13,8 +13,6 @@ from typing import Any
 from tta_dev_primitives.blocks.prefect_server.manager import holds_port
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, is_loopback
 
-__all__ = ["watch_port"]
-
 _lock = threading.Lock()
 _watched: dict[int, ServerHome] = {}
 _installed: list[bool] = []

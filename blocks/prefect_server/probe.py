@@ -17,8 +17,6 @@ from urllib.parse import SplitResult, unquote, urlsplit
 
 from tta_dev_primitives.config.errors import PrefectConfigError
 
-__all__ = ["ClientOptions", "get_json", "without_proxy"]
-
 _YES = {"1", "true", "t", "yes", "y", "on"}
 
 

@@ -26,8 +26,6 @@ from tta_dev_primitives.blocks.prefect_server.server_settings import OWN_DATABAS
 from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
 from tta_dev_primitives.config.home import tta_home
 
-__all__ = ["main"]
-
 _LOG_LIMIT = 2_000_000
 _QUIET_S = 3.0
 """Registering block types writes for half a second; it waits until no client has called for this long."""

@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 
-__all__ = ["client_auth", "server_secrets"]
-
 
 def server_secrets(place: ServerHome) -> dict[str, str]:
     """The variables with the server's secrets, for a start.

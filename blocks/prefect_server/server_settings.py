@@ -17,18 +17,6 @@ from urllib.parse import urlsplit
 from tta_dev_primitives.blocks.prefect_server.probe import without_proxy
 from tta_dev_primitives.config.home import tta_home
 
-__all__ = [
-    "EMBEDDED_MARK",
-    "OWN_DATABASE",
-    "ServerHome",
-    "apply_environment",
-    "client_settings",
-    "is_loopback",
-    "process_environment",
-    "server_settings",
-    "temporary_environment",
-]
-
 EMBEDDED_MARK = "TTA_SERVER_URL"
 """Set beside PREFECT_API_URL when that address is our own server, not one the user configured."""
 OWN_DATABASE = "sqlite+aiosqlite:///prefect.db"

@@ -12,8 +12,6 @@ from contextlib import asynccontextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["queue_write_transactions"]
-
 _open: ContextVar[bool] = ContextVar("tta_sqlite_transaction_open", default=False)
 
 

@@ -19,18 +19,6 @@ from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Target, endpoint_in
 
-__all__ = [
-    "Base",
-    "Reach",
-    "address_refusal",
-    "base_of",
-    "endpoint_in",
-    "host_of",
-    "is_loopback",
-    "is_private",
-    "is_private_host",
-]
-
 Reach = Literal["public", "any", "private"]
 """Which addresses a connection may end at: `public` only, `any`, or `private` only (plain http)."""
 _IPAddress = ipaddress.IPv4Address | ipaddress.IPv6Address

@@ -24,8 +24,6 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["SUBMIT_S", "BatchClient"]
-
 T = TypeVar("T")
 SUBMIT_S = 120.0
 """The longest that an upload, and the submission after it, may take."""

@@ -15,8 +15,6 @@ from tta_dev_primitives.config.models.targets import Target
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.providers.client import ProviderClient
 
-__all__ = ["BoundClient"]
-
 
 class BoundClient:
     """Calls one provider with one key. Outside the budget: nothing is reserved or recorded.

@@ -38,8 +38,6 @@ from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
-__all__ = ["MAX_BODY", "Prepared", "ProviderClient"]
-
 MAX_BODY = 8 * 1024 * 1024
 """Decoded bytes of a reply; 200 kB of gzip can unpack to hundreds of megabytes."""
 _MAX_ERROR_BODY = 64 * 1024

@@ -15,8 +15,6 @@ from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
-__all__ = ["ListState", "ask_model_lists", "listed_as"]
-
 
 @dataclass(frozen=True, slots=True)
 class ListState:

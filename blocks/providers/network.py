@@ -22,8 +22,6 @@ import httpx
 from tta_dev_primitives.blocks.providers.address_rules import Base, is_loopback
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["certificates", "network_facts", "proxy_of", "verifying_context"]
-
 _PROXY_VARIABLES = ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")
 
 

@@ -15,8 +15,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.provider_errors import ProviderError
 
-__all__ = ["CallSpan", "chat_span"]
-
 # The conventions' own names; a provider without one goes by its name here.
 _WELL_KNOWN = {"google-ai-studio": "gcp.gemini", "openai-compatible": "openai"}
 

@@ -22,8 +22,6 @@ from typing_extensions import override
 from tta_dev_primitives.blocks.providers.address_rules import Reach, address_refusal
 from tta_dev_primitives.blocks.providers.network import verifying_context
 
-__all__ = ["SENDING", "HostRefused", "Sending", "guarded_session", "host_refusal"]
-
 _CONNECTIONS = 1000
 """Above every sensible concurrency; the quota and the caller's semaphore are what limits calls."""
 _KEEPALIVE_S = 15.0

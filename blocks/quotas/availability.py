@@ -23,13 +23,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, period_of
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
-
-__all__ = ["Availability", "Blocked"]
 
 register_schema(
     "availability",

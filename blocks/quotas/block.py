@@ -12,8 +12,6 @@ from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota as QuotaScheduler
 from tta_dev_primitives.config.errors import LedgerError
 
-__all__ = ["Quota"]
-
 
 class Quota(Block):
     """Free quotas (requests and tokens by minute and day) shared by every run that uses the same database.

@@ -21,8 +21,6 @@ from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_month, 
 from tta_dev_primitives.config.models.targets import Limits
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
-__all__ = ["Period", "closed_by", "learn", "learn_from_error", "period_of"]
-
 Period = Literal["minute", "day", "month"]
 _OPENAI_NAMES: Mapping[str, Mapping[str, Kind]] = {"groq": {"requests": "rpd", "tokens": "tpm"}}
 _MINUTE_NAMES: Mapping[str, Kind] = {"requests": "rpm", "tokens": "tpm"}

@@ -25,8 +25,6 @@ from tta_dev_primitives.blocks.quotas.windows import (
 )
 from tta_dev_primitives.config.models.targets import Limits
 
-__all__ = ["Binding", "Plan", "time_needed"]
-
 _CYCLE_S = HOLD_S - TICK_S / 2
 """How long a grant blocks its place in the minute, on average."""
 _PER_MINUTE: tuple[Kind, ...] = ("rpm", "tpm")

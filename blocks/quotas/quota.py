@@ -20,14 +20,13 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, learn, learn_from_error, period_of
 from tta_dev_primitives.blocks.quotas.windows import Kind, Observation, Priority, Windows, limited
 from tta_dev_primitives.config.models.targets import Limits, Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.provider_errors import ProviderError
-
-__all__ = ["Done", "Quota", "Slot", "Wait", "scope_of", "tokens_of"]
 
 register_schema(
     "quota",

@@ -18,8 +18,6 @@ from zoneinfo import ZoneInfo
 
 from tta_dev_primitives.config.models.targets import Limits
 
-__all__ = ["KINDS", "Free", "Kind", "Observation", "Priority", "Windows", "day_bounds", "limited"]
-
 Kind = Literal["rpm", "tpm", "rpd", "tpd"]
 Priority = Literal["interactive", "bulk"]
 KINDS: tuple[Kind, ...] = ("rpm", "tpm", "rpd", "tpd")

@@ -45,8 +45,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
-__all__ = ["PATH", "VERSION", "build", "classify", "parse", "parse_models", "parse_stream"]
-
 PATH = "/v1/messages"
 # 2023-06-01 still serves every model; 2026-10-21 would refuse temperature for those that take it.
 VERSION = "2023-06-01"

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["fewest_tokens"]
-
 # Tokenizers split at blanks and before marks; one mark may belong to the word after it (`.name`, `"The`), and a run of
 # one character may be one token.
 _PIECE = re.compile(r"[^\w\s]?[^\W_]+(?:['’][^\W_]+)*|[^\w\s]+")

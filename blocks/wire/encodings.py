@@ -5,8 +5,6 @@ from __future__ import annotations
 import zlib
 from typing import Protocol
 
-__all__ = ["Decompressor", "UnknownEncoding", "decompressor"]
-
 
 class UnknownEncoding(ValueError):
     """The body is compressed in a way that was not asked for; the text names it."""

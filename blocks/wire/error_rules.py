@@ -18,21 +18,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
-__all__ = [
-    "CONTEXT_WORDS",
-    "ErrorBody",
-    "Fault",
-    "after_start",
-    "by_status",
-    "error_of",
-    "is_error",
-    "limited",
-    "overridden",
-    "read_error",
-    "status_inside",
-    "unreadable",
-]
-
 _REL, _PRE = LedgerAction.RELEASE, LedgerAction.CHARGE_AT_BOUND
 _BY_STATUS: Mapping[int, tuple[ErrorClass, LedgerAction]] = {
     400: (ErrorClass.INVALID_REQUEST, _REL),

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from tta_dev_primitives.blocks.wire.types import Finish
 
-__all__ = ["finish_of"]
-
 _WORDS: Mapping[Finish, str] = {
     "stop": "stop stopped stop_sequence stop_token stop_sequence_reached eos eos_token end_of_sequence end_turn "
     "end_of_turn end finish finished complete completed done success normal",

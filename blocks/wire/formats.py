@@ -13,13 +13,10 @@ from tta_dev_primitives.blocks.wire import anthropic, gemini, openai_chat
 from tta_dev_primitives.blocks.wire.groq import GROQ
 from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
 from tta_dev_primitives.blocks.wire.openrouter import OPENROUTER
-from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
-
-__all__ = ["PROVIDERS", "WireFormat", "reply_problem", "wire_format"]
 
 
 class _Build(Protocol):

@@ -41,8 +41,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
-__all__ = ["build", "classify", "parse", "parse_models", "parse_stream"]
-
 _RESET_ZONE = "America/Los_Angeles"
 _STATUS_OF_NAME = {
     "INVALID_ARGUMENT": 400,

@@ -14,8 +14,6 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
-__all__ = ["GROQ"]
-
 _PER_DAY = re.compile(r"\b[RT]PD\b|per day", re.IGNORECASE)
 _PER_MINUTE = re.compile(r"\b[RT]PM\b|per minute", re.IGNORECASE)
 

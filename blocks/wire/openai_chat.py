@@ -43,8 +43,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
-__all__ = ["OpenAIChat", "Profile", "parse_models"]
-
 _LIMITS = {"properties": 5000, "depth": 10, "choices": 1000, "unions": 5000}
 """Of strict mode, as OpenAI documents them."""
 

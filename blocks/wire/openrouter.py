@@ -15,8 +15,6 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
-__all__ = ["OPENROUTER"]
-
 _REL = LedgerAction.RELEASE
 # Stable `metadata.error_type`; those that follow from the status alone are left to it.
 _TYPES: Mapping[str, ErrorClass] = {

@@ -16,28 +16,6 @@ from typing import Any
 
 from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
 
-__all__ = [
-    "HTML",
-    "Body",
-    "Unreadable",
-    "at",
-    "cost_of",
-    "count_of",
-    "decode_json",
-    "decode_text",
-    "error_payload",
-    "flat",
-    "lower_headers",
-    "obj",
-    "rate_headers",
-    "read_body",
-    "read_events",
-    "seq",
-    "settled",
-    "text_of",
-    "usage_of",
-]
-
 _MAX_COUNT = 10**15
 """Above this a token count is not a count; it also keeps products inside the ledger's 64-bit range."""
 _RATE_HEADERS = ("anthropic-ratelimit-", "x-ratelimit-", "ratelimit-")

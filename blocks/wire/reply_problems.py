@@ -6,8 +6,6 @@ from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ErrorClass
 
-__all__ = ["reply_problem", "unknown_finish"]
-
 
 def reply_problem(reply: ChatReply) -> ErrorClass | None:
     """Name what keeps `reply` from being an answer, or None.

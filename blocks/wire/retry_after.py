@@ -15,18 +15,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any
 from zoneinfo import ZoneInfo
 
-__all__ = [
-    "MAX_WAIT_S",
-    "NONSENSE",
-    "go_duration",
-    "header_wait",
-    "next_midnight",
-    "next_month",
-    "parse_instant",
-    "seconds_of",
-    "try_again_in",
-]
-
 MAX_WAIT_S = 30.0
 """A longer wait counts as an exhausted quota: the next model is tried at once."""
 NONSENSE = math.inf

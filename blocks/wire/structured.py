@@ -6,16 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-__all__ = [
-    "all_required",
-    "gemini_schema",
-    "inlined",
-    "instruction",
-    "strict_schema",
-    "with_nulls",
-    "within_limits",
-]
-
 _GEMINI_KEYS = (
     *(
         "type",

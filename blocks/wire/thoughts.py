@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["split_thoughts"]
-
 _MOST_BLOCKS = 100
 """A text with more blocks than this is no answer of any model; each one costs a look at the whole text."""
 _NAME = r"(?:think|thinking|thought|thoughts|seed:think)"

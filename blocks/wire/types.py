@@ -8,8 +8,6 @@ from typing import Any, Literal
 
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["ChatReply", "ChatRequest", "Finish", "Lifecycle", "Message", "ModelInfo", "WireRequest"]
-
 Finish = Literal["stop", "length", "content_filter", "tool", "error", "unknown"]
 Lifecycle = Literal["active", "deprecated", "retired", "unknown"]
 

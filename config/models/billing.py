@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-__all__ = ["Billing", "default_billing"]
-
 Billing = Literal["free", "paid"]
 
 

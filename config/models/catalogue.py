@@ -14,16 +14,6 @@ from typing import Any
 from tta_dev_primitives.config.models.targets import Capabilities, Limits, Price, Target
 from tta_dev_primitives.config.reading.strict_yaml import read_yaml
 
-__all__ = [
-    "BatchEntry",
-    "Catalogue",
-    "Lifecycle",
-    "ModelEntry",
-    "ProviderEntry",
-    "load_catalogue",
-    "today_utc",
-]
-
 WARN_DAYS = 30
 """A model that retires within so many days is warned of."""
 

@@ -13,8 +13,6 @@ from tta_dev_primitives.config.models.catalogue import Catalogue
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.config.options import PriceConfig
 
-__all__ = ["OWN_PRICE", "bundled_price", "list_price"]
-
 _GENAI_PROVIDERS = {
     "anthropic": "anthropic",
     "google-ai-studio": "google",

@@ -9,7 +9,7 @@ from typing import Any
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import UnknownModelError, UnknownPriceError
-from tta_dev_primitives.config.models.billing import default_billing
+from tta_dev_primitives.config.models.billing import Billing, default_billing
 from tta_dev_primitives.config.models.catalogue import (
     Catalogue,
     ModelEntry,
@@ -18,7 +18,7 @@ from tta_dev_primitives.config.models.catalogue import (
     today_utc,
 )
 from tta_dev_primitives.config.models.prices import list_price
-from tta_dev_primitives.config.models.targets import Billing, Limits, Price, Target
+from tta_dev_primitives.config.models.targets import Limits, Price, Target
 from tta_dev_primitives.config.options import (
     ExecutorConfig,
     LimitsConfig,
@@ -27,8 +27,6 @@ from tta_dev_primitives.config.options import (
     PriceConfig,
 )
 from tta_dev_primitives.config.reading.config_faults import config_error
-
-__all__ = ["defined_targets", "replacement_for", "resolve_targets", "unknown_models"]
 
 
 def resolve_targets(

@@ -10,8 +10,6 @@ from typing import Literal
 from tta_dev_primitives.config.models.billing import Billing
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["Billing", "Capabilities", "Limits", "Price", "Target", "endpoint_in"]
-
 _ENDPOINT = re.compile(
     r"/chat/completions$|/messages$|(?:/v1|/v1beta)?/models/[^/]+:(?:generateContent|streamGenerateContent)$"
 )

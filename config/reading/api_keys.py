@@ -10,8 +10,6 @@ from pydantic import SecretStr
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
-__all__ = ["check_key", "find_api_key", "is_placeholder", "read_api_key"]
-
 _PLACEHOLDER = re.compile(
     r"your[-_ ].*|.*[-_ ]your[-_ ].*|<.*>|\[.*\]|\{.*\}|\$.*|x{3,}|\*{3,}|.*\.\.\.|(sk|gsk)[-_]x+"
     r"|(change|replace)[-_ ]?me|(insert|put|add|paste|enter)[-_ ].*|todo|tbd|none|null|placeholder"

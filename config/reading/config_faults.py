@@ -10,8 +10,6 @@ from decimal import Decimal
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["Fault", "KeyPath", "config_error", "dotted", "near_miss", "shown"]
-
 KeyPath = tuple[str | int, ...]
 """Where a value stands: `("orchestration", "executors", 0, "model")`."""
 

@@ -23,8 +23,6 @@ from pydantic import SecretStr
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.reading.files import MAX_BYTES, read_regular_file
 
-__all__ = ["Variable", "find_variable", "parse_dotenv", "read_dotenv", "refuse_other_encodings"]
-
 logger = logging.getLogger(__name__)
 
 _NOT_TEXT = re.compile("[\0\udc80-\udcff]")

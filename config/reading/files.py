@@ -10,8 +10,6 @@ from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["MAX_BYTES", "FileContent", "read_regular_file"]
-
 MAX_BYTES = 256 * 1024
 """More than any configuration needs; a larger file is refused before it is parsed."""
 

@@ -11,8 +11,6 @@ from tta_dev_primitives.config.options import ConfigFile
 from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, dotted, near_miss, shown
 from tta_dev_primitives.config.reading.strict_yaml import Document
 
-__all__ = ["model_faults"]
-
 _NOT_SHOWN = {"api_key_env", "base_url", "ledger_url"}
 """Options whose value may hold a secret by mistake: messages say only what was expected."""
 _EXPECTED = {

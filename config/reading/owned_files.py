@@ -7,8 +7,6 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["foreign_file"]
-
 
 def foreign_file(path: Path, roots: Iterable[Path]) -> str | None:
     """Why the file at `path` may be another user's; None: it and its folders are this user's.

@@ -22,8 +22,6 @@ from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, conf
 from tta_dev_primitives.config.reading.files import MAX_BYTES, read_regular_file
 from tta_dev_primitives.config.reading.scalars import OddScalarError, plain_scalar
 
-__all__ = ["MAX_DEPTH", "MAX_VALUES", "Document", "parse_yaml", "read_yaml"]
-
 MAX_DEPTH = 20
 MAX_VALUES = 20_000
 _WORLD_WRITABLE = 0o002

@@ -17,16 +17,6 @@ from pathlib import Path
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.reading.dotenv import read_dotenv
 
-__all__ = [
-    "digest_of",
-    "digest_of_settings",
-    "dotenv_settings",
-    "is_home",
-    "is_trusted",
-    "trust_all",
-    "trust_file",
-]
-
 _STORE = "trusted.json"
 _MOST = 1_000_000
 

@@ -8,8 +8,6 @@ from xml.sax.saxutils import escape
 from tta_dev_primitives.deployments.replay.router_axes import Curve
 from tta_dev_primitives.deployments.replay.run import Outcome
 
-__all__ = ["chart"]
-
 _WIDTH, _HEIGHT, _LEFT, _TOP, _PLOT_W, _PLOT_H = 920, 540, 70, 76, 560, 400
 _STYLE = """
   text { font: 13px system-ui, sans-serif; fill: #1f2328 } .dim { fill: #656d76; font-size: 12px }

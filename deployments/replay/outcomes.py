@@ -26,8 +26,6 @@ from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Po
 from tta_dev_primitives.flows.validation.dry_run import DryEnd, DryRun, DryTask
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
-__all__ = ["Recorded", "recorded_outcomes", "replay_outcomes"]
-
 _REFUSED = -2
 _FAMILIES = {
     "claude": ("claude-3-5-sonnet-20241022", "claude-3-opus-20240229"),

@@ -22,8 +22,6 @@ from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for
 
-__all__ = ["Record", "Replay", "answered", "judged", "read_records", "right"]
-
 Record = Mapping[str, Any]
 _WINDOW = 40
 """Characters of a question's beginning by which it is found inside a longer prompt."""

@@ -15,8 +15,6 @@ from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
 from tta_dev_primitives.flows.answers.hedging import hedged
 from tta_dev_primitives.flows.planning.local_classifier import answer_format
 
-__all__ = ["PUBLISHED", "Curve", "agreement_curve", "oracle_curve"]
-
 PUBLISHED: Mapping[str, tuple[float, float, float]] = {
     "gsm": (0.3364, 0.6326, 0.622),
     "mmlu": (0.3540, 0.7031, 0.603),

@@ -31,8 +31,6 @@ from tta_dev_primitives.flows.planning.local_classifier import answer_format
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
-__all__ = ["Outcome", "recorded_as", "replay_scenario"]
-
 _KEY = "TTA_REPLAY_KEY"
 _ROOM = 1_000_000_000
 """Quota figures that a replay never comes near: it measures money and quality, not waiting."""

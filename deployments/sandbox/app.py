@@ -32,8 +32,6 @@ from tta_dev_primitives.deployments.sandbox.requests import parse_body, refuse
 from tta_dev_primitives.deployments.sandbox.scenario.director import Decision, Director
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Reply as Script
 
-__all__ = ["LISTED", "App", "Keys"]
-
 Keys = Mapping[str, str | Sequence[str]]
 Reader = Callable[["_Exchange", Request], Ask]
 Responses = AnthropicResponses | GeminiResponses | openai.OpenAIResponses

@@ -21,8 +21,6 @@ from tta_dev_primitives.deployments.sandbox.scenario.scenario import BatchScript
 if TYPE_CHECKING:
     from tta_dev_primitives.deployments.sandbox.app import App
 
-__all__ = ["Batch", "BatchRoutes"]
-
 _DAY = timedelta(hours=24)
 Handler = Callable[[Request, str], Awaitable[Reply]]
 

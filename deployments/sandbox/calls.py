@@ -11,8 +11,6 @@ from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["BATCH_RATE", "Call", "PriceOf", "Prices", "billed", "catalogue_price", "price_lookup"]
-
 BATCH_RATE = Decimal("0.5")
 """What a request of a batch costs against one alone."""
 PriceOf = Callable[[str, str], Price | None]

@@ -10,8 +10,6 @@ from typing import Any, Literal
 
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["Answer", "Ask", "ErrorKind", "Failure", "Finish", "Refusal", "estimate_tokens", "prompt_kind"]
-
 Finish = Literal["stop", "length", "content_filter", "refusal", "tool", "error"]
 
 ErrorKind = Literal[

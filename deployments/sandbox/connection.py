@@ -11,8 +11,6 @@ from starlette.types import Send
 from tta_dev_primitives.deployments.sandbox.http_reply import Reply
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Reply as Script
 
-__all__ = ["send_reply", "send_scripted"]
-
 _HTML = (
     b"<!DOCTYPE html><html><head><title>502 Bad Gateway</title></head><body><center><h1>502 Bad Gateway</h1>"
     b"</center><hr><center>cloudflare</center></body></html>"

@@ -9,8 +9,6 @@ from importlib.resources import files
 from tta_dev_primitives.deployments.sandbox.scenario.file import parse_scenario
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Scenario
 
-__all__ = ["DEMO_TASKS", "DemoTask", "demo_scenario"]
-
 
 @dataclass(frozen=True, slots=True)
 class DemoTask:

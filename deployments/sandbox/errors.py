@@ -10,8 +10,6 @@ import yaml
 
 from tta_dev_primitives.deployments.sandbox.chat import Failure
 
-__all__ = ["METRIC", "ErrorForm", "error_form", "seconds"]
-
 METRIC = {"rate_limit": "rpm", "token_limit": "tpm", "daily_limit": "rpd", "request_over_limit": "tpm"}
 """The limit that an error kind means when the failure names none."""
 

@@ -11,8 +11,6 @@ from typing import Any
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer
 
-__all__ = ["RateLimit", "Reply", "Sent", "dumps", "overridden", "pieces", "token"]
-
 
 @dataclass(frozen=True, slots=True)
 class RateLimit:

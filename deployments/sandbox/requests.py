@@ -11,8 +11,6 @@ from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from tta_dev_primitives.deployments.sandbox.chat import Failure, Refusal
 
-__all__ = ["Fault", "Strict", "objects_of", "parse_body", "refuse", "schemas_in", "validated"]
-
 
 class Strict(BaseModel):
     """A request object: unknown fields and wrong types are refused."""

@@ -25,8 +25,6 @@ from tta_dev_primitives.deployments.sandbox.scenario.director import Answers, Di
 from tta_dev_primitives.deployments.sandbox.scenario.file import load_scenario
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Scenario
 
-__all__ = ["BASE_PATHS", "Sandbox", "bind"]
-
 BASE_PATHS = {
     "anthropic": "", "google-ai-studio": "", "groq": "", "openrouter": "/api/v1", "openai-compatible": "/v1",
 }  # fmt: skip

@@ -22,8 +22,6 @@ from typing import Any, Literal, get_args
 from tta_dev_primitives.flows.answers.numbers import DIGITS, exact, number_form, split_form, stated_number
 from tta_dev_primitives.flows.answers.strict_json import HOOKS
 
-__all__ = ["FORMATS", "AnswerFormat", "agree", "canonical", "final_answer"]
-
 AnswerFormat = Literal["number", "choice", "boolean", "json", "short", "literal", "open"]
 FORMATS: tuple[str, ...] = get_args(AnswerFormat)
 

@@ -18,8 +18,6 @@ from typing import Any, Literal
 from tta_dev_primitives.flows.answers.json_schema import referred, takes_null
 from tta_dev_primitives.flows.answers.numbers import number_form
 
-__all__ = ["FieldStatus", "Form", "cut_schema", "field_paths", "forms_of", "value_at", "with_field"]
-
 FieldStatus = Literal["agreed", "disputed", "unchecked"]
 
 _SHORT_CHARS = 80

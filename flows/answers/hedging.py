@@ -14,8 +14,6 @@ from fractions import Fraction
 
 from tta_dev_primitives.flows.answers.numbers import split_form
 
-__all__ = ["hedged"]
-
 _WAVERS = re.compile(
     r"\b(?:however|but|assum(?:e|es|ed|ing|ption|ptions)|can(?:not|['’]t)|approximat(?:e|ely)|mistaken?|actually|"
     r"instead|round(?:ed|ing))\b",

@@ -8,8 +8,6 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["MAX_SCHEMA_BYTES", "check_schema", "has_object_root", "referred", "takes_null", "without_nulls"]
-
 MAX_SCHEMA_BYTES = 65_536
 _MAX_DEPTH = 40
 _REFERENCES = ("$dynamicRef", "$recursiveRef")

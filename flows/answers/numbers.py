@@ -11,8 +11,6 @@ from __future__ import annotations
 import re
 from fractions import Fraction
 
-__all__ = ["DIGITS", "exact", "number_form", "split_form", "stated_number"]
-
 DIGITS = 40
 """Longest number, in digits and in powers of ten."""
 

@@ -32,8 +32,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.json_schema import check_schema, has_object_root, without_nulls
 from tta_dev_primitives.flows.answers.strict_json import parses
 
-__all__ = ["InvalidAnswerError", "OutputType", "TypedAnswer"]
-
 _WRAPPED = "answer"
 """Providers want an object at the root: another value travels under this key."""
 _SHOWN = 160

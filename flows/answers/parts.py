@@ -9,8 +9,6 @@ from typing import Any
 from tta_dev_primitives.flows.answers.fields import cut_schema, with_field
 from tta_dev_primitives.flows.answers.output_type import OutputType
 
-__all__ = ["Part"]
-
 
 @dataclass(frozen=True)
 class Part:

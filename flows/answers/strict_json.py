@@ -8,8 +8,6 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Any, TypedDict
 
-__all__ = ["HOOKS", "StrictJsonError", "lone_object", "one_object", "parses"]
-
 _FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```", re.S)
 _ONE_BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.S)
 _MOST = 100_000

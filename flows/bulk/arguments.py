@@ -10,8 +10,6 @@ from typing import Any, NoReturn
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["choice", "duration", "flag", "job_options", "moment", "patience", "usd_amount", "whole"]
-
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 _ENDLESS = ("inf", "infinity", "forever", "never")
 

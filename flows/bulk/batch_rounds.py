@@ -51,8 +51,6 @@ from tta_dev_primitives.flows.calling.hold import call_info
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["MOST_TASKS", "BatchRounds"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 MOST_TASKS = 10_000
 """Tasks of a batch job that are under way at once."""

@@ -13,8 +13,6 @@ from collections.abc import Callable, Sequence
 
 from tta_dev_primitives.flows.validation.case import Answer
 
-__all__ = ["Brake"]
-
 _FIRST = 50
 """Tasks at the start of a run that are looked at together."""
 _MOST_FAILED = 10

@@ -19,8 +19,6 @@ from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["JobArtifacts"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 _EVERY_S = 2.0
 _ROWS = 100

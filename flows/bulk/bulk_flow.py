@@ -42,8 +42,6 @@ from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["BulkReport", "orchestrate_bulk", "run_bulk", "run_file"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 _AMOUNT = r"^[$]?[0-9]+(\.[0-9]+)?$"
 _MOMENT = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}.*)?$"

@@ -26,8 +26,6 @@ from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
-__all__ = ["ChunkRunner", "Ended", "error_class", "failed_result"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 
 Ended = Callable[[Record, OrchestrationResult, OrchestrationError | None], None]

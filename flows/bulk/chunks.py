@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-__all__ = ["LEARNT", "chunk_sizes", "next_size", "whole_chunk"]
-
 _FIRST = 4
 """Tasks of the first chunk while nothing is trusted; each next one is half of all before it."""
 LEARNT = 120

@@ -17,8 +17,6 @@ from tta_dev_primitives.flows.answers.fields import field_paths
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.output import OutputError
 
-__all__ = ["cell", "is_csv", "jsonl_beside", "write_csv"]
-
 _FIRST, _LAST = ("id",), ("accepted", "error")
 _ANSWER = "answer"
 """The column of answers that are no objects."""

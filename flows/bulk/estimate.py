@@ -40,8 +40,6 @@ from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
 from tta_dev_primitives.flows.validation.risk import RiskState
 from tta_dev_primitives.flows.validation.verdicts import verdict_request
 
-__all__ = ["Advice", "Estimate", "Facts", "estimate"]
-
 _CHARS_A_TOKEN, _CHAT_TOKENS = 4.0, 8
 _FIELD_TOKENS = 10
 _LATENCY_S = 2.0

@@ -10,8 +10,6 @@ from typing import Any, cast
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["delimiter_of", "not_utf8", "opened_text", "refuse_other_forms", "table_suffix"]
-
 _GZIP = b"\x1f\x8b"
 _HEAD = 4096
 _FORMS: tuple[tuple[bytes, str, str], ...] = (

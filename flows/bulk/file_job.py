@@ -20,8 +20,6 @@ from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["FileJob"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 _MOST_KEPT = 1000
 _SAMPLE = 8

@@ -20,8 +20,6 @@ from tta_dev_primitives.flows.validation.dry_run import DryEnd, DryRun, DryTask
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
 from tta_dev_primitives.flows.validation.risk import RiskState
 
-__all__ = ["MOST_DRAWN", "Forecast", "Known", "Sketch", "forecast", "output_prior"]
-
 _PRIOR = (0.5, 24.5)
 """Rejected and accepted answers of free models that are assumed before anything is recorded."""
 _JUDGED = (0.95, 0.6)

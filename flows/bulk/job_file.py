@@ -18,8 +18,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.bulk.output import OutputError
 
-__all__ = ["JobFile", "JobPlan", "config_digest"]
-
 _MOST_RUNS = 10_000
 
 

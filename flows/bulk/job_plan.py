@@ -16,8 +16,6 @@ from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan, typ
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.tasks.item import Item
 
-__all__ = ["needs_job_plan", "plan_job", "plan_of"]
-
 SAMPLE = 8
 """How many of the first tasks the planner sees."""
 _SHOWN = 1200

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.file_job import FileJob
     from tta_dev_primitives.flows.bulk.runner import JobRun
 
-__all__ = ["BulkReport", "FieldReport", "JobFailedError", "ModelReport", "end_state", "report_of"]
-
 _MOST_LISTED = 100
 
 

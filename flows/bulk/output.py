@@ -20,8 +20,6 @@ from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["JobBusyError", "Output", "OutputError"]
-
 _BLOCK = 1024 * 1024
 
 

@@ -12,8 +12,6 @@ from decimal import Decimal
 
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["ModelLine", "Progress"]
-
 _WINDOW = 200
 _MOST_PATH = 120
 

@@ -32,16 +32,6 @@ from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, 
 from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 
-__all__ = [
-    "BatchTiming",
-    "Looked",
-    "NotRun",
-    "ProviderBatches",
-    "Settled",
-    "decode_request",
-    "encode_request",
-]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 _FIND_LINES = 20
 """So many result lines of a batch without metadata are compared with our ids."""

@@ -41,16 +41,6 @@ from tta_dev_primitives.flows.bulk.task_fields import (
 )
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, check_task
 
-__all__ = [
-    "BrokenLine",
-    "Record",
-    "check_items",
-    "digest_of",
-    "input_size",
-    "read_records",
-    "record_of",
-]
-
 _MOST_LINE = 4 * MAX_TASK_BYTES
 _MOST_ID = 512
 

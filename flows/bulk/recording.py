@@ -23,8 +23,6 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.prefect_support.task_history import last_shown
 
-__all__ = ["close_dead_runs", "paced"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 _LOOKED_AT = 20
 """Earlier runs that are looked at: each run of a job closes those before it."""

@@ -43,8 +43,6 @@ from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
-__all__ = ["JobOptions", "JobRun", "Observer"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 
 Observer = Callable[[Progress], None]

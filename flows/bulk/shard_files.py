@@ -23,8 +23,6 @@ from tta_dev_primitives.flows.bulk.job_file import JobFile
 from tta_dev_primitives.flows.bulk.reader import Record, record_of
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["Answer", "Shard", "ShardFiles"]
-
 SILENT_S = 15.0
 """A shard that runs renews its lock file twice a second; after so long without, and unlocked, it is dead."""
 _ERRORS: dict[str, type[OrchestrationError]] = {

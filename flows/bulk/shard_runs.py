@@ -31,8 +31,6 @@ from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.shard_files import Shard, ShardFiles
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
-__all__ = ["DEPLOYMENT", "ShardError", "ShardRunner", "parameters_of_shards", "require_deployment"]
-
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 DEPLOYMENT = "orchestrate-bulk/shard"
 _LOOK_S = 1.0

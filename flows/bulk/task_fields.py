@@ -9,8 +9,6 @@ from typing import Any
 
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["FIELDS", "Doubled", "own_fields", "unique_fields", "unknown_field"]
-
 FIELDS = ("id", "task", "use_case", "system", "schema", "seed")
 _MEANT = {
     **dict.fromkeys(("prompt", "question", "text", "input", "query", "content", "message"), "task"),

@@ -13,8 +13,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["quota_eta"]
-
 _ENOUGH = 5
 """Ended tasks from which calls and tokens a task are known well enough."""
 

@@ -29,16 +29,6 @@ from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S, Decision, 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = [
-    "Admission",
-    "Admitted",
-    "BulkAdmission",
-    "Permit",
-    "PostponedError",
-    "request_tokens",
-    "waits_for",
-]
-
 _PASSING = frozenset({ErrorClass.QUOTA, ErrorClass.RATE_LIMIT})
 _WAITED_FOR = _PASSING | {ErrorClass.OVERLOADED}
 _FINAL = frozenset({ErrorClass.AUTH, ErrorClass.MODEL_GONE})

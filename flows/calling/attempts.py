@@ -24,8 +24,6 @@ from tta_dev_primitives.flows.tasks.result import Attempt, Role
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["Attempts", "stored_attempt"]
-
 _LOG = logging.getLogger("tta_dev_primitives.runtime")
 _MOST_LESSONS = 4
 """A model may refuse several fields, one after the other."""

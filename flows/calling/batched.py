@@ -9,8 +9,6 @@ from typing import Protocol
 from tta_dev_primitives.blocks.wire.batches.formats import batch_format
 from tta_dev_primitives.flows.calling.call import Call, Layer, Outcome, Result
 
-__all__ = ["Batched", "Batches", "Counted"]
-
 
 class Batches(Protocol):
     """Where the paid calls of a batch job wait."""

@@ -33,8 +33,6 @@ from tta_dev_primitives.flows.tasks.result import Attempt, PaidFrom, Role
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.admission import Permit
 
-__all__ = ["REFUSALS", "Answered", "Call", "Failed", "Layer", "NotAdmitted", "Outcome", "Result", "refused"]
-
 
 def _baseline(target: Target) -> PaidFrom:
     return "free" if target.billing == "free" else "baseline"

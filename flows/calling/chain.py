@@ -19,8 +19,6 @@ from tta_dev_primitives.flows.calling.quota import QuotaSlots
 from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.calling.stored_answers import StoredAnswers
 
-__all__ = ["Calls"]
-
 
 class Calls:
     """Admission, attempts of one model, stored answer, quota, job budget, ledger hold, client."""

@@ -12,8 +12,6 @@ from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.reading.owned_files import foreign_file
 
-__all__ = ["load_given_config"]
-
 
 def load_given_config(config_path: str | Path | None) -> OrchestrationConfig:
     """Load the configuration of a run; None searches the usual places.

@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext, TaskRunContext
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.providers.client import Prepared
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ProviderError
@@ -18,8 +18,6 @@ from tta_dev_primitives.flows.calling.call import REFUSALS, Answered, Call, Fail
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
-
-__all__ = ["LedgerHold", "Send", "call_info"]
 
 
 class Send:

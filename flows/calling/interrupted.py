@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 
-__all__ = ["SIGNALS", "Interrupted"]
-
 _LOG = logging.getLogger("tta_dev_primitives.interrupted")
 SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 

@@ -14,8 +14,6 @@ from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.config.errors import BudgetExceededError, OrchestrationError, UnknownPriceError
 from tta_dev_primitives.flows.calling.call import Call, Layer, Outcome, refused
 
-__all__ = ["JobBudget", "JobHold", "WithinJobBudget"]
-
 
 class JobHold:
     """Money set aside for one call. Set `cost` to what it cost; else the whole bound counts as spent."""

@@ -14,8 +14,6 @@ from prefect.concurrency.asyncio import concurrency
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.calling.call import Call, Layer, Outcome
 
-__all__ = ["WithinProviderLimit"]
-
 _LOG = logging.getLogger("tta_dev_primitives.calls")
 
 

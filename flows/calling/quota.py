@@ -20,8 +20,6 @@ from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer,
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["QuotaSlots"]
-
 _LOG = logging.getLogger("tta_dev_primitives.runtime")
 
 

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["IN_PROCESS_S", "Decision", "Step", "decide"]
-
 IN_PROCESS_S = 120.0
 """Up to this long a job waits where it is; a longer wait suspends the run: no process sleeps for hours."""
 

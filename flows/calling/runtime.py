@@ -55,8 +55,6 @@ from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 from tta_dev_primitives.flows.validation.statistics import coin
 
-__all__ = ["Runtime", "active", "current_runtime"]
-
 _ACTIVE: ContextVar[Runtime | None] = ContextVar("tta_runtime", default=None)
 _KEPT: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, _Kept]] = WeakKeyDictionary()
 

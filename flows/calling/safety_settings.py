@@ -18,8 +18,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.loader import reload_config
 from tta_dev_primitives.config.reading.files import read_regular_file
 
-__all__ = ["SafetySettings"]
-
 _LOG = logging.getLogger("tta_dev_primitives.budget")
 _LIVE = frozenset({"budget_limit_usd", "on_exhausted", "alert_threshold", "approval_timeout_s"})
 """Options of `cost_tracking` that take effect at once; the others wait for the next start."""

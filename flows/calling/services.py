@@ -26,8 +26,6 @@ from tta_dev_primitives.flows.calling.admission import Admission
 from tta_dev_primitives.flows.calling.safety_settings import SafetySettings
 from tta_dev_primitives.flows.calling.stored_answers import AnswerIndex
 
-__all__ = ["Keys", "Services"]
-
 _KEY_BELIEVED_S = 2.0
 """Finding a key reads `.env`; a job asks for it before every call."""
 

@@ -17,8 +17,6 @@ from tta_dev_primitives.flows.calling.call import Answered, Call, Layer, Outcome
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["AnswerIndex", "StoredAnswers"]
-
 _MOST_AHEAD = 5000
 _MISSING_BELIEVED_S = 10.0
 """How long the store is believed to hold no answer; each such finding is used once."""

@@ -14,8 +14,6 @@ from typing import Any, TypeVar
 
 from tta_dev_primitives.flows.calling.interrupted import SIGNALS, Interrupted
 
-__all__ = ["close_background", "wait_for"]
-
 T = TypeVar("T")
 _CLOSING_S = 20.0
 """How long work that was interrupted may close its ledger entries and its flow run."""

@@ -15,8 +15,6 @@ from pathlib import PurePosixPath
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.options import ReviewConfig
 
-__all__ = ["FileChange", "changes_in", "chosen", "to_review"]
-
 SKIPPED_BY_DEFAULT = (
     "*.lock", "*-lock.json", "*-lock.yaml", "npm-shrinkwrap.json", "go.sum", "*.min.js", "*.min.css", "*.map",
     "*.svg", "*.png", "*.jpg", "*.jpeg", "*.gif", "*.ico", "*.pdf", "*.ipynb", "*.snap", "*_pb2.py", "*.pb.go",

@@ -18,8 +18,6 @@ from tta_dev_primitives.flows.jobs.modules import Module, invented, page_in, rea
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import UseCase
 
-__all__ = ["document_module"]
-
 _CRITERIA = (
     "Every statement is true of the source",
     "Someone can use the module from this page alone",

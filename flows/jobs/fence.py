@@ -25,8 +25,6 @@ from typing import Any, Literal
 from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.jobs.modules import Module
 
-__all__ = ["Fence", "FenceError", "find_fence", "no_fence"]
-
 _HERE = Path(__file__).parent
 _RUNNER, _LOCK, _VIEW = (_HERE / f"trial_{name}.py" for name in ("runner", "lock", "view"))
 _MEMORY_MB = 2048

@@ -16,18 +16,6 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tta_dev_primitives.flows.answers.strict_json import parses
 from tta_dev_primitives.flows.jobs.diffs import FileChange
 
-__all__ = [
-    "Finding",
-    "Severity",
-    "github",
-    "markdown",
-    "problems_of",
-    "read_findings",
-    "sarif",
-    "severe",
-    "worst_first",
-]
-
 Severity = Literal["high", "medium", "low"]
 
 _LEVELS: dict[Severity, int] = {"low": 0, "medium": 1, "high": 2}

@@ -7,8 +7,6 @@ import subprocess
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["git_diff"]
-
 _GIT_SECONDS = 60
 
 

@@ -8,8 +8,6 @@ from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["find_python"]
-
 
 def find_python(given: str | None) -> str:
     """The interpreter that runs the tests: the given one, that of the active virtual environment, or this one's.

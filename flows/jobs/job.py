@@ -23,8 +23,6 @@ from tta_dev_primitives.flows.tasks.request import UseCase, check_task
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
 from tta_dev_primitives.flows.tasks.savings import Savings
 
-__all__ = ["JobPart", "JobResult", "PartResult", "answer_parts", "finish", "instructions"]
-
 _MOST_SHOWN = 200_000
 _LOG = logging.getLogger("tta_dev_primitives.jobs")
 

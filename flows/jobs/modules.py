@@ -13,8 +13,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.jobs.sources import read_text
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES
 
-__all__ = ["Module", "code_in", "invented", "page_in", "read_module", "read_modules", "undocumented"]
-
 _KINDS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 _BUILTINS = frozenset(dir(builtins))
 _WORD = re.compile(r"[^\W\d]\w*")

@@ -32,8 +32,6 @@ from tta_dev_primitives.flows.jobs.sources import read_text
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, UseCase
 
-__all__ = ["review_diff"]
-
 _CRITERIA = (
     "Every finding is a real defect that the diff shows, at the line named",
     "No defect of high severity is missed",

@@ -6,8 +6,6 @@ from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["read_text"]
-
 
 def read_text(path: Path, what: str, *, most: int = 10_000_000, mixed: bool = False) -> str:
     """A file's text.

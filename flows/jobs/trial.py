@@ -18,8 +18,6 @@ from pydantic import BaseModel, ValidationError
 from tta_dev_primitives.flows.jobs.fence import Fence, FenceError, find_fence
 from tta_dev_primitives.flows.jobs.modules import Module
 
-__all__ = ["NO_FENCE", "Outcome", "import_fault", "syntax_fault", "trial"]
-
 NO_FENCE = (
     "the tests were NOT run: this machine offers no fence for them. Install bubblewrap, use Linux 6.2 or newer, "
     "or pass --run-unfenced inside a container"

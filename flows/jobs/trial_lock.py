@@ -18,8 +18,6 @@ import stat
 import struct
 from collections.abc import Sequence
 
-__all__ = ["LockError", "lock", "supported"]
-
 _ARCHITECTURES = {"x86_64": (0xC000003E, 0), "aarch64": (0xC00000B7, 1)}
 _LANDLOCK_CREATE, _LANDLOCK_ADD, _LANDLOCK_RESTRICT = 444, 445, 446
 _OLDEST_LANDLOCK = 3

@@ -25,8 +25,6 @@ from tta_dev_primitives.flows.jobs.trial import NO_FENCE, import_fault, syntax_f
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import UseCase
 
-__all__ = ["generate_tests"]
-
 _CRITERIA = (
     "Each public function and class is tested on usual values, edges and errors",
     "Each test states one promise of the module",

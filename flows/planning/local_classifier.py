@@ -16,8 +16,6 @@ from dataclasses import dataclass
 
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 
-__all__ = ["SURE", "Guess", "answer_format", "classify", "is_compound", "is_long"]
-
 SURE = 0.55
 """From this sureness on the guess is used without asking the orchestrator."""
 _LONG = 48

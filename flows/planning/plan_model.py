@@ -19,25 +19,6 @@ from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_ob
 from tta_dev_primitives.flows.planning.local_classifier import answer_format, classify, is_compound
 from tta_dev_primitives.flows.prompts import prompt
 
-__all__ = [
-    "PLAN_SCHEMA_NAME",
-    "Plan",
-    "PlanError",
-    "Planning",
-    "Subtask",
-    "default_plan",
-    "is_unclear",
-    "join_results",
-    "last_parts",
-    "needs_planner",
-    "parse_plan",
-    "plan_schema",
-    "plan_system",
-    "subtask_prompt",
-    "typed_plan",
-    "waves",
-]
-
 Planning = Literal["auto", "always", "never"]
 PLAN_SCHEMA_NAME = "tta_plan"
 _SHORT_WORDS = 40

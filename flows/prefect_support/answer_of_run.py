@@ -23,8 +23,6 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import api_connect
 from tta_dev_primitives.flows.prefect_support.result_storage import users_storage
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["ANSWER", "answer_artifact", "answer_of_run"]
-
 ANSWER = "tta-answer"
 """Key of the artifact that holds the whole result of a deployed run, for machines that its storage cannot reach."""
 

@@ -20,8 +20,6 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 from tta_dev_primitives.blocks.prefect_server.port_watch import watch_port
 from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
 
-__all__ = ["address_server", "inside_a_run", "still_there", "use_server", "wait_until_ready"]
-
 _BELIEVED_S = 10.0
 """How long an API of the user's that has answered is taken to be there: asking opens a connection."""
 _lock = threading.Lock()

@@ -9,8 +9,6 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["PRIVATE_NAMES", "calls_at_interpreter_end"]
-
 PRIVATE_NAMES = ("threading._threading_atexits",)
 """Module and attribute of every private name below."""
 

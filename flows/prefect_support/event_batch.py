@@ -24,8 +24,6 @@ from prefect.settings import get_current_settings
 
 from tta_dev_primitives.blocks.redaction import redact
 
-__all__ = ["EventBatch", "current_batch", "in_batches"]
-
 _LOG = logging.getLogger("tta_dev_primitives.events")
 _EVERY_S = 1.0
 _AT_ONCE = 200

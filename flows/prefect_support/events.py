@@ -17,8 +17,6 @@ from prefect.events.worker import EventsWorker, should_emit_events
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.prefect_support.event_batch import current_batch
 
-__all__ = ["Listener", "delivered", "emit", "listening"]
-
 _LOG = logging.getLogger("tta_dev_primitives.events")
 
 Listener = Callable[[str, Mapping[str, Any]], None]

@@ -13,8 +13,6 @@ from typing import Any
 
 from tta_dev_primitives.flows.prefect_support.compat import calls_at_interpreter_end
 
-__all__ = ["forget_inherited_exits"]
-
 
 def forget_inherited_exits() -> None:
     """Drop Prefect's requests of the parent from what this process does when it ends."""

@@ -14,8 +14,6 @@ from tta_dev_primitives.flows.prefect_support.log_filter import (
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import make_results_folder
 
-__all__ = ["install"]
-
 _lock = threading.Lock()
 _installed: list[bool] = []
 

@@ -17,8 +17,6 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import OrchestrationError
 
-__all__ = ["drop_late_event_errors", "drop_refused_slots", "never_said", "say_expected_errors_in_one_line"]
-
 _STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
 _CUT_OFF = re.compile(
     r"(Crash detected! |Finished in state Crashed\(')Execution was cancelled by the runtime"

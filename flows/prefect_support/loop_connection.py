@@ -21,8 +21,6 @@ from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from tta_dev_primitives.blocks.redaction import redact
 
-__all__ = ["Connection", "api_connection", "background_done", "defer", "defer_until_end"]
-
 _LOG = logging.getLogger("tta_dev_primitives.background")
 _AT_ONCE = 4
 _ROOM = 64

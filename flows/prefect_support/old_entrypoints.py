@@ -5,8 +5,6 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["MOVED", "moved_from"]
-
 _FLOWS = "tta_dev_primitives.flows"
 MOVED = {
     f"{_FLOWS}.bulk.orchestrate_bulk": f"{_FLOWS}.bulk.bulk_flow.orchestrate_bulk",

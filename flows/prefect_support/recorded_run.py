@@ -47,8 +47,6 @@ from tta_dev_primitives.flows.prefect_support.stopping import ending
 from tta_dev_primitives.flows.tasks.request import UseCase
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["run_recorded"]
-
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 _FAILED = "Flow run encountered an exception:"
 

@@ -17,15 +17,6 @@ from prefect.settings import PREFECT_API_URL, get_current_settings
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.home import tta_home
 
-__all__ = [
-    "RESULTS",
-    "delete_old_results",
-    "look_for_users_storage",
-    "make_results_folder",
-    "storage_of",
-    "users_storage",
-]
-
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 RESULTS = tta_home() / "results"
 _ASK_S = 5.0

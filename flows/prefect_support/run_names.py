@@ -8,8 +8,6 @@ from typing import Any
 from coolname.data import config
 from prefect.runtime import flow_run as this_run
 
-__all__ = ["name_or"]
-
 
 @cache
 def _words() -> frozenset[str]:

@@ -31,8 +31,6 @@ from tta_dev_primitives.flows.calling.interrupted import SIGNALS, Interrupted
 from tta_dev_primitives.flows.prefect_support.install import install
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection
 
-__all__ = ["RunEnd", "current_stop", "ending", "stoppable"]
-
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 _EVERY_S = 2.0
 _ENDS = (StateType.CANCELLING, StateType.CANCELLED, StateType.FAILED, StateType.CRASHED)

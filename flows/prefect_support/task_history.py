@@ -19,8 +19,6 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tta_dev_primitives.blocks.redaction import redact
 
-__all__ = ["last_shown", "show_retry", "shown_step"]
-
 _MOST_CHARS = 500
 _last: UUID | None = None
 

@@ -23,8 +23,6 @@ from tta_dev_primitives.flows.prefect_support.result_storage import (
 )
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 
-__all__ = ["use_embedded_server"]
-
 _OF_PREFECT = ("return_state", "wait_for")
 """Options that every Prefect flow takes when it is called."""
 P = ParamSpec("P")

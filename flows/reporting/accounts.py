@@ -13,8 +13,6 @@ from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import RiskState
 
-__all__ = ["AccountLine", "accounts_of", "use_cases_without_audits"]
-
 _CHECK = Usage(input_tokens=1000, output_tokens=20)
 """A verdict on a short task, the smallest check."""
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from decimal import Decimal
 from html import escape
 
-__all__ = ["spend_chart"]
-
 _W, _H = 720, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 20, 28
 

@@ -13,8 +13,6 @@ from jinja2 import Environment, StrictUndefined
 from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.spend import SpendReport
 
-__all__ = ["chart_of", "html_page", "markdown_page", "money_bar", "places_of", "report_places", "shown_usd"]
-
 _BAR = 30
 
 

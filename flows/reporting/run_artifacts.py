@@ -23,16 +23,6 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import api_connect
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 
-__all__ = [
-    "attempt_rows",
-    "budget_markdown",
-    "fenced",
-    "field_rows",
-    "publish",
-    "result_markdown",
-    "write_budget_panel",
-]
-
 _LOG = logging.getLogger("tta_dev_primitives.artifacts")
 _SHOWN_CHARS = 4_000
 _BAR = 30

@@ -33,8 +33,6 @@ from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import RiskState
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
-__all__ = ["Cause", "FreeQuota", "Quality", "Saved", "SpendReport", "gather"]
-
 _Z = 1.96
 """Standard deviations of a 95 % interval."""
 _OFTEN = 0.2

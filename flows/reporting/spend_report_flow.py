@@ -20,8 +20,6 @@ from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_emb
 from tta_dev_primitives.flows.reporting.page import chart_of, markdown_page, report_places, shown_usd
 from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
 
-__all__ = ["spend_report"]
-
 
 def _run_name() -> str:
     given = this_run.parameters

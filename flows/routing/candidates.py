@@ -10,8 +10,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.config.orchestration_config import OrchestrationConfig
 
-__all__ = ["PassedOver", "Route", "candidate_names", "configured_use_cases", "executor_names", "route"]
-
 
 @dataclass(frozen=True, slots=True)
 class PassedOver:

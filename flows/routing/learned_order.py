@@ -12,8 +12,6 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases, executor_names
 from tta_dev_primitives.flows.routing.model_scores import ModelScores, Placed, ranked
 
-__all__ = ["Place", "learned_names", "places"]
-
 
 @dataclass(frozen=True, slots=True)
 class Place:

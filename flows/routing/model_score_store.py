@@ -10,8 +10,6 @@ from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
 from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.routing.model_scores import ModelScores, Outcome, learned
 
-__all__ = ["ModelScoreStore"]
-
 
 class ModelScoreStore:
     """The scores of one scope, in the document store beside the spend ledger; safe under concurrent runs.

@@ -26,19 +26,6 @@ from tta_dev_primitives.flows.validation.case import Case
 from tta_dev_primitives.flows.validation.next_step import Deliver, Step, initial_answers, orchestrator_accepts
 from tta_dev_primitives.flows.validation.statistics import upper_bound
 
-__all__ = [
-    "ENOUGH",
-    "EXPLORED",
-    "ModelScores",
-    "Outcome",
-    "Placed",
-    "Score",
-    "learned",
-    "led_by_chance",
-    "outcomes_of",
-    "ranked",
-]
-
 Why = Literal["endorsed", "faster"]
 T = TypeVar("T")
 ENOUGH = 20

@@ -14,8 +14,6 @@ from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.calling.admission import waits_for
 from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["Replacement", "replacement_of", "serving_now"]
-
 
 @dataclass(frozen=True, slots=True)
 class Replacement:

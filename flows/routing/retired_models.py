@@ -9,8 +9,6 @@ from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt
 
-__all__ = ["emit_failure", "emit_retired", "note_replacement", "replace_retired"]
-
 
 def emit_failure(item: Item, target: Target, attempt: Attempt, error: ProviderError) -> None:
     """Send the event of one failed attempt; one that only repeats what the run knows has none."""

@@ -12,8 +12,6 @@ from dataclasses import dataclass
 from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
-__all__ = ["SameModel", "same_model_wait", "stops_everything"]
-
 
 @dataclass(frozen=True, slots=True)
 class SameModel:

@@ -14,8 +14,6 @@ from tta_dev_primitives.flows.validation.case import Decided
 from tta_dev_primitives.flows.validation.next_step import Deliver
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, length_class
 
-__all__ = ["close_item", "close_parts"]
-
 
 def close_item(
     item: Item, step: Deliver, result: OrchestrationResult, config: OrchestrationConfig, *, since: float

@@ -29,8 +29,6 @@ from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.next_step import Answers, PaidSolve, Step
 from tta_dev_primitives.flows.validation.rulings import task_key
 
-__all__ = ["AttemptChain", "Item", "LocalCheck"]
-
 LocalCheck = Callable[[str], Awaitable[Sequence[str]]]
 """A job's own check of an answer: one short word or line for each failure, empty when it may go on."""
 

@@ -14,8 +14,6 @@ from tta_dev_primitives.flows.validation.evidence import EvidenceName
 from tta_dev_primitives.flows.validation.field_votes import status_of
 from tta_dev_primitives.flows.validation.next_step import Deliver
 
-__all__ = ["join_parts", "make_result", "month_savings"]
-
 _STRENGTH: tuple[EvidenceName, ...] = ("none", "checks", "judge", "agreement", "audit", "paid")
 
 

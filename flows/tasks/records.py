@@ -11,8 +11,6 @@ from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.savings import own_answers_cost
 
-__all__ = ["keep_records"]
-
 
 async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, parts: bool = False) -> None:
     """Record ended items, and what they leave; those that a job put off are none.

@@ -14,8 +14,6 @@ from tta_dev_primitives.config.options import USE_CASES
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.tasks.item import Item
 
-__all__ = ["MAX_TASK_BYTES", "UseCase", "answer_request", "check_task", "repair_request"]
-
 MAX_TASK_BYTES = 400_000
 """Prefect keeps flow parameters up to 512 KiB; a task beyond this fits few models' windows anyway."""
 

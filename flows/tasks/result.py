@@ -14,16 +14,6 @@ from tta_dev_primitives.flows.validation.evidence import EvidenceName
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
-__all__ = [
-    "Attempt",
-    "BudgetView",
-    "FieldStatus",
-    "MonthSavings",
-    "OrchestrationResult",
-    "PaidFrom",
-    "Role",
-]
-
 Role = Literal["plan", "execute", "validate"]
 PaidFrom = Literal["free", "baseline", "savings", "credit", "choice"]
 """What pays for a call: nothing, the baseline (the orchestrator's own answer), the month's savings, these and the

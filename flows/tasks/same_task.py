@@ -19,8 +19,6 @@ from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.validation.case import Decided
 
-__all__ = ["Remembered", "decision_text", "read_decision", "settings_digest", "task_key"]
-
 
 @dataclass(frozen=True, slots=True)
 class Remembered:

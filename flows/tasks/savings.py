@@ -20,15 +20,6 @@ from tta_dev_primitives.flows.tasks.result import Attempt, PaidFrom, Role
 from tta_dev_primitives.flows.validation.case import Candidate
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
 
-__all__ = [
-    "baseline",
-    "earned",
-    "own_answers_cost",
-    "paid_from",
-    "savings_of",
-    "total",
-]
-
 _NONE = LengthRatios()
 _INVALID = "wrong_format"
 """Outcome of an answer that came and was no data of the asked type."""

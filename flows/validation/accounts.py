@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-__all__ = ["WINDOW", "Account", "Bucket", "Moments"]
-
 WINDOW = 500
 _BUCKETS = 10
 Moments = tuple[float, float]

@@ -12,8 +12,6 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-__all__ = ["LEAST", "AuditBound"]
-
 _GRID = (0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.995)
 LEAST = 0.05
 """The lowest audit probability ever used; the grid of rates rests on it."""

@@ -20,8 +20,6 @@ from urllib.parse import unquote
 
 from tta_dev_primitives.flows.validation.prompt_quoting import plain
 
-__all__ = ["is_copied"]
-
 _DEPTH = 2
 """Encodings inside encodings that are undone."""
 _NEAR = 60

@@ -34,8 +34,6 @@ from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, Opin
 from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
-__all__ = ["DryEnd", "DryRun", "DryTask", "Source"]
-
 _MONTH = "dry"
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["Evidence", "EvidenceName"]
-
 EvidenceName = Literal["checks", "agreement", "judge", "audit", "paid", "none"]
 """Why an answer was delivered, as `OrchestrationResult.evidence` shows it."""
 

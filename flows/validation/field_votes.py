@@ -13,8 +13,6 @@ from functools import lru_cache
 from tta_dev_primitives.flows.answers.fields import FieldStatus, Form
 from tta_dev_primitives.flows.validation.case import Answer, Case
 
-__all__ = ["FieldVotes", "free_votes", "same_fields", "status_of"]
-
 _ABSENT = "null"
 """The form of an optional field that is not there."""
 

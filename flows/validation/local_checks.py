@@ -27,8 +27,6 @@ from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
 
-__all__ = ["HasTask", "check_answer", "check_text", "comparable", "prompt_was_cut"]
-
 MOST_CHARACTERS = 400_000
 
 

@@ -40,24 +40,6 @@ from tta_dev_primitives.flows.validation.opinion_costs import FLOOR, tokens_of
 from tta_dev_primitives.flows.validation.risk import Label, Ruling
 from tta_dev_primitives.flows.validation.statistics import price_class
 
-__all__ = [
-    "Answers",
-    "Consult",
-    "Deliver",
-    "FreeCompare",
-    "FreeJudge",
-    "GiveUp",
-    "PaidSolve",
-    "PaidVerdict",
-    "Step",
-    "compared_label",
-    "first_pair",
-    "initial_answers",
-    "label_of",
-    "next_step",
-    "orchestrator_accepts",
-]
-
 _FIELDS = "fields"
 """The signals of typed objects begin so."""
 

@@ -13,8 +13,6 @@ from decimal import Decimal
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.config.models.usage import Usage
 
-__all__ = ["FLOOR", "LengthRatios", "OpinionCosts", "length_class", "tokens_of"]
-
 VERDICT_PROMPT = 215
 """Tokens of a verdict's prompt beside the task and the answer, measured."""
 VERDICT_OUTPUT = 20

@@ -14,8 +14,6 @@ import hashlib
 import re
 import unicodedata
 
-__all__ = ["has_marker", "nonce_for", "plain", "quoted", "without_markers"]
-
 # Brackets that a reader can take for < and >, and what can stand between two of them without being seen.
 _LT, _GT = "<‹«⟨⟪〈《❬❮˂ᐸ≪⋘", ">›»⟩⟫〉》❭❯˃ᐳ≫⋙"
 _GAP = r"[\s\u0300-\u036f\u20d0-\u20ff\u2800]*"

@@ -30,22 +30,6 @@ from tta_dev_primitives.flows.validation.audit_bound import LEAST, AuditBound
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
-__all__ = [
-    "Action",
-    "Label",
-    "RiskPolicy",
-    "RiskState",
-    "Ruling",
-    "Stratum",
-    "compared",
-    "delivered",
-    "enrolled",
-    "judged",
-    "observe",
-    "rule",
-    "unlabelled",
-]
-
 Action = Literal["deliver", "audit", "escalate"]
 
 _CONFIDENCE = 0.05

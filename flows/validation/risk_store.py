@@ -20,8 +20,6 @@ from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, observe_once, rule_once
 
-__all__ = ["RiskStore", "scope_of"]
-
 _LOG = logging.getLogger("tta_dev_primitives.validation")
 T = TypeVar("T")
 

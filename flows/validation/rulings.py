@@ -30,8 +30,6 @@ from tta_dev_primitives.flows.validation.risk import (
 )
 from tta_dev_primitives.flows.validation.statistics import coin
 
-__all__ = ["Held", "TaskRow", "learn_once", "observe_once", "rule_once", "task_key"]
-
 
 def task_key(task: str, system: str | None = None) -> str:
     """The content key of a task: white space, case and the form of its letters do not matter."""

@@ -11,8 +11,6 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 
-__all__ = ["Watch", "coin", "posterior", "price_class", "upper_bound", "watch"]
-
 _MIX_A, _MIX_B = 0.5, 3.0
 
 

@@ -23,17 +23,6 @@ from tta_dev_primitives.flows.validation.copied_verdict import is_copied
 from tta_dev_primitives.flows.validation.local_checks import HasTask
 from tta_dev_primitives.flows.validation.prompt_quoting import nonce_for, plain, quoted
 
-__all__ = [
-    "VERDICT_SCHEMA",
-    "VERDICT_SCHEMA_NAME",
-    "comparison_prompt",
-    "comparison_request",
-    "parse_verdict",
-    "reads_all",
-    "verdict_prompt",
-    "verdict_request",
-]
-
 VERDICT_SCHEMA_NAME = "tta_verdict"
 VERDICT_SCHEMA: dict[str, Any] = {
     "type": "object",

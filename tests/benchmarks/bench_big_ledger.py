@@ -23,8 +23,9 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.flows.reporting.spend import gather
 

@@ -12,7 +12,8 @@ from subprocess import CompletedProcess
 import pytest
 from test_cli import tta
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.commands.ledger import reconcile
 
 LIMIT = Decimal(10)

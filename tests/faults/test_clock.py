@@ -17,9 +17,10 @@ from rude_server import answers, response, rude_server
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.month_evidence import Machine, machine_now, months_between
 from tta_dev_primitives.blocks.ledger.months import month_of
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerConfigError, WrongClockError
@@ -256,7 +257,8 @@ _true = time.time
 time.time = lambda: _true() + float(sys.argv[2])
 from decimal import Decimal
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 async def main():
     ledger = Ledger.open(sys.argv[1])
     call = CallInfo(provider="p", model="m", role="execute")

@@ -11,7 +11,7 @@ from drive import PAID, Bench, drive, honest, ledger_rows
 from matrix import SITES
 
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.flows.calling import hold as hold_module
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for, default_ledger_url
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.prefect_server.manager import start_server, stop_server
 from tta_dev_primitives.config.errors import LedgerConfigError
 
@@ -21,7 +22,8 @@ ODD = "a b?c=d#e%20f;ä€"
 _RESERVE = """
 import asyncio, sys
 from decimal import Decimal
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 call = CallInfo(provider="p", model="m", role="execute")
 try:
     asyncio.run(Ledger.open(sys.argv[1]).reserve(call, Decimal("0.1"), Decimal(1)))

@@ -16,7 +16,8 @@ from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from test_flows import running
 
-from tta_dev_primitives.blocks.ledger.ledger import Alert, CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import Alert, CallInfo
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.prefect_server.server_settings import temporary_environment
 from tta_dev_primitives.flows.budget import send_alerts

@@ -15,7 +15,8 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Pending, Running
 from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Hold, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling.runtime import active

@@ -13,8 +13,9 @@ import signal
 import sys
 from decimal import Decimal
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import SavingsShortError
 
 CREDIT = Decimal("0.02")

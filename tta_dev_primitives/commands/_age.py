@@ -6,8 +6,6 @@ import re
 
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["seconds_of"]
-
 _AGE = re.compile(r"(\d{1,6})\s*([hdw])")
 _SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
 

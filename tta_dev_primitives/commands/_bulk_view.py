@@ -17,8 +17,6 @@ from rich.text import Text
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.progress import Progress
 
-__all__ = ["LineView", "LiveView", "View", "view_for"]
-
 _EVERY_S = 10.0
 
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
-__all__ = ["ask_own_server", "ask_preset"]
-
 _SHOWN = 30
 
 

@@ -13,8 +13,6 @@ from tta_dev_primitives.blocks.ledger.months import month_before
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["checked_month", "limit_of", "open_ledger"]
-
 
 def open_ledger(config_path: Path | None) -> tuple[OrchestrationConfig, Ledger]:
     """The configuration and its ledger.

@@ -21,8 +21,6 @@ from rich.text import Text
 
 from tta_dev_primitives.blocks.visible import STEERING, visible
 
-__all__ = ["console", "json_text", "print_json", "print_text", "quiet_logs", "table", "usd"]
-
 _WIDE = 250
 _GAPS = (3, 2)
 """Between two columns of a table: the wider one where it fits."""

@@ -11,8 +11,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.json_schema import MAX_SCHEMA_BYTES
 from tta_dev_primitives.flows.answers.output_type import OutputType
 
-__all__ = ["read_schema"]
-
 
 def read_schema(text: str | None) -> OutputType | None:
     """The output type that `--schema` names; None without the option.

@@ -15,8 +15,6 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import (
 from tta_dev_primitives.commands._output import console
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 
-__all__ = ["ask_trust", "load_trusted"]
-
 
 def load_trusted(path: Path | None) -> OrchestrationConfig:
     """Load the configuration, and ask or refuse when it needs trust.

@@ -16,8 +16,6 @@ from tta_dev_primitives.commands._age import seconds_of
 from tta_dev_primitives.commands._ledger import open_ledger
 from tta_dev_primitives.commands._output import console, print_json, table
 
-__all__ = ["answers"]
-
 _MOST_SHOWN = 20
 
 

@@ -18,8 +18,6 @@ from tta_dev_primitives.config.errors import ConfigError
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.ledger.batches import Batch
 
-__all__ = ["batches"]
-
 _MOST_SHOWN = 50
 
 

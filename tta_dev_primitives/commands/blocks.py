@@ -9,8 +9,6 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
 
-__all__ = ["sync"]
-
 
 def sync(
     *,

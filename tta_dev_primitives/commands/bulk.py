@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.answers.output_type import OutputType
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
-__all__ = ["bulk"]
-
 _MOST_FIELDS = 40
 Flag = Annotated[bool, Parameter(negative="")]
 

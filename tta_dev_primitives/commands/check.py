@@ -21,8 +21,6 @@ from tta_dev_primitives.config.models.targets import Target
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.ledger.ledger import Ledger
 
-__all__ = ["check"]
-
 _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("fail", "red")}
 
 

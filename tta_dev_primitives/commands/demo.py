@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.tasks.result import OrchestrationResult
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
-__all__ = ["demo"]
-
 _KEY = "TTA_SANDBOX_KEY"
 
 

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from tta_dev_primitives.deployments.apply import Applied
     from tta_dev_primitives.deployments.merge import Difference
 
-__all__ = ["deploy"]
-
 
 def deploy(
     *,

@@ -39,8 +39,6 @@ from tta_dev_primitives.flows.tasks.same_task import settings_digest, task_key
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
-__all__ = ["estimate"]
-
 
 def estimate(
     tasks: Path,

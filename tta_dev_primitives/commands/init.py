@@ -15,8 +15,6 @@ from tta_dev_primitives.commands._output import console, print_json
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["init"]
-
 Scenario = Literal["balanced", "cost-optimized", "quality-optimized"]
 _ABOUT = {
     "balanced": "free models first, the paid one where it is needed (recommended)",

@@ -22,8 +22,6 @@ from tta_dev_primitives.flows.tasks.request import UseCase
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.jobs import JobResult
 
-__all__ = ["document", "review", "unit_tests"]
-
 _Job: TypeAlias = "Coroutine[Any, Any, JobResult]"
 _EXAMPLES = Path(sources.__file__).parent / "examples"
 

@@ -20,8 +20,6 @@ from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_le
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 
-__all__ = ["prune", "reconcile", "resolve", "set_month", "show", "verify"]
-
 Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
 Json = Annotated[bool, Parameter(negative="")]
 _MOST_SHOWN = 20

@@ -14,8 +14,6 @@ from tta_dev_primitives.config.models.catalogue import Catalogue, ModelEntry, lo
 from tta_dev_primitives.config.models.prices import list_price
 from tta_dev_primitives.config.models.targets import Price
 
-__all__ = ["models"]
-
 
 def models(*, provider: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """List the models that the catalogue knows, with list price, free plan and retirement.

@@ -19,8 +19,6 @@ from tta_dev_primitives.config.errors import ConfigError
 if TYPE_CHECKING:
     from tta_dev_primitives.deployments.replay.run import Outcome
 
-__all__ = ["replay"]
-
 _SCENARIOS = ("cost-optimized", "balanced", "quality-optimized")
 
 

@@ -21,8 +21,6 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.reporting.page import html_page, report_places, shown_usd
 from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
 
-__all__ = ["report"]
-
 
 def report(
     *,

@@ -17,9 +17,6 @@ from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-__all__ = ["attempts_table", "run"]
-
-
 _LONGEST_NAME = 4096
 """No path is longer; a task may be."""
 

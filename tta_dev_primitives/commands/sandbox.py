@@ -10,8 +10,6 @@ from tta_dev_primitives.config.template import todays_config, write_new_file
 if TYPE_CHECKING:
     from tta_dev_primitives.deployments.sandbox import Sandbox
 
-__all__ = ["sandbox", "snippet"]
-
 _KEY = "SANDBOX_API_KEY"
 
 

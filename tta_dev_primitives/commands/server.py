@@ -9,8 +9,6 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.commands._output import console, print_json
 
-__all__ = ["env", "open_ui", "start", "status", "stop"]
-
 Json = Annotated[bool, Parameter(negative="")]
 
 

@@ -17,8 +17,6 @@ from tta_dev_primitives.config.loader import SEARCH_PATHS
 from tta_dev_primitives.config.reading.files import read_regular_file
 from tta_dev_primitives.config.reading.trusted_files import digest_of, digest_of_settings, trust_file
 
-__all__ = ["trust"]
-
 
 def trust(path: Path = Path(), /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
     """Trust a configuration, or the configuration, `.env` and Prefect address of a folder, as they are now.

@@ -11,8 +11,6 @@ from pathlib import Path
 
 from tta_dev_primitives.config.errors import LedgerError
 
-__all__ = ["compact_file"]
-
 _PAGES_AT_ONCE = 2_000
 _PAUSE_S = 0.005
 _WAIT_S = 30.0

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from tta_dev_primitives.config.errors import LedgerConfigError
 
-__all__ = ["file_system_of", "make_private_file", "refuse_hard_links", "refuse_mounts"]
-
 _NETWORK = frozenset(
     {
         "nfs",

@@ -19,8 +19,6 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.config.errors import LedgerConfigError
 
-__all__ = ["PostgresDatabase"]
-
 T = TypeVar("T")
 
 

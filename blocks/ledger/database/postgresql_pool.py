@@ -19,8 +19,6 @@ from tta_dev_primitives.blocks.ledger.database.schema import migrate, schema_gen
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
-__all__ = ["Server"]
-
 T = TypeVar("T")
 _RETRY_S = 30.0
 _FIRST_CONNECT_S = 5.0
@@ -63,7 +61,7 @@ def _numbered(sql: str) -> str:
     return re.sub(r"\?", number, sql)
 
 
-class PostgresTx:
+class _PostgresTx:
     """`Tx` on one connection of the pool."""
 
     def __init__(self, connection: Any, offset: float) -> None:
@@ -224,7 +222,7 @@ class Server:
             transaction = connection.transaction()
             await transaction.start()
             try:
-                result = await work(PostgresTx(connection, self._offset))
+                result = await work(_PostgresTx(connection, self._offset))
                 failpoint(f"{label}.before_commit")
             except BaseException as fault:
                 if not connection.is_closed():
@@ -244,7 +242,7 @@ class Server:
         async with pool.acquire() as connection:
             try:
                 async with connection.transaction(isolation="repeatable_read", readonly=True):
-                    return await work(PostgresTx(connection, self._offset))
+                    return await work(_PostgresTx(connection, self._offset))
             except asyncpg.InterfaceError as fault:
                 if connection.is_closed():
                     raise ConnectionError("the connection was lost") from fault
@@ -286,7 +284,7 @@ class Server:
         generation = schema_generation()
         async with connection.transaction():
             await connection.execute("SELECT pg_advisory_xact_lock($1)", _MIGRATION_LOCK)
-            await migrate(PostgresTx(connection, self._offset), "postgresql")
+            await migrate(_PostgresTx(connection, self._offset), "postgresql")
         self._generation = generation
 
 

@@ -10,8 +10,6 @@ import os
 import weakref
 from typing import Protocol
 
-__all__ = ["close_at_process_end"]
-
 
 class Closable(Protocol):
     """An open database."""

@@ -24,12 +24,10 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tta_dev_primitives.blocks.ledger.database.schema import Dialect, register_schema
+from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.config.errors import LedgerConfigError
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.reading.dotenv import find_variable
-
-__all__ = ["Database", "Tx", "Work", "database_for", "default_ledger_url", "register_schema", "sqlite_path"]
 
 T = TypeVar("T")
 

@@ -14,8 +14,6 @@ from tta_dev_primitives.config.errors import LedgerError
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 
-__all__ = ["Dialect", "migrate", "register_schema", "schema_generation", "translate"]
-
 Dialect = Literal["sqlite", "postgresql"]
 
 _registered: dict[str, dict[int, tuple[str, ...]]] = {}

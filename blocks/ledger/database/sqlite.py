@@ -21,8 +21,6 @@ from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.blocks.ledger.database.sqlite_worker import Job, Worker
 from tta_dev_primitives.blocks.ledger.shielded import to_its_end
 
-__all__ = ["SqliteDatabase"]
-
 T = TypeVar("T")
 _WAIT_S = 30.0
 

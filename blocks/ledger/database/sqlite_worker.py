@@ -24,8 +24,6 @@ from tta_dev_primitives.blocks.ledger.database.schema import migrate, schema_gen
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 
-__all__ = ["Job", "Worker"]
-
 T = TypeVar("T")
 _WAIT_S = 30.0
 _MOST_AT_ONCE = 256
@@ -34,7 +32,7 @@ _OLDEST_SQLITE = (3, 37, 0)
 _IN_USE = b"ledger\n"
 
 
-class SqliteTx:
+class _SqliteTx:
     """`Tx` on the worker's connection; its methods never suspend."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -182,7 +180,7 @@ class Worker:
 
     def _step(self, connection: sqlite3.Connection, job: Job) -> None:
         """Run one work to its end: on SQLite nothing in it suspends, so one `send` is enough."""
-        running = cast(Coroutine[Any, Any, Any], job.work(SqliteTx(connection)))
+        running = cast(Coroutine[Any, Any, Any], job.work(_SqliteTx(connection)))
         try:
             running.send(None)
         except StopIteration as done:
@@ -289,7 +287,7 @@ class Worker:
     def _migrate(self, connection: sqlite3.Connection) -> None:
         generation = schema_generation()
 
-        async def work(tx: SqliteTx) -> None:
+        async def work(tx: _SqliteTx) -> None:
             await migrate(tx, "sqlite")
 
         fcntl.flock(self._queue_fd, fcntl.LOCK_EX)
@@ -297,7 +295,7 @@ class Worker:
             job_error: BaseException | None = None
             connection.execute("BEGIN IMMEDIATE")
             try:
-                work(SqliteTx(connection)).send(None)
+                work(_SqliteTx(connection)).send(None)
             except StopIteration:
                 connection.execute("COMMIT")
             except BaseException as error:

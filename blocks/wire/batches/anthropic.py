@@ -20,8 +20,6 @@ from tta_dev_primitives.blocks.wire.reading import at, count_of, flat, seq, text
 from tta_dev_primitives.blocks.wire.retry_after import parse_instant
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["AnthropicBatches"]
-
 _PATH = "/v1/messages/batches"
 _STATUS_OF_TYPE = {
     "invalid_request_error": 400,

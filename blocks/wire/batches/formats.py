@@ -15,8 +15,6 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["at_batch_price", "batch_factor", "batch_format", "batch_line"]
-
 _FORMATS: Mapping[str, BatchFormat] = {
     "anthropic": AnthropicBatches(),
     "gemini": GeminiBatches(),

@@ -21,8 +21,6 @@ from tta_dev_primitives.blocks.wire.reading import at, count_of, flat, obj, seq,
 from tta_dev_primitives.blocks.wire.retry_after import parse_instant
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["GeminiBatches"]
-
 _NAME = re.compile(r"(?:batches|files)/[A-Za-z0-9_-]{1,200}")
 _STATES = {"SUCCEEDED": "ended", "PARTIALLY_SUCCEEDED": "ended", "CANCELLED": "ended", "EXPIRED": "ended"}
 _HTTP_OF_CODE = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}

@@ -25,8 +25,6 @@ from tta_dev_primitives.blocks.wire.reading import at, count_of, flat, obj, seq,
 from tta_dev_primitives.blocks.wire.retry_after import parse_instant
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = ["FILE_ID", "METADATA_KEY", "MistralBatches", "OpenAIBatches"]
-
 FILE_ID = ("id",)
 METADATA_KEY = "tta_batch"
 _CHAT = "/v1/chat/completions"

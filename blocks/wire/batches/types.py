@@ -10,18 +10,6 @@ from typing import Any, Literal, Protocol
 from tta_dev_primitives.blocks.wire.reading import Unreadable, at, decode_json, obj, text_of
 from tta_dev_primitives.config.models.targets import Target
 
-__all__ = [
-    "BatchFormat",
-    "BatchLine",
-    "BatchStatus",
-    "HttpCall",
-    "LineResult",
-    "dumps",
-    "json_lines",
-    "redumped",
-    "required_id",
-]
-
 Progress = Literal["running", "ended", "failed"]
 
 

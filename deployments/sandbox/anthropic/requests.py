@@ -21,8 +21,6 @@ from tta_dev_primitives.deployments.sandbox.requests import (
     validated,
 )
 
-__all__ = ["parse_count", "parse_messages"]
-
 _GENERATION = re.compile(r"^claude-(?:opus|sonnet|haiku|fable|mythos)-(\d+)(?:-(\d{1,2}))?(?:-|$)")
 _OLD_GENERATION = re.compile(r"^claude-(\d)(?:-(\d))?-(?:opus|sonnet|haiku)")
 _MAX_OUTPUT = 128_000

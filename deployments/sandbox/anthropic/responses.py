@@ -20,8 +20,6 @@ from tta_dev_primitives.deployments.sandbox.http_reply import (
 )
 from tta_dev_primitives.deployments.sandbox.requests import refuse
 
-__all__ = ["AnthropicResponses", "check_version"]
-
 _VERSIONS = ("2023-06-01", "2026-10-21")
 _STOP_REASON = {
     "stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "refusal": "refusal",

@@ -15,8 +15,6 @@ from pydantic.alias_generators import to_camel, to_snake
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, refuse, validated
 
-__all__ = ["parse_generate"]
-
 _MODEL = re.compile(r"^(gemini|gemma|learnlm)-[a-z0-9.\-]+$")
 _CONFIG = "generation_config"
 

@@ -9,8 +9,6 @@ from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Re
 from tta_dev_primitives.deployments.sandbox.errors import METRIC, ErrorForm, error_form
 from tta_dev_primitives.deployments.sandbox.http_reply import Reply, Sent, dumps, overridden, pieces, token
 
-__all__ = ["GeminiResponses"]
-
 _TYPE = "type.googleapis.com/google.rpc."
 _REQUESTS, _TOKENS = (f"generate_content_free_tier_{what}" for what in ("requests", "input_token_count"))
 _QUOTAS = {

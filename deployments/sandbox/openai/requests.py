@@ -14,8 +14,6 @@ from pydantic import Field
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, objects_of, refuse, validated
 
-__all__ = ["parse_chat"]
-
 _GROQ_SCHEMA_MODELS = re.compile(
     r"^(openai/gpt-oss-|moonshotai/kimi-k2|meta-llama/llama-4-|qwen/qwen3\.[68])"
 )

@@ -18,8 +18,6 @@ from tta_dev_primitives.deployments.sandbox.http_reply import (
     token,
 )
 
-__all__ = ["GroqResponses", "OpenAIResponses", "OpenRouterResponses"]
-
 _FINISH = {
     "stop": "stop", "length": "length", "content_filter": "content_filter", "refusal": "content_filter",
     "tool": "stop", "error": "stop",

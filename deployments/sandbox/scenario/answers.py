@@ -14,8 +14,6 @@ from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, estimate_to
 from tta_dev_primitives.deployments.sandbox.http_reply import token
 from tta_dev_primitives.deployments.sandbox.scenario.samples import sample
 
-__all__ = ["LABEL", "answer_for", "scripted_answer", "solve"]
-
 LABEL = "[sandbox]"
 _VERDICT = {
     "type": "object",

@@ -20,8 +20,6 @@ from tta_dev_primitives.deployments.sandbox.scenario.scenario import (
     latency_of,
 )
 
-__all__ = ["Answers", "Decision", "Director"]
-
 Answers = Callable[[Ask], Answer | None]
 """Another source of answers, such as a replay: None leaves the call to the default answer."""
 

@@ -13,8 +13,6 @@ from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, conf
 from tta_dev_primitives.config.reading.strict_yaml import Document, parse_yaml, read_yaml
 from tta_dev_primitives.deployments.sandbox.scenario import scenario as s
 
-__all__ = ["load_scenario", "parse_scenario"]
-
 _BLOCKS: dict[str, type[BaseModel]] = {
     "clock": s.Clock, "defaults": s.Defaults, "quotas": s.Quota, "rules": s.Rule, "match": s.Match,
     "batches": s.BatchScript, "reply": s.Reply, "usage": s.UsageScript,

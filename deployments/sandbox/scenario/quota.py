@@ -12,8 +12,6 @@ from tta_dev_primitives.deployments.sandbox.chat import Ask, ErrorKind, Failure
 from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Quota
 
-__all__ = ["Quotas"]
-
 _METRICS: dict[str, tuple[float, ErrorKind]] = {
     "rpm": (60.0, "rate_limit"), "rpd": (86_400.0, "daily_limit"),
     "tpm": (60.0, "token_limit"), "tpd": (86_400.0, "daily_limit"),

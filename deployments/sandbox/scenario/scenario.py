@@ -27,19 +27,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from tta_dev_primitives.deployments.sandbox.chat import Ask, ErrorKind, Finish
 
-__all__ = [
-    "Clock",
-    "Defaults",
-    "Match",
-    "Model",
-    "Quota",
-    "Reply",
-    "Rule",
-    "Scenario",
-    "UsageScript",
-    "latency_of",
-]
-
 Provider = Literal["anthropic", "google-ai-studio", "groq", "openrouter", "openai-compatible"]
 Fault = Literal["reset", "hang", "truncated", "garbage", "html", "redirect", "mid_stream_error"]
 _SPAN = re.compile(r"(?:(\d{1,9})(?:\s*-\s*(\d{1,9})|\s*(\+))?|every\s+(\d{1,9}))", re.ASCII)

@@ -9,7 +9,8 @@ import pytest
 from ledger_tools import Clock
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 
 
 @pytest.fixture

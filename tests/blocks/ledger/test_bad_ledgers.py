@@ -17,7 +17,8 @@ import pytest
 from tta_dev_primitives.blocks.ledger.database import schema, sqlite
 from tta_dev_primitives.blocks.ledger.database.files import file_system_of, refuse_mounts
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
 
 NewCall = Callable[..., CallInfo]

@@ -10,7 +10,8 @@ import pytest
 from ledger_tools import Clock
 
 from tta_dev_primitives.blocks.ledger.batches import LEASE_S, BatchCall, NewBatch
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 
 NewCall = Callable[..., CallInfo]
 LIMIT = Decimal(10)

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, register_schema
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.config.errors import LedgerError
 
 register_schema(
@@ -131,7 +132,7 @@ assert not any(name == "prefect" for name in sys.modules)
 ledger = Ledger.open({ledger_url!r})
 async def reserve(n):
     from decimal import Decimal
-    from tta_dev_primitives.blocks.ledger.ledger import CallInfo
+    from tta_dev_primitives.blocks.ledger.types import CallInfo
     call = CallInfo(provider="p", model="m", role="execute")
     await ledger.settle(await ledger.reserve(call, Decimal(n), Decimal(10)), Decimal(n))
 asyncio.run(reserve(1))

@@ -20,7 +20,8 @@ from tta_dev_primitives.blocks.ledger.guarded_call import (
     guarded_send,
     stored_reply,
 )
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,

@@ -11,9 +11,9 @@ import pytest
 from ledger_tools import Clock
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
-from tta_dev_primitives.blocks.ledger.types import Kept
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, Outcome
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
     LedgerBusyError,

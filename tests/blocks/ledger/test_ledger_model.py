@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from ledger_tools import Clock
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerBusyError, LedgerError
 
 T = TypeVar("T")

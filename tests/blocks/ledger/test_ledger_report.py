@@ -14,8 +14,9 @@ from prefect.testing.standard_test_suites import BlockStandardTestSuite
 from pydantic import SecretStr, ValidationError
 
 from tta_dev_primitives.blocks.ledger.block import SpendLedger
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config.models.usage import Usage
 
 NewCall = Callable[..., CallInfo]

@@ -14,8 +14,9 @@ from ledger_tools import Clock
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.days import spend_by_day
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results, result_lines
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.commands.ledger import prune
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support import result_storage

@@ -20,7 +20,8 @@ from tta_dev_primitives.blocks.ledger.plausible import with_checked_usage
 from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.encodings import UnknownEncoding, decompressor
 from tta_dev_primitives.blocks.wire.finish import finish_of
-from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
+from tta_dev_primitives.blocks.wire.formats import wire_format
+from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 

@@ -11,7 +11,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from wire_samples import CHAT_PROVIDERS, NOW, PROVIDERS, target
 
-from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
+from tta_dev_primitives.blocks.wire.formats import wire_format
+from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from wire_samples import NOW, target
 
-from tta_dev_primitives.blocks.wire.formats import reply_problem, wire_format
+from tta_dev_primitives.blocks.wire.formats import wire_format
+from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ErrorClass

@@ -19,7 +19,8 @@ from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import BudgetExceededError
-from tta_dev_primitives.config.models.targets import Billing, Limits, Target
+from tta_dev_primitives.config.models.billing import Billing
+from tta_dev_primitives.config.models.targets import Limits, Target
 from tta_dev_primitives.config.models.usage import Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress

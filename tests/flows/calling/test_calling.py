@@ -15,7 +15,7 @@ import pytest
 from drive import PAID, PAID_KEY, Bench, ledger_rows, runtime_at, using
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.models.targets import Limits, Target

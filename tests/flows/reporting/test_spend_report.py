@@ -18,9 +18,10 @@ from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
 from support.risk_world import learn
 
 from tta_dev_primitives import cli
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger, Outcome
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.months import month_before
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.deployments.sandbox import Sandbox

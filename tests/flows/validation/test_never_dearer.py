@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule
 from ledger_tools import Clock
 
-from tta_dev_primitives.blocks.ledger.ledger import CallInfo, Ledger
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.months import month_begin
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import SavingsShortError
 from tta_dev_primitives.config.models.targets import Price, Target
