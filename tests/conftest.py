@@ -50,9 +50,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def pytest_configure(config: pytest.Config) -> None:
     """Point TTA_HOME and PREFECT_HOME to an empty folder before anything imports prefect."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-        # A run in the background of a shell ignores Ctrl-C, and so would every process that a test starts.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+    # A run in the background of a shell, or below nohup, ignores these; so would every process that a test starts.
+    for signum, usual in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+        if signal.getsignal(signum) is signal.SIG_IGN:
+            signal.signal(signum, usual)
     for name in [n for n in os.environ if n.startswith(("PREFECT_", "TTA_")) and n != "TTA_SHARED"]:
         del os.environ[name]
     home = tempfile.mkdtemp(prefix="tta-tests-")
