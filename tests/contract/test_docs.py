@@ -24,6 +24,7 @@ from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.check import check_config
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
+from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS
 
 KEYS = ("ANTHROPIC_API_KEY", "GOOGLE_API_KEY", "GROQ_API_KEY", "OPENROUTER_API_KEY")
 CONFIG = ".tta/orchestration-config.yaml"
@@ -127,7 +128,8 @@ def test_each_walkthrough_answers_a_task(
     orchestration = yaml.safe_load(block.text)["orchestration"]
     orchestration["allow_private_hosts"] = True
     for model in (orchestration["orchestrator"], *orchestration["executors"]):
-        model["base_url"] = sandbox.base_url(model.get("provider", "anthropic"))
+        provider = model.get("provider", "anthropic")
+        model["base_url"] = sandbox.base_url(provider if provider in BASE_PATHS else "openai-compatible")
     (folder / name).write_text(yaml.safe_dump({"orchestration": orchestration}))
     text = (
         f"tta check --config {name} --live\ntta run 'Explain DNS in three sentences.' --config {name} --json"
