@@ -1,18 +1,22 @@
-"""Keep keys out of everything a person or a database may read: logs, errors, artifacts.
+"""Keep keys out of everything a person or a database may read: logs, errors, artifacts, answers.
 
-Two nets. The exact one knows every key this process has loaded, in the forms it can travel in (raw,
-URL-encoded, base64, its first and last 12 characters). The loose one knows what keys look like.
+    redact(text)       # of ours: every registered key, and what looks like a key
+    mask_keys(answer)  # of a provider: registered keys only; an answer without one stays as it came
+
+A registered key is found raw, reversed, as base64 or hex, broken by white space, and in text whose percent signs,
+backslash escapes or HTML entities are undone. `redact` also finds its first and last 12 characters.
 """
 
 from __future__ import annotations
 
 import base64
+import html
 import logging
 import re
 import threading
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import unquote
 
 from pydantic import SecretStr
 
@@ -20,9 +24,14 @@ MASK = "[redacted]"
 _EDGE = 12
 _SHORTEST = 8
 """Shorter values (sandbox keys such as `x`) are not searched for: they would blank out ordinary words."""
-_ESCAPE = re.compile(r"%[0-9A-F]{2}")
+_SHORTEST_IN_ANSWER = 12
+"""Servers on this machine take `lm-studio` or `not-needed`, which are words of answers."""
+_ESCAPE = re.compile(r"\\+(?:u\{?00|x)([0-9a-f]{2})\}?", re.IGNORECASE)
+_UNDOINGS = (unquote, html.unescape, lambda text: _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text))
 _secrets: set[str] = set()
-_exact: re.Pattern[str] | None = None
+_NOTHING = re.compile(r"(?!)")
+_nets = (_NOTHING, _NOTHING, _NOTHING)
+"""Of the registered keys: those that are masked in answers, all of them, and their ends."""
 _lock = threading.Lock()
 
 _PATTERNS = re.compile(
@@ -49,47 +58,49 @@ def register_secret(secret: SecretStr | str) -> None:
 
 
 def _remember(value: str) -> None:
-    global _exact
+    global _nets
     value = value.strip()
     if len(value) < _SHORTEST:
         return
     with _lock:
         if value not in _secrets:
             _secrets.add(value)
-            _exact = _compile()
+            _nets = (_net(_forms_in_answers), _net(_forms), _net(_ends))
 
 
 def forget_secrets() -> None:
     """Drop all registered keys (tests; rotation of a key keeps the old one redacted on purpose)."""
-    global _exact
+    global _nets
     with _lock:
         _secrets.clear()
-        _exact = None
+        _nets = (_NOTHING, _NOTHING, _NOTHING)
 
 
-def _compile() -> re.Pattern[str]:
-    forms: set[str] = set()
-    for value in _secrets:
-        forms.add(value)
-        for coded in _quoted(value):
-            forms |= {coded, _ESCAPE.sub(lambda found: found[0].lower(), coded)}
-        # Base64 depends on where the key starts within the encoded text: three alignments.
-        for offset in range(3):
-            encoded = (
-                base64.b64encode(b"\0" * offset + value.encode("utf-8", "surrogatepass")).decode().rstrip("=")
-            )
-            inner = encoded[(0, 2, 3)[offset] : len(encoded) - 1]
-            forms |= {inner, inner.replace("+", "-").replace("/", "_")}
-        if len(value) >= 2 * _EDGE:
-            forms |= {value[:_EDGE], value[-_EDGE:]}
-    longest_first = sorted((f for f in forms if len(f) >= _SHORTEST), key=len, reverse=True)
-    return re.compile("|".join(map(re.escape, longest_first)))
+def _forms(value: str) -> set[str]:
+    """The key in the encodings that are found without undoing them."""
+    data = value.encode("utf-8", "surrogatepass")
+    forms = {value, value[::-1], data.hex(), data.hex().upper()}
+    # Base64 depends on where the key starts within the encoded text: three alignments.
+    for offset in range(3):
+        encoded = base64.b64encode(b"\0" * offset + data).decode().rstrip("=")
+        inner = encoded[(0, 2, 3)[offset] : len(encoded) - 1]
+        forms |= {inner, inner.replace("+", "-").replace("/", "_")}
+    return forms
 
 
-def _quoted(value: str) -> tuple[str, str, str]:
-    # Never an error: it would carry the key along.
-    whole = quote(value, safe="", errors="surrogatepass")
-    return quote(value, errors="surrogatepass"), whole, whole.replace("%20", "+")
+def _forms_in_answers(value: str) -> set[str]:
+    return _forms(value) if len(value) >= _SHORTEST_IN_ANSWER else set()
+
+
+def _ends(value: str) -> set[str]:
+    return {value[:_EDGE], value[-_EDGE:]} if len(value) >= 2 * _EDGE else set()
+
+
+def _net(forms: Callable[[str], set[str]]) -> re.Pattern[str]:
+    """A pattern of all registered keys; each form may be broken into lines."""
+    longest_first = sorted(set().union(*map(forms, _secrets)), key=len, reverse=True)
+    whole = (r"\s*".join(map(re.escape, form)) for form in longest_first if len(form) >= _SHORTEST)
+    return re.compile("|".join(whole) or _NOTHING.pattern)
 
 
 def _mask(found: re.Match[str]) -> str:
@@ -101,10 +112,22 @@ def _mask(found: re.Match[str]) -> str:
 
 def redact(text: str) -> str:
     """Return `text` without keys: registered ones exactly, others by their looks."""
-    exact = _exact
-    if exact is not None:
-        text = exact.sub(MASK, text)
-    return _PATTERNS.sub(_mask, text)
+    _, keys, ends = _nets
+    return _PATTERNS.sub(_mask, ends.sub(MASK, _without(text, keys)))
+
+
+def mask_keys(answer: str) -> str:
+    """Return what a provider wrote without the keys that this process has loaded; else exactly as it came."""
+    return _without(answer, _nets[0])
+
+
+def _without(text: str, keys: re.Pattern[str]) -> str:
+    text = keys.sub(MASK, text)
+    for undo in _UNDOINGS:
+        plain = undo(text)
+        if plain != text and keys.search(plain):
+            text = keys.sub(MASK, plain)
+    return text
 
 
 class RedactingFilter(logging.Filter):

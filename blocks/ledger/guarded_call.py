@@ -27,7 +27,7 @@ from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_check
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, StoredAnswer, provider_key
 from tta_dev_primitives.blocks.providers.address_rules import base_of
-from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.blocks.redaction import mask_keys, redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
@@ -313,7 +313,7 @@ class _Attempt:
         began = time.monotonic()
         try:
             async with asyncio.timeout(self.call.deadline_s + _GRACE_S):
-                reply = with_checked_usage(self.request, await client_send())
+                reply = _accepted(self.request, await client_send())
         except TimeoutError as error:
             raise ProviderError(
                 f"{self.target.name}: no whole reply within {self.call.deadline_s:.0f} s; "
@@ -351,7 +351,7 @@ class _Attempt:
         return Outcome(
             outcome="ok" if problem is None else problem.value,
             usage=None if untrusted else reply.usage,
-            request_id=_shown_id(reply.request_id),
+            request_id=reply.request_id,
             list_value=guarded.list_value_usd,
             flag=guarded.flag,
             note=bill.note,
@@ -370,9 +370,20 @@ def _failure(error: ProviderError, usage: Usage | None) -> Outcome:
         outcome=error.error_class.value,
         usage=usage,
         status=error.status,
-        request_id=_shown_id(error.request_id),
+        request_id=None if error.request_id is None else redact(error.request_id),
         note=str(error),
     )
+
+
+def _accepted(request: ChatRequest, reply: ChatReply) -> ChatReply:
+    """The reply with counts that its text allows and without our keys: a provider may quote what it was sent."""
+    reply = with_checked_usage(request, reply)
+    texts = {name: getattr(reply, name) for name in _TEXTS}
+    masked = {name: mask_keys(text) for name, text in texts.items() if text is not None}
+    return reply if masked.items() <= texts.items() else replace(reply, **masked)
+
+
+_TEXTS = ("text", "reasoning", "raw_finish", "model_returned", "request_id", "reply_id")
 
 
 def _model_differs(target: Target, reply: ChatReply) -> str | None:
@@ -393,7 +404,7 @@ async def settle_batch_reply(
         reply: What the batch's results hold for it.
     """
     attempt = _in_batch(ledger, target, request, hold, step_key)
-    return await attempt.settled(hold, with_checked_usage(request, reply))
+    return await attempt.settled(hold, _accepted(request, reply))
 
 
 async def settle_batch_failure(
@@ -419,7 +430,7 @@ def _encode(guarded: GuardedReply) -> bytes:
         "finish": reply.finish,
         "raw_finish": reply.raw_finish,
         "model_returned": reply.model_returned,
-        "request_id": _shown_id(reply.request_id),
+        "request_id": reply.request_id,
         "usage": {name: getattr(reply.usage, name) for name in _USAGE},
         "reported_cost_usd": None if cost is None else str(cost),
         "list_value_usd": None if guarded.list_value_usd is None else str(guarded.list_value_usd),
@@ -439,8 +450,3 @@ def _decode(body: bytes, call_id: str) -> GuardedReply:
         request_id=document["request_id"],
     )
     return GuardedReply(reply, Decimal(0), None if value is None else Decimal(value), call_id, reused=True)
-
-
-def _shown_id(request_id: str | None) -> str | None:
-    """The provider's id of a request; one that quotes the key is masked before it is kept."""
-    return None if request_id is None else redact(request_id)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from tta_dev_primitives.blocks.prefect_server import probe
 from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback
@@ -139,12 +141,18 @@ def _sources(env: Mapping[str, str], folder: Path) -> list[tuple[str, Mapping[st
     home = Path(env.get("PREFECT_HOME") or "~/.prefect").expanduser()
     profiles = Path(env.get("PREFECT_PROFILES_PATH") or home / "profiles.toml")
     return [
-        ("the environment", {name.upper(): text for name, text in env.items()}),
-        (".env", {name: text.get_secret_value() for name, text in read_dotenv(folder).items()}),
+        ("the environment", _of_prefect(env)),
+        (".env", _of_prefect(read_dotenv(folder))),
         ("prefect.toml", _api_table(_toml(folder / "prefect.toml"))),
         ("pyproject.toml", _api_table(_toml(folder / "pyproject.toml").get("tool", {}).get("prefect", {}))),
         (str(profiles), _active_profile(_toml(profiles), env.get("PREFECT_PROFILE"))),
     ]
+
+
+def _of_prefect(variables: Mapping[str, str | SecretStr]) -> dict[str, str]:
+    """Prefect's own variables, whose case does not count; keys of models stay where they are."""
+    found = {name.upper(): text for name, text in variables.items() if name.upper().startswith(_READ)}
+    return {n: t.get_secret_value() if isinstance(t, SecretStr) else t for n, t in found.items()}
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -175,7 +183,7 @@ def _api_table(tables: Mapping[str, Any]) -> dict[str, str]:
 def _active_profile(profiles: Mapping[str, Any], chosen: str | None) -> dict[str, str]:
     name = chosen or profiles.get("active")
     values = profiles.get("profiles", {}).get(name, {})
-    return {k: str(v) for k, v in values.items() if k.startswith(_READ)}
+    return _of_prefect({name: str(value) for name, value in values.items()})
 
 
 def get_json(url: str, *, timeout_s: float, api: ConfiguredApi | None = None) -> tuple[int, Any]:

@@ -6,7 +6,7 @@ import base64
 import io
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from urllib.parse import quote
 
 import pytest
@@ -19,6 +19,7 @@ from tta_dev_primitives.blocks.redaction import (
     RedactingFilter,
     forget_secrets,
     guard_logs,
+    mask_keys,
     redact,
     register_secret,
 )
@@ -33,23 +34,55 @@ def _clean() -> Iterator[None]:
     forget_secrets()
 
 
-def test_a_registered_key_is_found_in_all_its_forms() -> None:
-    """Raw, URL-encoded, base64 at any alignment, and its first or last 12 characters."""
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "raw": str,
+    "URL": lambda key: quote(key, safe=""),
+    "every character as a percent sign": lambda key: "".join(f"%{ord(c):02x}" for c in key),
+    "base64": lambda key: base64.b64encode(key.encode()).decode(),
+    "basic": lambda key: base64.b64encode(f"user:{key}".encode()).decode(),
+    "URL-safe base64": lambda key: base64.urlsafe_b64encode(f"us:{key}".encode()).decode(),
+    "base64 in lines": lambda key: base64.encodebytes(f"{'x' * 40}{key}".encode()).decode(),
+    "hex": lambda key: key.encode().hex(),
+    "HEX": lambda key: key.encode().hex().upper(),
+    "spaced hex": lambda key: key.encode().hex(" "),
+    "reversed": lambda key: key[::-1],
+    "JSON escapes": lambda key: "".join(f"\\u{ord(c):04x}" for c in key),
+    "escapes within": lambda key: key.replace("=", "\\u003d").replace("+", "\\u002B"),
+    "Python escapes": lambda key: "".join(f"\\x{ord(c):02x}" for c in key),
+    "HTML": lambda key: "".join(f"&#{ord(c)};" for c in key),
+    "broken into lines": lambda key: f"{key[:20]}\n  {key[20:]}",
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
+def test_a_registered_key_is_found_in_all_its_forms(encoding: str) -> None:
+    """In what we write and in what a provider answers; the words around it stay."""
     register_secret(SecretStr(KEY))
-    basic = base64.b64encode(f"user:{KEY}".encode()).decode()
-    for form in (
-        KEY,
-        quote(KEY, safe=""),
-        base64.b64encode(KEY.encode()).decode(),
-        basic,
-        KEY[:12],
-        KEY[-12:],
-    ):
-        shown = redact(f"before {form} after")
+    form = ENCODINGS[encoding](KEY)
+    for mask in (redact, mask_keys):
+        shown = mask(f"before {form} after")
         assert MASK in shown
-        assert form not in shown
+        assert form[12:-12] not in shown
+        assert KEY[12:-12] not in shown
         assert shown.startswith("before ")
         assert shown.endswith(" after")
+
+
+def test_the_ends_of_a_key_are_found_in_our_own_texts_only() -> None:
+    """All keys of a provider may begin alike, and an answer may say so."""
+    register_secret(KEY)
+    for end in (KEY[:12], KEY[-12:]):
+        assert redact(f"key {end}") == f"key {MASK}"
+        assert mask_keys(f"keys begin with {end}") == f"keys begin with {end}"
+
+
+@given(st.text())
+def test_an_answer_without_a_key_stays_as_it_came(answer: str) -> None:
+    """Also with percent signs, escapes, entities and what looks like somebody else's key."""
+    register_secret(KEY)
+    register_secret("lm-studio")
+    text = f"{answer} 100%41 &amp; \\u0041 sk-ant-api03-abcdefghijklmnop lm-studio {answer}"
+    assert mask_keys(text) == text
 
 
 @pytest.mark.parametrize("safe", ["", "/"])

@@ -43,6 +43,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "TTA_TRUST",
         "TTA_LEDGER_URL",
         "ANTHROPIC_API_KEY",
+        "PREFECT_API_URL",
         "PREFECT_API_KEY",
         "PREFECT_API_AUTH_STRING",
     ):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import fault_replies as f
 import pytest
 from drive import FREE, PAID_KEY, TEXTS, Bench, drive, honest, ledger_rows
+from leaks import forms_of
 from matrix import SITES
 
 from tta_dev_primitives.config import load_orchestration_config
@@ -87,6 +89,29 @@ async def test_no_key_is_in_an_address(site: str, bench: Bench) -> None:
     assert lines
     assert set(keys) == {bench.key}
     assert not any(bench.key in line or "key=" in line for line in lines)
+
+
+@pytest.mark.parametrize("status", ["200 OK", "400 Bad Request", "500 Internal Server Error"])
+async def test_a_provider_that_quotes_the_key_gets_it_kept_nowhere(status: str, bench: Bench) -> None:
+    """In answer, ids and errors; the bench looks for it in the ledger, in every file and in the log."""
+
+    def quoting(text: str, asked: f.Asked) -> bytes:
+        key = asked.key
+        coded = base64.b64encode(f"Bearer {key}".encode()).decode()
+        said = f"{text} I got {key}, {key[::-1]}, {coded} and {key.encode().hex()}."
+        if status != "200 OK":
+            error = {"type": "error", "error": {"type": key, "message": said}, "request_id": key}
+            return f.response(json.dumps(error).encode(), status=status, headers={"request-id": key})
+        return f.ok(f.message(said), request_id=f"req_{key}")
+
+    async with honest(bench, "execute", serve=f.answering(quoting, TEXTS["execute"])) as (runtime, _):
+        outcome = await drive(runtime, "execute")
+        assert outcome.action == ("keep" if status == "200 OK" else "next")
+        said = [answer.text for item in outcome.items for answer in item.open_case.answers]
+        if status != "200 OK":
+            said = [attempt.reason or "" for attempt in outcome.attempts]
+        assert "I got [redacted], [redacted], " in said[0]
+        assert not any(form.decode() in repr(outcome) for form in forms_of(bench.key))
 
 
 @pytest.mark.parametrize("query", ["?key={}", "?api_key={}", "#{}", "/v1?token={}"])

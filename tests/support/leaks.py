@@ -36,7 +36,7 @@ class Places:
 
 def forms_of(key: str) -> list[bytes]:
     """The key as it can travel: raw, its ends, URL-encoded, base64 at each offset, hex, reversed."""
-    forms = {key, key[:12], key[-12:], quote(key, safe=""), key.encode().hex()}
+    forms = {key, key[:12], key[-12:], quote(key, safe=""), key.encode().hex(), key[::-1]}
     for offset in range(3):
         whole = base64.b64encode(b"\0" * offset + key.encode()).decode().rstrip("=")
         forms.add(whole[4:-4])
