@@ -1,4 +1,4 @@
-"""Where ledger, keys, server and logs are kept."""
+"""Where ledger, keys, server and logs are kept: in folders of this user only."""
 
 from __future__ import annotations
 
@@ -15,3 +15,14 @@ def tta_home() -> Path:
     """
     found = find_variable("TTA_HOME")
     return Path("~/.tta" if found is None else found.text.strip()).expanduser().absolute()
+
+
+def make_private(folder: Path) -> None:
+    """Make a folder and what is missing above it, open to this user only, whatever the umask is.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if not folder.exists():
+        make_private(folder.parent)
+    folder.mkdir(mode=0o700, exist_ok=True)

@@ -40,6 +40,7 @@ from tta_dev_primitives.blocks.prefect_server.server_settings import (
     process_environment,
 )
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
+from tta_dev_primitives.config.home import make_private
 
 _PORTS = range(4242, 4262)
 _UNUSED_S = 10.0
@@ -227,7 +228,7 @@ def _make_folders(place: ServerHome) -> None:
             place.log_file.parent,
             place.key_file.parent,
         ):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            make_private(folder)
         for folder in (place.folder, place.key_file.parent):
             folder.chmod(0o700)
         place.lock_file.touch(mode=0o600)

@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.home import make_private
 from tta_dev_primitives.config.reading.dotenv import read_dotenv
 
 _STORE = "trusted.json"
@@ -68,7 +69,7 @@ def trust_file(path: Path, digest: str) -> None:
     known[os.path.realpath(path)] = [digest]
     place = _place()
     try:
-        place.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(place.parent)
         descriptor, part = tempfile.mkstemp(dir=place.parent, prefix=_STORE)
         with open(descriptor, "w", encoding="utf-8", errors="surrogateescape") as file:
             json.dump(known, file, indent=1)

@@ -15,17 +15,33 @@ from prefect.results import get_default_result_storage
 from prefect.settings import PREFECT_API_URL, get_current_settings
 
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
-from tta_dev_primitives.config.home import tta_home
+from tta_dev_primitives.config.home import make_private, tta_home
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 RESULTS = tta_home() / "results"
 _ASK_S = 5.0
 
 
+class _PrivateFolder(LocalFileSystem):
+    """A folder whose files this user alone can read, whatever the umask is."""
+
+    _block_type_slug = "tta-private-folder"
+
+    async def awrite_path(self, path: str, content: bytes) -> str:
+        written = await super().awrite_path(path, content)
+        os.chmod(written, 0o600)
+        return written
+
+
+def private_results() -> LocalFileSystem:
+    """Our own folder, as a storage."""
+    return _PrivateFolder(basepath=str(RESULTS))
+
+
 def make_results_folder() -> None:
     """Make the folder, readable by its owner only; without one Prefect reports it with the first result."""
     with suppress(OSError):
-        RESULTS.mkdir(mode=0o700, parents=True, exist_ok=True)
+        make_private(RESULTS)
 
 
 def delete_old_results(before: float) -> int:
@@ -73,4 +89,4 @@ async def storage_of(chosen: Any) -> Any:
     if chosen is None:
         found: Any = get_default_result_storage()
         return await found if hasattr(found, "__await__") else found
-    return LocalFileSystem(basepath=str(chosen))
+    return chosen if isinstance(chosen, LocalFileSystem) else LocalFileSystem(basepath=str(chosen))

@@ -19,6 +19,7 @@ from tta_dev_primitives.flows.prefect_support.api_connection import inside_a_run
 from tta_dev_primitives.flows.prefect_support.result_storage import (
     RESULTS,
     look_for_users_storage,
+    private_results,
     users_storage,
 )
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
@@ -34,7 +35,9 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
     def result_storage(self) -> Any:
         """Of our own folder only while the user has set no default storage, which other machines may reach."""
         chosen = self.__dict__["result_storage"]
-        return None if chosen == RESULTS and users_storage() is not None else chosen
+        if chosen != RESULTS:
+            return chosen
+        return private_results() if users_storage() is None else None
 
     @result_storage.setter
     def result_storage(self, chosen: Any) -> None:

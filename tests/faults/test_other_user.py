@@ -25,6 +25,7 @@ from uuid import uuid4
 import pytest
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
+from sandbox_runs import KEY, KEY_VALUE, sandbox_config, workflow_of
 
 from tta_dev_primitives.blocks.prefect_server.access import TOKEN_S, Tokens, make_token, open_page, proof_of
 from tta_dev_primitives.blocks.prefect_server.endpoint import get_json
@@ -39,7 +40,10 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 from tta_dev_primitives.config.errors import UntrustedConfigError
 from tta_dev_primitives.config.reading.owned_files import foreign_file
+from tta_dev_primitives.config.reading.trusted_files import trust_file
+from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling.given_config import load_given_config
+from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 
 NO_SUCH_ID = "00000000-0000-4000-8000-000000000000"
 
@@ -54,6 +58,29 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setenv("TTA_SERVER_FOR_PID", str(os.getpid()))
     yield tmp_path / "home"
     stop_server(home=tmp_path / "home")
+
+
+async def test_what_a_run_keeps_is_the_users_only(
+    prefect_server: ServerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Folders 0700 and files 0600 under a lax umask: results, list of trusted files, ledger, and the home itself."""
+    home, kept = tmp_path / "a" / "home", set(RESULTS.glob("*"))
+    monkeypatch.setenv("TTA_HOME", str(home))
+    monkeypatch.setenv(KEY, KEY_VALUE)
+    before = os.umask(0o002)
+    try:
+        with Sandbox() as sandbox:
+            ledger = {"ledger_url": f"sqlite:///{home / 'own/ledger.db'}"}
+            settings = sandbox_config(sandbox, tmp_path, cost_tracking=ledger)
+            await workflow_of(settings, tmp_path).execute(f"What is {uuid4()}?", use_case="simple")
+        trust_file(tmp_path / ".env", "digest")
+    finally:
+        os.umask(before)
+    results = set(RESULTS.glob("*")) - kept
+    assert results
+    modes = {p: p.stat().st_mode for p in (home.parent, *home.parent.rglob("*"), RESULTS, *results)}
+    assert {"trusted.json", "ledger.db", "own", "home"} <= {path.name for path in modes}
+    assert {path: oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
 
 
 @pytest.mark.parametrize(

@@ -112,12 +112,12 @@ def _sentence(one: Outcome) -> str:
 
 def _fresh_home() -> Path:
     """A folder for the demo's own ledger and configuration, emptied first."""
-    from tta_dev_primitives.config.home import tta_home
+    from tta_dev_primitives.config.home import make_private, tta_home
 
     folder = tta_home() / "demo"
     shutil.rmtree(folder, ignore_errors=True)
     try:
-        folder.mkdir(parents=True, mode=0o700)
+        make_private(folder)
     except OSError as error:
         raise OrchestrationError(
             f"{folder}: cannot keep the demo's files here ({error.strerror}). "
@@ -162,6 +162,7 @@ def _config_file(sandbox: Sandbox, folder: Path, budget_usd: Decimal | None) -> 
     folder.mkdir(mode=0o700)
     path = folder / "orchestration-config.yaml"
     text = yaml.dump({"orchestration": options}, Dumper=_exact_dumper(), sort_keys=False)
+    path.touch(mode=0o600)
     path.write_text(text, encoding="utf-8")
     return path
 

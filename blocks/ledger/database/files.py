@@ -8,6 +8,7 @@ import stat
 from pathlib import Path
 
 from tta_dev_primitives.config.errors import LedgerConfigError
+from tta_dev_primitives.config.home import make_private
 
 _NETWORK = frozenset(
     {
@@ -98,8 +99,7 @@ def make_private_file(path: Path) -> None:
         LedgerConfigError: It is not a regular file.
         OSError: The folder or file cannot be made.
     """
-    if not path.parent.exists():
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    make_private(path.parent)
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
