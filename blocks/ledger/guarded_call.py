@@ -379,7 +379,7 @@ def _accepted(request: ChatRequest, reply: ChatReply) -> ChatReply:
     """The reply with counts that its text allows and without our keys: a provider may quote what it was sent."""
     reply = with_checked_usage(request, reply)
     texts = {name: getattr(reply, name) for name in _TEXTS}
-    masked = {name: mask_keys(text) for name, text in texts.items() if text is not None}
+    masked: dict[str, Any] = {name: mask_keys(text) for name, text in texts.items() if text is not None}
     return reply if masked.items() <= texts.items() else replace(reply, **masked)
 
 
