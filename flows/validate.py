@@ -217,13 +217,22 @@ def emit_drift(stratum: str, what: str) -> None:
     events.emit("tta.quality.drift", {"stratum": stratum, "what": what}, resource=f"tta.stratum.{stratum}")
 
 
+_WHY_PAID = {
+    "escalate": "such answers are not trusted yet",
+    "audit": "a drawn check",
+    "rejected": "the free answers were judged too low",
+    "disputed": "free models disagree",
+    "no_free_answer": "no free model answered",
+}
+
+
 def _emit_events(item: Item) -> None:
     """The event of an item whose answer is not simply delivered."""
     match item.step:
         case Answers(slots) if any(item.targets[slot[0]].billing == "paid" for slot in slots):
             reason = "no free model is left: a paid one answers"
         case PaidSolve(_, why):
-            reason = f"the orchestrator answers: {why}"
+            reason = f"the orchestrator answers: {_WHY_PAID.get(why, why)}"
         case GiveUp(_, why):
             reason = why
         case Deliver(accepted=False):

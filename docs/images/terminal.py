@@ -1,7 +1,7 @@
-"""Draws what a command shows on a terminal as an SVG: how demo.png was made.
+"""Draws what a command shows on a terminal as an SVG: how demo.png is made.
 
-python docs/images/terminal.py demo.svg "tta demo" --until Attempts
-chromium --headless --no-sandbox --screenshot=demo.png --window-size=1400,1250 demo.svg
+python docs/images/terminal.py demo.svg "tta demo" --leave-out 2. 3. 4. 5. Every
+chromium --headless --no-sandbox --screenshot=demo.png --window-size=994,1026 demo.svg
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
-COLUMNS = 112
+COLUMNS = 80
 
 
 def shown(command: str) -> str:
@@ -41,13 +41,18 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("picture", type=Path)
     parser.add_argument("command")
-    parser.add_argument("--until", default="", help="leave out the line that begins so, and all after it")
+    parser.add_argument(
+        "--leave-out", nargs="*", default=[], help="paragraphs that begin so are shown as ..."
+    )
     given = parser.parse_args()
-    lines = shown(given.command).split("\n")
-    texts = [Text.from_ansi(line) for line in lines]
-    if given.until:
-        end = next((n for n, text in enumerate(texts) if text.plain.startswith(given.until)), len(texts))
-        texts = texts[:end]
+    paragraphs = [part.strip("\n") for part in shown(given.command).split("\n\n")]
+    texts = []
+    for text in (Text.from_ansi(part) for part in paragraphs):
+        left_out = any(text.plain.startswith(start) for start in given.leave_out)
+        if not left_out:
+            texts += [text, Text()]
+        elif texts[-2:] != [Text("..."), Text()]:
+            texts += [Text("..."), Text()]
     with open(os.devnull, "w") as nowhere:
         console = Console(record=True, width=COLUMNS, file=nowhere, force_terminal=True)
         console.print(f"[bold green]$[/] {given.command}")

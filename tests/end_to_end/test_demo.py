@@ -51,8 +51,8 @@ def test_the_demo_shows_each_turn_and_where_to_look_further(
     assert shown.count("✓ [sandbox] ") == 7
     assert "✗ llama-3.3-70b-versatile: quota_exhausted" in shown
     assert "→ falls back to gemini-2.5-pro" in shown
-    assert "another free answer" not in shown
-    assert "↑ escalated: the orchestrator answers" in shown
+    assert "↑ the orchestrator answers: such answers are not trusted yet" in shown
+    assert "calls: llama-3.3-70b-versatile answers, gemini-2.5-pro judges," in shown
     assert "✗ claude-sonnet-4.5: budget" in shown
     assert re.search(r"^\W*all +\W*\$0\.\d{6} +\W*\$0\.\d{6} +\W*\d+%", shown, re.M)
     assert re.search(
@@ -63,7 +63,7 @@ def test_the_demo_shows_each_turn_and_where_to_look_further(
     )
 
 
-def test_a_home_that_cannot_be_written_is_one_line_with_the_mend(tmp_path: Path) -> None:
+def test_a_home_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path: Path) -> None:
     """The demo keeps its ledger there, so it says which folder and which variable."""
     (tmp_path / "file").write_text("")
     done = subprocess.run(

@@ -68,9 +68,9 @@ def demo(
     out.print(Text(_sentence(recorded), "bold"))
     _say(
         out,
-        "These are recorded outcomes of real models, decided just now; `tta replay` compares configurations on them.",
+        "Recorded outcomes of real models, decided just now; `tta replay` compares configurations on them.",
     )
-    _say(out, "Now live: the sandbox provider answers, nothing leaves this machine, nothing is spent.")
+    _say(out, "Now live: a provider on this machine answers; nothing is spent.")
     with Sandbox(demo_scenario()).start() as sandbox:
         done, info = asyncio.run(_all(out, sandbox, _fresh_home()))
     if json:
@@ -79,7 +79,7 @@ def demo(
     else:
         if details:
             _attempts(out, done)
-        _summary(out, done)
+        _summary(out, done, recorded)
         _addresses(out, done, info)
         took = f"{time.monotonic() - started:.0f} s."
         _say(out, f"{took} Next: `tta init`, put keys into .env, `tta check`, `tta run`.")
@@ -88,7 +88,14 @@ def demo(
 
 def _say(out: Console, text: str, *, indent: str = "", style: str = "") -> None:
     """Print a paragraph of 80 columns, on a terminal and elsewhere."""
-    lines = textwrap.wrap(text, 79, initial_indent=indent, subsequent_indent=indent, break_long_words=False)
+    lines = textwrap.wrap(
+        text,
+        79,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
     out.print(Text("\n".join(lines), style))
 
 
@@ -133,7 +140,7 @@ async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done],
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
     os.environ[_KEY] = "sandbox-needs-no-key"
-    _say(out, "Starting Prefect: a tuned server on this machine, which the next commands reuse …")
+    _say(out, "Starting a Prefect server on this machine …")
     info = await asyncio.to_thread(address_server)
     workflows: dict[Decimal | None, MultiModelWorkflow] = {}
     done: list[_Done] = []
@@ -209,14 +216,23 @@ def _event(out: Console, name: str, payload: Mapping[str, Any]) -> None:
         case "tta.fallback":
             out.print("  ", Text("→", "cyan"), f"falls back to {payload['to']}")
         case "tta.quality.escalated":
-            out.print("  ", Text("↑", "cyan"), f"escalated: {payload['reason']}")
+            out.print("  ", Text("↑", "cyan"), payload["reason"])
         case "tta.budget.alert" | "tta.budget.exhausted":
             out.print(
                 "  ", Text("!", "red"), f"budget: {payload['spent_usd']} of {payload['limit_usd']} USD spent"
             )
 
 
+_DOES = {"plan": "plans", "execute": "answers", "validate": "judges"}
+
+
 def _answer(out: Console, result: OrchestrationResult, seconds: float) -> None:
+    calls = [
+        f"{a.model} {_DOES[a.role]}{' (paid)' * (a.billing == 'paid')}"
+        for a in result.attempts
+        if a.outcome == "ok"
+    ]
+    _say(out, f"calls: {', '.join(calls)}", indent="   ", style="dim")
     text = " ".join(result.content.split())
     out.print("  ", Text("✓", "green"), text[:70] + ("…" if len(text) > 70 else ""))
     mark = "accepted" if result.accepted else "not accepted"
@@ -244,7 +260,7 @@ def _attempts(out: Console, done: Sequence[_Done]) -> None:
     out.print(table("Attempts", columns, rows, right=["task", "tokens", "cost"]))
 
 
-def _summary(out: Console, done: Sequence[_Done]) -> None:
+def _summary(out: Console, done: Sequence[_Done], recorded: Outcome) -> None:
     costs = [
         [
             str(n),
@@ -265,8 +281,9 @@ def _summary(out: Console, done: Sequence[_Done]) -> None:
     out.print(table("Cost", columns, costs, right=["task", *columns[2:]]))
     _say(
         out,
-        "The first answers of a kind are checked by the paid model; with every check that agrees the checks become "
-        "rarer. --details shows every attempt.",
+        "The paid model checks the first answers of each kind, so seven tasks save nothing yet. With each answer that "
+        f"it accepts the checks become rarer: {recorded.tasks} recorded tasks saved {100 * recorded.saving:.0f} %. "
+        "Task 7 had no budget for the paid model. --details shows every attempt.",
         style="dim",
     )
 
