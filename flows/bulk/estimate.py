@@ -89,6 +89,8 @@ class Estimate:
 
     tasks: int = 0
     stored: int = 0
+    copies: int = 0
+    """Tasks that are the same as an earlier one, under another id: they are paid once."""
     use_cases: Counter[str] = field(default_factory=Counter)
     input_tokens: float = 0.0
     output_tokens: float = 0.0
@@ -103,6 +105,11 @@ class Estimate:
     baseline_usd: Decimal = Decimal(0)
     advice: tuple[Advice, ...] = ()
     time: Plan = field(default_factory=lambda: Plan(0.0, None, {}))
+
+    @property
+    def to_do(self) -> int:
+        """Tasks that have to be answered."""
+        return self.tasks - self.stored - self.copies
 
     @property
     def paid_share(self) -> float:
@@ -147,6 +154,7 @@ class _Sum:
         self.routes: dict[str, Route] = {}
         self.sketches: list[Sketch] = []
         self.free_used: set[str] = set()
+        self.seen: set[str] = set()
         self.unclear = False
 
     def of(self, records: Iterable[Record], *, now: float) -> Estimate:
@@ -182,6 +190,10 @@ class _Sum:
         if record.id in self.facts.stored:
             found.stored += 1
             return
+        if record.digest in self.seen:
+            found.copies += 1
+            return
+        self.seen.add(record.digest)
         self.unclear = self.unclear or is_unclear(record.task, record.use_case)
         chosen = self._route(plan.use_case)
         request = ChatRequest(
@@ -223,7 +235,7 @@ class _Sum:
             policy,
             Candidate.of(self.orchestrator),
             known,
-            total=self.output.tasks - self.output.stored,
+            total=self.output.to_do,
             concurrency=self.concurrency,
             **({} if runs is None else {"runs": runs}),
         )
@@ -326,10 +338,10 @@ class _Sum:
         free = {n: self.targets[n].limits for n in self.targets if n in self.free_used}
         latency = self.facts.latency_s or _LATENCY_S
         if not calls:
-            return Plan((found.tasks - found.stored) * latency / self.concurrency, None, {})
+            return Plan(found.to_do * latency / self.concurrency, None, {})
         return time_needed(
             calls,
-            (found.input_tokens + found.output_tokens) / found.tasks,
+            (found.input_tokens + found.output_tokens) / found.to_do,
             free,
             now,
             windows=self.facts.windows,

@@ -78,6 +78,9 @@ class BulkReport(BaseModel):
     baseline_one_by_one_usd: Usd | None = Field(
         default=None, description="Of a batch job: the paid model alone, one call at a time"
     )
+    paid_rest_usd: Usd | None = Field(
+        default=None, description="About what the tasks that are left cost by the paid model; empty: not known"
+    )
     seconds: float = 0.0
     models: dict[str, ModelReport] = Field(default_factory=dict)
     fields: dict[str, FieldReport] = Field(default_factory=dict, description="Of typed tasks: each field")
@@ -141,6 +144,7 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         baseline_cost_usd=progress.baseline_usd,
         savings_ratio=progress.savings_ratio,
         baseline_one_by_one_usd=_one_by_one(run),
+        paid_rest_usd=progress.paid_rest_usd,
         seconds=round(progress.elapsed_s, 3),
         models={
             name: ModelReport(

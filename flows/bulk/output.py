@@ -50,10 +50,10 @@ class Output:
         self._lock_fd = _lock(self._lock_path, path)
         self._fd = -1
         self._made = not path.exists()
+        # A temporary database that spills to disk: a job's ids need not fit into memory.
+        self._index = sqlite3.connect("", isolation_level=None, check_same_thread=False)
         try:
             self._fd = self._open()
-            # A temporary database that spills to disk: a job's ids need not fit into memory.
-            self._index = sqlite3.connect("", isolation_level=None, check_same_thread=False)
             self._index.execute(
                 "CREATE TABLE line (id TEXT PRIMARY KEY, at INTEGER, size INTEGER, failed INTEGER, digest TEXT)"
             )
@@ -63,7 +63,7 @@ class Output:
             self._superseded = 0
             self._read()
         except BaseException:
-            self._unlock()
+            self.__exit__(None, None, None)
             raise
 
     def done(self, record: Record) -> str:

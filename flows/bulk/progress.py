@@ -140,6 +140,13 @@ class Progress:
         return float(1 - self.cost_usd / self.baseline_usd) if self.baseline_usd else 0.0
 
     @property
+    def paid_rest_usd(self) -> Decimal | None:
+        """What the tasks that are left cost by the paid model alone, as those before them; None when unknown."""
+        if not self.left or not self.done or not self.baseline_usd:
+            return None
+        return self.left * self.baseline_usd / self.done
+
+    @property
     def percent(self) -> float:
         """Share of the whole job that has ended, 0..100."""
         whole = self.skipped + (self.total if self.total is not None else self.ended)
@@ -160,7 +167,8 @@ class Progress:
         if self.waiting_until is not None:
             until = datetime.fromtimestamp(self.waiting_until).astimezone()
             span = span_text(max(0.0, self.waiting_until - self.clock()))
-            parts.append(f"waiting {span} for free quota, until {until:%H:%M:%S}")
+            now = "" if self.paid_rest_usd is None else f" (paid now: about ${self.paid_rest_usd:.2f})"
+            parts.append(f"waiting {span} for free quota, until {until:%H:%M:%S}{now}")
         batches = self.batches()
         return " · ".join([*parts, batches] if batches else parts)
 

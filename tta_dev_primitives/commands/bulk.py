@@ -49,6 +49,7 @@ def bulk(
     samples: int = 1,
     batch: Flag = False,
     shards: int = 1,
+    notify: Flag = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run a file of tasks; stopped or killed, the same command goes on where it was and pays nothing twice.
@@ -78,6 +79,7 @@ def bulk(
         batch: Send paid calls in batches of their providers: half the price, answered within a day. Ctrl-C leaves
             them running; the same command collects them.
         shards: Deployment runs that share the work, on as many workers (`tta deploy`); 1: this process does it.
+        notify: Ring the terminal's bell at the end.
         verbose: Show the log on stderr.
     """
     quiet_logs(logging.INFO if verbose else logging.ERROR)
@@ -119,6 +121,8 @@ def bulk(
     if json:
         print_json(report.to_json())
     _print_report(report, tasks)
+    if notify:
+        console(stderr=True).bell()
     return _exit_code(report)
 
 
@@ -215,8 +219,10 @@ def _next_step(report: BulkReport) -> str:
         return f"{why[:1].upper()}{why[1:]}; {again}."
     if report.resume_at is not None:
         local = report.resume_at.astimezone()
+        price = "" if report.paid_rest_usd is None else f" for about {usd(report.paid_rest_usd)}"
         return (
-            f"{report.reason}. Run it again after {local:%Y-%m-%d %H:%M:%S %Z} ({again}), or with --wait now."
+            f"{report.reason}. Run it again after {local:%Y-%m-%d %H:%M:%S %Z} ({again}); or now: with --wait it "
+            f"waits, with --patience 0 it pays{price}."
         )
     if report.state == "incomplete":
         return f"Stopped: {report.reason}; {again}."

@@ -28,6 +28,7 @@ from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.bulk.arguments import whole
 from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts
 from tta_dev_primitives.flows.bulk.estimate import estimate as add_up
 from tta_dev_primitives.flows.bulk.progress import span_text
@@ -48,6 +49,7 @@ def estimate(
     concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
     allow_extra: Annotated[bool, Parameter(negative="")] = False,
     schema: str | None = None,
+    samples: int = 1,
     json: Annotated[bool, Parameter(negative="")] = False,
 ) -> int:
     """Cost, tokens, time under the free quotas, and the share of paid tasks; nothing is sent or spent.
@@ -58,13 +60,13 @@ def estimate(
         concurrency: As `tta bulk` would have it.
         allow_extra: As `tta bulk` would have it.
         schema: As `tta bulk` would have it: a JSON Schema file, or module:Model.
+        samples: As `tta bulk` would have it.
         json: Print one JSON document.
     """
-    if not 1 <= concurrency <= 1000:
-        raise ConfigError(f"--concurrency {concurrency}: expected 1 to 1000.")
+    whole("--concurrency", concurrency)
     if input_size(tasks) == 0:
         raise ConfigError(f'{tasks}: it is empty. Expected lines such as {{"id": "1", "task": "..."}}.')
-    lines = _Lines(tasks, read_schema(schema), allow_extra=allow_extra)
+    lines = _Lines(tasks, read_schema(schema), allow_extra, whole("--samples", samples))
     document = asyncio.run(_estimate(lines, config, concurrency))
     if json:
         print_json(document)
@@ -97,8 +99,8 @@ _MOST_NAMED = 20
 class _Lines:
     """The tasks of the file; counts the lines that are none."""
 
-    def __init__(self, path: Path, output: OutputType | None, *, allow_extra: bool) -> None:
-        self.path, self._output, self._allow_extra = path, output, allow_extra
+    def __init__(self, path: Path, output: OutputType | None, allow_extra: bool, samples: int) -> None:
+        self.path, self._output, self._allow_extra, self._samples = path, output, allow_extra, samples
         self.broken = self.duplicates = 0
         self.named: list[BrokenLine] = []
 
@@ -106,7 +108,9 @@ class _Lines:
         seen: set[str] = set()
         self.broken = self.duplicates = 0
         self.named.clear()
-        for record in read_records(self.path, output=self._output, allow_extra=self._allow_extra):
+        for record in read_records(
+            self.path, output=self._output, allow_extra=self._allow_extra, samples=self._samples
+        ):
             if isinstance(record, BrokenLine):
                 self.broken += 1
                 if len(self.named) < _MOST_NAMED:
@@ -134,6 +138,7 @@ async def _stored(
             system=record.system,
             plan=plan if record.output is None else typed_plan(plan),
             output=record.output,
+            seed=record.seed,
         )
         keys[record.id] = task_key(item, settings) or ""
     found = await stored_decisions(ledger, list(dict.fromkeys(keys.values())))
@@ -216,6 +221,7 @@ def _document(
         "paid_share": round(found.paid_share, 4),
         "paid_share_from": found.paid_source,
         "stored_tasks": found.stored,
+        "copies": found.copies,
         "expected_usd": found.expected_usd.quantize(Decimal("0.000001")),
         "range_usd": [cost.quantize(Decimal("0.000001")) for cost in (found.low_usd, found.high_usd)],
         "worst_usd": found.worst_usd.quantize(Decimal("0.000001")),
@@ -243,6 +249,7 @@ def _show(found: dict[str, Any]) -> None:
             ", ".join(f"{n} {count}" for n, count in found["use_cases"].items()),
         ],
         ["done before", f"{found['stored_tasks']:,}", "they cost nothing"],
+        *([["copies", f"{found['copies']:,}", "same task, other id: paid once"]] if found["copies"] else []),
         ["input tokens", f"{found['input_tokens']:,}", ""],
         ["output tokens", f"{found['output_tokens']:,}", found["output_tokens_from"]],
         ["free calls", f"{found['free_calls']:,}", ""],

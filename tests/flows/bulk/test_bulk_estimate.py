@@ -57,9 +57,9 @@ def of(count: int, facts: Facts | None = None, task: str = OPEN, **changes: Any)
 
 def test_without_history_the_prior_is_stated() -> None:
     """What is assumed of free answers is said; some of the first tasks are expected to need the paid model."""
-    found = of(400)
-    assert found.tasks == 400
-    assert 0 < found.paid_tasks < 400
+    found = of(100)
+    assert found.tasks == 100
+    assert 0 < found.paid_tasks < 100
     assert "no recorded outcomes" in found.paid_source
     assert found.low_usd < found.expected_usd < found.high_usd < found.baseline_usd
 
@@ -71,7 +71,7 @@ def test_recorded_outcomes_replace_the_prior() -> None:
         stratum = Stratum(
             order=1, strong=True, n=100, k=rejected, unjudged=20, labelled=100, rejected=rejected
         )
-        return of(300, Facts(risk=RiskState(strata={"moderate|judged|a|b": stratum})))
+        return of(100, Facts(risk=RiskState(strata={"moderate|judged|a|b": stratum})))
 
     good, bad = known(1), known(40)
     assert good.expected_usd < bad.expected_usd
@@ -82,6 +82,16 @@ def test_tasks_that_were_done_before_cost_nothing() -> None:
     """Their answers are stored."""
     found = of(50, Facts(stored=frozenset(str(n) for n in range(50))))
     assert (found.stored, found.expected_usd, found.worst_usd, found.free_calls) == (50, 0, 0, 0)
+
+
+def test_copies_are_counted_once() -> None:
+    """The same task under several ids is one call; seeds make independent tasks of it."""
+    same = [Record(n, str(n), OPEN, "moderate") for n in range(20)]
+    made, facts = config(), Facts()
+    found, one = estimate(same, made, resolve_targets(made), facts, now=NOW), of(1)
+    assert (found.copies, found.worst_usd > 0, found.baseline_usd < 2 * one.baseline_usd) == (19, True, True)
+    seeded = [replace(record, seed=record.number) for record in same]
+    assert estimate(seeded, made, resolve_targets(made), facts, now=NOW).copies == 0
 
 
 def test_measured_lengths_of_the_use_case_count() -> None:
@@ -125,9 +135,11 @@ def test_answers_are_as_long_as_the_task_asks(task: str, form: Any, tokens: int)
     assert output_prior(task, form) == tokens
 
 
-def test_a_long_job_is_drawn_in_part() -> None:
-    """Twice as many tasks of a kind cost more, but not twice as much: checks become rarer."""
-    one, two = of(2000), of(6000)
+def test_a_long_job_is_drawn_in_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times as many tasks of a kind cost more, but not three times as much: checks become rarer."""
+    for module in ("forecast", "estimate"):
+        monkeypatch.setattr(f"tta_dev_primitives.flows.bulk.{module}.MOST_DRAWN", 150)
+    one, two = of(150), of(450)
     assert one.expected_usd < two.expected_usd < 3 * one.expected_usd
     assert two.baseline_usd == pytest.approx(3 * one.baseline_usd, rel=Decimal("0.1"))
 
@@ -149,17 +161,17 @@ def test_what_the_configuration_decides_is_not_guessed(changes: dict[str, Any], 
 def test_the_worst_case_is_at_least_the_expected_one() -> None:
     """The worst case is the sum of what would be reserved: never below what is expected."""
     for task in (OPEN, "How many apples are 3 + 4? Answer with a number."):
-        found = of(200, task=task)
+        found = of(40, task=task)
         assert found.worst_usd > found.expected_usd > 0
         assert found.baseline_usd > 0
 
 
 def test_the_limit_that_binds_is_named() -> None:
-    """Two models of 30 requests a minute take the answers, verdicts and comparisons of 800 tasks in half an hour."""
-    found = of(800)
+    """Two models of 30 requests a minute take the answers, verdicts and comparisons of 200 tasks in some minutes."""
+    found = of(200)
     assert found.time.binding is not None
-    assert found.time.seconds > 900
-    assert sum(found.time.share.values()) >= 1600
+    assert found.time.seconds > 180
+    assert sum(found.time.share.values()) >= 400
 
 
 def test_a_model_without_key_is_not_counted() -> None:

@@ -38,7 +38,7 @@ async def both(
     """The estimate of a job, and then its cost."""
     source = folder / "in.jsonl"
     source.write_text("".join(json.dumps(item) + "\n" for item in items))
-    said = await _estimate(_Lines(source, None, allow_extra=False), workflow.config.source, 10)
+    said = await _estimate(_Lines(source, None, allow_extra=False, samples=1), workflow.config.source, 10)
     results = await workflow.execute_bulk(items, concurrency=10)
     assert all(result.content for result in results)
     return said, sum((result.cost_usd for result in results), Decimal(0))
