@@ -11,7 +11,7 @@ from support.risk_world import Task, World
 
 from tta_dev_primitives.flows.validation.risk import RiskPolicy
 
-SMALL, LARGE = 3, 20
+SMALL, LARGE = 1, 20
 LONG = 10
 """Runs at most of a scenario of 1,000 tasks or more, or with many strata."""
 
@@ -105,7 +105,7 @@ def test_many_small_strata_do_not_live_on_their_prior(strata: int, each: int, ra
 def test_a_lucky_split_is_not_believed(runs: int) -> None:
     """Answers on which families split fail in 60 %: they go out without a check in none of 100 runs."""
     lucky = 0
-    for seed in range(100 if runs == LARGE else 20):
+    for seed in range(100 if runs == LARGE else 5):
         tasks = [
             Task("u", 0.6, "split2", strong=False) if n % 4 == 0 else Task("u", 0.03) for n in range(300)
         ]
@@ -232,7 +232,7 @@ def test_stationary_tasks_raise_hardly_any_alarm(families: int, concurrency: int
 def test_a_real_drop_is_noticed_within_25_tasks(concurrency: int, runs: int) -> None:
     """From task 300 on the first two answers disagree in 35 instead of 5 %: the median delay, of tasks that began."""
     delays = []
-    for seed in range(max(runs, 9)):
+    for seed in range(max(runs, 5)):
         stream = [Task("u", 0.03, disagrees=0.05)] * 300 + [Task("u", 0.3, disagrees=0.35)] * 150
         world = World(RiskPolicy(0.15), seed).run(stream, concurrency=concurrency)
         delays.append(next((n - 300 for n in world.alarms if n > 300), 150))
