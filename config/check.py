@@ -91,7 +91,7 @@ def _use_cases(config: OrchestrationConfig) -> Iterator[CheckLine]:
     missing = [use_case for use_case in USE_CASES if config.get_executor_for_use_case(use_case) is None]
     if missing:
         yield CheckLine(
-            "warn",
+            "ok" if config.fallback_strategy.models else "warn",
             "use_cases",
             f"no executor takes {', '.join(missing)}: such tasks go to the fallback list",
             "add them to the use_cases of an executor if you want one to take them",

@@ -66,7 +66,7 @@ def test_missing_keys() -> None:
         ("{orchestrator: {base_url: 'https://localhost'}}", "claude-sonnet-4.5", "fail", "private network"),
         ("{orchestrator: {base_url: 'http://proxy.example'}}", "claude-sonnet-4.5", "fail", "not https"),
         ("{orchestrator: {model: gemini-3.8-flash}}", "orchestrator", "warn", "GOOGLE_API_KEY is used"),
-        ("{}", "use_cases", "warn", "no executor takes expert"),
+        ("{}", "use_cases", "ok", "no executor takes expert"),
         ("{orchestrator: {base_url: 'http://[::1]:1'}}", "claude-sonnet-4.5", "fail", "private network"),
         (
             "{executors: [{model: m, provider: groq, api_key_env: GROQ_API_KEY, use_cases: []}]}",
