@@ -134,14 +134,12 @@ async def chain_attempt(runtime: Runtime, chain: AttemptChain) -> dict[str, str]
     """One attempt: every open item to its next model, as many at a time as admission allows."""
 
     async def one(item: Item) -> str | None:
-        if item.kept is not None:
-            return _answer_as_before(chain, item, item.kept)
-        try:
-            return await _ask_next(runtime, chain, item)
-        except PostponedError as postponed:
-            item.error = postponed
-            chain.walks[item.id].clear()
+        if not chain.walks[item.id]:
             return None
+        name = await _ask(runtime, chain, item)
+        if name is not None or not chain.walks[item.id]:
+            chain.left(item)
+        return name
 
     if len(chain.open) > 1:
         asking = [item for item in chain.open if chain.walks[item.id] and item.kept is None]
@@ -151,6 +149,18 @@ async def chain_attempt(runtime: Runtime, chain: AttemptChain) -> dict[str, str]
     answered = {item.id: name for item, name in zip(chain.open, names, strict=True) if name is not None}
     chain.open = [item for item in chain.open if item.id not in answered and item.error is None]
     return answered
+
+
+async def _ask(runtime: Runtime, chain: AttemptChain, item: Item) -> str | None:
+    """The name of the model that answered, now or when the same task was done before."""
+    if item.kept is not None:
+        return _answer_as_before(chain, item, item.kept)
+    try:
+        return await _ask_next(runtime, chain, item)
+    except PostponedError as postponed:
+        item.error = postponed
+        chain.walks[item.id].clear()
+        return None
 
 
 def _answer_as_before(chain: AttemptChain, item: Item, kept: GuardedReply) -> str:

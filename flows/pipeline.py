@@ -5,6 +5,8 @@ The interactive flow sends one item this way, the bulk flow a chunk; there is no
 
 from __future__ import annotations
 
+import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -47,6 +49,8 @@ from tta_dev_primitives.flows.validation.risk import Label
 
 _CLOCK_SKEW_S = 300.0
 """What an extra cost this shortly after the month began may stand in the month before: it is paid twice then."""
+_GO_ON_S = 2.0
+"""So often answered items of a batch go on without those that still wait for an answer."""
 Done = Callable[[Item], None]
 
 
@@ -95,15 +99,18 @@ async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None)
 async def _finish_planned(
     runtime: Runtime, simple: Sequence[Item], compound: Sequence[Item], budget: BudgetState, ended_one: Done
 ) -> BudgetState:
+    works = [_end_compound(runtime, item, ended_one) for item in compound]
     if simple:
-        budget = await _answer(runtime, simple, budget, ended_one)
-    if compound:
-        await gather_all(run_parts(runtime, item, _run_parts) for item in compound)
-        budget = await budget_state(runtime)
-        await keep_records(runtime, compound, budget.month)
-        for item in compound:
-            item.budget = budget.view()
-            ended_one(item)
+        works.append(_answer(runtime, simple, budget, ended_one))
+    return (await gather_all(works))[-1] if works else budget
+
+
+async def _end_compound(runtime: Runtime, item: Item, ended_one: Done) -> BudgetState:
+    await run_parts(runtime, item, _run_parts)
+    budget = await budget_state(runtime)
+    await keep_records(runtime, [item], budget.month)
+    item.budget = budget.view()
+    ended_one(item)
     return budget
 
 
@@ -124,23 +131,62 @@ async def _answer(
     Args:
         done: Called with each whole task; None for the parts of one.
     """
-    waiting: list[Item] = []
     pending = [item for item in items if item.error is None]
     _hold_back_paid(pending, budget)
     for item in pending:
         item.step = next_step(item.open_case)
-    while pending:
-        await _fetch_answers(runtime, pending)
-        budget = await check_budget(runtime, "validate")
-        _hold_back_paid(pending, budget)
-        await validate(runtime, AttemptChain([(item, ()) for item in pending if item.error is None]))
-        await _teach_words(runtime, pending)
-        ended = [i for i in pending if i.error is not None or not isinstance(i.step, Answers | PaidSolve)]
-        pending = [i for i in pending if i.error is None and isinstance(i.step, Answers | PaidSolve)]
-        asking = [item for item in ended if must_ask(runtime, item)]
-        waiting += asking
-        budget = await _end(runtime, [i for i in ended if i not in asking], budget, done)
-    return await _ask(runtime, waiting, budget, done) if waiting else budget
+    budget, asking = await _rounds(runtime, pending, budget, done)
+    return await _ask(runtime, asking, budget, done) if asking else budget
+
+
+async def _rounds(
+    runtime: Runtime, items: Sequence[Item], budget: BudgetState, done: Done | None
+) -> tuple[BudgetState, list[Item]]:
+    """Execute and validate in turn until each item has ended, or must be put before a person.
+
+    Answered items do not wait for slow ones: from time to time they go on as a round of their own.
+
+    Returns:
+        The last budget, and the items for a person.
+    """
+    if not items:
+        return budget, []
+    left, answered = dict.fromkeys(items), list[Item]()
+    fetching = asyncio.ensure_future(_fetch_answers(runtime, items, answered.append))
+    rounds: list[asyncio.Future[tuple[BudgetState, list[Item]]]] = []
+    try:
+        while not (await asyncio.wait([fetching], timeout=_GO_ON_S))[0]:
+            if answered:
+                rounds.append(asyncio.ensure_future(_validate_round(runtime, answered[:], done)))
+                for item in answered:
+                    del left[item]
+                answered.clear()
+        if fetching.exception() is None and left:
+            rounds.append(asyncio.ensure_future(_validate_round(runtime, list(left), done)))
+        ends = await gather_all(rounds)
+        await fetching
+    except asyncio.CancelledError:
+        for work in (fetching, *rounds):
+            work.cancel()
+        await asyncio.gather(fetching, *rounds, return_exceptions=True)
+        raise
+    return ends[-1][0], [item for _, asking in ends for item in asking]
+
+
+async def _validate_round(
+    runtime: Runtime, items: Sequence[Item], done: Done | None
+) -> tuple[BudgetState, list[Item]]:
+    """Validate answered items and end those that are through; the others go into their next round."""
+    budget = await check_budget(runtime, "validate")
+    _hold_back_paid(items, budget)
+    await validate(runtime, AttemptChain([(item, ()) for item in items if item.error is None]))
+    await _teach_words(runtime, items)
+    going_on = [i for i in items if i.error is None and isinstance(i.step, Answers | PaidSolve)]
+    ended = [i for i in items if i not in going_on]
+    asking = [item for item in ended if must_ask(runtime, item)]
+    budget = await _end(runtime, [i for i in ended if i not in asking], budget, done)
+    budget, more = await _rounds(runtime, going_on, budget, done)
+    return budget, asking + more
 
 
 async def _ask(
@@ -186,13 +232,25 @@ def _hold_back_paid(items: Sequence[Item], budget: BudgetState) -> None:
         item.case = item.open_case.without_paid()
 
 
-async def _fetch_answers(runtime: Runtime, items: Sequence[Item]) -> None:
-    """Run the execute attempt chains that the items' steps ask for: one task run a slot, the slots at the same time."""
+async def _fetch_answers(runtime: Runtime, items: Sequence[Item], answered: Done) -> None:
+    """Run the execute attempt chains that the items' steps ask for: one task run a slot, the slots at the same time.
+
+    Args:
+        answered: Called with each item that its last chain is done with.
+    """
     chains: dict[tuple[int, str], list[tuple[Item, Sequence[Target]]]] = {}
+    open_chains: Counter[Item] = Counter()
+
+    def left(item: Item) -> None:
+        open_chains[item] -= 1
+        if not open_chains[item]:
+            answered(item)
+
     for item in items:
         for slot, walk in enumerate(_walks(item)):
             chains.setdefault((slot, walk[0].name), []).append((item, walk))
-    await gather_all(run_chain(runtime, AttemptChain(walks)) for walks in chains.values())
+            open_chains[item] += 1
+    await gather_all(run_chain(runtime, AttemptChain(walks, left)) for walks in chains.values())
 
 
 def _walks(item: Item) -> list[list[Target]]:

@@ -79,7 +79,8 @@ class BulkReport(BaseModel):
         default=None, description="Of a batch job: the paid model alone, one call at a time"
     )
     paid_rest_usd: Usd | None = Field(
-        default=None, description="About what the tasks that are left cost by the paid model; empty: not known"
+        default=None,
+        description="About what the tasks that are left cost by the paid model; empty: not known",
     )
     seconds: float = 0.0
     models: dict[str, ModelReport] = Field(default_factory=dict)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterable
+from typing import TypeVar
 
 T = TypeVar("T")
 
 
-async def gather_all(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather_all(works: Iterable[Awaitable[T]]) -> list[T]:
     """Run all of `works` to their ends, then raise the first error, if there was any.
 
     `asyncio.gather` raises at once and lets the others run on: calls would be paid for after their run has failed.

@@ -205,11 +205,21 @@ class Item:
 
 
 class AttemptChain:
-    """One walk over models for a batch of items: attempt n asks the n-th model of each item that still fails."""
+    """One walk over models for a batch of items: attempt n asks the n-th model of each item that still fails.
 
-    __slots__ = ("open", "size", "walks")
+    Args:
+        walks: The items, each with its models.
+        left: Called with each item that is answered, or has no model left.
+    """
 
-    def __init__(self, walks: Sequence[tuple[Item, Sequence[Target]]]) -> None:
+    __slots__ = ("left", "open", "size", "walks")
+
+    def __init__(
+        self,
+        walks: Sequence[tuple[Item, Sequence[Target]]],
+        left: Callable[[Item], None] = lambda _: None,
+    ) -> None:
+        self.left = left
         self.walks: dict[str, list[Target]] = {item.id: list(targets) for item, targets in walks}
         self.open: list[Item] = [item for item, _ in walks]
         self.size = len(self.open)

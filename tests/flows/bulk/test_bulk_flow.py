@@ -68,6 +68,25 @@ async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workf
     assert len({r.flow_run_id for r in results[:3]}) == 1
 
 
+@pytest.mark.parametrize("quick", ["What is 6 * 7?", "Explain tea. Then compare it with coffee in a table."])
+async def test_a_task_ends_before_a_slow_one_of_its_chunk(
+    quick: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its result is there while the first task of the chunk waits for its answer."""
+    monkeypatch.setattr("tta_dev_primitives.flows.pipeline._GO_ON_S", 0.02)
+    sandbox = sandbox_of("rules: [{match: {contains: Slow}, reply: {text: late, latency: 60}}]")
+    seen: asyncio.Queue[OrchestrationResult] = asyncio.Queue()
+    items = [{"id": "slow", "task": "Slow", "use_case": "simple"}, {"id": "quick", "task": quick}]
+    workflow = make_workflow(sandbox, **CHECKS)
+    job = asyncio.create_task(workflow.execute_bulk(items, on_result=seen.put_nowait))
+    first = asyncio.create_task(seen.get())
+    await asyncio.wait([job, first], return_when=asyncio.FIRST_COMPLETED)
+    assert (first.done() and first.result().id, job.done()) == ("quick", False)
+    job.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await job
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -403,7 +422,7 @@ async def test_the_report_says_why_tasks_failed(
     sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Line, id and reason of the first failures, on the terminal too; and how many answers were not accepted."""
-    from tta_dev_primitives.commands.bulk import _tell
+    from tta_dev_primitives.commands.bulk import _print_report
 
     sandbox = sandbox_of("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]")
     workflow = make_workflow(sandbox, **CHECKS)
@@ -411,7 +430,7 @@ async def test_the_report_says_why_tasks_failed(
     report = await run(workflow, input_path=source, output_path=str(target))
     assert [(line.line, line.id) for line in report.failures] == [(4, "3")]
     assert report.failures[0].reason.startswith("All models failed: gemini-2.5-pro: ")
-    _tell(report.model_copy(update={"accepted": report.accepted - 1, "failed": 9}), Path("in.jsonl"))
+    _print_report(report.model_copy(update={"accepted": report.accepted - 1, "failed": 9}), Path("in.jsonl"))
     said = capsys.readouterr().err
     assert "in.jsonl: line 4: 3 failed: All models failed: gemini-2.5-pro: " in said
     assert f"... 9 failed tasks in all; {target} holds the reason of each" in said
