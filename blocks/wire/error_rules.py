@@ -105,7 +105,8 @@ def _said(value: Any, depth: int = 0) -> str:
         return ""
     if isinstance(value, list):
         return "; ".join(dict.fromkeys(filter(None, (_said(item, depth + 1) for item in value[:3]))))
-    node = obj(value)
+    if not (node := obj(value)):
+        return ""
     inner = [said for key in _INNER if (said := _said(node.get(key), depth + 1))]
     own = [
         said

@@ -340,7 +340,7 @@ ROWS: tuple[Row, ...] = (
                 status=429, **_SLOW_DOWN,
             ),
             Fault(
-                name="longer than the time left", timeout_s=15.0,
+                name="longer than the time left", timeout_s=8.0,
                 serve=_refusal("429 Slow", "rate_limit_error", "slow", retry_after="20"),
                 status=429, **{**_SLOW_DOWN, "tries": 1, "recovers": False},
             ),
