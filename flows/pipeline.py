@@ -166,8 +166,9 @@ async def _rounds(
         ends = await gather_all(rounds)
         await fetching
     except asyncio.CancelledError:
-        for work in (fetching, *rounds):
-            work.cancel()
+        fetching.cancel()
+        for one in rounds:
+            one.cancel()
         await asyncio.gather(fetching, *rounds, return_exceptions=True)
         raise
     return ends[-1][0], [item for _, asking in ends for item in asking]
