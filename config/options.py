@@ -22,7 +22,7 @@ from pydantic import (
 )
 
 from tta_dev_primitives.config import option_types
-from tta_dev_primitives.config.models.billing import Billing, default_billing
+from tta_dev_primitives.config.models.targets import Billing, default_billing
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
 logger = logging.getLogger(__name__)

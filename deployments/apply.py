@@ -18,8 +18,15 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 from tta_dev_primitives.blocks.prefect_server.server_settings import is_loopback
 from tta_dev_primitives.deployments.automations import AppliedAutomation, apply_automations
 from tta_dev_primitives.deployments.definitions import BULK, deployments
-from tta_dev_primitives.deployments.last_deployed import read_last, write_last
-from tta_dev_primitives.deployments.merge import Difference, Fields, Merged, digests, merge
+from tta_dev_primitives.deployments.merge import (
+    Difference,
+    Fields,
+    Merged,
+    digests,
+    merge,
+    read_last,
+    write_last,
+)
 from tta_dev_primitives.deployments.stored import (
     defined_fields,
     merged_schedules,

@@ -14,8 +14,7 @@ from prefect.events.schemas.automations import Automation, AutomationCore
 from prefect.exceptions import ObjectNotFound
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.deployments.last_deployed import read_last, write_last
-from tta_dev_primitives.deployments.merge import Difference, digests, merge
+from tta_dev_primitives.deployments.merge import Difference, digests, merge, read_last, write_last
 
 Outcome = Literal["created", "updated", "unchanged", "deleted by a person"]
 _BASE = "automations"

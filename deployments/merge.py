@@ -1,12 +1,16 @@
-"""Three-way merge of a definition with what stands on the server: what people set there stays. Pure."""
+"""Three-way merge of a definition with what stands on the server: what people set there stays."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from prefect.client.orchestration import PrefectClient
+from prefect.client.schemas.actions import VariableCreate, VariableUpdate
 
 Fields = Mapping[str, Any]
 """Field name to JSON value; a field that is not set is absent."""
@@ -85,3 +89,22 @@ def _set_by_person(base: str | None, theirs: Any) -> bool:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:12]
+
+
+async def read_last(client: PrefectClient, name: str) -> dict[str, Any] | None:
+    """The base of a deployment or of the automations; None when none is kept."""
+    found = await client.read_variable_by_name(_variable(name))
+    return found.value if found is not None and isinstance(found.value, dict) else None
+
+
+async def write_last(client: PrefectClient, name: str, base: dict[str, Any]) -> None:
+    """Keep the base for the next `tta deploy`, from whatever machine."""
+    variable = _variable(name)
+    if await client.read_variable_by_name(variable) is None:
+        await client.create_variable(VariableCreate(name=variable, value=base, tags=["tta"]))
+    else:
+        await client.update_variable(VariableUpdate(name=variable, value=base))
+
+
+def _variable(name: str) -> str:
+    return "tta_deployed_" + re.sub(r"[^a-z0-9]+", "_", name.lower())

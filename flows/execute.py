@@ -34,8 +34,7 @@ from tta_dev_primitives.flows.routing.retired_models import emit_failure, replac
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.request import answer_request, repair_request
-from tta_dev_primitives.flows.validation.checked import Checked
-from tta_dev_primitives.flows.validation.local_checks import check_answer
+from tta_dev_primitives.flows.validation.local_checks import Checked, check_answer
 
 _INVALID = "wrong_format"
 

@@ -29,11 +29,10 @@ from tta_dev_primitives.flows.compound import is_compound_item, run_parts
 from tta_dev_primitives.flows.execute import run_chain
 from tta_dev_primitives.flows.plan import plan, plan_items
 from tta_dev_primitives.flows.routing.model_scores import Outcome, outcomes_of
-from tta_dev_primitives.flows.tasks.closing import close_item
+from tta_dev_primitives.flows.tasks.closing import close_item, keep_records
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.outcome import make_result, month_savings
-from tta_dev_primitives.flows.tasks.records import keep_records
 from tta_dev_primitives.flows.tasks.result import BudgetView
 from tta_dev_primitives.flows.validate import emit_drift, validate
 from tta_dev_primitives.flows.validation.next_step import (

@@ -207,7 +207,7 @@ def _report_error(kind: str, message: str, code: int, *, as_json: bool) -> int:
 
 def _say(message: str, code: int) -> int:
     with suppress(BrokenPipeError):  # the reader is gone; the exit code still says it
-        from tta_dev_primitives.blocks.visible import visible
+        from tta_dev_primitives.blocks.redaction import visible
 
         print(f"tta: {visible(message)}", file=sys.stderr, flush=True)
     return code

@@ -20,10 +20,9 @@ from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import UntrustedConfigError
 from tta_dev_primitives.config.home import tta_home
-from tta_dev_primitives.config.models.billing import default_billing
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.resolve import defined_targets
-from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.models.targets import Target, default_billing
 from tta_dev_primitives.config.reading.dotenv import find_variable
 from tta_dev_primitives.config.reading.trusted_files import (
     digest_of_settings,

@@ -17,13 +17,20 @@ from dataclasses import dataclass, fields, replace
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.billing import Bill, bill_of, free_bill_of, list_value_of, other_model
+from tta_dev_primitives.blocks.ledger.billing import (
+    Bill,
+    bill_of,
+    checked_usage,
+    free_bill_of,
+    list_value_of,
+    other_model,
+    with_checked_usage,
+)
 from tta_dev_primitives.blocks.ledger.clocks import vouches
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
-from tta_dev_primitives.blocks.ledger.plausible import checked_usage, with_checked_usage
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, StoredAnswer, provider_key
 from tta_dev_primitives.blocks.providers.address_rules import base_of
@@ -31,8 +38,7 @@ from tta_dev_primitives.blocks.redaction import mask_keys, redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 _log = logging.getLogger("tta_dev_primitives.ledger")

@@ -1,14 +1,19 @@
-"""A month's report, shaped from the ledger's rows: by provider, model, role and use case; JSON and CSV."""
+"""A month's report from the ledger's rows: by provider, model, role, use case and day; what runs cost; JSON and CSV."""
 
 from __future__ import annotations
 
 import csv
 import io
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
 
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.money import from_pico
+from tta_dev_primitives.blocks.ledger.months import checked_month, day_of
 from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
 
 PLANS = "plans (no use case yet)"
@@ -168,3 +173,76 @@ def _line(name: str, rows: Sequence[ReportRow]) -> Line:
 def _cell(text: str) -> str:
     """A name from a configuration may not become a formula in a spreadsheet."""
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+
+
+_AT_ONCE = 500
+_NOT_IN_A_BATCH = (
+    " AND NOT EXISTS (SELECT 1 FROM ledger_batch_line line "
+    "WHERE line.call_id = ledger_call.id AND line.state = 'open')"
+)
+
+
+async def cost_of_runs(
+    ledger: LedgerCore, flow_run_ids: Sequence[str], *, with_open_batches: bool = True
+) -> Decimal:
+    """USD that the calls of these flow runs were charged, with calls still open at their bound.
+
+    Args:
+        ledger: The ledger.
+        flow_run_ids: The runs.
+        with_open_batches: Whether what is held for batches that are not collected yet counts.
+
+    Raises:
+        LedgerError: The ledger cannot be used.
+    """
+
+    unless = "" if with_open_batches else _NOT_IN_A_BATCH
+
+    async def work(tx: Tx) -> int:
+        total = 0
+        for start in range(0, len(flow_run_ids), _AT_ONCE):
+            ids = flow_run_ids[start : start + _AT_ONCE]
+            marks = ", ".join("?" for _ in ids)
+            rows = await tx.fetch(
+                "SELECT coalesce(sum(CASE WHEN state = 'held' THEN bound ELSE charged END), 0) AS cost "  # noqa: S608
+                f"FROM ledger_call WHERE scope = ? AND billing = 'paid' AND flow_run_id IN ({marks}){unless}",
+                *(ledger.scope, *ids),
+            )
+            total += int(rows[0]["cost"])
+        return total
+
+    return from_pico(await ledger.database.read(work)) if flow_run_ids else Decimal(0)
+
+
+async def spend_by_day(ledger: LedgerCore, month: str) -> dict[str, Decimal]:
+    """What the paid calls of a month were charged, by the day of their start in the ledger's time zone.
+
+    Returns:
+        `YYYY-MM-DD` -> USD, in order; days without a charge are left out.
+
+    Raises:
+        LedgerError: The database cannot be used.
+    """
+    quarters = "floor(created_at / 900)" if ledger.database.dialect == "postgresql" else "created_at / 900"
+
+    async def work(tx: Tx) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        # A quarter of an hour is the finest step in which time zones differ.
+        of = (ledger.scope, checked_month(month))
+        summed = await tx.fetch(
+            "SELECT day, CAST(sum(charged) AS BIGINT) AS charged FROM ledger_call_sum "
+            "WHERE scope = ? AND month = ? GROUP BY day",
+            *of,
+        )
+        return summed, await tx.fetch(
+            f"SELECT CAST({quarters} AS BIGINT) AS quarter, CAST(sum(charged) AS BIGINT) AS charged "  # noqa: S608
+            "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0 AND charged > 0 GROUP BY 1",
+            *of,
+        )
+
+    summed, rows = await ledger.database.read(work)
+    days: dict[str, int] = defaultdict(int)
+    for row in summed:
+        days[row["day"]] += int(row["charged"])
+    for row in rows:
+        days[day_of(int(row["quarter"]) * 900, ledger.timezone)] += int(row["charged"])
+    return {day: from_pico(pico) for day, pico in sorted(days.items()) if pico > 0}

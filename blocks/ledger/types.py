@@ -11,9 +11,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Self
 
-from tta_dev_primitives.config.models.billing import Billing
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Billing, Target, Usage
 
 SWEPT = "lost"
 """Outcome of a call that the sweep charged, because its process did not report its end."""

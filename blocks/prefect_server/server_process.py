@@ -14,6 +14,9 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime, timedelta
 from importlib.metadata import entry_points, version
 from pathlib import Path
@@ -23,7 +26,6 @@ from tta_dev_primitives.blocks.prefect_server.asgi_guard import Activity, Guard
 from tta_dev_primitives.blocks.prefect_server.database_template import install_template
 from tta_dev_primitives.blocks.prefect_server.manager import versions
 from tta_dev_primitives.blocks.prefect_server.server_settings import OWN_DATABASE, ServerHome, is_loopback
-from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
 from tta_dev_primitives.config.home import tta_home
 
 _LOG_LIMIT = 2_000_000
@@ -231,6 +233,37 @@ def _cap_log(log: Path) -> None:
 
 def _say(text: str) -> None:
     print(f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ} tta server {os.getpid()}: {text}", flush=True)
+
+
+_open: ContextVar[bool] = ContextVar("tta_sqlite_transaction_open", default=False)
+
+
+def queue_write_transactions() -> None:
+    """Change Prefect's SQLite configuration in this process; other databases are not touched.
+
+    A Prefect whose configuration has another shape keeps its own transactions.
+    """
+    from prefect.server.database import configurations
+
+    sqlite: Any = getattr(configurations, "AioSqliteConfiguration", None)
+    begin = getattr(sqlite, "begin_transaction", None)
+    if begin is None:
+        return
+
+    @asynccontextmanager
+    async def begin_in_turn(
+        self: Any, session: Any, with_for_update: bool = False
+    ) -> AsyncGenerator[Any, None]:
+        # A transaction inside another of the same task must not wait for it: it begins as Prefect wrote it.
+        outermost = not _open.get()
+        token = _open.set(True)
+        try:
+            async with begin(self, session, with_for_update=with_for_update or outermost) as transaction:
+                yield transaction
+        finally:
+            _open.reset(token)
+
+    sqlite.begin_transaction = begin_in_turn
 
 
 if __name__ == "__main__":

@@ -28,10 +28,17 @@ from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guar
 from tta_dev_primitives.blocks.redaction import redact, register_secret
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.batches.types import HttpCall
-from tta_dev_primitives.blocks.wire.encodings import Decompressor, UnknownEncoding, decompressor
 from tta_dev_primitives.blocks.wire.error_rules import Fault
 from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
-from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
+from tta_dev_primitives.blocks.wire.reading import (
+    Decompressor,
+    UnknownEncoding,
+    Unreadable,
+    decode_json,
+    decompressor,
+    flat,
+    lower_headers,
+)
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.catalogue import load_catalogue

@@ -11,8 +11,7 @@ from typing import Any
 
 from tta_dev_primitives.blocks.providers.address_rules import Base
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ProviderError
 
 # The conventions' own names; a provider without one goes by its name here.

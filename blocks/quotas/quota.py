@@ -24,8 +24,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, learn, learn_from_error, period_of
 from tta_dev_primitives.blocks.quotas.windows import Kind, Observation, Priority, Windows, limited
-from tta_dev_primitives.config.models.targets import Limits, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Limits, Target, Usage
 from tta_dev_primitives.config.provider_errors import ProviderError
 
 register_schema(

@@ -14,7 +14,6 @@ from typing import Any
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
-from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
@@ -31,6 +30,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
+from tta_dev_primitives.blocks.wire.reply_problems import finish_of
 from tta_dev_primitives.blocks.wire.retry_after import next_month, parse_instant
 from tta_dev_primitives.blocks.wire.structured import instruction, strict_schema, within_limits
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
@@ -41,8 +41,7 @@ from tta_dev_primitives.blocks.wire.types import (
     ModelInfo,
     WireRequest,
 )
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 PATH = "/v1/messages"

@@ -14,8 +14,7 @@ from typing import Any
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.reading import HTML, flat, obj, rate_headers, seq, settled, text_of
 from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S, NONSENSE, header_wait, try_again_in
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 _REL, _PRE = LedgerAction.RELEASE, LedgerAction.CHARGE_AT_BOUND

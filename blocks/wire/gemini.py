@@ -15,7 +15,6 @@ from urllib.parse import quote
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
-from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
@@ -33,12 +32,12 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
+from tta_dev_primitives.blocks.wire.reply_problems import finish_of
 from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_midnight, try_again_in
 from tta_dev_primitives.blocks.wire.structured import gemini_schema, instruction
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
+from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 _RESET_ZONE = "America/Los_Angeles"

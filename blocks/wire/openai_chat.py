@@ -13,7 +13,6 @@ from typing import Any
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
-from tta_dev_primitives.blocks.wire.finish import finish_of
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
     at,
@@ -31,6 +30,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     text_of,
     usage_of,
 )
+from tta_dev_primitives.blocks.wire.reply_problems import finish_of
 from tta_dev_primitives.blocks.wire.structured import (
     all_required,
     instruction,
@@ -39,8 +39,7 @@ from tta_dev_primitives.blocks.wire.structured import (
 )
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import IMPLAUSIBLE, Usage
+from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 _LIMITS = {"properties": 5000, "depth": 10, "choices": 1000, "unions": 5000}

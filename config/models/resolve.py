@@ -9,7 +9,6 @@ from typing import Any
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import UnknownModelError, UnknownPriceError
-from tta_dev_primitives.config.models.billing import Billing, default_billing
 from tta_dev_primitives.config.models.catalogue import (
     Catalogue,
     ModelEntry,
@@ -18,7 +17,7 @@ from tta_dev_primitives.config.models.catalogue import (
     today_utc,
 )
 from tta_dev_primitives.config.models.prices import list_price
-from tta_dev_primitives.config.models.targets import Limits, Price, Target
+from tta_dev_primitives.config.models.targets import Billing, Limits, Price, Target, default_billing
 from tta_dev_primitives.config.options import (
     ExecutorConfig,
     LimitsConfig,

@@ -7,8 +7,56 @@ from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Literal
 
-from tta_dev_primitives.config.models.billing import Billing
-from tta_dev_primitives.config.models.usage import Usage
+Billing = Literal["free", "paid"]
+
+
+def default_billing(provider: str, model: str) -> Billing | None:
+    """What a key of this provider costs when the file does not say; None if the file must say."""
+    if provider == "anthropic":
+        return "paid"
+    if provider in ("google-ai-studio", "groq"):
+        return "free"
+    if provider == "openrouter":
+        return "free" if model.endswith(":free") or model == "openrouter/free" else "paid"
+    if provider == "openai-compatible":
+        return None
+    from tta_dev_primitives.config.models.catalogue import load_catalogue
+
+    entry = load_catalogue().providers.get(provider)
+    return entry.billing if entry is not None else None  # type: ignore[return-value]
+
+
+IMPLAUSIBLE = "usage_implausible"
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens of one call; the classes do not overlap, their sum is what was billed.
+
+    `cache_write_1h_tokens` and `thinking_tokens` are no classes of their own: they are already inside
+    `cache_write_tokens` and `output_tokens`.
+    """
+
+    input_tokens: int = 0
+    """Fresh prompt tokens (neither read from nor written to a cache)."""
+    cache_read_tokens: int = 0
+    cache_write_tokens: int = 0
+    output_tokens: int = 0
+    """Everything generated, thoughts included."""
+    thinking_tokens: int = 0
+    reported_cost_usd: Decimal | None = None
+    """What the provider itself says it charged (OpenRouter `usage.cost`); preferred over any price."""
+    flag: str | None = None
+    """`usage_missing` or `usage_invalid` when the figures cannot be used: the call is charged at its bound.
+    `usage_implausible` when a part cannot be right: that part is charged from the length of the text."""
+    cache_write_1h_tokens: int = 0
+    """Those of `cache_write_tokens` that are kept for an hour (Anthropic): they have a price of their own."""
+
+    @property
+    def total_input(self) -> int:
+        """All prompt tokens, cached or not."""
+        return self.input_tokens + self.cache_read_tokens + self.cache_write_tokens
+
 
 _ENDPOINT = re.compile(
     r"/chat/completions$|/messages$|(?:/v1|/v1beta)?/models/[^/]+:(?:generateContent|streamGenerateContent)$"

@@ -16,8 +16,7 @@ from importlib.resources import files
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.resolve import resolve_targets
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.deployments.replay.run import Outcome
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.bulk.chunks import chunk_sizes, whole_chunk

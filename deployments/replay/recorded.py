@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for

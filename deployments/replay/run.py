@@ -21,8 +21,7 @@ import yaml
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.resolve import resolve_targets
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.deployments.replay.recorded import Record, Replay, answered, right
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Quota, Scenario

@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.deployments.sandbox import connection
 from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_count, parse_messages
 from tta_dev_primitives.deployments.sandbox.anthropic.responses import AnthropicResponses, check_version

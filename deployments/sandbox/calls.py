@@ -8,8 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.config.errors import UnknownPriceError
-from tta_dev_primitives.config.models.targets import Price
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Usage
 
 BATCH_RATE = Decimal("0.5")
 """What a request of a batch costs against one alone."""

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 
 Finish = Literal["stop", "length", "content_filter", "refusal", "tool", "error"]
 

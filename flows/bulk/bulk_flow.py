@@ -23,7 +23,7 @@ from prefect.runtime import flow_run as this_run
 from prefect.states import AwaitingRetry
 from pydantic import BeforeValidator, Field
 
-from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
+from tta_dev_primitives.blocks.ledger.report import cost_of_runs
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError, RunCancelledError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import job_options, moment, patience, usd_amount, whole
@@ -35,8 +35,8 @@ from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items
 from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner, parameters_of_shards, require_deployment
-from tta_dev_primitives.flows.calling.interrupted import Interrupted
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
+from tta_dev_primitives.flows.calling.sync_loop import Interrupted
 from tta_dev_primitives.flows.prefect_support.run_names import name_or
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server

@@ -18,8 +18,7 @@ from tta_dev_primitives.blocks.quotas.plan import Plan, time_needed
 from tta_dev_primitives.blocks.quotas.windows import Windows
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.flows.answers.fields import field_paths
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.forecast import (

@@ -15,7 +15,7 @@ from decimal import Decimal
 from functools import partial
 from typing import Any, Literal
 
-from tta_dev_primitives.blocks.ledger.runs import cost_of_runs
+from tta_dev_primitives.blocks.ledger.report import cost_of_runs
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
@@ -27,12 +27,11 @@ from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner, Ended, error
 from tta_dev_primitives.flows.bulk.chunks import whole_chunk
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
-from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.progress import Progress, quota_eta
 from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, ProviderBatches
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.recording import paced
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner
-from tta_dev_primitives.flows.bulk.time_left import quota_eta
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S

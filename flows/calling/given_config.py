@@ -10,7 +10,7 @@ from prefect.context import FlowRunContext
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.home import tta_home
-from tta_dev_primitives.config.reading.owned_files import foreign_file
+from tta_dev_primitives.config.reading.trusted_files import foreign_file
 
 
 def load_given_config(config_path: str | Path | None) -> OrchestrationConfig:

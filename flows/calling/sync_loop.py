@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import signal
 import threading
@@ -12,7 +13,23 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from tta_dev_primitives.flows.calling.interrupted import SIGNALS, Interrupted
+_LOG = logging.getLogger("tta_dev_primitives.interrupted")
+SIGNALS = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+class Interrupted(KeyboardInterrupt, SystemExit):
+    """A signal ended a run, whose calls are settled.
+
+    A program that does not catch it ends with one line and exit code 128 plus the signal's number; it prints no
+    traceback. Code that catches `KeyboardInterrupt` catches it.
+    """
+
+    def __init__(self, signum: int) -> None:
+        name = signal.Signals(signum).name
+        _LOG.warning("interrupted by %s; what was answered is stored", name)
+        super().__init__(name)
+        self.code = 128 + signum
+
 
 T = TypeVar("T")
 _CLOSING_S = 20.0

@@ -19,7 +19,6 @@ from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.runtime import current_runtime
 from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, to_review
 from tta_dev_primitives.flows.jobs.findings import Finding, markdown, problems_of, read_findings, worst_first
-from tta_dev_primitives.flows.jobs.git import git_diff
 from tta_dev_primitives.flows.jobs.job import (
     JobPart,
     JobResult,
@@ -28,7 +27,7 @@ from tta_dev_primitives.flows.jobs.job import (
     finish,
     instructions,
 )
-from tta_dev_primitives.flows.jobs.sources import read_text
+from tta_dev_primitives.flows.jobs.sources import git_diff, read_text
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, UseCase
 

@@ -6,6 +6,7 @@ import os
 import sys
 import threading
 import time
+from typing import Any
 from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.prefect_server import manager
@@ -13,12 +14,43 @@ from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_fold
 from tta_dev_primitives.blocks.prefect_server.manager import (
     ServerInfo,
     ensure_server,
+    holds_port,
     is_serving,
     server_environment,
     start_server,
 )
-from tta_dev_primitives.blocks.prefect_server.port_watch import watch_port
-from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
+from tta_dev_primitives.blocks.prefect_server.server_settings import (
+    ServerHome,
+    apply_environment,
+    is_loopback,
+)
+
+_watch_lock = threading.Lock()
+_watched: dict[int, ServerHome] = {}
+_installed: list[bool] = []
+
+
+def watch_port(home: ServerHome, port: int) -> None:
+    """From now on connect to `port` of this machine only while the server of `home` holds it."""
+    with _watch_lock:
+        _watched[port] = home
+        if not _installed:
+            _installed.append(True)
+            sys.addaudithook(_before_connect)
+
+
+def _before_connect(event: str, arguments: tuple[Any, ...]) -> None:
+    if event != "socket.connect":
+        return
+    address = arguments[1]
+    if not isinstance(address, tuple) or len(address) < 2 or not isinstance(address[0], str):
+        return
+    home = _watched.get(address[1])
+    if home is not None and is_loopback(address[0]) and not holds_port(home, address[1]):
+        raise ConnectionRefusedError(
+            f"the embedded Prefect server no longer holds port {address[1]}: nothing is sent"
+        )
+
 
 _BELIEVED_S = 10.0
 """How long an API of the user's that has answered is taken to be there: asking opens a connection."""

@@ -5,14 +5,30 @@ from __future__ import annotations
 import logging
 import os
 import threading
+from collections.abc import Callable
+from functools import partial
+from typing import Any
 
-from tta_dev_primitives.flows.prefect_support.fork_safety import forget_inherited_exits
+from tta_dev_primitives.flows.prefect_support.compat import calls_at_interpreter_end
 from tta_dev_primitives.flows.prefect_support.log_filter import (
     drop_late_event_errors,
     drop_refused_slots,
     say_expected_errors_in_one_line,
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import make_results_folder
+
+
+def forget_inherited_exits() -> None:
+    """Drop Prefect's requests of the parent from what this process does when it ends."""
+    waiting = calls_at_interpreter_end()
+    waiting[:] = [call for call in waiting if not _of_prefect(call)]
+
+
+def _of_prefect(call: Callable[[], Any]) -> bool:
+    asked = call.func if isinstance(call, partial) else call
+    owner = getattr(asked, "__self__", None)
+    return owner is not None and type(owner).__module__.startswith("prefect.")
+
 
 _lock = threading.Lock()
 _installed: list[bool] = []

@@ -27,7 +27,7 @@ from prefect.context import FlowRunContext
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import RunCancelledError
-from tta_dev_primitives.flows.calling.interrupted import SIGNALS, Interrupted
+from tta_dev_primitives.flows.calling.sync_loop import SIGNALS, Interrupted
 from tta_dev_primitives.flows.prefect_support.install import install
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection
 

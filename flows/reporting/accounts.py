@@ -7,8 +7,7 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.risk import RiskState

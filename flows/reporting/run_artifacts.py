@@ -13,8 +13,7 @@ from uuid import UUID
 from prefect.client.schemas.actions import ArtifactCreate
 from prefect.context import FlowRunContext
 
-from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.blocks.visible import visible
+from tta_dev_primitives.blocks.redaction import redact, visible
 from tta_dev_primitives.flows.answers.fields import value_at
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime

@@ -13,9 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
-from tta_dev_primitives.blocks.ledger.days import spend_by_day
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report
+from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report, spend_by_day
 from tta_dev_primitives.blocks.ledger.task_records import ResultLine, result_lines
 from tta_dev_primitives.blocks.ledger.types import ReportRow
 from tta_dev_primitives.blocks.quotas.quota import Quota

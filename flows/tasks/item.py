@@ -25,7 +25,7 @@ from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.routing.candidates import Route
 from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Decided
-from tta_dev_primitives.flows.validation.checked import Checked
+from tta_dev_primitives.flows.validation.local_checks import Checked
 from tta_dev_primitives.flows.validation.next_step import Answers, PaidSolve, Step
 from tta_dev_primitives.flows.validation.rulings import task_key
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.models.targets import Price, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target, Usage
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, PaidFrom, Role
 from tta_dev_primitives.flows.validation.case import Candidate

@@ -15,8 +15,7 @@ from decimal import Decimal
 from typing import Literal
 
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.models.billing import Billing
-from tta_dev_primitives.config.models.targets import Price, Target
+from tta_dev_primitives.config.models.targets import Billing, Price, Target
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.answers.fields import FieldStatus
 from tta_dev_primitives.flows.validation.evidence import EvidenceName

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Protocol
 
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Comparison, Policy, Verdict
 from tta_dev_primitives.flows.validation.next_step import (
     Answers,

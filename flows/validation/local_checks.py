@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from tta_dev_primitives.blocks.wire.counting import fewest_tokens
@@ -24,8 +25,21 @@ from tta_dev_primitives.flows.answers.fields import forms_of
 from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
 from tta_dev_primitives.flows.answers.parts import Part
 from tta_dev_primitives.flows.planning.plan_model import Plan
-from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, plain
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A reply after its local checks."""
+
+    text: str
+    """The answer; of a reply to a question for some fields the whole object."""
+    failures: tuple[str, ...] = ()
+    final: str | None = None
+    """Its canonical closed answer, if it has one."""
+    fields: tuple[str, ...] | None = None
+    """The fields that were asked for; None: all."""
+
 
 MOST_CHARACTERS = 400_000
 

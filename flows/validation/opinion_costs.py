@@ -10,8 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
-from tta_dev_primitives.config.models.targets import Price
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Usage
 
 VERDICT_PROMPT = 215
 """Tokens of a verdict's prompt beside the task and the answer, measured."""

@@ -39,7 +39,7 @@ from offline_replay import (  # noqa: E402
     shuffled,
 )
 
-from tta_dev_primitives.config.models.usage import Usage  # noqa: E402
+from tta_dev_primitives.config.models.targets import Usage  # noqa: E402
 from tta_dev_primitives.flows.answers.closed_answers import agree  # noqa: E402
 from tta_dev_primitives.flows.answers.hedging import hedged  # noqa: E402
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
-from tta_dev_primitives.blocks.visible import visible
+from tta_dev_primitives.blocks.redaction import visible
 from tta_dev_primitives.commands._output import print_json
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 from tta_dev_primitives.flows.reporting.run_artifacts import fenced

@@ -39,8 +39,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 )
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 from tta_dev_primitives.config.errors import UntrustedConfigError
-from tta_dev_primitives.config.reading.owned_files import foreign_file
-from tta_dev_primitives.config.reading.trusted_files import trust_file
+from tta_dev_primitives.config.reading.trusted_files import foreign_file, trust_file
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS

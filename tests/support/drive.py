@@ -24,7 +24,7 @@ from tta_dev_primitives.blocks.ledger.savings_account import Ended, earn
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime
@@ -35,8 +35,8 @@ from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.result import Attempt
 from tta_dev_primitives.flows.validate import validate_items
-from tta_dev_primitives.flows.validation.checked import Checked
 from tta_dev_primitives.flows.validation.evidence import Evidence
+from tta_dev_primitives.flows.validation.local_checks import Checked
 from tta_dev_primitives.flows.validation.next_step import Deliver, GiveUp, PaidSolve
 from tta_dev_primitives.flows.validation.risk import Ruling
 

@@ -16,8 +16,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any, assert_never
 
-from tta_dev_primitives.config.models.targets import Price
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Usage
 from tta_dev_primitives.config.orchestration_config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
 from tta_dev_primitives.flows.planning.local_classifier import answer_format, is_long

@@ -14,8 +14,7 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.models.targets import Price
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Usage
 from tta_dev_primitives.flows.answers.fields import forms_of
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.answers.parts import Part

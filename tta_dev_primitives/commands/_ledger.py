@@ -1,4 +1,4 @@
-"""The ledger of a configuration, for commands that need no Prefect."""
+"""The ledger of a configuration and ages of its records, for commands that need no Prefect."""
 
 from __future__ import annotations
 
@@ -43,3 +43,19 @@ async def checked_month(month: str | None, ledger: Ledger) -> str:
     if not re.fullmatch(r"\d{4}-(0[1-9]|1[0-2])", month):
         raise ConfigError(f"--month {month!r}: expected YYYY-MM, for example 2026-11, or last.")
     return month
+
+
+_AGE = re.compile(r"(\d{1,6})\s*([hdw])")
+_SECONDS = {"h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def seconds_of(text: str, option: str) -> int:
+    """The seconds of an age that was given as `option`.
+
+    Raises:
+        ConfigError: It is not a number with h, d or w.
+    """
+    found = _AGE.fullmatch(text.strip())
+    if found is None:
+        raise ConfigError(f"{option} {text!r}: expected a number with h, d or w, such as 30d.")
+    return int(found[1]) * _SECONDS[found[2]]

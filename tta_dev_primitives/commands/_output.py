@@ -19,7 +19,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from tta_dev_primitives.blocks.visible import STEERING, visible
+from tta_dev_primitives.blocks.redaction import STEERING, visible
 
 _WIDE = 250
 _GAPS = (3, 2)

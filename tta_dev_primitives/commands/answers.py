@@ -12,8 +12,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.commands._age import seconds_of
-from tta_dev_primitives.commands._ledger import open_ledger
+from tta_dev_primitives.commands._ledger import open_ledger, seconds_of
 from tta_dev_primitives.commands._output import console, print_json, table
 
 _MOST_SHOWN = 20

@@ -68,8 +68,7 @@ def review(
         json: The same as --format json.
     """
     from tta_dev_primitives.flows.jobs.diffs import changes_in, to_review
-    from tta_dev_primitives.flows.jobs.git import git_diff
-    from tta_dev_primitives.flows.jobs.sources import read_text
+    from tta_dev_primitives.flows.jobs.sources import git_diff, read_text
 
     settings = load_trusted(config).review
     with ExitStack() as opened:

@@ -15,8 +15,7 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import JournalEntry, OpenCall
-from tta_dev_primitives.commands._age import seconds_of
-from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
+from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger, seconds_of
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 

@@ -8,14 +8,15 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.errors import error_form, seconds
 from tta_dev_primitives.deployments.sandbox.http_reply import (
     RateLimit,
     Reply,
     Sent,
     dumps,
+    error_form,
     overridden,
     pieces,
+    seconds,
     token,
 )
 from tta_dev_primitives.deployments.sandbox.requests import refuse

@@ -6,8 +6,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.errors import METRIC, ErrorForm, error_form
-from tta_dev_primitives.deployments.sandbox.http_reply import Reply, Sent, dumps, overridden, pieces, token
+from tta_dev_primitives.deployments.sandbox.http_reply import (
+    METRIC,
+    ErrorForm,
+    Reply,
+    Sent,
+    dumps,
+    error_form,
+    overridden,
+    pieces,
+    token,
+)
 
 _TYPE = "type.googleapis.com/google.rpc."
 _REQUESTS, _TOKENS = (f"generate_content_free_tier_{what}" for what in ("requests", "input_token_count"))

@@ -7,14 +7,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.errors import METRIC, error_form, seconds
 from tta_dev_primitives.deployments.sandbox.http_reply import (
+    METRIC,
     RateLimit,
     Reply,
     Sent,
     dumps,
+    error_form,
     overridden,
     pieces,
+    seconds,
     token,
 )
 

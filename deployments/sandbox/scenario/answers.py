@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal, DivisionByZero, InvalidOperation, localcontext
 from typing import Any, Literal
 
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, estimate_tokens
 from tta_dev_primitives.deployments.sandbox.http_reply import token
 from tta_dev_primitives.deployments.sandbox.scenario.samples import sample

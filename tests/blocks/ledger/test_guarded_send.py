@@ -30,8 +30,7 @@ from tta_dev_primitives.config.errors import (
     QuarantinedError,
     UnknownPriceError,
 )
-from tta_dev_primitives.config.models.targets import Price, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 PRICE = Price(Decimal(3), Decimal(15))

@@ -17,7 +17,7 @@ from tta_dev_primitives.blocks.ledger.block import SpendLedger
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 
 NewCall = Callable[..., CallInfo]
 

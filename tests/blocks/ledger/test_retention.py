@@ -13,8 +13,8 @@ import pytest
 from ledger_tools import Clock
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
-from tta_dev_primitives.blocks.ledger.days import spend_by_day
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.report import spend_by_day
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results, result_lines
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.commands.ledger import prune

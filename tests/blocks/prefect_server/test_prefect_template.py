@@ -18,7 +18,7 @@ from tta_dev_primitives.blocks.prefect_server.database_template import (
     save_template,
     shipped_template,
 )
-from tta_dev_primitives.blocks.prefect_server.sqlite_fix import queue_write_transactions
+from tta_dev_primitives.blocks.prefect_server.server_process import queue_write_transactions
 
 pytestmark = [pytest.mark.prefect, pytest.mark.server]
 

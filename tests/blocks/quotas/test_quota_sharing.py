@@ -15,8 +15,7 @@ from provider_model import VirtualClock, target_of
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work, database_for
 from tta_dev_primitives.blocks.quotas.quota import Done, Quota, Slot, Wait, scope_of
-from tta_dev_primitives.config.models.targets import Limits
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Limits, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 START = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()

@@ -20,8 +20,7 @@ from tta_dev_primitives.blocks.wire.batches.formats import (
 from tta_dev_primitives.blocks.wire.batches.types import BatchFormat, BatchLine
 from tta_dev_primitives.blocks.wire.reading import Unreadable
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
-from tta_dev_primitives.config.models.targets import Price, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target, Usage
 
 LINES = [BatchLine("a", {"model": "m", "messages": []}), BatchLine("b", {"model": "m", "messages": []})]
 PROVIDERS = ["anthropic", "google-ai-studio", "groq", "openai", "together", "mistral"]

@@ -17,8 +17,7 @@ from wire_samples import ask, target
 
 from tta_dev_primitives.blocks.ledger.billing import bill_of, free_bill_of, list_value_of
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.config.models.targets import Price, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target, Usage
 
 PRICES = {
     "sonnet": {"input": "3", "output": "15", "read": "0.3", "write": "3.75"},

@@ -17,7 +17,7 @@ import pytest
 from wire_samples import shared_data, target
 
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
 FILES = {

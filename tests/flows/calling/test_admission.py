@@ -19,12 +19,9 @@ from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import BudgetExceededError
-from tta_dev_primitives.config.models.billing import Billing
-from tta_dev_primitives.config.models.targets import Limits, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Billing, Limits, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
-from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
-from tta_dev_primitives.flows.bulk.time_left import quota_eta
+from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress, quota_eta
 from tta_dev_primitives.flows.calling.admission import Admission, BulkAdmission, PostponedError
 from tta_dev_primitives.flows.calling.call import Call
 from tta_dev_primitives.flows.calling.job_budget import JobBudget

@@ -17,7 +17,6 @@ from tta_dev_primitives.config.errors import AllModelsFailedError, ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.jobs import document_module, generate_tests, review_diff
 from tta_dev_primitives.flows.jobs.diffs import changes_in
-from tta_dev_primitives.flows.jobs.git import git_diff
 from tta_dev_primitives.flows.jobs.modules import (
     code_in,
     invented,
@@ -26,6 +25,7 @@ from tta_dev_primitives.flows.jobs.modules import (
     read_modules,
     undocumented,
 )
+from tta_dev_primitives.flows.jobs.sources import git_diff
 from tta_dev_primitives.flows.jobs.trial import trial
 
 StartSandbox = Callable[..., Sandbox]

@@ -9,11 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.flows.answers.closed_answers import FORMATS
 from tta_dev_primitives.flows.planning.plan_model import Plan
-from tta_dev_primitives.flows.validation.checked import Checked
-from tta_dev_primitives.flows.validation.local_checks import check_answer, check_text
+from tta_dev_primitives.flows.validation.local_checks import Checked, check_answer, check_text
 
 LONG_TASK = (
     "Describe the harbour of Hamburg in the year 1900, its ships, its people and its trade, in one paragraph."

@@ -17,8 +17,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply
-from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass as E
 from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.flows.routing.retry_policy import same_model_wait, stops_everything

@@ -25,8 +25,7 @@ from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_res
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import SavingsShortError
-from tta_dev_primitives.config.models.targets import Price, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Price, Target, Usage
 from tta_dev_primitives.flows.tasks.result import Attempt, Role
 from tta_dev_primitives.flows.tasks.savings import baseline, earned, own_answers_cost, paid_from
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
