@@ -221,11 +221,11 @@ def page(figures: Mapping[str, Any]) -> str:
     parts: list[str] = [
         "# Benchmarks",
         "",
-        "What an orchestration costs beyond the time that the models take. Everything here is written by one command:",
+        "What an orchestration costs beyond the time of the models. One command writes this page:",
         "",
         "<!-- not run: takes twenty minutes -->",
         "```bash",
-        "make bench                                 # everything; writes this page and its chart",
+        "make bench                                 # everything, with the chart",
         "python tests/benchmarks/bench.py --quick   # a few rounds, printed only",
         "# peers from environments of their own:",
         "LITELLM_PYTHON=…/bin/python PYDANTIC_AI_PYTHON=…/bin/python make bench",
@@ -233,39 +233,32 @@ def page(figures: Mapping[str, Any]) -> str:
         "",
         f"Measured on {machine['date']}: {machine['cores']} cores of {machine['cpu']}, {machine['system']}; "
         f"{versions}. Load average {machine['load_before']:.1f} before and {machine['load_after']:.1f} after: "
-        "what else runs slows all contenders, so trust ratios and CPU more than milliseconds.",
+        "ratios and CPU are more reliable than milliseconds.",
         "",
         *([figures["note"], ""] if "note" in figures else []),
         "## The aims",
         "",
         *_targets_table(figures),
         "",
-        "Ratios of overheads are medians over the rounds, each within its round. Against naive Prefect *on our tuned "
-        f"server and client settings* the W3 ratio is {'–' if tuned is None else f'{tuned:.2f}'}: most of the "
-        "distance to naive Prefect is won in the server, and anyone who starts one with `tta server start` gets it.",
+        "Ratios of overheads are medians of the ratios within each round. Against naive Prefect on our tuned server "
+        f"the W3 ratio is {'–' if tuned is None else f'{tuned:.2f}'}.",
         "",
         "## Interactive",
         "",
         "![Overhead of W3 for each contender](images/benchmarks.svg)",
         "",
-        f"Each contender is a process that stays up; {count} rounds of W3 and fewer of W1 and W2, one contender "
-        f"after the other within each round, in changing order, {figures['latency_ms']:.0f} ms a provider call. The "
-        "overhead is the wall time less the provider's latency. `httpx` is the floor: the same calls by hand. Naive "
-        "Prefect is a flow of one task (W1, W2) or three (W3) and an artifact, on `prefect server start` as it comes; "
-        "*tuned* is the same script on our server. `tta` does more than all others: three artifacts, budget checks, "
-        "every call held and settled in a durable ledger, answers and evidence kept; its artifacts are written and its "
-        f"end is confirmed behind the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
+        "Overhead is the wall time less the provider's latency "
+        f"({figures['latency_ms']:.0f} ms a call). Each contender is a process that stays up: {count} rounds of W3, "
+        "fewer of W1 and W2, in changing order. `httpx` is the floor: the same calls by hand. Naive Prefect is a flow of one "
+        "task (W1, W2) or three (W3) and an artifact, on `prefect server start`; *tuned* is the same script on our "
+        "server. `tta` also holds and settles every call in the ledger, checks the budget and stores answers and "
+        f"evidence. Its artifacts follow the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
         "",
     ]
     for workload, title in TITLES.items():
         parts += [f"**{title}**", "", *_interactive_table(found[workload]), ""]
     parts += [
         "Server CPU is that of the contender's own Prefect server, less what it uses when idle.",
-        "",
-        "An orchestration of a process that stays up waits for no reply of our Prefect server: that creates the run "
-        "under its name while it goes on, and who asks for the run next is answered once its end is written. Task runs "
-        "and events travel over one websocket; three artifacts follow the answer. Any other server is waited for when "
-        "it creates the run and when that ends.",
         "",
         "## Bulk (W4)",
         "",
@@ -276,8 +269,8 @@ def page(figures: Mapping[str, Any]) -> str:
         "",
         "## Cold start",
         "",
-        "From the prompt to the first request at the provider, no server up unless said. The naive script has three "
-        "lines. `python tests/benchmarks/bench_start.py` measures this part alone.",
+        "From the prompt to the first request at the provider, without a server unless said. The naive script has "
+        "three lines. `python tests/benchmarks/bench_start.py` measures this part alone.",
         "",
         *_cold_table(figures["cold"]),
         "",
