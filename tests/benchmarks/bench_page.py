@@ -249,10 +249,10 @@ def page(figures: Mapping[str, Any]) -> str:
         "",
         "Overhead is the wall time less the provider's latency "
         f"({figures['latency_ms']:.0f} ms a call). Each contender is a process that stays up: {count} rounds of W3, "
-        "fewer of W1 and W2, in changing order. `httpx` is the floor: the same calls by hand. Naive Prefect is a flow of one "
-        "task (W1, W2) or three (W3) and an artifact, on `prefect server start`; *tuned* is the same script on our "
-        "server. `tta` also holds and settles every call in the ledger, checks the budget and stores answers and "
-        f"evidence. Its artifacts follow the answer ({behind:.0f} ms, in its CPU but not in its wall time).",
+        "fewer of W1 and W2, in changing order. `httpx` is the floor: the same calls by hand. Naive Prefect is a "
+        "flow of one task (W1, W2) or three (W3) and an artifact, on `prefect server start`; *tuned* is the same "
+        "script on our server. `tta` also holds and settles every call in the ledger, checks the budget and stores "
+        f"answers and evidence. Its artifacts follow the answer ({behind:.0f} ms, in its CPU, not in its wall time).",
         "",
     ]
     for workload, title in TITLES.items():
