@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Sequence
 from decimal import ROUND_UP, Decimal
 from typing import Annotated, Any, Literal
+from uuid import UUID
 from weakref import WeakValueDictionary
 
-from prefect.client.schemas.objects import FlowRun, State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import FlowRun, State, StateType
+from prefect.client.schemas.responses import SetStateStatus
 from prefect.context import FlowRunContext
-from prefect.exceptions import FlowPauseTimeout, ObjectNotFound, Pause
-from prefect.flow_runs import apause_flow_run, asuspend_flow_run
+from prefect.exceptions import ObjectNotFound, Pause
 from prefect.input import RunInput
 from prefect.input.run_input import keyset_from_paused_state
 from prefect.logging.loggers import flow_run_logger
@@ -123,17 +126,42 @@ async def _answer(
     form = _form(suggested_amount(budget, needed), _question(budget, items, needed))
     key = await _key(runtime, run)
     timeout = runtime.services.safety.now.approval_timeout_s
-    await _notify(runtime, run, budget, needed)
-    if run.deployment_id is not None and run.parent_task_run_id is None and runtime.priority == "interactive":
-        return await asuspend_flow_run(wait_for_input=form, timeout=timeout, key=key)
-    try:
-        answer = await apause_flow_run(wait_for_input=form, timeout=timeout, poll_interval=_POLL_S, key=key)
-    except FlowPauseTimeout:
+    line = await _notify(runtime, run, budget, needed)
+    deployed = run.deployment_id is not None and run.parent_task_run_id is None
+    state = Suspended if deployed and runtime.priority == "interactive" else Paused
+    asked: State[Any] = state(timeout_seconds=timeout, pause_key=key, message=line)
+    if not await _answered(run, form, asked, timeout):
         why = f"no person approved more within {timeout} s"
         await _note(runtime, budget, "unanswered", why)
-        raise _refusal(budget, why) from None
-    # Prefect does not return the input of a pause that was answered before.
-    return answer or await _loaded(run, Paused(pause_key=key))
+        raise _refusal(budget, why)
+    return await _loaded(run, asked)
+
+
+async def _answered(run: FlowRun, form: type[BudgetApproval], asked: State[Any], within_s: int) -> bool:
+    """Put the run into the state `asked`, and wait for its end; False when no person resumed it in time.
+
+    Prefect's own functions do the same, without a message in the state.
+
+    Raises:
+        Pause: The state is that of a suspended run: this process is done with it.
+    """
+    keys = keyset_from_paused_state(asked)
+    asked.state_details.run_input_keyset = {str(name): key for name, key in keys.items()}
+    async with get_client() as client:
+        reply = await client.set_flow_run_state(run.id, asked)
+        if reply.status is not SetStateStatus.ACCEPT:
+            # Resumed before, with this key.
+            return bool((await client.read_flow_run(run.id)).state_type is StateType.RUNNING)
+        await form.asave(keys, run.id)
+        if asked.state_details.pause_reschedule:
+            raise Pause(state=reply.state or asked)
+        ends = time.monotonic() + within_s
+        while True:
+            late = time.monotonic() >= ends
+            state = (await client.read_flow_run(run.id)).state
+            if late or state is None or not state.is_paused():
+                return state is not None and state.is_running()
+            await asyncio.sleep(min(_POLL_S, within_s / 2))
 
 
 def suggested_amount(budget: BudgetState, needed: Decimal) -> Decimal:
@@ -173,6 +201,20 @@ async def take_answer(runtime: Runtime) -> None:
 
 async def _loaded(run: FlowRun, asked: State[Any]) -> BudgetApproval:
     return await BudgetApproval.aload(keyset_from_paused_state(asked), flow_run_id=run.id)
+
+
+async def note_unanswered(runtime: Runtime) -> None:
+    """Write into the journal which questions had no answer before their runs ended: a suspended run has no process."""
+    for month, ending in await runtime.ledger.open_questions():
+        run_id = ending.rpartition(" ")[2].rstrip(")")
+        async with get_client() as client:
+            try:
+                state = (await client.read_flow_run(UUID(run_id))).state
+            except (ObjectNotFound, ValueError):
+                continue  # Of another server.
+        if state is not None and state.is_final():
+            why = f"the run ended as {state.name} without an answer"
+            await runtime.ledger.note_question(month, "unanswered", reason=f"{why} {ending}")
 
 
 def _form(suggested: Decimal, question: str) -> type[BudgetApproval]:
@@ -237,8 +279,8 @@ def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> st
     )
 
 
-async def _notify(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> None:
-    """Put the question into the journal, the events and the run's log, with its link."""
+async def _notify(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: Decimal) -> str:
+    """Put the question into the journal, the events and the run's log; returns the line, with its link."""
     await _note(runtime, budget, "ask", f"needs up to {needed:f} USD" if needed else "needs a paid call")
     payload = {
         "month": budget.month,
@@ -253,3 +295,4 @@ async def _notify(runtime: Runtime, run: FlowRun, budget: BudgetState, needed: D
         where += f" (`tta server open /runs/flow-run/{run.id}` prints a link that opens it)"
     line = f"the budget of {budget.month} is spent: approve or decline at {where} (Resume)"
     flow_run_logger(run).warning(line)
+    return line

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Literal
@@ -11,6 +12,7 @@ from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.task_history import shown_step
+from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import BudgetView
 
 _LOG = logging.getLogger("tta_dev_primitives.budget")
@@ -93,13 +95,15 @@ async def send_alerts(runtime: Runtime) -> None:
         await runtime.ledger.alert_sent(alert)
 
 
-async def check_budget(runtime: Runtime, then: Literal["execute", "validate", "report"]) -> BudgetState:
-    """The budget check before the next step, which Prefect shows as a task run of its own.
+async def check_budget(
+    runtime: Runtime, items: Sequence[Item], then: Literal["execute", "validate"]
+) -> BudgetState:
+    """The budget check of the items before their next step, which Prefect shows as a task run of its own.
 
     Raises:
         BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
     """
-    with shown_step("budget") as show:
+    with shown_step("budget", items) as show:
         state = await budget_state(runtime)
         show(f"{state.words()}; next: {then}")
         if state.exhausted and runtime.services.safety.now.on_exhausted == "stop":

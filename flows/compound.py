@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from uuid import UUID
 
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.planning.plan_model import (
@@ -13,6 +14,7 @@ from tta_dev_primitives.flows.planning.plan_model import (
     subtask_prompt,
     waves,
 )
+from tta_dev_primitives.flows.prefect_support.task_history import shown_step
 from tta_dev_primitives.flows.tasks.closing import close_parts
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.outcome import join_parts
@@ -45,6 +47,9 @@ async def run_parts(runtime: Runtime, item: Item, run: RunItems) -> None:
         if failed is not None:
             item.error = failed.error
             return
+    item.task_runs = frozenset[UUID]().union(*(done[end.name].task_runs for end in last_parts(plan)))
+    with shown_step("join", [item]) as say:
+        say(f"{len(done)} parts")
     texts = {name: part.result.content for name, part in done.items() if part.result is not None}
     item.result = join_parts(item, list(done.values()), join_results(plan, texts), budget)
     close_parts(item, list(done.values()))
@@ -58,6 +63,9 @@ def _part(item: Item, subtask: Subtask, done: dict[str, Item]) -> Item:
         system=item.system,
         calls_left=item.calls_left,
     )
+    part.logged = item.logged
+    before = [done[name].task_runs for name in subtask.needs]
+    part.task_runs = frozenset[UUID]().union(*before) or item.task_runs
     part.plan = default_plan(subtask.task, item.use_case)
     whole = item.plan
     if whole is not None and [end.name for end in last_parts(whole)] == [subtask.name]:

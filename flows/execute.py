@@ -29,7 +29,13 @@ from tta_dev_primitives.flows.calling.call import Answered, Call, NotAdmitted
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.log_filter import never_said
-from tta_dev_primitives.flows.prefect_support.task_history import show_retry
+from tta_dev_primitives.flows.prefect_support.task_history import (
+    attempt_number,
+    log_line,
+    name_attempt,
+    run_after,
+    show_retry,
+)
 from tta_dev_primitives.flows.routing.retired_models import emit_failure, replace_retired
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
@@ -43,13 +49,16 @@ _INVALID = "wrong_format"
 class ModelFailedError(OrchestrationError):
     """Some items have no answer from this attempt's model: the next attempt asks their next one, if there is one."""
 
+    next_name: str | None = None
+    """The name of the task run in its next attempt; None: there is none."""
+
 
 async def _another_model_is_left(task: Task[Any, Any], task_run: TaskRun, state: State[Any]) -> bool:
     """Retry condition: only a model's failure moves on; anything else ends the task run."""
     result = await state.aresult(raise_on_failure=False)
-    if not isinstance(result, ModelFailedError):
+    if not isinstance(result, ModelFailedError) or result.next_name is None:
         return False
-    show_retry(task_run, str(result))
+    show_retry(task_run, str(result), result.next_name)
     return True
 
 
@@ -74,13 +83,18 @@ async def execute(runtime: Runtime, chain: AttemptChain, key: str | None = None)
     Raises:
         ModelFailedError: Some items go on to their next model, or no model had an answer for any.
     """
+    number, why = attempt_number(), tuple(chain.failures)
     answered = await chain_attempt(runtime, chain)
+    if answered:
+        name_attempt(chain.attempt_name(number, answered.values(), why))
     going_on = [item for item in chain.open if chain.following(item) is not None]
     if going_on:
-        raise ModelFailedError(f"{len(going_on)} of {chain.size} to the next model: {_reasons(going_on)}")
+        failed = ModelFailedError(f"{len(going_on)} of {chain.size} to the next model: {_reasons(going_on)}")
+        failed.next_name = chain.attempt_name(number + 1, None, chain.failures)
+        raise failed
     if len(chain.open) == chain.size:
         raise ModelFailedError(f"no model answered: {_reasons(chain.open)}")
-    return answered
+    return {id: target.name for id, target in answered.items()}
 
 
 def _reasons(items: Sequence[Item]) -> str:
@@ -88,12 +102,12 @@ def _reasons(items: Sequence[Item]) -> str:
 
 
 @lru_cache(maxsize=128)
-def _chain_task(first_model: str, retries: int, persisted: bool) -> Any:
+def _chain_task(name: str, retries: int, persisted: bool) -> Any:
     """The execute task for such attempt chains, made once: Prefect reads the task's source each time (1 ms)."""
     kept: dict[str, Any] = {}
     if persisted:
         kept = {"persist_result": True, "result_storage_key": "{parameters[key]}"}
-    return execute.with_options(retries=retries, task_run_name=f"execute[{first_model}]", **kept)
+    return execute.with_options(retries=retries, task_run_name=name, **kept)
 
 
 async def run_chain(runtime: Runtime, chain: AttemptChain) -> None:
@@ -107,7 +121,8 @@ async def run_chain(runtime: Runtime, chain: AttemptChain) -> None:
     key = _content_key(runtime, chain)
     # A chain without any answer is a failed task run; what comes after it is decided from the items.
     with suppress(ModelFailedError):
-        await _chain_task(chain.first_model, chain.length - 1, key is not None)(runtime, chain, key)
+        named = _chain_task(chain.attempt_name(1), chain.length - 1, key is not None)
+        await run_after(named, chain, {"runtime": runtime, "key": key})
     if any(chain.following(item) is not None for item in chain.open):
         # Cached: the task's body did not run.
         await _from_the_store(runtime, chain)
@@ -129,29 +144,30 @@ async def _from_the_store(runtime: Runtime, chain: AttemptChain) -> None:
         await chain_attempt(runtime, chain)
 
 
-async def chain_attempt(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
+async def chain_attempt(runtime: Runtime, chain: AttemptChain) -> dict[str, Target]:
     """One attempt: every open item to its next model, as many at a time as admission allows."""
+    chain.failures.clear()
 
-    async def one(item: Item) -> str | None:
+    async def one(item: Item) -> Target | None:
         if not chain.walks[item.id]:
             return None
-        name = await _ask(runtime, chain, item)
-        if name is not None or not chain.walks[item.id]:
+        by = await _ask(runtime, chain, item)
+        if by is not None or not chain.walks[item.id]:
             chain.left(item)
-        return name
+        return by
 
     if len(chain.open) > 1:
         asking = [item for item in chain.open if chain.walks[item.id] and item.kept is None]
         firsts = [(chain.walks[item.id][0], item) for item in asking]
         await runtime.calls.look_ahead([(target, answer_request(item, target)) for target, item in firsts])
-    names = await gather_all(one(item) for item in chain.open)
-    answered = {item.id: name for item, name in zip(chain.open, names, strict=True) if name is not None}
+    models = await gather_all(one(item) for item in chain.open)
+    answered = {item.id: by for item, by in zip(chain.open, models, strict=True) if by is not None}
     chain.open = [item for item in chain.open if item.id not in answered and item.error is None]
     return answered
 
 
-async def _ask(runtime: Runtime, chain: AttemptChain, item: Item) -> str | None:
-    """The name of the model that answered, now or when the same task was done before."""
+async def _ask(runtime: Runtime, chain: AttemptChain, item: Item) -> Target | None:
+    """The model that answered, now or when the same task was done before."""
     if item.kept is not None:
         return _answer_as_before(chain, item, item.kept)
     try:
@@ -162,17 +178,17 @@ async def _ask(runtime: Runtime, chain: AttemptChain, item: Item) -> str | None:
         return None
 
 
-def _answer_as_before(chain: AttemptChain, item: Item, kept: GuardedReply) -> str:
+def _answer_as_before(chain: AttemptChain, item: Item, kept: GuardedReply) -> Target:
     """The same task again: the reply that was delivered then."""
     target = chain.walks[item.id][0]
     chain.take_named(item, target)
     item.attempts.append(stored_attempt(target, "execute", kept))
     item.answered(target, kept, Checked(kept.reply.text))
-    return target.name
+    return target
 
 
-async def _ask_next(runtime: Runtime, chain: AttemptChain, item: Item) -> str | None:
-    """Ask the item's next model, or the replacement of a retired one; its name if its answer passes the checks."""
+async def _ask_next(runtime: Runtime, chain: AttemptChain, item: Item) -> Target | None:
+    """Ask the item's next model, or the replacement of a retired one: that model if its answer passes the checks."""
     while walk := chain.walks[item.id]:
         outcome = await runtime.calls(_call(runtime, chain, item, walk))
         if isinstance(outcome, NotAdmitted):
@@ -184,7 +200,7 @@ async def _ask_next(runtime: Runtime, chain: AttemptChain, item: Item) -> str | 
         if isinstance(outcome, Answered):
             reply, found = await _checked(runtime, item, target, outcome.reply)
             passed = await _keep_answer(chain, item, target, reply, found)
-            return target.name if passed else None
+            return target if passed else None
         if outcome.savings_short is not None:
             item.reasons.append(f"{target.name}: {outcome.error}")
             item.case = item.open_case.without([target.name])
@@ -278,6 +294,10 @@ async def _keep_answer(
         found = replace(found, failures=tuple(await item.check(found.text)))
     failures = found.failures
     item.answered(target, guarded, found)
+    how = "from the store" if guarded.reused else f"for ${guarded.cost_usd:f}"
+    log_line(
+        item, f"answer: {target.provider}/{target.name}, {guarded.reply.usage.output_tokens} tokens {how}"
+    )
     if failures:
         _mark_invalid(item, target, failures)
         item.reasons.append(f"{target.name}: {ErrorClass.QUALITY.value}: {', '.join(failures)}")
@@ -301,8 +321,11 @@ async def _replaced(
 
 def _emit_fallback(chain: AttemptChain, item: Item, target: Target, error_class: ErrorClass) -> None:
     following = chain.following(item)
+    then = "no model is left" if following is None else f"next: {following.provider}/{following.name}"
+    log_line(item, f"fallback: {item.reasons[-1]}; {then}")
     if following is None:
         return
+    chain.failures[error_class.value] = None
     payload = {
         "item": item.id,
         "from": target.name,

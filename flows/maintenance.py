@@ -23,6 +23,7 @@ from tta_dev_primitives.blocks.providers.model_lists import ListState, ask_model
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError
 from tta_dev_primitives.config.models.catalogue import today_utc
+from tta_dev_primitives.flows.approval import note_unanswered
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support import events
@@ -109,7 +110,7 @@ def _emit_retired(state: ModelState) -> None:
     retries=0,
 )
 async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
-    """Charge calls of dead processes, send due alerts, prove the ledger, and keep the budget panel current.
+    """Charge calls of dead processes, send due alerts, note unanswered questions, and prove the ledger.
 
     Results are deleted when Prefect's own retention period (90 days by default) is over.
     A new month, or money after a spent budget, is reported by the event `tta.budget.renewed`.
@@ -127,6 +128,7 @@ async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     runtime = current_runtime() or await Runtime.load(config_path)
     budget = await budget_state(runtime)
     await _emit_renewed(runtime, budget)
+    await note_unanswered(runtime)
     await write_budget_panel(runtime)
     database = runtime.ledger.database
     now = await database.now()

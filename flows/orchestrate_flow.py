@@ -16,8 +16,9 @@ from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
 from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
 from tta_dev_primitives.flows.prefect_support.run_names import name_or
+from tta_dev_primitives.flows.prefect_support.task_history import log_line
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
-from tta_dev_primitives.flows.reporting.run_artifacts import publish
+from tta_dev_primitives.flows.reporting.run_artifacts import publish, tag_run
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.request import UseCase, check_task
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
@@ -79,11 +80,19 @@ async def orchestrate(
         calls_left=runtime.config.fallback_strategy.max_attempts,
         output=output,
     )
+    item.logged = True
     await take_answer(runtime)
     known = known_use_case(runtime, task, use_case)
+    await tag_run(known)
     with tags(*([f"use_case:{known}"] if known else [])):
         budget = await run_items(runtime, [item])
     await publish(runtime, item, budget, put_off=resident is not None)
     if item.result is None:
         raise item.error or RuntimeError(f"task {item.id} ended without a result and without an error")
+    made = item.result
+    log_line(
+        item,
+        f"cost: ${made.cost_usd:f} of ${made.baseline_cost_usd:f} by {runtime.orchestrator.name} alone "
+        f"({made.savings_ratio:.1%} saved); budget {budget.words()}",
+    )
     return item.result.model_copy(update={"id": None})  # ids are for the items of a job

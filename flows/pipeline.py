@@ -28,6 +28,7 @@ from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.compound import is_compound_item, run_parts
 from tta_dev_primitives.flows.execute import run_chain
 from tta_dev_primitives.flows.plan import plan, plan_items
+from tta_dev_primitives.flows.prefect_support.task_history import run_after
 from tta_dev_primitives.flows.routing.model_scores import Outcome, outcomes_of
 from tta_dev_primitives.flows.tasks.closing import close_item, keep_records
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
@@ -79,8 +80,8 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 
 
 async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None) -> BudgetState:
-    await plan(runtime, AttemptChain([(item, ()) for item in items]))
-    budget = await check_budget(runtime, "execute")
+    await _plan(runtime, items)
+    budget = await check_budget(runtime, items, "execute")
     for item in items:
         item.month = item.month or budget.month
     ended_one = done or _ignore
@@ -118,8 +119,12 @@ def _ignore(item: Item) -> None:
 
 
 async def _run_parts(runtime: Runtime, parts: Sequence[Item]) -> BudgetView:
-    await plan(runtime, AttemptChain([(part, ()) for part in parts]))
-    return (await _answer(runtime, parts, await check_budget(runtime, "execute"), None)).view()
+    await _plan(runtime, parts)
+    return (await _answer(runtime, parts, await check_budget(runtime, parts, "execute"), None)).view()
+
+
+async def _plan(runtime: Runtime, items: Sequence[Item]) -> None:
+    await run_after(plan, AttemptChain([(item, ()) for item in items]), {"runtime": runtime})
 
 
 async def _answer(
@@ -177,9 +182,10 @@ async def _validate_round(
     runtime: Runtime, items: Sequence[Item], done: Done | None
 ) -> tuple[BudgetState, list[Item]]:
     """Validate answered items and end those that are through; the others go into their next round."""
-    budget = await check_budget(runtime, "validate")
+    budget = await check_budget(runtime, items, "validate")
     _hold_back_paid(items, budget)
-    await validate(runtime, AttemptChain([(item, ()) for item in items if item.error is None]))
+    chain = AttemptChain([(item, ()) for item in items if item.error is None])
+    await run_after(validate, chain, {"runtime": runtime})
     await _teach_words(runtime, items)
     going_on = [i for i in items if i.error is None and isinstance(i.step, Answers | PaidSolve)]
     ended = [i for i in items if i not in going_on]
@@ -202,7 +208,7 @@ async def _ask(
     for item in items:
         start_over(runtime, item)
     await plan_items(runtime, list(items))
-    return await _answer(runtime, items, await check_budget(runtime, "execute"), done)
+    return await _answer(runtime, items, await check_budget(runtime, items, "execute"), done)
 
 
 async def _end(

@@ -36,6 +36,7 @@ from tta_dev_primitives.flows.planning.plan_model import (
     plan_system,
     typed_plan,
 )
+from tta_dev_primitives.flows.prefect_support.task_history import log_line
 from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, executor_names
 from tta_dev_primitives.flows.routing.model_scores import led_by_chance
 from tta_dev_primitives.flows.routing.retired_models import emit_failure, emit_retired, note_replacement
@@ -57,6 +58,13 @@ async def plan(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
         Item id -> its use case.
     """
     await plan_items(runtime, chain.open)
+    for item in chain.open:
+        parts = 0 if item.plan is None else len(item.plan.subtasks)
+        names = ", ".join(f"{target.provider}/{target.name}" for target in item.route.candidates)
+        log_line(
+            item,
+            f"plan: {item.use_case}{f', {parts} parts' if parts else ''}; models in turn: {names or 'none'}",
+        )
     return {item.id: item.use_case for item in chain.open}
 
 

@@ -14,6 +14,7 @@ from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, NotAdmitted
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
+from tta_dev_primitives.flows.prefect_support.task_history import log_line
 from tta_dev_primitives.flows.routing.retired_models import emit_failure, replace_retired
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
@@ -52,6 +53,8 @@ async def validate(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
         Item id -> the step it stands at (`Deliver`, `GiveUp`, `Answers` or `PaidSolve`).
     """
     await validate_items(runtime, chain.open)
+    for item in chain.open:
+        log_line(item, f"verdict: {_verdict_of(item)}")
     return {item.id: type(item.step).__name__ for item in chain.open}
 
 
@@ -226,18 +229,35 @@ _WHY_PAID = {
 }
 
 
-def _emit_events(item: Item) -> None:
-    """The event of an item whose answer is not simply delivered."""
+def _verdict_of(item: Item) -> str:
+    """How the item stands after validation, in one line."""
+    step = item.step
+    if not isinstance(step, Deliver):
+        return _escalation(item) or "another free answer is needed"
+    judge = item.open_case.judged_by(step.index)
+    by = f" by {judge}" if judge is not None else ""
+    score = f", quality {step.quality_score:.2f}" if step.quality_score is not None else ""
+    return f"{'accepted' if step.accepted else 'not accepted'} ({step.evidence}{by}{score})"
+
+
+def _escalation(item: Item) -> str | None:
+    """Why an item's answer is not simply delivered."""
     match item.step:
         case Answers(slots) if any(item.targets[slot[0]].billing == "paid" for slot in slots):
-            reason = "no free model is left: a paid one answers"
+            return "no free model is left: a paid one answers"
         case PaidSolve(_, why):
-            reason = f"the orchestrator answers: {_WHY_PAID.get(why, why)}"
+            return f"the orchestrator answers: {_WHY_PAID.get(why, why)}"
         case GiveUp(_, why):
-            reason = why
+            return why
         case Deliver(accepted=False):
-            reason = "delivered without acceptance"
+            return "delivered without acceptance"
         case _:
-            return
+            return None
+
+
+def _emit_events(item: Item) -> None:
+    reason = _escalation(item)
+    if reason is None:
+        return
     payload = {"item": item.id, "use_case": item.use_case, "reason": reason}
     events.emit("tta.quality.escalated", payload, resource=f"tta.use-case.{item.use_case}")

@@ -187,6 +187,26 @@ class Audit(LedgerCore):
 
         return await self.database.read(work)
 
+    async def open_questions(self) -> list[tuple[str, str]]:
+        """Questions to people without an answer: the month, and the end of the note, which names the flow run."""
+
+        async def work(tx: Tx) -> list[tuple[str, str]]:
+            rows = await tx.fetch(
+                "SELECT what, month, note FROM ledger_event WHERE scope = ? "
+                "AND what IN ('ask', 'approve', 'decline', 'unanswered') ORDER BY seq",
+                self.scope,
+            )
+            found: dict[str, str] = {}
+            for row in rows:
+                _, mark, run = (row["note"] or "").rpartition("(flow run ")
+                if row["what"] == "ask" and mark:
+                    found[mark + run] = row["month"]
+                else:
+                    found.pop(mark + run, None)
+            return [(month, ending) for ending, month in found.items()]
+
+        return await self.database.read(work)
+
     async def reconcile(
         self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
     ) -> Decimal:

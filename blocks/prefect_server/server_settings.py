@@ -190,7 +190,8 @@ def client_settings(url: str, *, home: ServerHome | None = None, auth: str | Non
         # Two requests that have one answer here: our server has no CSRF tokens and is of our version.
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
-        "PREFECT_LOGGING_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
+        # The terminal stays quiet; the lines of a run reach its log in the UI.
+        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
     }
     if auth is not None:
         settings["PREFECT_API_AUTH_STRING"] = auth

@@ -17,13 +17,13 @@ from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.jobs.findings import Finding
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
-from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows, fenced
+from tta_dev_primitives.flows.reporting.quoted_answer import fenced, quoted_pages
+from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows, page_key
 from tta_dev_primitives.flows.tasks.item import Item, LocalCheck
 from tta_dev_primitives.flows.tasks.request import UseCase, check_task
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
 from tta_dev_primitives.flows.tasks.savings import Savings
 
-_MOST_SHOWN = 200_000
 _LOG = logging.getLogger("tta_dev_primitives.jobs")
 
 
@@ -145,12 +145,12 @@ async def finish(
         findings=tuple(findings),
     )
     lines = [f"cost ${job.cost_usd:f}, saved {job.savings_ratio:.0%}", ""]
-    for part in (title, "\n".join(job.notes), job.content):
-        lines += fenced(part, most=_MOST_SHOWN) if part else ()
-    text = "\n".join(lines)
-    await _quietly(
-        acreate_markdown_artifact(key="tta-job", markdown=redact(text), description="What the job brought")
-    )
+    for part in (title, "\n".join(job.notes)):
+        lines += fenced(part) if part else ()
+    first, *more = quoted_pages(redact(job.content))
+    for number, page in enumerate(["\n".join([*lines, first]), *more], 1):
+        key, text = page_key("tta-job", number), redact(page)
+        await _quietly(acreate_markdown_artifact(key=key, markdown=text, description="What the job brought"))
     return job
 
 

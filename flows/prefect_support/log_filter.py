@@ -18,6 +18,8 @@ from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import OrchestrationError
 
 _STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
+_RETRIED = re.compile(r"Task run failed with exception: (\w+)\(")
+"""Why a task run goes on is in its log already, in our own words."""
 _CUT_OFF = re.compile(
     r"(Crash detected! |Finished in state Crashed\(')Execution was cancelled by the runtime"
     r"|Finished in state Cancelled\("
@@ -43,7 +45,8 @@ def say_expected_errors_in_one_line(record: logging.LogRecord) -> bool:
         record.msg, record.args = redact(f"{type(error).__name__}: {error}"), ()
         record.exc_info = record.exc_text = None
         return True
-    if _CUT_OFF.match(str(record.msg)):
+    retried = _RETRIED.match(record.getMessage())
+    if _CUT_OFF.match(str(record.msg)) or (retried is not None and retried[1] in _unsaid):
         return False
     state = _STATE.match(str(record.msg))
     return state is None or not _ours(state[1])

@@ -1,4 +1,4 @@
-"""What Prefect's engine does not show of a run: why a task goes on to the next model, and steps that are no tasks.
+"""What Prefect's engine does not show of a run: which model answered, why another is asked, what follows what.
 
 Task run states are events that the client emits, so this costs no request. Prefect's own `Retrying` state carries no
 message: before it, `show_retry` puts an `AwaitingRetry` state with the reason.
@@ -6,15 +6,18 @@ message: before it, `show_retry` puts an `AwaitingRetry` state with the reason.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any
+from functools import partial
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
-from prefect.client.schemas.objects import State, TaskRun
-from prefect.context import FlowRunContext, TagsContext
+from prefect import Task, get_run_logger
+from prefect.client.schemas.objects import RunInput, State, TaskRun, TaskRunResult
+from prefect.context import FlowRunContext, TagsContext, TaskRunContext
 from prefect.states import AwaitingRetry, Completed, Failed
+from prefect.task_engine import run_task_async
 from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tta_dev_primitives.blocks.redaction import redact
@@ -28,8 +31,64 @@ def last_shown() -> UUID | None:
     return _last
 
 
-def show_retry(task_run: TaskRun, why: str) -> None:
-    """Put one state with the reason into the history of a task run that is about to be retried."""
+class Traced(Protocol):
+    """What goes through a run from task run to task run."""
+
+    id: str
+    logged: bool
+    """Each of its steps is a line in the run's log."""
+    task_runs: frozenset[UUID]
+    """The last task runs that it went through."""
+
+
+class TracedChain(Protocol):
+    """What one task run works on."""
+
+    open: list[Any]
+    after: frozenset[UUID]
+    """The task runs before it."""
+
+
+def log_line(item: Traced, text: str) -> None:
+    """Put one line into the log of the running task or flow run, for an item whose run is its own."""
+    if item.logged and (TaskRunContext.get() or FlowRunContext.get()) is not None:
+        part = item.id.partition(".")[2]
+        line = f"{part}: {text}" if part else text
+        get_run_logger().info("%s", redact(line).replace("\n", " ")[:_MOST_CHARS])
+
+
+async def run_after(task: Task[Any, Any], chain: TracedChain, given: Mapping[str, object]) -> None:
+    """Run an async task over a chain; Prefect's graph gets an edge to it from each task run before it."""
+    before: set[RunInput] = {TaskRunResult(id=one) for one in chain.after}
+    own = _pass_through(chain.open, chain.after)
+    parameters = {**given, "chain": chain}
+    await run_task_async(task, task_run_id=own, parameters=parameters, dependencies={"chain": before})
+
+
+def _pass_through(items: Sequence[Traced], before: frozenset[UUID]) -> UUID:
+    """The id of a new task run, which is the last of the items from now on, beside those at the same time."""
+    own = uuid4()
+    for item in items:
+        item.task_runs = item.task_runs - before | {own}
+    return own
+
+
+def attempt_number() -> int:
+    """Which attempt of the running task run this is, from 1."""
+    context = TaskRunContext.get()
+    return 1 if context is None else max(1, context.task_run.run_count)
+
+
+def name_attempt(name: str) -> None:
+    """Name the running task run anew; Prefect gets the name with its next state."""
+    context = TaskRunContext.get()
+    if context is not None:
+        context.task_run.name = name
+
+
+def show_retry(task_run: TaskRun, why: str, name: str) -> None:
+    """Put one state with the reason, and a new name, into the history of a task run that is about to be retried."""
+    task_run.name = name
     last = task_run.state
     at = datetime.now(UTC)
     state = AwaitingRetry(scheduled_time=at, message=redact(why)[:_MOST_CHARS])  # type: ignore[var-annotated]
@@ -42,11 +101,15 @@ def show_retry(task_run: TaskRun, why: str) -> None:
 
 
 @contextmanager
-def shown_step(name: str) -> Iterator[Callable[[str], None]]:
+def shown_step(name: str, items: Sequence[Traced] = ()) -> Iterator[Callable[[str], None]]:
     """Show what happens inside as a task run of the running flow run; outside of one, as nothing.
 
     For a step that is neither retried nor cached and calls no model: Prefect's task engine would cost it several
     times the time and three events, where one at its end shows when it began and how it ended.
+
+    Args:
+        name: Of the task run.
+        items: What goes through it, for the edges of Prefect's graph.
 
     Yields:
         A function that takes the message of the final state.
@@ -56,26 +119,28 @@ def shown_step(name: str) -> Iterator[Callable[[str], None]]:
     def say(message: str) -> None:
         said[0] = message
 
+    before = frozenset[UUID]().union(*(item.task_runs for item in items))
+    ended = partial(_show_ended, name, _pass_through(items, before), before, began)
     try:
         yield say
     except Exception as error:
-        _show_ended(name, began, Failed(message=redact(f"{type(error).__name__}: {error}")[:_MOST_CHARS]))
+        ended(Failed(message=redact(f"{type(error).__name__}: {error}")[:_MOST_CHARS]))
         raise
-    _show_ended(name, began, Completed(message=redact(said[0]) or None))
+    ended(Completed(message=redact(said[0]) or None))
 
 
-def _show_ended(name: str, began: datetime, state: State[Any]) -> None:
+def _show_ended(name: str, own: UUID, before: frozenset[UUID], began: datetime, state: State[Any]) -> None:
     context = FlowRunContext.get()
     if context is None or context.flow_run is None:
         return
-    tags = TagsContext.get().current_tags
     run = TaskRun(
-        id=uuid4(),
+        id=own,
         name=name,
         flow_run_id=context.flow_run.id,
         task_key=name,
-        dynamic_key=str(uuid4()),
-        tags=sorted(tags),
+        dynamic_key=str(own),
+        task_inputs={"items": [TaskRunResult(id=one) for one in before]},
+        tags=sorted(TagsContext.get().current_tags),
         run_count=1,
         flow_run_run_count=context.flow_run.run_count,
         expected_start_time=began,

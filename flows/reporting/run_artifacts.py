@@ -19,11 +19,13 @@ from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.answer_of_run import answer_artifact
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, defer
+from tta_dev_primitives.flows.reporting.quoted_answer import inert_line, quoted_pages
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.artifacts")
 _SHOWN_CHARS = 4_000
+_SHOWN_REASON = 1_000
 _BAR = 30
 
 
@@ -37,9 +39,12 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
         put_off: Let the caller go on first: a process that stays up writes them behind the answer.
     """
     result = item.result
-    text = result_markdown(result) if result is not None else _failure_markdown(item)
+    pages = result_pages(result) if result is not None else [_failure_markdown(item)]
     requests = [
-        _request(runtime, "markdown", "tta-result", redact(text), "Answer and evidence"),
+        *(
+            _request(runtime, "markdown", page_key("tta-result", n), redact(page), "Answer and evidence")
+            for n, page in enumerate(pages, 1)
+        ),
         _request(
             runtime,
             "table",
@@ -57,7 +62,7 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
     if result is not None and result.fields:
         rows = json.dumps(field_rows(result))
         requests.append(_request(runtime, "table", "tta-data", rows, "The fields of the answer"))
-    write = partial(_write, requests, _missing_tag(item))
+    write = partial(_write, requests, _missing_tag(item.use_case))
     if put_off:
         await defer(write)
         return
@@ -89,14 +94,31 @@ def _request(runtime: Runtime, kind: str, key: str, data: str, description: str)
     )
 
 
-def _missing_tag(item: Item) -> tuple[UUID, set[str]] | None:
-    """The flow run and its tags with the use case, when it was found out only during the run."""
+def page_key(key: str, number: int) -> str:
+    """The artifact key of the n-th page: `tta-result`, `tta-result-2`, ..."""
+    return key if number == 1 else f"{key}-{number}"
+
+
+async def tag_run(use_case: str | None) -> None:
+    """Tag the running flow run with its use case now; a Prefect API that is down costs the tag only."""
+    missing = _missing_tag(use_case)
+    if missing is None:
+        return
+    try:
+        await _write([], missing)
+    except Exception as problem:
+        _LOG.warning("the run was not tagged: %s", redact(str(problem)))
+
+
+def _missing_tag(use_case: str | None) -> tuple[UUID, set[str]] | None:
+    """The flow run and its tags with the use case, when it was made without it."""
     context = FlowRunContext.get()
     run = context.flow_run if context is not None else None
-    tag = f"use_case:{item.use_case}"
-    if run is None or not item.use_case or tag in run.tags:
+    tag = f"use_case:{use_case}"
+    if run is None or not use_case or tag in run.tags:
         return None
-    return run.id, {*run.tags, tag}
+    run.tags = [*run.tags, tag]
+    return run.id, {*run.tags}
 
 
 async def _write(requests: Sequence[ArtifactCreate], tagged: tuple[UUID, set[str]] | None) -> None:
@@ -107,19 +129,19 @@ async def _write(requests: Sequence[ArtifactCreate], tagged: tuple[UUID, set[str
     await asyncio.gather(*work)
 
 
-def attempt_rows(attempts: Sequence[Attempt]) -> list[dict[str, str | int | float]]:
-    """The attempts table: one row a call, money as text."""
+def attempt_rows(attempts: Sequence[Attempt]) -> list[dict[str, str | float]]:
+    """The attempts table: one row a call, tokens read and written, money as text.
+
+    As narrow as the UI needs it: its cells do not wrap. Reasons stand in the result.
+    """
     return [
         {
             "role": a.role,
-            "model": a.model,
-            "provider": a.provider,
+            "model": a.model if "/" in a.model else f"{a.provider}/{a.model}",
             "outcome": a.outcome + (" (stored)" if a.reused else ""),
-            "input tokens": a.input_tokens,
-            "output tokens": a.output_tokens,
-            "cost USD": f"{a.cost_usd:f}",
-            "seconds": a.latency_s,
-            "reason": redact(a.reason or ""),
+            "tokens": f"{a.input_tokens:,} + {a.output_tokens:,}",
+            "USD": f"{a.cost_usd:f}",
+            "s": round(a.latency_s, 2),
         }
         for a in sorted(attempts, key=lambda a: a.started_at)
     ]
@@ -138,8 +160,8 @@ def field_rows(result: OrchestrationResult) -> list[dict[str, str]]:
     ]
 
 
-def result_markdown(result: OrchestrationResult) -> str:
-    """The result artifact: verdict, money, warnings, and the answer in a fence that it cannot break out of."""
+def result_pages(result: OrchestrationResult) -> list[str]:
+    """The result artifacts: verdict, money, warnings and the answer; what does not fit goes on in further ones."""
     verdict = "Accepted" if result.accepted else "Not accepted"
     saved = result.saved
     lines = [
@@ -158,24 +180,27 @@ def result_markdown(result: OrchestrationResult) -> str:
             else ()
         ),
         "",
-        *(fenced("\n".join(result.warnings)) if result.warnings else ()),
-        *fenced(result.content),
+        *_listed("Warnings", result.warnings),
+        *_listed("Calls without an answer", _reasons(result.attempts)),
+        "**Answer**",
     ]
-    return "\n".join(lines)
+    first, *more = quoted_pages(redact(result.content), language=None if result.data is None else "json")
+    return ["\n".join([*lines, first]), *more]
+
+
+def _reasons(attempts: Sequence[Attempt]) -> list[str]:
+    return list(dict.fromkeys(f"{a.model}: {a.reason}" for a in attempts if a.outcome != "ok" and a.reason))
+
+
+def _listed(title: str, texts: Sequence[str]) -> list[str]:
+    """A list of sentences that may quote a provider: nothing in them is active."""
+    lines = [f"- {inert_line(redact(visible(text)).replace(chr(10), ' ')[:_SHOWN_REASON])}" for text in texts]
+    return [f"**{title}**", "", *lines, ""] if lines else []
 
 
 def _failure_markdown(item: Item) -> str:
     reason = str(item.error) if item.error is not None else "unknown"
-    return "\n".join(["## No answer", "", *fenced(reason)])
-
-
-def fenced(text: str, *, most: int = _SHOWN_CHARS) -> list[str]:
-    """Text of a model or provider as lines of a code block that it cannot end: no link or picture of it is loaded."""
-    shown = visible(text[:most]) + ("\n…" if len(text) > most else "")
-    fence = "```"
-    while fence in shown:
-        fence += "`"
-    return [fence, shown, fence]
+    return "\n".join(["## No answer", "", *_listed("Why", [reason, *_reasons(item.attempts)])])
 
 
 def budget_markdown(budget: BudgetState) -> str:

@@ -6,8 +6,10 @@ item of a chunk, and the attempts of one task run must share what they learn.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from uuid import UUID
 
 from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
@@ -29,6 +31,9 @@ from tta_dev_primitives.flows.validation.local_checks import Checked
 from tta_dev_primitives.flows.validation.next_step import Answers, PaidSolve, Step
 from tta_dev_primitives.flows.validation.rulings import task_key
 
+_NAMED = 3
+"""Models that the name of a task run holds."""
+
 LocalCheck = Callable[[str], Awaitable[Sequence[str]]]
 """A job's own check of an answer: one short word or line for each failure, empty when it may go on."""
 
@@ -49,6 +54,7 @@ class Item:
         "id",
         "kept",
         "key",
+        "logged",
         "month",
         "output",
         "pair",
@@ -66,6 +72,7 @@ class Item:
         "system",
         "targets",
         "task",
+        "task_runs",
         "use_case",
         "warnings",
         "watch",
@@ -109,9 +116,9 @@ class Item:
         self.reasons: list[str] = []
         self.warnings: list[str] = []
         self.budget: BudgetView | None = None
+        """The month's budget when this task ended."""
         self.month: str | None = None
         """The ledger's month when the task began: that of all its figures."""
-        """The month's budget when this task ended."""
         self.refusal: BudgetExceededError | None = None
         self.error: OrchestrationError | None = None
         self.result: OrchestrationResult | None = None
@@ -129,6 +136,10 @@ class Item:
         self.parts: dict[object, Part] = {}
         self.watch: Callable[[Answer], None] | None = None
         """Called with each answer as it comes."""
+        self.logged = False
+        """Each of its steps is a line in the run's log: a run of one task, none of a job."""
+        self.task_runs = frozenset[UUID]()
+        """The last task runs that it went through, for the edges of Prefect's graph."""
 
     @property
     def open_case(self) -> Case:
@@ -212,7 +223,7 @@ class AttemptChain:
         left: Called with each item that is answered, or has no model left.
     """
 
-    __slots__ = ("left", "open", "size", "walks")
+    __slots__ = ("after", "failures", "left", "open", "size", "walks")
 
     def __init__(
         self,
@@ -223,16 +234,33 @@ class AttemptChain:
         self.walks: dict[str, list[Target]] = {item.id: list(targets) for item, targets in walks}
         self.open: list[Item] = [item for item, _ in walks]
         self.size = len(self.open)
+        self.after = frozenset[UUID]().union(*(item.task_runs for item in self.open))
+        """The task runs before that of this chain."""
+        self.failures: dict[str, None] = {}
+        """Why the last attempt brought no answer for some: error classes."""
 
     @property
     def length(self) -> int:
         """How many attempts the chain can need at most."""
         return max((len(targets) for targets in self.walks.values()), default=0)
 
-    @property
-    def first_model(self) -> str:
-        """The model of the first attempt, for the task run's name."""
-        return next((targets[0].name for targets in self.walks.values() if targets), "none")
+    def attempt_name(
+        self, number: int, targets: Iterable[Target] | None = None, why: Iterable[str] = ()
+    ) -> str:
+        """The name of the task run in its n-th attempt.
+
+        Args:
+            number: From 1.
+            targets: The models that answered; None: those whose turn it is.
+            why: What failed in the attempt before.
+        """
+        if targets is None:
+            targets = [walk[0] for walk in (self.walks[item.id] for item in self.open) if walk]
+        counts = Counter(target.name for target in targets)
+        named = [model if n == 1 else f"{model} x{n}" for model, n in counts.most_common(_NAMED)]
+        models = ", ".join([*named, *(["..."] if len(counts) > _NAMED else [])])
+        retry = ": ".join([f"retry {number - 1}", *([", ".join(why)] if why else [])])
+        return f"execute[{models}]" + (f" ({retry})" if number > 1 else "")
 
     def take_named(self, item: Item, target: Target) -> None:
         """Take one model off the item's walk: usually the next, in bulk the first that has quota."""

@@ -21,7 +21,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.redaction import visible
 from tta_dev_primitives.commands._output import print_json
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
-from tta_dev_primitives.flows.reporting.run_artifacts import fenced
+from tta_dev_primitives.flows.reporting.quoted_answer import fenced
 
 HOSTILE = "\x1b]0;owned\x07\x1b[2J\x9b31m caf\u00e9 \u202egnp.exe\u2066 \x08\x7f\u2028 \U000e0041 \U0001f600 tail\rhead"
 SHOWN = "␛]0;owned␇␛[2J⟨U+009B⟩31m café ⟨U+202E⟩gnp.exe⟨U+2066⟩ ␈␡⟨U+2028⟩ ⟨U+E0041⟩ \U0001f600 tail␍head"

@@ -27,6 +27,7 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
+from prefect.states import Failed
 from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -34,6 +35,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.approval import suggested_amount
 from tta_dev_primitives.flows.budget import BudgetState
+from tta_dev_primitives.flows.maintenance import sweep_ledger
 from tta_dev_primitives.orchestration import BudgetExceededError, MultiModelWorkflow
 
 StartSandbox = Callable[..., Sandbox]
@@ -86,6 +88,8 @@ async def answer(workflow: MultiModelWorkflow, form: dict[str, Any]) -> Any:
         before = await known_runs(client)
         running = asyncio.create_task(workflow.execute(TASK, use_case="moderate"))
         run = await waiting_run(client, "Paused", before)
+        assert run.state is not None
+        assert f"/flow-run/{run.id}" in (run.state.message or "")
         assert await resume(client, run.id, form) is SetStateStatus.ACCEPT
         return await running
 
@@ -234,7 +238,7 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
 async def test_a_declined_run_stays_declined_though_there_is_money_by_then(
     served: tuple[Sandbox, Path, MultiModelWorkflow],
 ) -> None:
-    """The answer belongs to its run: it is recorded, whatever the limit has become; the run's log names the link."""
+    """The answer belongs to its run: it is recorded, whatever the limit has become; log and state name the link."""
     sandbox, _, workflow = served
     async with get_client() as client:
         before = await known_runs(client)
@@ -243,6 +247,8 @@ async def test_a_declined_run_stays_declined_though_there_is_money_by_then(
         )
         waiting = await waiting_run(client, "Suspended", before)
         assert waiting.id == run.id
+        assert waiting.state is not None
+        assert f"/flow-run/{run.id}" in (waiting.state.message or "")
         month = (await Ledger.open(workflow.config.cost_tracking.ledger_url).balance()).month
         ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
         await ledger.approve(month, Decimal(5), who="Bob", reason="elsewhere")
@@ -252,6 +258,28 @@ async def test_a_declined_run_stays_declined_though_there_is_money_by_then(
         assert any(f"/flow-run/{run.id}" in log.message for log in logs)
     assert all(call.provider != "anthropic" for call in sandbox.calls)
     assert [entry[0] for entry in await journal_of(workflow)] == ["ask", "approve", "decline"]
+
+
+@pytest.mark.timeout(300)
+async def test_a_suspended_run_without_an_answer_is_journalled_by_the_next_sweep(
+    served: tuple[Sandbox, Path, MultiModelWorkflow],
+) -> None:
+    """Its process has ended: the sweep looks at the run, once, and leaves questions that are still open."""
+    _, path, workflow = served
+    async with get_client() as client:
+        before = await known_runs(client)
+        run = await client.create_flow_run_from_deployment(
+            await _deployment(client), parameters={"task": TASK, "use_case": "moderate"}
+        )
+        assert (await waiting_run(client, "Suspended", before)).id == run.id
+        await sweep_ledger(str(path))
+        assert await journal_of(workflow) == [ASKED]
+        # As Prefect's service for expired pauses does it.
+        await client.set_flow_run_state(run.id, Failed(message="never resumed"), force=True)
+        await sweep_ledger(str(path))
+        await sweep_ledger(str(path))
+    unanswered = ("unanswered", "0", None, "the run ended as Failed without an answer")
+    assert await journal_of(workflow) == [ASKED, unanswered]
 
 
 @pytest.mark.parametrize(

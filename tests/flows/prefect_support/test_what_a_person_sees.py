@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Callable
 from uuid import UUID
 
 import pytest
 from prefect.client.orchestration import PrefectClient, get_client
-from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter
+from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import State, TaskRun
-from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
+from prefect.client.schemas.sorting import LogSort
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow
 
 from tta_dev_primitives.config.errors import AllModelsFailedError
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -34,6 +36,27 @@ async def task_runs(client: PrefectClient, flow_run_id: UUID, names: set[str]) -
         await asyncio.sleep(0.1)
 
 
+async def edges(client: PrefectClient, flow_run_id: UUID) -> list[tuple[str, str]]:
+    """The edges of the run's graph as the UI gets it, by the names of their ends; Prefect repeats some."""
+    graph = (await client.request("GET", f"/flow_runs/{flow_run_id}/graph-v2")).json()
+    nodes = dict(graph["nodes"])
+    found = [(nodes[p["id"]]["label"], node["label"]) for node in nodes.values() for p in node["parents"]]
+    return list(dict.fromkeys(found))
+
+
+async def log_lines(client: PrefectClient, flow_run_id: UUID, at_least: int) -> list[str]:
+    """Our own lines in the run's log."""
+    only = LogFilter.model_validate({"flow_run_id": {"any_": [flow_run_id]}})
+    end = time.monotonic() + 20
+    while True:
+        messages = [one.message for one in await client.read_logs(only, sort=LogSort.TIMESTAMP_ASC)]
+        lines = [m for m in messages if re.match(r"(plan|fallback|answer|verdict|cost): ", m)]
+        if len(lines) >= at_least:
+            return lines
+        assert time.monotonic() < end, messages
+        await asyncio.sleep(0.1)
+
+
 async def history(client: PrefectClient, run: TaskRun) -> list[State]:
     """The states that a task run went through."""
     states = await client.read_task_run_states(run.id)
@@ -48,11 +71,21 @@ async def test_the_history_of_a_task_run_tells_each_attempt(
     result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
     assert result.model == LLAMA
     async with get_client() as client:
-        runs = await task_runs(
-            client, UUID(result.flow_run_id), {"plan", "budget", f"execute[{GEMINI}]", "validate"}
-        )
-        (execute,) = [run for run in runs if run.name == f"execute[{GEMINI}]"]
+        flow_run_id = UUID(result.flow_run_id)
+        execute_name = f"execute[{LLAMA}] (retry 1: overloaded)"
+        runs = await task_runs(client, flow_run_id, {"plan", "budget", execute_name, "validate"})
+        (execute,) = [run for run in runs if run.name == execute_name]
         states = await history(client, execute)
+        assert await edges(client, flow_run_id) == [
+            ("plan", "budget"),
+            ("budget", execute_name),
+            (execute_name, "budget"),
+            ("budget", "validate"),
+        ]
+        lines = await log_lines(client, flow_run_id, 5)
+    assert [line.split(":")[0] for line in lines] == ["plan", "fallback", "answer", "verdict", "cost"], lines
+    assert f"{GEMINI}: overloaded" in lines[1]
+    assert f"next: groq/{LLAMA}" in lines[1]
     assert [state.name for state in states[-4:]] == ["Running", "AwaitingRetry", "Retrying", "Completed"]
     message = states[-3].message or ""
     assert GEMINI in message
@@ -70,8 +103,9 @@ async def test_a_task_run_of_which_no_model_answered_has_failed(
     async with get_client() as client:
         named = FlowRunFilter.model_validate({"name": {"any_": ["Describe how a clock works."]}})
         (flow_run,) = await client.read_flow_runs(flow_run_filter=named)
-        runs = await task_runs(client, flow_run.id, {f"execute[{GEMINI}]"})
-    executes = [run for run in runs if run.name.startswith("execute[")]
+        last = f"execute[{CLAUDE}] (retry 2: overloaded)"
+        runs = await task_runs(client, flow_run.id, {last})
+    executes = [run for run in runs if run.name == last]
     assert {run.state_name for run in executes} == {"Failed"}
     assert "no model answered" in (executes[0].state.message or "")
     assert flow_run.state_name == "Failed"
@@ -114,6 +148,7 @@ async def test_artifacts_tell_the_answer_the_attempts_and_the_budget(
     assert set(found) == {"tta-result", "tta-attempts", f"tta-spend-{result.budget.month}"}
     assert result.content[:40] in found["tta-result"]
     assert "overloaded" in found["tta-attempts"]
+    assert "over capacity" in found["tta-result"] or "is overloaded" in found["tta-result"]
     assert "limit" in found[f"tta-spend-{result.budget.month}"]
 
 
