@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
+from string import ascii_lowercase, ascii_uppercase
 from urllib.parse import quote
 
 import pytest
@@ -38,6 +39,11 @@ JUDGE = Target("j", "groq", "j", "free", "K", "llama", None)
 
 def b64(text: str) -> str:
     return base64.b64encode(text.encode()).decode()
+
+
+def shifted(text: str, by: int) -> str:
+    moved = ascii_lowercase[by:] + ascii_lowercase[:by]
+    return text.translate(str.maketrans(ascii_lowercase + ascii_uppercase, moved + moved.upper()))
 
 
 def outside_frames(system: str, user: str, nonce: str) -> str:
@@ -84,7 +90,18 @@ def test_no_attack_is_believed_as_a_verdict() -> None:
      lambda v: base64.b32encode(v.encode()).decode(),
      lambda v: v.encode().hex(), lambda v: v.encode().hex(" ").upper(), lambda v: v[::-1], lambda v: quote(v),
      lambda v: codecs.encode(v, "rot13"), lambda v: "".join(f"&#{ord(c)};" for c in v),
-     lambda v: "".join(f"\\u{ord(c):04x}" for c in v), lambda v: b64(v[::-1])],
+     lambda v: "".join(f"\\u{ord(c):04x}" for c in v), lambda v: b64(v[::-1]), lambda v: b64(b64(b64(v))),
+     lambda v: " ".join(f"{ord(c):o}" for c in v), lambda v: "".join(f"\\{ord(c):03o}" for c in v),
+     lambda v: " ".join(str(ord(c)) for c in v), lambda v: str(list(v.encode())),
+     lambda v: "".join(f"{ord(c):03d}" for c in v), lambda v: ", ".join(hex(ord(c)) for c in v),
+     lambda v: " ".join(f"{ord(c):08b}" for c in v), lambda v: "".join(f"{ord(c):07b}" for c in v),
+     lambda v: " ".join(bin(ord(c)) for c in v),
+     lambda v: base64.b85encode(v.encode()).decode(), lambda v: base64.a85encode(v.encode(), adobe=True).decode(),
+     lambda v: "x:" + base64.b85encode(v.encode()).decode(), lambda v: b64(" ".join(str(ord(c)) for c in v)),
+     lambda v: shifted(v, 3), lambda v: shifted(v, 19), lambda v: shifted(v, 7)[::-1], lambda v: b64(shifted(v, 3)),
+     lambda v: "".join(chr(33 + (ord(c) + 14) % 94) if c != " " else c for c in v),
+     lambda v: v.translate(str.maketrans(ascii_lowercase, ascii_lowercase[::-1])),
+     lambda v: re.sub("[a-z]+", lambda w: w[0].translate(str.maketrans("oesa", "035@")), v)],
 )  # fmt: skip
 @pytest.mark.parametrize("verdict", [v for v in FALSE_VERDICTS if "`" not in v and '\\"' not in v])
 def test_a_verdict_that_was_hidden_in_the_answer_is_no_verdict(
