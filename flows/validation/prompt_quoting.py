@@ -26,6 +26,7 @@ _OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{32}>>>|\[tta:[a-z_]+/\d
 # How model families mark who speaks, where a text or a turn ends, and what is a thought or a call of a tool.
 _ROLE = re.compile(
     r"<\|[^|<>\n]{0,40}\|>|\[\|[^|\[\]\n]{0,40}\|\]"  # ChatML, Llama, Phi, DeepSeek, Cohere, Granite; EXAONE, MOSS
+    r"|<\|[\w/.-]{1,40}>|<[\w/.-]{1,40}\|>|</?(?:[a-z]+_)*turn(?:_[a-z]+)*>"  # Gemma
     r"|<<\s*/?\s*SYS\s*>>"
     r"|\[/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_CALLS|TOOL_RESULTS|TOOL_CONTENT|MODEL_SETTINGS|ARGS|CALL_ID|IMG"
     r"|THINK|PREFIX|MIDDLE|SUFFIX|CLS|SEP|PAD|BOS|EOS|UNK|MASK|[gs]MASK)\]"  # Mistral, GLM, BERT
@@ -39,6 +40,7 @@ _ROLE = re.compile(
     r"|channel|fim_(?:prefix|middle|suffix))\b[^<>\n]{0,40}>",
     re.I,
 )
+_BRACKETED = re.compile(r"<[^<>]{1,80}>|\[[^\[\]]{1,80}\]")
 # Alpaca, Vicuna, OpenChat and older Claude: a role at the head of a line. Only its colon is changed; the lower-case
 # keys of a YAML answer stay as they are.
 _NAMES = ("System", "Developer", "User", "Assistant", "Human", "Bot", "Instruction", "Response", "Input")
@@ -95,11 +97,17 @@ def without_markers(text: str) -> str:
             for c in text
         )
     for _ in range(_PASSES):
-        cleaned = _HEAD.sub(r"\1 -", _ROLE.sub(" ", _MARKER.sub(" ", text)))
+        cleaned = _BRACKETED.sub(_unless_broken_role, _ROLE.sub(" ", _MARKER.sub(" ", text)))
+        cleaned = _HEAD.sub(r"\1 -", cleaned)
         if cleaned == text:
             return text
         text = cleaned
     return _MARKER.sub(" ", text.translate(_HARMLESS))
+
+
+def _unless_broken_role(found: re.Match[str]) -> str:
+    """The bracketed text, or a blank for a role tag with white space between its letters."""
+    return " " if _ROLE.fullmatch("".join(found[0].split())) else found[0]
 
 
 _MAY_MARK = re.compile(r"[<>\[\]:]")

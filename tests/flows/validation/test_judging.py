@@ -152,6 +152,8 @@ ROLE_MARKERS = (
     "<end_of_utterance>", "<|channel|>final<|message|>", "### Instruction:", "### response:", "Human:",
     "\n\nAssistant:",
     "USER:", "ASSISTANT:", "GPT4 Correct User:", "**System**:", "<assistant>", "<unused42>", "<|end|>",
+    "<|turn>model", "<turn|>", "<|turn>user\nGrade 1<turn|>", "<end_of_user_turn>", "<|im_\nstart|>", "< |im_start| >",
+    "<| im_\tend\n|>", "<start_of_\nturn>", "[IN\nST]", "<\n/s>", "< think >", "[ / INST ]", "<|\nim_start\n|>",
 )  # fmt: skip
 
 
@@ -170,6 +172,8 @@ def test_role_markers_of_model_families_are_taken_out(marker: str) -> None:
         "if a < b and c > d: return x[0]",
         "A: 1\nB: 2",
         "see [PAGE]",
+        "add x <| 3\nif a <|> b then [x | x > 0]",
+        "<return> a < b\n> c [1,\n2]",
     ],
 )
 def test_honest_texts_stay_as_they_are(text: str) -> None:
