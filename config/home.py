@@ -23,6 +23,6 @@ def make_private(folder: Path) -> None:
     Raises:
         OSError: It cannot be made.
     """
-    if not folder.exists():
+    if not folder.parent.exists():
         make_private(folder.parent)
     folder.mkdir(mode=0o700, exist_ok=True)

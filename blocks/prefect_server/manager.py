@@ -43,6 +43,7 @@ from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerEr
 from tta_dev_primitives.config.home import make_private
 
 _PORTS = range(4242, 4262)
+_MOST_STARTS = 2
 _UNUSED_S = 10.0
 _STARTING = "--- starting ---"
 
@@ -111,22 +112,25 @@ def start_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool =
     place = ServerHome.find(home)
     _make_folders(place)
     deadline = time.monotonic() + wait_s
-    started = False
+    starts = 0
     while True:
         with _lock(place) as lock:
             if lock is not None:
-                if started:
+                # Another command may stop it while it starts, or a busy machine its database: once more, then say why.
+                if starts == _MOST_STARTS:
                     raise PrefectServerError(
                         f"The embedded Prefect server ended while it started. {_log_tail(place)}"
                     )
                 _spawn(place, lock)
-                started = True
+                starts += 1
+            elif not _running(place):
+                continue  # it was looked at in this moment, or has just ended
         info = _info(place)
         if info is not None:
-            if not started and _is_outdated(place, info):
+            if not starts and _is_outdated(place, info):
                 stop_server(home=place.root)
                 continue
-            info = replace(info, started=started)
+            info = replace(info, started=starts > 0)
             if not wait or _healthy(info, deadline):
                 return replace(info, ready=wait)
         if time.monotonic() > deadline:
@@ -240,11 +244,11 @@ def _make_folders(place: ServerHome) -> None:
 
 
 @contextmanager
-def _lock(place: ServerHome) -> Iterator[int | None]:
-    """The server's lock, or None when its server holds it."""
+def _lock(place: ServerHome, how: int = fcntl.LOCK_EX) -> Iterator[int | None]:
+    """The server's lock, or None when another process has it: the server, or one that looks or starts right now."""
     descriptor = os.open(place.lock_file, os.O_RDWR)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, how | fcntl.LOCK_NB)
     except BlockingIOError:
         os.close(descriptor)
         yield None
@@ -259,7 +263,8 @@ def _lock(place: ServerHome) -> Iterator[int | None]:
 def _running(place: ServerHome) -> bool:
     if not place.lock_file.is_file():
         return False
-    with _lock(place) as lock:
+    # Shared: two processes that look at the same time must not take each other for the server.
+    with _lock(place, fcntl.LOCK_SH) as lock:
         return lock is None
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import signal
@@ -196,6 +197,11 @@ def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced
     assert first.pid is not None
 
     os.kill(first.pid, signal.SIGKILL)
+    with open(ServerHome.find(home).lock_file) as looking:
+        assert eventually(lambda: not server_status(home=home).running)
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert not server_status(home=home).running, "a process that looks at the lock is no server"
+        assert not stop_server(home=home).running, "the process of a stale state file may be any other by now"
     second = start_server(home=home)
 
     assert second.started
