@@ -7,13 +7,11 @@ whatever happens in between.
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
@@ -32,7 +30,8 @@ from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
-from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, StoredAnswer, provider_key
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, encoded_reply, reply_of
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, provider_key
 from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.redaction import mask_keys, redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
@@ -42,83 +41,8 @@ from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
 _log = logging.getLogger("tta_dev_primitives.ledger")
-_KEY_VERSION = "tta-1"
 _GRACE_S = 5.0
 """Seconds that the client's own deadline gets before this one cuts the call off."""
-
-
-@dataclass(frozen=True, slots=True)
-class GuardedReply:
-    """A reply and what it cost."""
-
-    reply: ChatReply
-    cost_usd: Decimal
-    """USD charged to the month for it: 0 when free or reused."""
-    list_value_usd: Decimal | None
-    """USD the observed tokens cost at list price; None when that is not known."""
-    call_id: str
-    reused: bool = False
-    """It came from the answer store: nothing was sent, nothing was paid."""
-    flag: str | None = None
-    """What is odd about its bill: `usage_missing`, `bound_broken`, `disputed`, `unsettled` ..."""
-    warning: str | None = None
-    """A sentence about the flag, for the result's warnings."""
-
-
-def content_key(target: Target, request: ChatRequest) -> str:
-    """The key of a request's answer: equal when provider, address, model and every field are equal."""
-    parts = {
-        "version": _KEY_VERSION,
-        "provider": target.provider,
-        "base_url": target.base_url,
-        "api_model": target.api_model,
-        "messages": [[message.role, message.content] for message in request.messages],
-        "system": request.system,
-        "max_output_tokens": request.max_output_tokens,
-        "temperature": request.temperature,
-        "stop": list(request.stop),
-        "json_schema": request.json_schema,
-        "schema_name": request.schema_name,
-        "thinking": request.thinking,
-        **({} if request.seed is None else {"seed": request.seed}),
-    }
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"json_schema: {type(value).__name__} is not JSON")
-
-
-async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = None) -> GuardedReply | None:
-    """The reply kept under a content key, at no cost; None when there is none.
-
-    Raises:
-        QuarantinedError: There is none, and `target` is closed after a wrong bill.
-        LedgerError: The ledger cannot be used.
-    """
-    keys = () if target is None else (target.key, provider_key(target))
-    stored, closed = await ledger.lookup(step_key, *keys)
-    if stored is None and closed is not None:
-        raise closed
-    return None if stored is None else reply_of(stored)
-
-
-def reply_of(stored: StoredAnswer) -> GuardedReply:
-    """The reply that a stored answer holds, at no cost."""
-    return _decode(stored.body, stored.call_id)
-
-
-async def missing_answers(ledger: Ledger, step_keys: Sequence[str], targets: Sequence[Target]) -> list[str]:
-    """Those of `step_keys` without a stored answer; none of them when one of `targets` is closed.
-
-    Raises:
-        LedgerError: The ledger cannot be used.
-    """
-    closable = sorted({key for target in targets for key in (target.key, provider_key(target))})
-    return await ledger.missing(step_keys, closable)
 
 
 async def guarded_send(
@@ -174,7 +98,7 @@ async def guarded_send(
         _log.warning("%s This call of a free model goes on without it.", error)
     else:
         if stored is not None:
-            return _decode(stored.body, stored.call_id)
+            return reply_of(stored)
         if closed is not None:
             raise closed
     if target.billing == "free":
@@ -368,7 +292,7 @@ class _Attempt:
         """Whole answers are stored; a cut one only when it was paid for, since asking again costs again."""
         problem = reply_problem(guarded.reply)
         cut = problem is ErrorClass.TRUNCATED and self.target.billing == "paid" and guarded.reply.text.strip()
-        return (self.step_key, _encode(guarded)) if problem is None or cut else None
+        return (self.step_key, encoded_reply(guarded)) if problem is None or cut else None
 
 
 def _failure(error: ProviderError, usage: Usage | None) -> Outcome:
@@ -423,36 +347,3 @@ async def settle_batch_failure(
 def _in_batch(ledger: Ledger, target: Target, request: ChatRequest, hold: Hold, step_key: str) -> _Attempt:
     call = replace(CallInfo.of(target, role="", step_key=step_key), id=hold.id)
     return _Attempt(ledger, target, request, call, step_key, nullcontext, lambda: True, shared=True)
-
-
-_USAGE = tuple(f.name for f in fields(Usage) if f.name != "reported_cost_usd")
-
-
-def _encode(guarded: GuardedReply) -> bytes:
-    reply = guarded.reply
-    cost = reply.usage.reported_cost_usd
-    document = {
-        "text": reply.text,
-        "finish": reply.finish,
-        "raw_finish": reply.raw_finish,
-        "model_returned": reply.model_returned,
-        "request_id": reply.request_id,
-        "usage": {name: getattr(reply.usage, name) for name in _USAGE},
-        "reported_cost_usd": None if cost is None else str(cost),
-        "list_value_usd": None if guarded.list_value_usd is None else str(guarded.list_value_usd),
-    }
-    return json.dumps(document, separators=(",", ":")).encode()
-
-
-def _decode(body: bytes, call_id: str) -> GuardedReply:
-    document = json.loads(body)
-    cost, value = document["reported_cost_usd"], document["list_value_usd"]
-    reply = ChatReply(
-        text=document["text"],
-        finish=document["finish"],
-        usage=Usage(**document["usage"], reported_cost_usd=None if cost is None else Decimal(cost)),
-        raw_finish=document["raw_finish"],
-        model_returned=document["model_returned"],
-        request_id=document["request_id"],
-    )
-    return GuardedReply(reply, Decimal(0), None if value is None else Decimal(value), call_id, reused=True)

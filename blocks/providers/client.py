@@ -12,9 +12,8 @@ import json
 import ssl
 import time
 import traceback
-import zlib
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Self
 
@@ -23,6 +22,12 @@ from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.providers.address_rules import Base, Reach, base_of
 from tta_dev_primitives.blocks.providers.network import proxy_of
+from tta_dev_primitives.blocks.providers.reply_body import (
+    Received,
+    TooLargeError,
+    UndecodableError,
+    read_body,
+)
 from tta_dev_primitives.blocks.providers.telemetry import chat_span
 from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guarded_session, host_refusal
 from tta_dev_primitives.blocks.redaction import redact, register_secret
@@ -30,15 +35,7 @@ from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.batches.types import HttpCall
 from tta_dev_primitives.blocks.wire.error_rules import Fault
 from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
-from tta_dev_primitives.blocks.wire.reading import (
-    Decompressor,
-    UnknownEncoding,
-    Unreadable,
-    decode_json,
-    decompressor,
-    flat,
-    lower_headers,
-)
+from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
@@ -47,7 +44,6 @@ from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, 
 
 MAX_BODY = 8 * 1024 * 1024
 """Decoded bytes of a reply; 200 kB of gzip can unpack to hundreds of megabytes."""
-_MAX_ERROR_BODY = 64 * 1024
 _CONNECT_S = 10.0
 _LARGE = 1024 * 1024
 _NOTHING = ChatRequest(())
@@ -57,25 +53,6 @@ _COMMON_HEADERS = {
     "accept-encoding": "identity",
     "user-agent": "tta-dev-primitives",
 }
-_HEAD = 64
-"""Bytes by which a body shows whether it is text or compressed."""
-
-
-class _TooLarge(Exception):
-    """The body passed its cap."""
-
-
-class _UndecodableError(Exception):
-    """The body is not encoded as it says."""
-
-
-@dataclass(slots=True)
-class _Answer:
-    """What came back so far; it outlives an error within the body, since a status already says much."""
-
-    status: int | None = None
-    headers: dict[str, str] = field(default_factory=dict)
-    body: bytearray = field(default_factory=bytearray)
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,16 +276,16 @@ class ProviderClient:
         *,
         deadline_s: float,
         on_sent: Callable[[], None] | None = None,
-    ) -> _Answer:
+    ) -> Received:
         target = prepared.target
         pool = self._pool(prepared.base)
-        sending, answer = Sending(on_sent), _Answer()
+        sending, answer = Sending(on_sent), Received()
         token = SENDING.set(sending)
         failure: ProviderError | ConfigError | None = None
         try:
             async with asyncio.timeout(deadline_s):
                 await _roundtrip(pool, method, prepared, deadline_s, answer)
-        except (TimeoutError, aiohttp.ClientError, OSError, _TooLarge, _UndecodableError) as error:
+        except (TimeoutError, aiohttp.ClientError, OSError, TooLargeError, UndecodableError) as error:
             # The status of an error reply decides, also when its body broke off.
             if answer.status is None or 200 <= answer.status < 300:
                 sent = sending.sent or answer.status is not None
@@ -378,7 +355,7 @@ async def _roundtrip(
     method: str,
     prepared: Prepared,
     deadline_s: float,
-    answer: _Answer,
+    answer: Received,
 ) -> None:
     """Send and read into `answer`. Python's total deadline around this beats a server that drips bytes.
 
@@ -400,16 +377,9 @@ async def _roundtrip(
         allow_redirects=False,
     ) as response:
         headers_back = lower_headers(response.headers)
-        await _read(response.status, headers_back, response.content.iter_any(), answer, prepared.most_bytes)
-
-
-async def _read(
-    status: int, headers: dict[str, str], stream: AsyncIterable[bytes], answer: _Answer, most_bytes: int
-) -> None:
-    answer.status, answer.headers = status, headers
-    cap = most_bytes if 200 <= status < 300 else _MAX_ERROR_BODY
-    async for piece in _decoded(headers.get("content-encoding", ""), stream, cap):
-        answer.body += piece
+        await read_body(
+            response.status, headers_back, response.content.iter_any(), answer, prepared.most_bytes
+        )
 
 
 async def _pieces(body: bytes) -> AsyncIterator[bytes]:
@@ -417,43 +387,8 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 256 * 1024]
 
 
-async def _decoded(encoding: str, stream: AsyncIterable[bytes], cap: int) -> AsyncIterator[bytes]:
-    """Yield at most `cap` bytes of body, also in memory: a bomb is stopped inside the decoder."""
-    left, head, decide = cap, b"", True
-    inflate: Decompressor | None = None
-    async for raw in stream:
-        piece = head + raw
-        if decide and len(piece) < _HEAD:
-            head = piece
-            continue
-        if decide:
-            inflate, decide, head = _decompressor(encoding, piece), False, b""
-        piece = _inflated(inflate, piece, left + 1)
-        left -= len(piece)
-        if left < 0:
-            yield piece[: left + len(piece)]
-            raise _TooLarge
-        yield piece
-    if head:
-        yield _inflated(_decompressor(encoding, head), head, left)
-
-
-def _decompressor(encoding: str, head: bytes) -> Decompressor | None:
-    try:
-        return decompressor(encoding, head)
-    except UnknownEncoding as error:
-        raise _UndecodableError(str(error)) from None
-
-
-def _inflated(inflate: Decompressor | None, piece: bytes, most: int) -> bytes:
-    try:
-        return piece if inflate is None else inflate.decompress(piece, most)
-    except zlib.error:
-        raise _UndecodableError("the reply is not the gzip it says it is") from None
-
-
 def _failed(
-    target: Target, error: BaseException, answer: _Answer, *, sent: bool, deadline_s: float
+    target: Target, error: BaseException, answer: Received, *, sent: bool, deadline_s: float
 ) -> ProviderError | ConfigError:
     """Translate a failure of the socket; the original is dropped, since it holds the request and its headers."""
     refusal = host_refusal(error)
@@ -462,9 +397,9 @@ def _failed(
     slow = isinstance(error, TimeoutError)
     said = flat(redact(str(error)), limit=160) or type(error).__name__
     pre = LedgerAction.CHARGE_AT_BOUND
-    if isinstance(error, _TooLarge):
+    if isinstance(error, TooLargeError):
         fault = Fault(ErrorClass.MALFORMED, pre, f"the reply is larger than {MAX_BODY} bytes")
-    elif isinstance(error, _UndecodableError):
+    elif isinstance(error, UndecodableError):
         fault = Fault(ErrorClass.MALFORMED, pre, said)
     elif not sent:
         what = f"no connection within {min(_CONNECT_S, deadline_s):g} s" if slow else f"no connection: {said}"

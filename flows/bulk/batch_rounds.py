@@ -21,9 +21,9 @@ from pydantic import SecretStr
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, Opened
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
-from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply, content_key
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.reserve import RefusedError
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price, batch_format, batch_line
 from tta_dev_primitives.blocks.wire.batches.types import BatchLine, dumps

@@ -16,12 +16,9 @@ from typing import Any
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, NewBatch, Opened, OpenLine
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
-from tta_dev_primitives.blocks.ledger.guarded_call import (
-    GuardedReply,
-    settle_batch_failure,
-    settle_batch_reply,
-)
+from tta_dev_primitives.blocks.ledger.guarded_call import settle_batch_failure, settle_batch_reply
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply
 from tta_dev_primitives.blocks.providers.batch_client import BatchClient
 from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price
 from tta_dev_primitives.blocks.wire.batches.types import BatchLine, BatchStatus, LineResult

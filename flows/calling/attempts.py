@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import TYPE_CHECKING
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
-from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply
 from tta_dev_primitives.blocks.providers.capabilities import Lesson, lesson_of
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatRequest

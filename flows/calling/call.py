@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply
 from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import (

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from tta_dev_primitives.blocks.ledger.guarded_call import content_key, missing_answers, stored_reply
+from tta_dev_primitives.blocks.ledger.stored_replies import content_key, missing_answers, stored_reply
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import QuarantinedError
 from tta_dev_primitives.config.models.targets import Target

@@ -17,10 +17,10 @@ from matrix import Action, Fault
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
-from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import to_pico
 from tta_dev_primitives.blocks.ledger.savings_account import Ended, earn
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError

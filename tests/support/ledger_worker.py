@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger import failpoints
-from tta_dev_primitives.blocks.ledger.guarded_call import content_key, guarded_send
+from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
+from tta_dev_primitives.blocks.ledger.stored_replies import content_key
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerBusyError

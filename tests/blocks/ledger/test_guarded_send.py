@@ -14,13 +14,9 @@ import pytest
 from tta_dev_primitives.blocks.ledger.billing import other_model
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
-from tta_dev_primitives.blocks.ledger.guarded_call import (
-    GuardedReply,
-    content_key,
-    guarded_send,
-    stored_reply,
-)
+from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key, stored_reply
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import (

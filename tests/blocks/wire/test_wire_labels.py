@@ -16,9 +16,9 @@ from wire_samples import NOW, PROVIDERS, ask, target
 
 from tta_dev_primitives.blocks.ledger.billing import bill_of, free_bill_of, with_checked_usage
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
+from tta_dev_primitives.blocks.providers.reply_body import UndecodableError, decompressor
 from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.blocks.wire.reading import UnknownEncoding, decompressor
 from tta_dev_primitives.blocks.wire.reply_problems import finish_of, reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
@@ -114,7 +114,7 @@ def test_the_first_bytes_say_how_a_body_is_packed(encoding: str, packed: Any) ->
 
 def test_a_packing_that_was_not_asked_for_is_named() -> None:
     """What is neither text nor gzip nor deflate cannot be read."""
-    with pytest.raises(UnknownEncoding, match="zstd"):
+    with pytest.raises(UndecodableError, match="zstd"):
         decompressor("zstd", b"\x28\xb5\x2f\xfd\x04\x00\x91\xff" * 8)
 
 

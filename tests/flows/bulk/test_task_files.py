@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.guarded_call import content_key
+from tta_dev_primitives.blocks.ledger.stored_replies import content_key
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
