@@ -7,12 +7,9 @@ import math
 import time
 from dataclasses import asdict
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from tta_dev_primitives.commands._ledger import open_ledger, seconds_of
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, print_json, table
 
 _MOST_SHOWN = 20
@@ -21,17 +18,15 @@ _MOST_SHOWN = 20
 def answers(
     *,
     older_than: str | None = None,
-    delete: Annotated[bool, Parameter(negative="")] = False,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    delete: Flag = False,
+    config: Config = None,
+    json: Json = False,
 ) -> int:
     """List the stored answers, which make a repeated task free, or delete them.
 
     Args:
         older_than: Only those older than this: `12h`, `30d` or `8w`.
         delete: Delete them; the same task is asked and paid anew afterwards.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     before = math.inf if older_than is None else time.time() - seconds_of(older_than, "--older-than")
     _, ledger = open_ledger(config)

@@ -6,11 +6,10 @@ import asyncio
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
-
-from cyclopts import Parameter
+from typing import TYPE_CHECKING, Any, Literal
 
 from tta_dev_primitives.commands._ledger import open_ledger
+from tta_dev_primitives.commands._options import Config, Json
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
@@ -26,8 +25,8 @@ def batches(
     batch: str | None = None,
     /,
     *,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    config: Config = None,
+    json: Json = False,
 ) -> int:
     """List batches; `show ID` asks the provider and collects what is ready; `cancel ID` stops one.
 
@@ -36,8 +35,6 @@ def batches(
     Args:
         action: `list`, `show` or `cancel`.
         batch: The id as the list shows it, or its beginning.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     if action == "list":
         if batch is not None:

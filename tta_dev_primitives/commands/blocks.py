@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
-
+from tta_dev_primitives.commands._options import Config, Json
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
 
 
 def sync(
     *,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    config: Config = None,
+    json: Json = False,
 ) -> int:
     """Save one credentials block for each provider and key that the configuration names.
 
     Running it again changes nothing that has not changed; a stored key is never erased.
-
-    Args:
-        config: The configuration file.
-        json: Print one JSON document.
     """
     from tta_dev_primitives.commands._trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server

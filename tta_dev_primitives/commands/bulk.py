@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 from tta_dev_primitives.commands._bulk_view import View, view_for
+from tta_dev_primitives.commands._options import Config, Flag
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
 _MOST_FIELDS = 40
-Flag = Annotated[bool, Parameter(negative="")]
 
 
 def bulk(
@@ -33,7 +33,7 @@ def bulk(
     *,
     out: Annotated[Path, Parameter(name=["--out", "-o"])],
     concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    config: Config = None,
     schema: str | None = None,
     json: Flag = False,
     max_cost: str | None = None,
@@ -61,7 +61,6 @@ def bulk(
         tasks: JSONL lines {"id", "task", "use_case"?, "system"?, "schema"?}, or a .csv with these columns.
         out: The results, one JSON line a task, or a .csv; what stands there is not done again.
         concurrency: Provider calls open at once.
-        config: The configuration file; otherwise the usual places are searched.
         schema: The answers are data: a JSON Schema file, or module:Model. A line's own "schema" goes before it.
         json: Print the report as one JSON document on stdout.
         max_cost: The most the job may cost, USD, over all its runs.

@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Container, Iterator
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from cyclopts import Parameter
 from rich.text import Text
 
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.check import CheckLine, check_config
@@ -26,9 +26,9 @@ _MARKS = {"ok": ("ok  ", "green"), "warn": ("warn", "yellow"), "fail": ("fail", 
 
 def check(
     *,
-    live: Annotated[bool, Parameter(negative="")] = False,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    live: Flag = False,
+    config: Config = None,
+    json: Json = False,
 ) -> int:
     """Check the configuration, keys, model lifetimes, prices, the ledger and the Prefect server.
 
@@ -36,8 +36,6 @@ def check(
 
     Args:
         live: Also ask each provider which models it serves (needs keys; costs nothing).
-        config: The configuration file; otherwise the usual places are searched.
-        json: Print one JSON document.
     """
     quiet_logs()
     lines = list(_lines(config, live))

@@ -11,12 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
-from cyclopts import Parameter
 from rich.console import Console
 from rich.text import Text
 
+from tta_dev_primitives.commands._options import Flag
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.config.errors import OrchestrationError
 
@@ -43,8 +43,8 @@ class _Done:
 
 def demo(
     *,
-    details: Annotated[bool, Parameter(negative="")] = False,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    details: Flag = False,
+    json: Flag = False,
 ) -> int:
     """Say what is saved on recorded outcomes, then run seven tasks against the sandbox provider.
 

@@ -6,13 +6,12 @@ import asyncio
 import re
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 from zoneinfo import available_timezones
-
-from cyclopts import Parameter
 
 from tta_dev_primitives.blocks.prefect_server.manager import open_link
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.bulk.arguments import usd_amount
@@ -26,7 +25,7 @@ if TYPE_CHECKING:
 def deploy(
     *,
     work_pool: str = "tta",
-    automations: Annotated[bool, Parameter(negative="")] = False,
+    automations: Flag = False,
     notify: str | None = None,
     bulk_input: str | None = None,
     bulk_output: str | None = None,
@@ -35,9 +34,9 @@ def deploy(
     nightly_max_cost: str | None = None,
     working_dir: Path | None = None,
     worker_config: str | None = None,
-    reset: Annotated[bool, Parameter(negative="")] = False,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    reset: Flag = False,
+    config: Config = None,
+    json: Json = False,
 ) -> int:
     """Create or update the deployments on the Prefect server that runs use; what people set there stays.
 
@@ -54,7 +53,6 @@ def deploy(
         worker_config: The configuration file on the workers, such as a mounted path; it is not read here.
         reset: Replace what people set on the server: schedules, parameters, tags, limits, job variables, automations.
         config: The configuration file that every deployment uses; otherwise the usual places are searched now.
-        json: Print one JSON document.
     """
     from tta_dev_primitives.commands._trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server

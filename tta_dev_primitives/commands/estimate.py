@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.commands._ledger import limit_of, open_ledger
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.config import OrchestrationConfig
@@ -45,23 +46,21 @@ def estimate(
     tasks: Path,
     /,
     *,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
+    config: Config = None,
     concurrency: Annotated[int, Parameter(name=["--concurrency", "-n"])] = 50,
-    allow_extra: Annotated[bool, Parameter(negative="")] = False,
+    allow_extra: Flag = False,
     schema: str | None = None,
     samples: int = 1,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Cost, tokens, time under the free quotas, and the share of paid tasks; nothing is sent or spent.
 
     Args:
         tasks: The file that `tta bulk` would run.
-        config: The configuration file; otherwise the usual places are searched.
         concurrency: As `tta bulk` would have it.
         allow_extra: As `tta bulk` would have it.
         schema: As `tta bulk` would have it: a JSON Schema file, or module:Model.
         samples: As `tta bulk` would have it.
-        json: Print one JSON document.
     """
     whole("--concurrency", concurrency)
     if input_size(tasks) == 0:

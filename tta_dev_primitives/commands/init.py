@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.commands._options import Flag
 from tta_dev_primitives.commands._output import console, print_json
 
 if TYPE_CHECKING:
@@ -34,10 +35,10 @@ def init(
     /,
     *,
     yes: Annotated[bool, Parameter(name=["--yes", "-y"], negative="")] = False,
-    as_in_guide: Annotated[bool, Parameter(negative="")] = False,
+    as_in_guide: Flag = False,
     scenario: Scenario | None = None,
     env_example: Path = Path(".env.example"),
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Flag = False,
 ) -> int:
     """Write a configuration file with today's models, and `.env.example` beside it. Existing files are kept.
 

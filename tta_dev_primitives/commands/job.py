@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, json_text, print_json, print_text, quiet_logs, usd
 from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
 _Job: TypeAlias = "Coroutine[Any, Any, JobResult]"
 _EXAMPLES = Path(sources.__file__).parent / "examples"
 
-Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
-Json = Annotated[bool, Parameter(negative="")]
-Example = Annotated[bool, Parameter(negative="")]
 Kind = Annotated[UseCase, Parameter(name=["--use-case", "-u"])]
 
 
@@ -41,11 +39,11 @@ def review(
     exclude: list[str] | None = None,
     fail_on: Annotated[Literal["high", "medium", "any"] | None, Parameter()] = None,
     format: Literal["markdown", "json", "sarif", "github"] = "markdown",
-    example: Example = False,
+    example: Flag = False,
     use_case: Kind = "complex",
     out: Path | None = None,
     config: Config = None,
-    json: Json = False,
+    json: Flag = False,
 ) -> int:
     """Review a change file by file; a finding must cite a line that the diff shows.
 
@@ -64,7 +62,6 @@ def review(
         example: Review the example that comes with the package.
         use_case: Which executors do it.
         out: Write the review to this new file.
-        config: The configuration file.
         json: The same as --format json.
     """
     from tta_dev_primitives.flows.jobs.diffs import changes_in, to_review
@@ -137,7 +134,7 @@ def document(
     modules: list[Path] | None = None,
     /,
     *,
-    example: Example = False,
+    example: Flag = False,
     use_case: Kind = "moderate",
     out: Path | None = None,
     config: Config = None,
@@ -150,8 +147,6 @@ def document(
         example: Document the example that comes with the package.
         use_case: Which executors do it.
         out: Write the page to this new file; an existing folder gets one new file a module.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     from tta_dev_primitives.flows.jobs.modules import read_modules
 
@@ -194,8 +189,8 @@ def unit_tests(
     /,
     *,
     seconds: float = 60.0,
-    example: Example = False,
-    run_unfenced: Annotated[bool, Parameter(negative="")] = False,
+    example: Flag = False,
+    run_unfenced: Flag = False,
     python: Path | None = None,
     use_case: Kind = "expert",
     out: Path | None = None,
@@ -212,8 +207,6 @@ def unit_tests(
         python: The interpreter that runs the tests; default: that of the active virtual environment.
         use_case: Which executors do it.
         out: Write the tests to this new file.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     path = _module(module, example)
     if not 1 <= seconds <= 600:

@@ -9,18 +9,15 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
-from typing import Annotated, Any
-
-from cyclopts import Parameter
+from typing import Any
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import JournalEntry, OpenCall
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger, seconds_of
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 
-Config = Annotated[Path | None, Parameter(name=["--config", "-c"])]
-Json = Annotated[bool, Parameter(negative="")]
 _MOST_SHOWN = 20
 _LEAST_AGE_S = 86_400
 """A process that slept may end its call a day late: younger rows are never deleted."""
@@ -31,8 +28,6 @@ def show(*, month: str | None = None, config: Config = None, json: Json = False)
 
     Args:
         month: YYYY-MM; the current month when not given.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     return asyncio.run(_show(month, config, json))
 
@@ -120,15 +115,11 @@ def _amount_of(entry: JournalEntry) -> Decimal:
     return entry.approved if entry.what == "approve" else entry.spent
 
 
-def verify(
-    *, full: Annotated[bool, Parameter(negative="")] = False, config: Config = None, json: Json = False
-) -> int:
+def verify(*, full: Flag = False, config: Config = None, json: Json = False) -> int:
     """Check that the journal's sums equal the months; exit 1 when they do not.
 
     Args:
         full: Also read again what was proved before, and every stored answer; a small ledger is always read in full.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
     problems = asyncio.run(_verify(ledger, full))
@@ -161,8 +152,6 @@ def prune(
     Args:
         answers_older_than: Delete stored answers of this age: `12h`, `90d` or `8w`. The same task is paid anew.
         runs_older_than: Delete calls, journal entries, task records and result files of this age, at least `1d`.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     if answers_older_than is None and runs_older_than is None:
         raise ConfigError(
@@ -208,8 +197,6 @@ def reconcile(
         call_id: A presumed call (`tta ledger show` lists them).
         amount: What was billed, in USD; `0` or `unbilled` when the provider billed nothing.
         evidence: Where that is known from: an invoice line, a usage page, a request id.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
     actual = None if amount == "unbilled" else _amount(amount)
@@ -229,8 +216,6 @@ def set_month(month: str, /, *, reason: str, config: Config = None, json: Json =
     Args:
         month: YYYY-MM; it must be the month of the clock.
         reason: Why; kept in the ledger.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
     moved = asyncio.run(ledger.set_month(month, who=_user(), reason=reason))
@@ -247,8 +232,6 @@ def resolve(key: str, /, *, reason: str, config: Config = None, json: Json = Fal
     Args:
         key: As `tta ledger show` names it.
         reason: Why it may be used again; kept in the ledger.
-        config: The configuration file.
-        json: Print one JSON document.
     """
     _, ledger = open_ledger(config)
     count = asyncio.run(ledger.resolve(key, who=_user(), reason=reason))

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import date
-from typing import Annotated, Any
+from typing import Any
 
-from cyclopts import Parameter
-
+from tta_dev_primitives.commands._options import Json
 from tta_dev_primitives.commands._output import console, print_json, table
 from tta_dev_primitives.config.errors import ConfigError, UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import Catalogue, ModelEntry, load_catalogue, today_utc
@@ -15,12 +14,11 @@ from tta_dev_primitives.config.models.prices import list_price
 from tta_dev_primitives.config.models.targets import Price
 
 
-def models(*, provider: str | None = None, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def models(*, provider: str | None = None, json: Json = False) -> int:
     """List the models that the catalogue knows, with list price, free plan and retirement.
 
     Args:
         provider: Only this provider's: anthropic, google-ai-studio, groq or openrouter.
-        json: Print one JSON document.
     """
     catalogue, today = load_catalogue(), today_utc()
     if provider is not None and provider not in catalogue.providers:

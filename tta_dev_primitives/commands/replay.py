@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from tta_dev_primitives.commands._options import Json
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 
@@ -31,7 +32,7 @@ def replay(
     seed: int = 1,
     concurrency: int = 10,
     chart: Path | None = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
+    json: Json = False,
 ) -> int:
     """Replay recorded answers through the sandbox, the real flow and a ledger of its own, and print the outcome.
 
@@ -44,7 +45,6 @@ def replay(
         seed: Of the order in which the tasks are run.
         concurrency: Calls open at once.
         chart: Also write the cost-quality chart, as SVG.
-        json: Print one JSON document.
     """
     quiet_logs(logging.ERROR)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")

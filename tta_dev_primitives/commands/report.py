@@ -6,15 +6,14 @@ import asyncio
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
 
-from cyclopts import Parameter
 from rich.console import RenderableType
 from rich.text import Text
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.report import Line
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
+from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, print_json, table
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
@@ -25,17 +24,15 @@ from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
 def report(
     *,
     month: str | None = None,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    csv: Annotated[bool, Parameter(negative="")] = False,
+    config: Config = None,
+    json: Json = False,
+    csv: Flag = False,
     html: Path | None = None,
 ) -> int:
     """Print a month by model, provider, role and use case, with savings, quality and free quota.
 
     Args:
         month: YYYY-MM, or last for the month that ended; the current month when not given.
-        config: The configuration file.
-        json: Print one JSON document.
         csv: Print every line of the ledger's summary as CSV.
         html: Write one self-contained page to this file.
     """

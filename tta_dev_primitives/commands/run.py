@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from rich.console import RenderableType
 
+from tta_dev_primitives.commands._options import Config, Flag
 from tta_dev_primitives.commands._output import console, print_json, print_text, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
@@ -28,10 +28,10 @@ def run(
     use_case: Annotated[str | None, Parameter(name=["--use-case", "-u"])] = None,
     system: Annotated[str | None, Parameter(name=["--system", "-s"])] = None,
     schema: str | None = None,
-    config: Annotated[Path | None, Parameter(name=["--config", "-c"])] = None,
-    json: Annotated[bool, Parameter(negative="")] = False,
-    raw: Annotated[bool, Parameter(negative="")] = False,
-    fresh: Annotated[bool, Parameter(negative="")] = False,
+    config: Config = None,
+    json: Flag = False,
+    raw: Flag = False,
+    fresh: Flag = False,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> int:
     """Run one task and print its answer; the cost and the attempts go to stderr.
@@ -41,7 +41,6 @@ def run(
         use_case: simple, moderate, complex, expert, speed-critical or reasoning; found out when not given.
         system: Extra instructions for the models.
         schema: The answer is data: a JSON Schema file, or module:Model.
-        config: The configuration file; otherwise the usual places are searched.
         json: Print the whole result as one JSON document.
         fresh: Ask anew, and pay again, for what is stored from an earlier run.
         raw: Write control characters of the answer as they are, into a file or pipe. A terminal shows symbols.

@@ -3,21 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Annotated
 
-from cyclopts import Parameter
-
+from tta_dev_primitives.commands._options import Json
 from tta_dev_primitives.commands._output import console, print_json
-
-Json = Annotated[bool, Parameter(negative="")]
 
 
 def start(*, json: Json = False) -> int:
-    """Start the embedded server if none runs, and print its address.
-
-    Args:
-        json: Print one JSON document.
-    """
+    """Start the embedded server if none runs, and print its address."""
     from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, open_link
 
     info = ensure_server()
@@ -35,7 +27,6 @@ def open_ui(path: str = "/runs", /, *, json: Json = False) -> int:
 
     Args:
         path: The page, such as /runs or /deployments.
-        json: Print one JSON document.
     """
     from tta_dev_primitives.blocks.prefect_server.manager import ensure_server, open_link
 
@@ -66,11 +57,7 @@ def env() -> int:
 
 
 def stop(*, json: Json = False) -> int:
-    """Stop the embedded server; a configured one is not touched.
-
-    Args:
-        json: Print one JSON document.
-    """
+    """Stop the embedded server; a configured one is not touched."""
     from tta_dev_primitives.blocks.prefect_server.manager import stop_server
 
     was = stop_server()
@@ -82,11 +69,7 @@ def stop(*, json: Json = False) -> int:
 
 
 def status(*, json: Json = False) -> int:
-    """Say whether a server runs, where, and when it ends itself.
-
-    Args:
-        json: Print one JSON document.
-    """
+    """Say whether a server runs, where, and when it ends itself."""
     from tta_dev_primitives.blocks.prefect_server.manager import server_status
 
     now = server_status()

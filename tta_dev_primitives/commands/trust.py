@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
-
-from cyclopts import Parameter
 
 from tta_dev_primitives.blocks.prefect_server.endpoint import FOLDER_FILES, api_settings
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
+from tta_dev_primitives.commands._options import Json
 from tta_dev_primitives.commands._output import console, print_json
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
@@ -18,14 +16,13 @@ from tta_dev_primitives.config.reading.files import read_regular_file
 from tta_dev_primitives.config.reading.trusted_files import digest_of, digest_of_settings, trust_file
 
 
-def trust(path: Path = Path(), /, *, json: Annotated[bool, Parameter(negative="")] = False) -> int:
+def trust(path: Path = Path(), /, *, json: Json = False) -> int:
     """Trust a configuration, or the configuration, `.env` and Prefect address of a folder, as they are now.
 
     A change of a file ends its trust; a changed key in `.env` does not.
 
     Args:
         path: A folder (the current one when not given), or one configuration file.
-        json: Print one JSON document.
     """
     files = _files(path)
     if not files:
