@@ -21,10 +21,11 @@ class Alerts(LedgerCore):
         if line in self._terms.alerted:
             return
 
-        async def work(tx: Tx) -> None:
-            await insert_alert(tx, self.scope, month, EXHAUSTED_BP, to_pico(spent), to_pico(limit))
-
-        await self.database.transact(work, idempotent=True, label="alert")
+        await self.database.transact(
+            lambda tx: insert_alert(tx, self.scope, month, EXHAUSTED_BP, to_pico(spent), to_pico(limit)),
+            idempotent=True,
+            label="alert",
+        )
         self._terms.alerted.add(line)
 
     async def exhausted_limit(self, month: str) -> Decimal | None:
@@ -81,11 +82,11 @@ class Alerts(LedgerCore):
 
     async def alert_sent(self, alert: Alert) -> None:
         """Note that an alert was sent: it is never due again."""
-
-        async def work(tx: Tx) -> None:
-            await tx.execute(
+        await self.database.transact(
+            lambda tx: tx.execute(
                 "UPDATE ledger_alert SET state = 'sent' WHERE scope = ? AND month = ? AND threshold_bp = ?",
                 *(self.scope, alert.month, alert.threshold_bp),
-            )
-
-        await self.database.transact(work, idempotent=True, label="alert")
+            ),
+            idempotent=True,
+            label="alert",
+        )

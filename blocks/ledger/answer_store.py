@@ -120,13 +120,13 @@ class Answers(LedgerCore):
 
     async def forget_answer(self, step_key: str) -> None:
         """Delete the answer kept under a content key, so that it is asked for anew."""
-
-        async def work(tx: Tx) -> None:
-            await tx.execute(
+        await self.database.transact(
+            lambda tx: tx.execute(
                 "DELETE FROM ledger_answer WHERE scope = ? AND step_key = ?", self.scope, step_key
-            )
-
-        await self.database.transact(work, idempotent=True, label="forget")
+            ),
+            idempotent=True,
+            label="forget",
+        )
 
     async def kept_answers(self, before: float, *, most: int) -> tuple[Kept, list[KeptAnswer]]:
         """What is stored from before a moment (seconds since 1970): the sums, and the newest `most` one by one."""

@@ -46,11 +46,7 @@ class Audit(LedgerCore):
 
     async def balance(self, month: str | None = None) -> MonthBalance:
         """The money of a month (default: the current one), `YYYY-MM`."""
-
-        async def work(tx: Tx) -> MonthBalance:
-            return await self._balance(tx, month)
-
-        return await self.database.read(work)
+        return await self.database.read(lambda tx: self._balance(tx, month))
 
     async def _balance(self, tx: Tx, month: str | None = None) -> MonthBalance:
         wanted = checked_month(month) if month is not None else await self._current(tx)
@@ -159,13 +155,12 @@ class Audit(LedgerCore):
 
     async def decline(self, month: str, *, who: str, reason: str) -> None:
         """Note in the journal that a person was asked for more money and said no; no amount changes."""
-
-        async def work(tx: Tx) -> None:
-            await write_event(
+        await self.database.transact(
+            lambda tx: write_event(
                 tx, self.scope, checked_month(month), None, "decline", (0, 0, 0), who, reason, self._now(tx)
-            )
-
-        await self.database.transact(work, label="decline")
+            ),
+            label="decline",
+        )
 
     async def note_question(self, month: str, what: Question, *, reason: str) -> None:
         """Note in the journal that a person is asked for more money, or that there was no answer; no amount changes."""
@@ -259,15 +254,14 @@ class Audit(LedgerCore):
 
     async def quarantines(self) -> list[Quarantine]:
         """Models and providers that are closed for paid calls."""
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
+        return [
+            Quarantine(**row)
+            for row in await self.database.fetch(
                 "SELECT key, reason, call_id, at FROM ledger_quarantine "
                 "WHERE scope = ? AND resolved_at IS NULL ORDER BY at, key",
                 self.scope,
             )
-
-        return [Quarantine(**row) for row in await self.database.read(work)]
+        ]
 
     async def resolve(self, key: str, *, who: str, reason: str) -> int:
         """Open a model or provider for paid calls again; returns how many entries were resolved.
@@ -291,42 +285,36 @@ class Audit(LedgerCore):
 
     async def calls(self, state: str, month: str) -> list[str]:
         """Ids of a month's calls in a state (`held`, `settled`, `released`, `presumed`), oldest first."""
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
+        return [
+            row["id"]
+            for row in await self.database.fetch(
                 "SELECT id FROM ledger_call WHERE scope = ? AND month = ? AND state = ? "
                 "ORDER BY created_at, id",
                 *(self.scope, checked_month(month), state),
             )
-
-        return [row["id"] for row in await self.database.read(work)]
+        ]
 
     async def open_calls(self, month: str) -> list[OpenCall]:
         """A month's calls that are held or presumed, oldest first, with what a person compares with the bill."""
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
-                "SELECT id, state, created_at AS at, provider, model, role, "
-                "CASE WHEN state = 'held' THEN bound ELSE charged END AS amount, request_id, note "
-                "FROM ledger_call WHERE scope = ? AND month = ? AND state IN ('held', 'presumed') "
-                "ORDER BY created_at, id",
-                *(self.scope, checked_month(month)),
-            )
-
-        rows = await self.database.read(work)
+        rows = await self.database.fetch(
+            "SELECT id, state, created_at AS at, provider, model, role, "
+            "CASE WHEN state = 'held' THEN bound ELSE charged END AS amount, request_id, note "
+            "FROM ledger_call WHERE scope = ? AND month = ? AND state IN ('held', 'presumed') "
+            "ORDER BY created_at, id",
+            *(self.scope, checked_month(month)),
+        )
         return [OpenCall(**{**row, "amount": from_pico(row["amount"])}) for row in rows]
 
     async def months(self) -> list[str]:
         """Every month that has calls, the latest first."""
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
+        return [
+            row["month"]
+            for row in await self.database.fetch(
                 "SELECT month FROM ledger_call_sum WHERE scope = ? UNION "
                 "SELECT month FROM ledger_call WHERE scope = ? AND summed = 0 ORDER BY month DESC",
                 *(self.scope, self.scope),
             )
-
-        return [row["month"] for row in await self.database.read(work)]
+        ]
 
     async def journal(self, month: str, *, decisions: bool = False) -> list[JournalEntry]:
         """The entries of a month's journal that are kept, in order.
@@ -337,13 +325,6 @@ class Audit(LedgerCore):
         """
         marks = ", ".join("?" for _ in DECISIONS)
         only = f" AND what IN ({marks})" if decisions else ""
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
-                "SELECT seq, month, call_id, what, d_spent, d_held, d_approved, who, note, at "  # noqa: S608 - marks
-                f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
-                *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
-            )
 
         return [
             JournalEntry(
@@ -358,7 +339,11 @@ class Audit(LedgerCore):
                 note=row["note"],
                 at=row["at"],
             )
-            for row in await self.database.read(work)
+            for row in await self.database.fetch(
+                "SELECT seq, month, call_id, what, d_spent, d_held, d_approved, who, note, at "  # noqa: S608 - marks
+                f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
+                *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
+            )
         ]
 
 

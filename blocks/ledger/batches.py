@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Literal
 
 from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
@@ -134,12 +134,11 @@ class Batches(LedgerCore):
         ceiling = pico_floor(limit)
         bounds = [pico_ceiling(call.bound, what="bound") for call in calls]
 
-        async def work(tx: Tx) -> Opened:
-            return await self._open(tx, batch, calls, bounds, ceiling)
-
         for _ in range(_MOST_RACES):
             try:
-                return await self.database.transact(work, idempotent=True, label="batch")
+                return await self.database.transact(
+                    lambda tx: self._open(tx, batch, calls, bounds, ceiling), idempotent=True, label="batch"
+                )
             except MonthMovedError as moved:
                 await self.begin_month(moved.latest, self._month(await self._time()), ask_date)
             except _RacedError:
@@ -261,16 +260,16 @@ class Batches(LedgerCore):
 
     async def batch_seen(self, batch_id: str, words: str) -> None:
         """Keep what the provider said of a batch's state."""
-
-        async def work(tx: Tx) -> None:
-            await tx.execute(
+        await self.database.transact(
+            lambda tx: tx.execute(
                 "UPDATE ledger_batch SET seen = ? WHERE id = ? AND scope = ?",
                 words[:80],
                 batch_id,
                 self.scope,
-            )
-
-        await self.database.transact(work, idempotent=True, label="batch_seen")
+            ),
+            idempotent=True,
+            label="batch_seen",
+        )
 
     async def end_batch(self, batch_id: str, state: BatchState, note: str | None = None) -> None:
         """Close a batch whose holds have ended: its content keys may be submitted again, its requests are deleted."""
@@ -302,20 +301,17 @@ class Batches(LedgerCore):
         if ids:
             where += f" AND b.id IN ({', '.join('?' for _ in ids)})"
 
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
-                "SELECT b.id, b.month, b.state, b.provider, b.model, b.model_key, b.key_id, b.provider_batch, "  # noqa: S608 - marks only
-                "b.price, b.lines, b.seen, b.submitted_at, b.ended_at, b.note, "
-                "CAST(coalesce(sum(CASE WHEN c.state = 'held' THEN c.bound ELSE 0 END), 0) AS BIGINT) AS held, "
-                "CAST(coalesce(sum(c.charged), 0) AS BIGINT) AS charged, "
-                "coalesce(sum(CASE WHEN l.state = 'open' THEN 1 ELSE 0 END), 0) AS open_lines "
-                "FROM ledger_batch b LEFT JOIN ledger_batch_line l ON l.batch_id = b.id "
-                f"LEFT JOIN ledger_call c ON c.id = l.call_id WHERE {where} "
-                "GROUP BY b.id ORDER BY b.submitted_at DESC, b.id LIMIT ?",
-                *(self.scope, *ids, most),
-            )
-
-        rows = await self.database.read(work)
+        rows = await self.database.fetch(
+            "SELECT b.id, b.month, b.state, b.provider, b.model, b.model_key, b.key_id, b.provider_batch, "  # noqa: S608 - marks only
+            "b.price, b.lines, b.seen, b.submitted_at, b.ended_at, b.note, "
+            "CAST(coalesce(sum(CASE WHEN c.state = 'held' THEN c.bound ELSE 0 END), 0) AS BIGINT) AS held, "
+            "CAST(coalesce(sum(c.charged), 0) AS BIGINT) AS charged, "
+            "coalesce(sum(CASE WHEN l.state = 'open' THEN 1 ELSE 0 END), 0) AS open_lines "
+            "FROM ledger_batch b LEFT JOIN ledger_batch_line l ON l.batch_id = b.id "
+            f"LEFT JOIN ledger_call c ON c.id = l.call_id WHERE {where} "
+            "GROUP BY b.id ORDER BY b.submitted_at DESC, b.id LIMIT ?",
+            *(self.scope, *ids, most),
+        )
         return [
             Batch(**{**row, "held": from_pico(int(row["held"])), "charged": from_pico(int(row["charged"]))})
             for row in rows
@@ -323,16 +319,6 @@ class Batches(LedgerCore):
 
     async def open_lines(self, batch_id: str) -> list[OpenLine]:
         """The requests of a batch that wait for their result."""
-
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
-                "SELECT l.call_id, l.step_key, l.request, c.month, c.bound, c.lease_until, "
-                "c.flow_run_id "
-                "FROM ledger_batch_line l JOIN ledger_call c ON c.id = l.call_id "
-                "WHERE l.batch_id = ? AND l.scope = ? AND l.state = 'open' ORDER BY l.call_id",
-                *(batch_id, self.scope),
-            )
-
         return [
             OpenLine(
                 row["call_id"],
@@ -341,5 +327,11 @@ class Batches(LedgerCore):
                 Hold(row["call_id"], row["month"], from_pico(row["bound"]), row["lease_until"]),
                 row["flow_run_id"],
             )
-            for row in await self.database.read(work)
+            for row in await self.database.fetch(
+                "SELECT l.call_id, l.step_key, l.request, c.month, c.bound, c.lease_until, "
+                "c.flow_run_id "
+                "FROM ledger_batch_line l JOIN ledger_call c ON c.id = l.call_id "
+                "WHERE l.batch_id = ? AND l.scope = ? AND l.state = 'open' ORDER BY l.call_id",
+                *(batch_id, self.scope),
+            )
         ]

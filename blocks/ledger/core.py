@@ -16,7 +16,6 @@ from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, ProviderCloc
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.month_evidence import (
-    Anchor,
     Machine,
     MachineClock,
     keep_anchor,
@@ -109,10 +108,9 @@ class LedgerCore:
             return
         self._anchored_at = machine.uptime
 
-        async def work(tx: Tx) -> None:
-            await keep_anchor(tx, machine, now, provider)
-
-        await self.database.transact(work, idempotent=True, label="clock")
+        await self.database.transact(
+            lambda tx: keep_anchor(tx, machine, now, provider), idempotent=True, label="clock"
+        )
 
     async def begin_month(self, latest: str | None, month: str, ask_date: AskDate | None = None) -> None:
         """Begin a month that the clock says has come, when more than this process agrees.
@@ -148,10 +146,7 @@ class LedgerCore:
             return None
         shared = self.database.dialect == "postgresql"
 
-        async def work(tx: Tx) -> Anchor | None:
-            return await read_anchor(tx, machine)
-
-        anchor = None if shared else await self.database.read(work)
+        anchor = None if shared else await self.database.read(lambda tx: read_anchor(tx, machine))
         refusal = new_month_refusal(
             now=now, latest=latest, month=month, machine=machine, anchor=anchor, shared_clock=shared
         )

@@ -254,16 +254,12 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
 
     async def charged_by_choice(self, month: str) -> Decimal:
         """USD charged in a month for calls that the user asked for whatever they save: plans, verdicts, dear models."""
-
-        async def work(tx: Tx) -> int:
-            rows = await tx.fetch(
-                "SELECT coalesce(sum(charged), 0) AS usd FROM ledger_call "
-                "WHERE scope = ? AND month = ? AND extra = 'choice'",
-                *(self.scope, month),
-            )
-            return int(rows[0]["usd"])
-
-        return from_pico(await self.database.read(work))
+        (row,) = await self.database.fetch(
+            "SELECT coalesce(sum(charged), 0) AS usd FROM ledger_call "
+            "WHERE scope = ? AND month = ? AND extra = 'choice'",
+            *(self.scope, month),
+        )
+        return from_pico(int(row["usd"]))
 
     async def answer_lengths(self, orchestrator: str) -> dict[int, tuple[int, float, float]]:
         """By length class: pairs of an executor's and the orchestrator's answer, sum of their ratios, of the squares.
@@ -271,11 +267,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         Args:
             orchestrator: Identity of the orchestrator model.
         """
-
-        async def work(tx: Tx) -> dict[int, tuple[int, float, float]]:
-            return await read_pairs(tx, self.scope, orchestrator)
-
-        return await self.database.read(work)
+        return await self.database.read(lambda tx: read_pairs(tx, self.scope, orchestrator))
 
     async def sweep(self) -> int:
         """Charge the bound of calls whose process died or hung, after their lease; returns how many."""

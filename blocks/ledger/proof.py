@@ -57,30 +57,27 @@ class Proof(LedgerCore):
 
     async def mean_seconds(self, month: str) -> float | None:
         """Mean seconds from the reservation of an answered call to its settlement; None without any."""
-
-        async def work(tx: Tx) -> _Rows:
-            return await tx.fetch(
-                "SELECT avg(closed_at - created_at) AS seconds FROM ledger_call WHERE scope = ? AND month = ? "
-                "AND role = 'execute' AND state = 'settled' AND outcome = 'ok' AND closed_at IS NOT NULL",
-                *(self.scope, checked_month(month)),
-            )
-
-        (row,) = await self.database.read(work)
+        (row,) = await self.database.fetch(
+            "SELECT avg(closed_at - created_at) AS seconds FROM ledger_call WHERE scope = ? AND month = ? "
+            "AND role = 'execute' AND state = 'settled' AND outcome = 'ok' AND closed_at IS NOT NULL",
+            *(self.scope, checked_month(month)),
+        )
         return None if row["seconds"] is None else float(row["seconds"])
 
     async def entry_count(self, month: str) -> int:
         """How many entries of a month's journal are kept."""
         of = (self.scope, checked_month(month))
 
-        async def work(tx: Tx) -> list[dict[str, Any]]:
-            return await tx.fetch(
-                f"SELECT {_sum('n')} AS n FROM ("  # noqa: S608 - fixed text
-                "SELECT entries AS n FROM ledger_event_sum WHERE scope = ? AND month = ? AND kept = 1 UNION ALL "
-                f"SELECT count(*) FROM ledger_event WHERE scope = ? AND month = ? AND seq > {_UPTO}) AS kept",
-                *(*of, *of, self.scope),
-            )
-
-        return int((await self.database.read(work))[0]["n"])
+        return int(
+            (
+                await self.database.fetch(
+                    f"SELECT {_sum('n')} AS n FROM ("  # noqa: S608 - fixed text
+                    "SELECT entries AS n FROM ledger_event_sum WHERE scope = ? AND month = ? AND kept = 1 UNION ALL "
+                    f"SELECT count(*) FROM ledger_event WHERE scope = ? AND month = ? AND seq > {_UPTO}) AS kept",
+                    *(*of, *of, self.scope),
+                )
+            )[0]["n"]
+        )
 
     async def verify(self, *, full: bool = False) -> list[str]:
         """Prove the ledger: recompute every month from its journal and from its calls, check answers and clock.

@@ -83,6 +83,10 @@ class Database(ABC):
     async def read(self, work: Work[T]) -> T:
         """Run `work`, which only reads, on one consistent snapshot. Raises as `transact` does."""
 
+    async def fetch(self, sql: str, *args: Any) -> list[dict[str, Any]]:
+        """The rows of one query. Raises as `transact` does."""
+        return await self.read(lambda tx: tx.fetch(sql, *args))
+
     async def now(self) -> float:
         """The database's clock, as `Tx.now`, outside of a transaction."""
         return time.time()
