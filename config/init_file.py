@@ -20,7 +20,7 @@ _ALL_WORK = """\
       api_key_env: {variable}
       use_cases: [simple, moderate, complex, expert, speed-critical, reasoning]
 """
-_NOBODY_JUDGES = """
+_NOTHING_JUDGES = """
   # Without {variable} no model plans or judges: answers rest on the local checks alone.
   # Take these two lines out once you have that key.
   planning: never
@@ -118,7 +118,7 @@ def with_keys_only(text: str, have: Collection[str]) -> str:
     cut = _with_some_fallback(cut)
     orchestrator = resolve_targets(config)[config.orchestrator.model]
     if orchestrator.api_key_env not in have:
-        cut = cut.rstrip("\n") + "\n" + _NOBODY_JUDGES.format(variable=orchestrator.api_key_env)
+        cut = cut.rstrip("\n") + "\n" + _NOTHING_JUDGES.format(variable=orchestrator.api_key_env)
     return cut
 
 

@@ -31,7 +31,6 @@ from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_r
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 
-ConfigPath = Annotated[str | None, Field(description="Configuration file; empty searches the usual places")]
 _RULINGS_KEPT_S = 100 * 86_400.0
 """Rulings of tasks that did not come again for so long are deleted: a later repeat counts as a new task."""
 _SILENT_S = 400.0

@@ -9,29 +9,6 @@ from __future__ import annotations
 import os
 import signal
 
-_ENDINGS = ("reserve", "settle", "release", "presume")
-_MOMENTS = ("begun", "after_call", "after_event", "after_month", "before_commit", "after_commit")
-_OTHERS = ("record", "alert", "approve", "reconcile")
-
-FAILPOINTS = (
-    *(f"{ending}.{moment}" for ending in _ENDINGS for moment in _MOMENTS),
-    *(f"{other}.{moment}" for other in _OTHERS for moment in ("before_commit", "after_commit")),
-    "record.begun",
-    "call.before_send",
-    "call.after_send",
-)
-"""Every point, for the tests that kill at each."""
-BATCH_FAILPOINTS = (
-    "batch.before_commit",
-    "batch.after_commit",
-    "batch.uploaded",
-    "batch.submitted",
-    "batch.recorded",
-    "batch.fetched",
-    "batch.settled",
-)
-"""The points of a batch: holds, upload, submission, its record, results, their settlement."""
-
 _name = ""
 _passes_left = 0
 

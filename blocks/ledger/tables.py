@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
-
-LEDGER_SCHEMA_VERSION = 2
-
-_MAX = 10**18
+from tta_dev_primitives.blocks.ledger.money import MAX_PICO
 
 register_schema(
     "ledger",
@@ -15,16 +12,16 @@ register_schema(
         # The one row that every paid call of a month goes through.
         f"""CREATE TABLE ledger_month (
             scope TEXT NOT NULL, month TEXT NOT NULL,
-            spent INTEGER NOT NULL CHECK (spent BETWEEN 0 AND {_MAX}),
-            held INTEGER NOT NULL CHECK (held BETWEEN 0 AND {_MAX}),
-            approved INTEGER NOT NULL CHECK (approved BETWEEN 0 AND {_MAX}),
+            spent INTEGER NOT NULL CHECK (spent BETWEEN 0 AND {MAX_PICO}),
+            held INTEGER NOT NULL CHECK (held BETWEEN 0 AND {MAX_PICO}),
+            approved INTEGER NOT NULL CHECK (approved BETWEEN 0 AND {MAX_PICO}),
             PRIMARY KEY (scope, month)) STRICT /* hot */""",
         f"""CREATE TABLE ledger_call (
             id TEXT PRIMARY KEY, scope TEXT NOT NULL, month TEXT NOT NULL,
             state TEXT NOT NULL CHECK (state IN ('held', 'settled', 'released', 'presumed')),
             billing TEXT NOT NULL CHECK (billing IN ('paid', 'free')),
-            bound INTEGER NOT NULL CHECK (bound BETWEEN 0 AND {_MAX}),
-            charged INTEGER NOT NULL CHECK (charged BETWEEN 0 AND {_MAX}),
+            bound INTEGER NOT NULL CHECK (bound BETWEEN 0 AND {MAX_PICO}),
+            charged INTEGER NOT NULL CHECK (charged BETWEEN 0 AND {MAX_PICO}),
             limit_seen INTEGER, provider TEXT NOT NULL, model TEXT NOT NULL, model_key TEXT NOT NULL,
             role TEXT NOT NULL, use_case TEXT, step_key TEXT, flow_run_id TEXT, task_run_id TEXT,
             attempt INTEGER NOT NULL, owner TEXT NOT NULL, outcome TEXT, status INTEGER, request_id TEXT,

@@ -8,8 +8,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -207,22 +206,6 @@ def apply_environment(settings: Mapping[str, str]) -> None:
     """
     os.environ.update(settings)
     _refresh_prefect()
-
-
-@contextmanager
-def temporary_environment(settings: Mapping[str, str]) -> Iterator[None]:
-    """Like `apply_environment`, undone at the end; for tests and notebooks, not for threads side by side."""
-    before = {name: os.environ.get(name) for name in settings}
-    apply_environment(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
-        _refresh_prefect()
 
 
 def _refresh_prefect() -> None:

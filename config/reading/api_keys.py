@@ -19,33 +19,12 @@ _PLACEHOLDER = re.compile(
 _MAX_LENGTH = 4096
 
 
-def read_api_key(variable: str, environ: Mapping[str, str] | None = None) -> SecretStr:
-    """The API key in the environment variable `variable`, else in `.env`.
-
-    Args:
-        variable: The name of the variable.
-        environ: Stands in for the process environment.
-
-    Raises:
-        MissingKeyError: The variable is missing, empty, or holds a placeholder such as `your-google-key`.
-        ConfigError: The value cannot be a key: a line break, quote, blank or non-ASCII character.
-    """
-    key = find_api_key(variable, environ)
-    if key is None:
-        raise MissingKeyError(
-            f"API key not found: {variable} is not set. Set it with: export {variable}=your-key, "
-            "or add that line to .env",
-            variables=[variable],
-        )
-    return key
-
-
 def find_api_key(variable: str, environ: Mapping[str, str] | None = None) -> SecretStr | None:
-    """As `read_api_key`, but None when the variable is missing or empty (servers that need no key).
+    """The API key in the environment variable `variable`, else in `.env`; None when it is missing or empty.
 
     Raises:
-        MissingKeyError: It holds a placeholder.
-        ConfigError: The value cannot be a key.
+        MissingKeyError: It holds a placeholder such as `your-google-key`.
+        ConfigError: The value cannot be a key: a line break, quote, blank or non-ASCII character.
     """
     found = find_variable(variable, environ)
     return None if found is None else check_key(found.secret, variable)

@@ -110,13 +110,6 @@ def _raise_signal(signum: int, frame: Any) -> None:
     raise _Signal(signum)
 
 
-def close_background() -> None:
-    """End the background loop and what is open on it; the next call starts a new one."""
-    with _lock:
-        while _made:
-            _made.pop().close()
-
-
 def _background() -> _Background:
     with _lock:
         if not _made or _made[0].pid != os.getpid():

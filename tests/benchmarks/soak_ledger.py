@@ -18,7 +18,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
-from tta_dev_primitives.blocks.ledger.failpoints import FAILPOINTS
+from ledger_tools import FAILPOINTS
+
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 
 SUPPORT = Path(__file__).resolve().parents[1] / "support"

@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+from fixtures_prefect import temporary_environment
 from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, executor, sandbox_config, workflow_of
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import server_environment, start_server, stop_server
-from tta_dev_primitives.blocks.prefect_server.server_settings import temporary_environment
 from tta_dev_primitives.config.errors import OrchestrationError
 
 FAULTS = (

@@ -17,9 +17,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ledger_tools import BATCH_FAILPOINTS
 from sandbox_runs import CLAUDE, KEY, KEY_VALUE, executor, sandbox_config
 
-from tta_dev_primitives.blocks.ledger.failpoints import BATCH_FAILPOINTS
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario

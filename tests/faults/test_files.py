@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 from drive import PAID_KEY, Bench, drive, honest
+from pydantic import SecretStr
 
 from tta_dev_primitives.config import load_orchestration_config
-from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
+from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.home import tta_home
-from tta_dev_primitives.config.reading.api_keys import read_api_key
+from tta_dev_primitives.config.reading.api_keys import find_api_key
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 _HEAD = "orchestration:\n"
@@ -115,14 +116,13 @@ async def test_files_are_private(tmp_path: Path, bench: Bench, caplog: pytest.Lo
     env = tmp_path / ".env"
     env.write_text(f"{PAID_KEY}2={bench.key}\n")
     env.chmod(0o644)
-    assert read_api_key(f"{PAID_KEY}2").get_secret_value() == bench.key
+    assert find_api_key(f"{PAID_KEY}2") == SecretStr(bench.key)
     assert "chmod 600" in caplog.text
     env.chmod(0o666)
     with pytest.raises(ConfigError, match="chmod 600"):
-        read_api_key(f"{PAID_KEY}2")
+        find_api_key(f"{PAID_KEY}2")
     env.chmod(0o600)
-    assert read_api_key(f"{PAID_KEY}2").get_secret_value() == bench.key
+    assert find_api_key(f"{PAID_KEY}2") == SecretStr(bench.key)
     env.unlink()
-    with pytest.raises(MissingKeyError):
-        read_api_key(f"{PAID_KEY}2")
+    assert find_api_key(f"{PAID_KEY}2") is None
     assert tta_home().stat().st_mode & 0o077 == 0

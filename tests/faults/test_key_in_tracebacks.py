@@ -26,7 +26,7 @@ from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.redaction import forget_secrets
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.provider_errors import ProviderError
-from tta_dev_primitives.config.reading.api_keys import read_api_key
+from tta_dev_primitives.config.reading.api_keys import find_api_key
 from tta_dev_primitives.deployments.sandbox import Sandbox
 
 CANARY = "sk-ant-canary-9f8e7d6c5b4a-zyxwv"
@@ -77,7 +77,7 @@ def test_a_key_that_is_refused(
         (tmp_path / ".env").write_bytes(f'CANARY_KEY="{quoted}"\n'.encode("utf-8", "surrogatepass"))
         (tmp_path / ".env").chmod(0o600)
     with pytest.raises((ConfigError, MissingKeyError)) as caught:
-        read_api_key("CANARY_KEY")
+        find_api_key("CANARY_KEY")
     assert_clean(caught.value)
 
 

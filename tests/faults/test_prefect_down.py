@@ -12,6 +12,7 @@ from uuid import UUID
 import fault_replies as f
 import pytest
 from drive import PAID, PAID_KEY, TEXTS, Bench, config_of, good_provider, runtime_at, using
+from fixtures_prefect import temporary_environment
 from prefect.client.orchestration import get_client
 from prefect.events.worker import EventsWorker
 from test_flows import running
@@ -19,7 +20,6 @@ from test_flows import running
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import Alert, CallInfo
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
-from tta_dev_primitives.blocks.prefect_server.server_settings import temporary_environment
 from tta_dev_primitives.flows.budget import send_alerts
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
 from tta_dev_primitives.flows.prefect_support.events import listening

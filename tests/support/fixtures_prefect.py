@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,18 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
     start_server,
     stop_server,
 )
-from tta_dev_primitives.blocks.prefect_server.server_settings import temporary_environment
+from tta_dev_primitives.blocks.prefect_server.server_settings import apply_environment
+
+
+@contextmanager
+def temporary_environment(settings: Mapping[str, str]) -> Iterator[None]:
+    """Prefect's variables, undone at the end."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        apply_environment({})
+        yield
+    apply_environment({})
 
 
 @pytest.fixture(scope="session")

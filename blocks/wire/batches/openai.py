@@ -25,7 +25,6 @@ from tta_dev_primitives.blocks.wire.reading import at, count_of, flat, obj, seq,
 from tta_dev_primitives.blocks.wire.retry_after import parse_instant
 from tta_dev_primitives.config.models.targets import Target
 
-FILE_ID = ("id",)
 METADATA_KEY = "tta_batch"
 _CHAT = "/v1/chat/completions"
 _ENDED = frozenset({"completed", "expired", "cancelled", "success", "timeout_exceeded"})

@@ -10,11 +10,10 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from ledger_tools import check_books, ended, lines, start
+from ledger_tools import FAILPOINTS, check_books, ended, lines, start
 from postgres_server import PostgresServer
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
-from tta_dev_primitives.blocks.ledger.failpoints import FAILPOINTS
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import to_pico
 

@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from fixtures_prefect import temporary_environment
 
 from tta_dev_primitives.blocks.prefect_server.doctor import check_server
 from tta_dev_primitives.blocks.prefect_server.endpoint import ConfiguredApi, get_json
@@ -31,7 +32,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
     stop_server,
     wait_until_ready,
 )
-from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, temporary_environment
+from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 from tta_dev_primitives.config.errors import PrefectServerError
 
 pytestmark = [pytest.mark.server, pytest.mark.prefect]
