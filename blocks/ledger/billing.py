@@ -15,7 +15,7 @@ from tta_dev_primitives.blocks.ledger.cost_bound import (
 )
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.types import provider_key
-from tta_dev_primitives.blocks.wire.counting import fewest_tokens
+from tta_dev_primitives.blocks.wire.reading import fewest_tokens
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc

@@ -18,7 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.deployments.sandbox import connection
-from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_count, parse_messages
+from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
 from tta_dev_primitives.deployments.sandbox.anthropic.responses import AnthropicResponses, check_version
 from tta_dev_primitives.deployments.sandbox.batches import BatchRoutes
 from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf
@@ -47,12 +47,6 @@ LISTED: Mapping[str, tuple[str, ...]] = {
     "openai-compatible": ("sandbox-model",),
 }  # fmt: skip
 """What the model lists show; any other well-formed id is answered too, unless the scenario retires it."""
-_KEY_FACTS = {"data": {
-    "label": "sandbox", "limit": None, "limit_remaining": None, "limit_reset": None,
-    "usage": 0, "usage_daily": 0, "usage_weekly": 0, "usage_monthly": 0,
-    "is_free_tier": True, "is_provisioning_key": False,
-    "rate_limit": {"requests": -1, "interval": "10s", "note": "This field is deprecated"},
-}}  # fmt: skip
 
 
 @dataclass(slots=True)
@@ -121,9 +115,9 @@ class App:
     def _routes(self) -> list[Route]:
         routes: list[Route] = []
 
-        def post(path: str, provider: str, read: Reader, what: str = "chat") -> None:
+        def post(path: str, provider: str, read: Reader) -> None:
             async def handle(request: Request) -> _Sending:
-                return await self._post(request, provider, read, what)
+                return await self._post(request, provider, read)
 
             routes.append(Route(path, _Endpoint(handle), methods=["POST"]))
 
@@ -136,17 +130,10 @@ class App:
         for method, path, handler in self.batches.table():
             routes.append(Route(path, _Endpoint(self._batch_call(handler)), methods=[method]))
         post("/v1/messages", "anthropic", _read_messages)
-        post(
-            "/v1/messages/count_tokens",
-            "anthropic",
-            lambda exchange, _: parse_count(exchange.body),
-            "count_tokens",
-        )
         post("/v1/chat/completions", "openai-compatible", _read_chat)
         post("/openai/v1/chat/completions", "groq", _read_chat)
         post("/api/v1/chat/completions", "openrouter", _read_chat)
         post("/{version:str}/models/{call:path}", "google-ai-studio", _read_generate)
-        listing("/api/v1/key", "openrouter", "key")
         for prefix, provider in (
             ("/v1", None), ("/openai/v1", "groq"), ("/api/v1", "openrouter"), ("/v1beta", "google-ai-studio"),
         ):  # fmt: skip
@@ -155,16 +142,14 @@ class App:
         routes.append(Route("/{path:path}", _Endpoint(self._unknown), methods=_METHODS))
         return routes
 
-    async def _post(self, request: Request, provider: str, read: Reader, what: str) -> _Sending:
-        exchange = self._exchange(provider, what)
+    async def _post(self, request: Request, provider: str, read: Reader) -> _Sending:
+        exchange = self._exchange(provider, "chat")
         try:
             key = self._authorize(exchange.responses, request)
             exchange.body = await _body(request)
             ask = exchange.ask = read(exchange, request)
         except Refusal as refusal:
             return self._refused(exchange, refusal)
-        if what == "count_tokens":
-            return self._plain(exchange, {"input_tokens": ask.input_tokens})
         return self._reply(exchange, ask, self.director.decide(ask, key))
 
     def _batch_call(
@@ -227,15 +212,13 @@ class App:
 
     def _get(self, request: Request, provider: str | None, what: str) -> _Sending:
         provider = provider or _owner_of_v1(request.headers)
-        exchange = self._exchange(provider, "key" if what == "key" else "models")
+        exchange = self._exchange(provider, "models")
         responses, scenario = exchange.responses, self.director.scenario
         try:
-            if provider != "openrouter" or what == "key":  # OpenRouter's model list is public
+            if provider != "openrouter":  # OpenRouter's model list is public
                 self._authorize(responses, request)
             if isinstance(responses, AnthropicResponses):
                 check_version(request.headers)
-            if what == "key":
-                return self._plain(exchange, _KEY_FACTS)
             named = [m for m in scenario.models if "*" not in m]
             states = {m: scenario.state(m) for m in (*LISTED[provider], *named)}
             ids = [m for m, state in states.items() if state.listed and not state.gone]

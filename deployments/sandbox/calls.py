@@ -23,7 +23,7 @@ class Call:
     number: int
     provider: str
     endpoint: str
-    """`chat`, `models`, `count_tokens`, `key` or `unknown`."""
+    """`chat`, `models`, `batches` or `unknown`."""
     status: int
     """HTTP status sent; 0 when the connection was cut before any."""
     model: str = ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, NoReturn, TypeVar
 
@@ -74,24 +74,3 @@ def parse_body(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise ValueError("the body is not a JSON object")
     return value
-
-
-def schemas_in(schema: Any) -> Iterator[Mapping[str, Any]]:
-    """A JSON Schema and each of its sub-schemas, without descending into constants."""
-    stack = [schema]
-    while stack:
-        node = stack.pop()
-        if isinstance(node, Mapping):
-            yield node
-            for key, value in node.items():
-                if key in ("properties", "$defs", "definitions") and isinstance(value, Mapping):
-                    stack += value.values()
-                elif key in ("items", "additionalProperties"):
-                    stack.append(value)
-                elif key in ("anyOf", "oneOf", "allOf", "prefixItems") and isinstance(value, list):
-                    stack += value
-
-
-def objects_of(schema: Any) -> Iterator[Mapping[str, Any]]:
-    """Those of `schemas_in` that describe objects."""
-    return (node for node in schemas_in(schema) if node.get("type") == "object" or "properties" in node)

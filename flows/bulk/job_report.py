@@ -148,22 +148,11 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         paid_rest_usd=progress.paid_rest_usd,
         seconds=round(progress.elapsed_s, 3),
         models={
-            name: ModelReport(
-                calls=line.calls,
-                failed=line.failed,
-                answers=line.answers,
-                tokens=line.tokens,
-                cost_usd=line.cost_usd,
-            )
+            name: ModelReport.model_validate(line, from_attributes=True)
             for name, line in sorted(progress.models.items())
         },
         fields={
-            name: FieldReport(
-                agreed=seen["agreed"],
-                disputed=seen["disputed"],
-                corrected=seen["corrected"],
-                unchecked=seen["unchecked"],
-            )
+            name: FieldReport(**{kind: seen[kind] for kind in FieldReport.model_fields})
             for name, seen in progress.fields.items()
         },
         reason=_reason(run),

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from tta_dev_primitives.blocks.wire.counting import fewest_tokens
+from tta_dev_primitives.blocks.wire.reading import fewest_tokens
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat, final_answer

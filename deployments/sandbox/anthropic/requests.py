@@ -12,23 +12,11 @@ from typing import Any, ClassVar, Literal, NoReturn
 from pydantic import Field
 
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.requests import (
-    Fault,
-    Strict,
-    objects_of,
-    refuse,
-    schemas_in,
-    validated,
-)
+from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, refuse, validated
 
 _GENERATION = re.compile(r"^claude-(?:opus|sonnet|haiku|fable|mythos)-(\d+)(?:-(\d{1,2}))?(?:-|$)")
 _OLD_GENERATION = re.compile(r"^claude-(\d)(?:-(\d))?-(?:opus|sonnet|haiku)")
 _MAX_OUTPUT = 128_000
-_BOUNDS = frozenset({
-    "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf", "minLength", "maxLength", "maxItems",
-    "uniqueItems", "minProperties", "maxProperties", "patternProperties",
-})  # fmt: skip
-"""Keys of JSON Schema that structured output does not take."""
 
 
 class _Text(Strict):
@@ -74,8 +62,8 @@ class _Thinking(Strict):
     type: Literal["enabled", "disabled", "adaptive"]
 
 
-class _Count(Strict):
-    UNREAD: ClassVar = frozenset({"cache_control"})
+class _Messages(Strict):
+    UNREAD: ClassVar = frozenset({"cache_control", "metadata", "service_tier", "inference_geo"})
 
     model: str
     messages: list[_Message]
@@ -84,11 +72,6 @@ class _Count(Strict):
     tool_choice: _ToolChoice | None = None
     thinking: _Thinking | None = None
     output_config: _OutputConfig | None = None
-
-
-class _Messages(_Count):
-    UNREAD: ClassVar = frozenset({"cache_control", "metadata", "service_tier", "inference_geo"})
-
     max_tokens: int = Field(ge=1)
     stop_sequences: list[str] | None = None
     stream: bool = False
@@ -112,14 +95,7 @@ def parse_messages(body: Mapping[str, Any], *, version: str) -> Ask:
     if any(not s.strip() for s in request.stop_sequences or []):
         refuse("stop_sequences: each stop sequence must contain non-whitespace", "stop_sequences")
     _check_turns(request)
-    _check_model_rules(request, body, version)
-    return _ask(request, request.max_tokens, request.stream, tuple(request.stop_sequences or ()))
-
-
-def parse_count(body: Mapping[str, Any]) -> Ask:
-    """Read `POST /v1/messages/count_tokens`, or raise `Refusal`."""
-    request = validated(_Count, body, _refuse_fault)
-    _check_turns(request)
+    _check_sampling(request, body, version)
     return _ask(request)
 
 
@@ -128,7 +104,7 @@ def _refuse_fault(fault: Fault) -> NoReturn:
     refuse(f"{path}: {fault.message}", path)
 
 
-def _check_turns(request: _Count) -> None:
+def _check_turns(request: _Messages) -> None:
     if not request.messages:
         refuse("messages: at least one message is required", "messages")
     for number, message in enumerate(request.messages):
@@ -141,13 +117,6 @@ def _check_turns(request: _Count) -> None:
             )
         if isinstance(message.content, list) and any(not block.text for block in message.content):
             refuse("messages: text content blocks must be non-empty", f"messages.{number}")
-    choice, tools = request.tool_choice, {t.name: t for t in request.tools or []}
-    if choice and choice.type != "none" and not tools:
-        refuse("tool_choice: may only be specified while providing tools", "tool_choice")
-    if choice and choice.type == "tool" and choice.name not in tools:
-        refuse(f"tool_choice: Tool '{choice.name}' not found in provided tools", "tool_choice")
-    if any(tool.input_schema.get("type") != "object" for tool in tools.values()):
-        refuse("tools.0.custom.input_schema.type: Field required", "tools")
 
 
 def _generation(model: str) -> tuple[int, int]:
@@ -156,53 +125,20 @@ def _generation(model: str) -> tuple[int, int]:
     return (int(found[1]), int(found[2] or 0)) if found else (0, 0)
 
 
-def _check_model_rules(request: _Messages, body: Mapping[str, Any], version: str) -> None:
-    """What depends on the model's generation and on the version header."""
-    sampling = [k for k in ("temperature", "top_p", "top_k") if body.get(k) is not None]
-    generation = _generation(request.model)
-    if sampling and version == "2026-10-21":
-        refuse(f"{sampling[0]}: Extra inputs are not permitted", sampling[0])
-    if sampling and generation >= (4, 7):
-        refuse(f"`{sampling[0]}` is not supported on this model.", sampling[0])
-    if {"temperature", "top_p"} <= set(sampling) and generation >= (4, 5):
-        refuse(
-            "`temperature` and `top_p` cannot both be specified for this model. Please use only one.", "top_p"
-        )
-    if request.messages[-1].role == "assistant" and generation >= (4, 6):
-        refuse(
-            "This model does not support assistant message prefill. The conversation must end with a user "
-            "message.",
-            "messages",
-        )
-    config = request.output_config or _OutputConfig()
-    if config.effort and (generation < (4, 5) or (generation == (4, 5) and "opus" not in request.model)):
-        refuse("This model does not support the effort parameter.", "output_config.effort")
-    if config.format:
-        if generation < (4, 5):
-            refuse(f"'{request.model}' does not support output_config.format.", "output_config.format")
-        _check_schema(config.format.schema_, "output_config.format.schema")
-    if request.thinking and request.thinking.type == "adaptive" and (0, 0) < generation < (4, 6):
-        refuse("adaptive thinking is not supported on this model", "thinking.type")
-    if request.thinking and request.thinking.type == "enabled" and generation >= (4, 7):
-        refuse('"thinking.type.enabled" is not supported for this model. Use "adaptive".', "thinking.type")
-
-
-def _check_schema(schema: Mapping[str, Any], where: str) -> None:
-    """Structured output takes a subset of JSON Schema."""
-    if any(node.get("additionalProperties") is not False for node in objects_of(schema)):
-        refuse(f"{where}: For 'object' type, 'additionalProperties' must be explicitly set to false", where)
-    for node in schemas_in(schema):
-        for key in _BOUNDS & node.keys():
-            refuse(f"{where}: For '{node.get('type')}' type, property '{key}' is not supported", where)
+def _check_sampling(request: _Messages, body: Mapping[str, Any], version: str) -> None:
+    """Newer models, and the newer version of the API, take no sampling options."""
+    for name in ("temperature", "top_p", "top_k"):
+        if body.get(name) is not None and version == "2026-10-21":
+            refuse(f"{name}: Extra inputs are not permitted", name)
+        if body.get(name) is not None and _generation(request.model) >= (4, 7):
+            refuse(f"`{name}` is not supported on this model.", name)
 
 
 def _plain(content: str | list[_Text] | None) -> str:
     return "\n".join(block.text for block in content) if isinstance(content, list) else content or ""
 
 
-def _ask(
-    request: _Count, max_tokens: int | None = None, stream: bool = False, stop: tuple[str, ...] = ()
-) -> Ask:
+def _ask(request: _Messages) -> Ask:
     if not _generation(request.model)[0]:
         raise Refusal(Failure("model_gone", facts={"model": request.model}))
     system, users = _plain(request.system), [_plain(m.content) for m in request.messages if m.role == "user"]
@@ -213,6 +149,7 @@ def _ask(
     return Ask(
         provider="anthropic", model=request.model, system=system, user=users[-1] if users else "",
         transcript="\n".join([system, *(_plain(m.content) for m in request.messages)]),
-        max_tokens=max_tokens, stream=stream, stop=stop, tool=tool.name if tool else None,
+        max_tokens=request.max_tokens, stream=request.stream,
+        stop=tuple(request.stop_sequences or ()), tool=tool.name if tool else None,
         schema=tool.input_schema if tool else output.schema_ if output else None,
     )  # fmt: skip

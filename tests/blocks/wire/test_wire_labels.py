@@ -17,8 +17,8 @@ from wire_samples import NOW, PROVIDERS, ask, target
 from tta_dev_primitives.blocks.ledger.billing import bill_of, free_bill_of, with_checked_usage
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.providers.reply_body import UndecodableError, decompressor
-from tta_dev_primitives.blocks.wire.counting import fewest_tokens
 from tta_dev_primitives.blocks.wire.formats import wire_format
+from tta_dev_primitives.blocks.wire.reading import fewest_tokens
 from tta_dev_primitives.blocks.wire.reply_problems import finish_of, reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
