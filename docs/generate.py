@@ -146,7 +146,7 @@ def _choices(found: re.Match[str]) -> str:
     """A line without its choices, where its words have them already."""
     words, choices = found[1], found[2].split(", ")
     if "speed-critical" in choices:
-        return f"* {words} A [use case](configuration.md#use-cases)."
+        return f"* {words}".replace("Use case", "[Use case](configuration.md#use-cases)")
     return (
         f"* {words}"
         if all(choice in words for choice in choices)

@@ -46,7 +46,7 @@ async def document_module(
 
     Args:
         module_path: A Python file, a folder (all its public modules), or a list of these.
-        use_case: Which executors do it.
+        use_case: Use case, which selects the executors.
         config_path: Configuration file; empty searches the usual places.
 
     Raises:

@@ -68,7 +68,7 @@ async def review_diff(
         diff_path: A patch file; empty takes the repository's own diff.
         repository: Folder of the git repository.
         revisions: What to review there, as `git diff` takes it.
-        use_case: Which executors do it.
+        use_case: Use case, which selects the executors.
         config_path: Configuration file; empty searches the usual places.
         include: Globs of the paths to review; empty takes `review.include` of the configuration, or all.
         exclude: Globs of paths to leave out; empty takes `review.exclude`, or lock files, images, generated code.

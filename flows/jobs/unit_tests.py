@@ -52,7 +52,7 @@ async def generate_tests(
     Args:
         module_path: The Python file to test.
         seconds: Time limit of one run of the tests, 1 to 600.
-        use_case: Which executors do it.
+        use_case: Use case, which selects the executors.
         config_path: Configuration file; empty searches the usual places.
         run_unfenced: Run the tests with your own rights. Only inside a container that is made for it.
         python: The interpreter that runs the tests; empty: that of the active virtual environment.

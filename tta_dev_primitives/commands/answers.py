@@ -26,7 +26,7 @@ def answers(
 
     Args:
         older_than: Only those older than this: `12h`, `30d` or `8w`.
-        delete: Delete them; the same task is asked and paid anew afterwards.
+        delete: Delete them; the same task is asked and paid again.
     """
     before = math.inf if older_than is None else time.time() - seconds_of(older_than, "--older-than")
     _, ledger = open_ledger(config)

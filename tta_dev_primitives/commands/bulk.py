@@ -59,7 +59,7 @@ def bulk(
 
     Args:
         tasks: JSONL lines {"id", "task", "use_case"?, "system"?, "schema"?}, or a .csv with these columns.
-        out: The results, one JSON line a task, or a .csv; what stands there is not done again.
+        out: The results, one JSON line a task, or a .csv. Tasks in it are skipped.
         concurrency: Provider calls open at once.
         schema: The answers are data: a JSON Schema file, or module:Model. A line's own "schema" goes before it.
         json: Print the report as one JSON document on stdout.
@@ -67,13 +67,13 @@ def bulk(
         until: Start nothing new after this moment, such as 2026-11-30T18:00 (local time) or ...+00:00.
         patience: How long the job may wait for free quota before it may spend: 0, 90s, 30m, 4h, 2d or inf
             (default 1h). With --batch also how long it waits for batches (default: until they are back).
-        wait: Wait for quota however long it takes, instead of saying when to run it again.
+        wait: Wait for quota however long it takes, instead of ending.
         ordered: Put the results into the order of the tasks at the end.
         force: Go on although configuration or tasks changed since the last run.
         chunk: Tasks a task run; up to 100, twice the concurrency.
         detail: Task runs for each chunk, or for each item (slower).
         keep_going: Go on although the same check refuses answer after answer.
-        allow_extra: Copy unknown fields of the tasks to the results, in place of refusing their lines.
+        allow_extra: Copy unknown fields of the tasks to the results. Without it such lines are refused.
         samples: Independent answers of each task; their ids end with #1, #2 and so on.
         batch: Send paid calls in batches of their providers: half the price, answered within a day. Ctrl-C leaves
             them running; the same command collects them.

@@ -41,9 +41,9 @@ def deploy(
     """Create or update the deployments on the Prefect server that runs use; what people set there stays.
 
     Args:
-        work_pool: Whose workers run them; created (type process) when it is not there.
+        work_pool: Work pool of the deployments; created (type process) when missing.
         automations: Also create or update the automations on budget, models, quality and crashes.
-        notify: Notification block that automations tell, as <type>/<name>, such as slack-webhook/ops.
+        notify: Notification block for the automations, as <type>/<name>, such as slack-webhook/ops.
         bulk_input: Tasks of the nightly job, JSONL or CSV; with --bulk-output it turns the nightly schedule on.
         bulk_output: Its results, JSONL.
         nightly_time: When the nightly job starts, HH:MM.

@@ -57,10 +57,10 @@ def estimate(
 
     Args:
         tasks: The file that `tta bulk` would run.
-        concurrency: As `tta bulk` would have it.
-        allow_extra: As `tta bulk` would have it.
-        schema: As `tta bulk` would have it: a JSON Schema file, or module:Model.
-        samples: As `tta bulk` would have it.
+        concurrency: As for `tta bulk`.
+        allow_extra: As for `tta bulk`.
+        schema: As for `tta bulk`: a JSON Schema file, or module:Model.
+        samples: As for `tta bulk`.
     """
     whole("--concurrency", concurrency)
     if input_size(tasks) == 0:

@@ -60,7 +60,7 @@ def review(
         fail_on: Exit with 1 when something is found from this severity on: high, medium or any.
         format: markdown, json (the whole result), sarif (2.1.0) or github (workflow annotations).
         example: Review the example that comes with the package.
-        use_case: Which executors do it.
+        use_case: Use case, which selects the executors.
         out: Write the review to this new file.
         json: The same as --format json.
     """
@@ -145,7 +145,7 @@ def document(
     Args:
         modules: Python files, or folders with all their public modules.
         example: Document the example that comes with the package.
-        use_case: Which executors do it.
+        use_case: Use case, which selects the executors.
         out: Write the page to this new file; an existing folder gets one new file a module.
     """
     from tta_dev_primitives.flows.jobs.modules import read_modules
@@ -205,7 +205,7 @@ def unit_tests(
         example: Test the example that comes with the package.
         run_unfenced: Run the tests with your own rights; only inside a container made for it.
         python: The interpreter that runs the tests; default: that of the active virtual environment.
-        use_case: Which executors do it.
+        use_case: Use case, which selects the executors.
         out: Write the tests to this new file.
     """
     path = _module(module, example)

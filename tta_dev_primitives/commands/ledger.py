@@ -150,7 +150,7 @@ def prune(
     what people decided. Calls whose answer is stored go with their answer.
 
     Args:
-        answers_older_than: Delete stored answers of this age: `12h`, `90d` or `8w`. The same task is paid anew.
+        answers_older_than: Delete stored answers of this age: `12h`, `90d` or `8w`. The same task is paid again.
         runs_older_than: Delete calls, journal entries, task records and result files of this age, at least `1d`.
     """
     if answers_older_than is None and runs_older_than is None:

@@ -42,7 +42,7 @@ def run(
         system: Extra instructions for the models.
         schema: The answer is data: a JSON Schema file, or module:Model.
         json: Print the whole result as one JSON document.
-        fresh: Ask anew, and pay again, for what is stored from an earlier run.
+        fresh: Ask and pay again, also where an answer is stored.
         raw: Write control characters of the answer as they are, into a file or pipe. A terminal shows symbols.
         verbose: Show the log of the run on stderr.
     """
