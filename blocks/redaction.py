@@ -37,7 +37,7 @@ _lock = threading.Lock()
 _PATTERNS = re.compile(
     r"""
     (?P<url>[?&](?:key|api[-_]?key|access[-_]?token|token|auth)=)[^&\s"'<>]+       # ?key=...
-  | (?P<userinfo>[a-z][a-z0-9+.-]{1,20}://[^/\s:@]{0,80}:)[^/\s@]{1,200}(?=@)      # scheme://user:password@
+  | (?P<userinfo>[a-z][a-z0-9+.-]{1,20}://[^/\s:@]{0,80}:)[^\s"'<>]{1,200}(?=@)      # scheme://user:password@
   | (?P<header>\b(?:authorization|x-api-key|x-goog-api-key|api[-_]?key)["']?\s*[:=]\s*["']?
       (?:bearer\s+|basic\s+)?)
       [A-Za-z0-9._~+/=-]{8,}

@@ -8,8 +8,10 @@ from typing import Annotated, Any
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BeforeValidator, PlainSerializer, StrictStr, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, StrictStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
+
+from tta_dev_primitives.config.hidden_url import HiddenUrl
 
 MAX_USD = 1_000_000
 """The ledger's own range: 1e18 pico-USD."""
@@ -180,6 +182,7 @@ Address = Annotated[
 LedgerUrl = Annotated[
     StrictStr,
     BeforeValidator(_ledger_url),
+    AfterValidator(HiddenUrl),
     WithJsonSchema({"type": "string", "pattern": "^(sqlite:///|postgresql://)"}),
 ]
 ZoneName = Annotated[StrictStr, BeforeValidator(_zone), WithJsonSchema({"type": "string"})]

@@ -19,6 +19,7 @@ from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_sett
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.hidden_url import HiddenUrl
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.resolve import defined_targets
@@ -152,13 +153,13 @@ def _ledger_doubts(config: OrchestrationConfig, env: list[str]) -> Iterator[str]
     """A folder's ledger may lie in that folder. Another host learns all texts and this user's database password."""
     dotenv = Path(".env").absolute()
     found = find_variable("TTA_LEDGER_URL")
-    url = config.cost_tracking.ledger_url if found is None else found.text.strip()
+    url = HiddenUrl((config.cost_tracking.ledger_url or "") if found is None else found.text.strip())
     foreign = "TTA_LEDGER_URL" in env if found is not None else _is_foreign(config)
-    if url is not None and foreign:
+    if url and foreign:
         source = dotenv if found is not None else config.source
         path = sqlite_path(url)
         if path is None and not _is_own_server(url):
-            host = urlsplit(url).netloc.rpartition("@")[2]
+            host = url.place.partition("://")[2].partition("/")[0]
             yield f"{source}: the ledger's address would send spending and answers to {host or 'another host'}"
         elif path is not None and not _is_below_here(path):
             yield f"{source}: the ledger would be written to {path}, outside of this folder"
@@ -167,10 +168,13 @@ def _ledger_doubts(config: OrchestrationConfig, env: list[str]) -> Iterator[str]
         yield f"{dotenv}: TTA_HOME would write to {tta_home()}, outside of this folder"
 
 
-def _is_own_server(url: str) -> bool:
+def _is_own_server(url: HiddenUrl) -> bool:
     """Whether a database is on this machine, alone, and gets the password of its address, not one of the user's."""
-    parts = urlsplit(url)
-    one = "," not in parts.netloc and not parts.query
+    try:
+        parts = urlsplit(url)
+        one = "," not in parts.netloc and not parts.query
+    except ValueError:
+        return False
     return one and bool(parts.password) and is_loopback_host(parts.hostname or "")
 
 

@@ -21,10 +21,12 @@ from wire_samples import ask, at_address, target
 
 from tta_dev_primitives.blocks.credentials.keys import forget_keys, load_key
 from tta_dev_primitives.blocks.credentials.provider_credentials import AnthropicCredentials
+from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.redaction import forget_secrets
-from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
+from tta_dev_primitives.config import CostTrackingConfig
+from tta_dev_primitives.config.errors import ConfigError, LedgerError, MissingKeyError
 from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.config.reading.api_keys import find_api_key
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -224,3 +226,28 @@ async def test_a_whole_run_holds_the_key_only_where_nothing_can_raise(
     assert result.content
     assert {"_remember", "_is_header_text"} <= seen
     assert seen <= CANNOT_RAISE
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"postgresql://me:{CANARY}@127.0.0.1:1/x",
+        f"postgresql://me:{CANARY}@127.0.0.1:99999/x",
+        f"postgresql://me:{CANARY}@[::1/x",
+        f"postgresql://{'m' * 100}:{CANARY}@127.0.0.1:1/x?password={CANARY}",
+        f"mysql://me:{CANARY}@127.0.0.1/x",
+    ],
+)
+async def test_the_password_of_a_ledger(url: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """In the environment or in the file; no frame of ours or of the driver shows it, whole or cut."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.database.postgresql_pool._FIRST_CONNECT_S", 0.0)
+    monkeypatch.setenv("TTA_LEDGER_URL", url)
+    with pytest.raises(LedgerError) as caught:
+        await Ledger.open().balance()
+    assert_clean(caught.value)
+    assert "canary" not in str(caught.value)
+    if url.startswith("postgresql"):
+        tracking = CostTrackingConfig(ledger_url=url)
+        assert tracking.ledger_url == url
+        assert "canary" not in f"{tracking!r} {tracking.ledger_url!r} {tracking.ledger_url[:130]!r}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from typing import Any, TypeVar, cast
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
@@ -17,7 +17,9 @@ from tta_dev_primitives.blocks.ledger.database.postgresql_pool import Server
 from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.ledger.database.schema import Dialect
+from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import LedgerConfigError
+from tta_dev_primitives.config.hidden_url import HiddenUrl
 
 T = TypeVar("T")
 
@@ -27,15 +29,13 @@ class PostgresDatabase(Database):
 
     dialect: Dialect = "postgresql"
 
-    def __init__(self, dsn: str) -> None:
-        try:
-            parts = urlsplit(dsn)
-            port = parts.port or 5432
-        except ValueError:
+    def __init__(self, dsn: HiddenUrl) -> None:
+        place = _place_of(dsn)
+        if place is None:
             raise LedgerConfigError(
                 "Ledger URL: host or port cannot be read; write postgresql://user:password@host:5432/name"
-            ) from None
-        self.place = f"postgresql://{parts.hostname or 'localhost'}:{port}{parts.path}"
+            )
+        self.place = place
         self._dsn = dsn
         self._forget()
         close_at_process_end(self)
@@ -93,6 +93,18 @@ class PostgresDatabase(Database):
         """In a forked child: leave the parent's connections alone and start afresh."""
         _leaked.append(self._server)
         self._forget()
+
+
+def _place_of(dsn: HiddenUrl) -> str | None:
+    """Host, port and name, while the password is registered for the logs; None: they cannot be read."""
+    try:
+        parts = urlsplit(dsn)
+        port = parts.port or 5432
+    except ValueError:
+        return None
+    for password in (parts.password or "", unquote(parts.password or "")):
+        register_secret(password)
+    return f"postgresql://{parts.hostname or 'localhost'}:{port}{parts.path}"
 
 
 _leaked: list[Any] = []

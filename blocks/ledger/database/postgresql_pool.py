@@ -17,7 +17,9 @@ import asyncpg
 from tta_dev_primitives.blocks.ledger.database.protocol import Work
 from tta_dev_primitives.blocks.ledger.database.schema import migrate, schema_generation
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
+from tta_dev_primitives.config.hidden_url import HiddenUrl
 
 T = TypeVar("T")
 _RETRY_S = 30.0
@@ -87,7 +89,7 @@ class _CommitLostError(Exception):
 class Server:
     """The thread with the event loop and the pool."""
 
-    def __init__(self, dsn: str, place: str) -> None:
+    def __init__(self, dsn: HiddenUrl, place: str) -> None:
         self._dsn = dsn
         self._place = place
         self._pool: Any = None
@@ -181,30 +183,27 @@ class Server:
         window = _RETRY_S if self._connected_once else _FIRST_CONNECT_S
         began, pause = time.monotonic(), 0.02
         while True:
+            final = False
             try:
                 return await attempt()
-            except _ROLLED_BACK as fault:
-                error = self._explain(fault)
             except _CommitLostError as fault:
-                error = self._explain(fault.__cause__ or fault)
-                if not idempotent:
-                    raise error from fault
+                error, final = self._explain(fault.__cause__ or fault), not idempotent
             except asyncpg.TooManyConnectionsError as fault:
                 error, window = self._explain(fault), _RETRY_S
-            except _DOWN as fault:
+            except (*_ROLLED_BACK, *_DOWN) as fault:
                 error = self._explain(fault)
             except (asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as fault:
                 error = self._explain(fault)
                 # The server went down under a statement that was not committed: it may be tried again.
-                if not (isinstance(fault, asyncpg.InterfaceError) and "closed" in str(fault)):
-                    raise error from fault
-            if time.monotonic() >= began + window:
+                final = not (isinstance(fault, asyncpg.InterfaceError) and "closed" in str(fault))
+            # Raised out here: the driver's frames hold the password, and would hang on as its context.
+            if final or time.monotonic() >= began + window:
                 raise error
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 1.0)
 
     def _explain(self, fault: BaseException) -> LedgerError:
-        text = str(fault) or type(fault).__name__
+        text = redact(str(fault)) or type(fault).__name__
         if isinstance(fault, (asyncpg.LockNotAvailableError, asyncpg.QueryCanceledError, TimeoutError)):
             fix = "It was busy for too long; try again"
         elif isinstance(fault, _DOWN):
@@ -212,9 +211,7 @@ class Server:
         else:
             fix = "Correct it or TTA_LEDGER_URL; no paid call is made until then"
         kind = LedgerConfigError if isinstance(fault, _WRONG) else LedgerError
-        explained = kind(f"Ledger {self._place}: {text}. {fix}.")
-        explained.__cause__ = fault
-        return explained
+        return kind(f"Ledger {self._place}: {text}. {fix}.")
 
     async def _once(self, work: Work[Any], label: str) -> Any:
         pool = await self._opened()
@@ -256,7 +253,7 @@ class Server:
         async with self._setup:
             if self._pool is None:
                 self._pool = await asyncpg.create_pool(
-                    self._dsn,
+                    str(self._dsn),
                     min_size=0,
                     max_size=_CONNECTIONS,
                     timeout=10,

@@ -26,6 +26,7 @@ from typing import Any, Protocol, TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.config.errors import LedgerConfigError
+from tta_dev_primitives.config.hidden_url import HiddenUrl
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
@@ -104,7 +105,7 @@ class Database(ABC):
         """Close files, threads and connections of this process; the next use opens them again."""
 
 
-def default_ledger_url(configured: str | None = None) -> str:
+def default_ledger_url(configured: str | None = None) -> HiddenUrl:
     """Where the ledger is: `TTA_LEDGER_URL` (environment, then `.env`), else `configured`, else in `TTA_HOME`.
 
     Args:
@@ -112,8 +113,8 @@ def default_ledger_url(configured: str | None = None) -> str:
     """
     found = find_variable("TTA_LEDGER_URL")
     if found is not None:
-        return found.text.strip()
-    return configured or f"sqlite:///{tta_home() / 'ledger.db'}"
+        return HiddenUrl(found.text.strip())
+    return HiddenUrl(configured or f"sqlite:///{tta_home() / 'ledger.db'}")
 
 
 _OPTIONS = re.compile(r"\.(db|sqlite3?)\?\w+=[^/]*$", re.IGNORECASE)
@@ -134,15 +135,14 @@ def database_for(url: str) -> Database:
     from tta_dev_primitives.blocks.ledger.database.postgresql import PostgresDatabase
     from tta_dev_primitives.blocks.ledger.database.sqlite import SqliteDatabase
 
-    scheme, separator, rest = url.partition("://")
-    if not separator:
-        raise LedgerConfigError(_unknown_url(scheme))
+    url = HiddenUrl(url)
+    scheme = url.partition("://")[0]
     make: Callable[[], Database]
     path = sqlite_path(url)
     if path is not None:
         identity, make = str(path), lambda: SqliteDatabase(path)
-    elif scheme in ("postgresql", "postgres", "postgresql+asyncpg"):
-        dsn = f"postgresql://{rest}"
+    elif scheme != url and scheme in ("postgresql", "postgres", "postgresql+asyncpg"):
+        dsn = HiddenUrl(f"postgresql://{url.partition('://')[2]}")
         identity, make = dsn, lambda: PostgresDatabase(dsn)
     else:
         raise LedgerConfigError(_unknown_url(scheme))
@@ -159,8 +159,8 @@ def sqlite_path(url: str) -> Path | None:
     Raises:
         LedgerConfigError: It names no file, or takes options.
     """
-    scheme, _, name = url.partition("://")
-    if scheme != "sqlite":
+    scheme, separator, name = url.partition("://")
+    if scheme != "sqlite" or not separator:
         return None
     if not name.startswith("/") or len(name) < 2 or ":memory:" in name or "\0" in name:
         raise LedgerConfigError(
