@@ -33,7 +33,9 @@ _SERVER_FOLDERS = {"contract", "end_to_end", "faults"}
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """`--shuffle SEED`: no test may depend on another one."""
-    parser.addoption("--shuffle", type=int, metavar="SEED", help="run the tests in a random order")
+    parser.addoption(
+        "--shuffle", type=int, metavar="SEED", help="run files, and the tests of each, in a random order"
+    )
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -45,7 +47,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if by_folder or fixtures & _SERVER_FIXTURES or "postgresql" in item.name:
             item.add_marker("server")
     if (seed := config.getoption("--shuffle")) is not None:
-        random.Random(seed).shuffle(items)
+        rng = random.Random(seed)
+        # Files stay together, so that what a file shares is made once.
+        places = {path: rng.random() for path in dict.fromkeys(item.path for item in items)}
+        items.sort(key=lambda item: (places[item.path], rng.random()))
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -161,13 +161,11 @@ _TTA = "import sys; from tta_dev_primitives.cli import main; main(['run', 'Stop 
     [
         (_RUN, signal.SIGINT, SLOW),
         (_RUN, signal.SIGHUP, SLOW),
-        (_EXECUTE, signal.SIGINT, SLOW),
         (_EXECUTE, signal.SIGTERM, SLOW),
         (_TTA, signal.SIGINT, SLOW),
-        (_TTA, signal.SIGTERM, SLOW),
         (_BULK, signal.SIGINT, QUICK),
     ],
-    ids=["run-int", "run-hup", "execute-int", "execute-term", "tta-int", "tta-term", "bulk-int"],
+    ids=["run-int", "run-hup", "execute-term", "tta-int", "bulk-int"],
 )
 async def test_a_signal_ends_a_script_with_one_line(
     script: str,
