@@ -7,10 +7,13 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from cyclopts import App, Parameter
 from cyclopts.exceptions import CycloptsError, UnknownCommandError, UnusedCliTokensError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 EXIT_DONE, EXIT_FAILED, EXIT_USAGE, EXIT_BUDGET, EXIT_MODELS = 0, 1, 2, 3, 4
 EXIT_INTERRUPTED = 130
@@ -117,7 +120,7 @@ def _run(arguments: list[str]) -> int:
             from tta_dev_primitives.config.reading.dotenv import refuse_other_encodings
 
             refuse_other_encodings()
-        code = app(_with_stdin(arguments), exit_on_error=False, print_error=False)
+        code = app(_with_stdin(arguments), exit_on_error=False, print_error=False, console=_plain_console())
         return code if isinstance(code, int) else EXIT_DONE
     except UnknownCommandError:
         return _report_error("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
@@ -139,6 +142,15 @@ def _run(arguments: list[str]) -> int:
         return EXIT_DONE
     except Exception as error:
         return _report(error, as_json=as_json)
+
+
+def _plain_console() -> Console | None:
+    """With NO_COLOR a console for the help without bold letters; the usual one keeps them."""
+    if not os.environ.get("NO_COLOR"):
+        return None
+    from tta_dev_primitives.commands._output import console
+
+    return console()
 
 
 def _with_stdin(arguments: list[str]) -> list[str]:

@@ -291,6 +291,8 @@ def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
         out, code = on_a_terminal(["init"], answers, tmp_path)
         assert code == 0, out
         assert "1 gemma3:4b" in out
+        assert "Keys to set" not in out
+        assert "\x1b[1m" not in out
         checked = json.loads(tta("check", "--live", "--json", folder=tmp_path).stdout)
     assert [line for line in checked["checks"] if line["level"] != "ok"] == []
     config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from tta_dev_primitives.config.errors import OrchestrationError
-from tta_dev_primitives.config.init_file import one_model_config, server_address
+from tta_dev_primitives.config.init_file import OWN_SERVER_KEY, one_model_config, server_address
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 
 if TYPE_CHECKING:
@@ -26,12 +26,11 @@ def ask_own_server(out: Console) -> str:
     from tta_dev_primitives.blocks.providers.address_rules import is_private_host
     from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
-    variable = "OWN_SERVER_API_KEY"
     while True:
         url = server_address(Prompt.ask("  Its address", default="http://127.0.0.1:11434/v1", console=out))
         try:
             client = BoundClient(
-                provider="openai-compatible", key=_key(variable), base_url=url, allow_private_hosts=True
+                provider="openai-compatible", key=_key(OWN_SERVER_KEY), base_url=url, allow_private_hosts=True
             )
         except OrchestrationError as error:
             out.print(f"  {error}", markup=False)
@@ -40,7 +39,12 @@ def ask_own_server(out: Console) -> str:
         model = _ask_model(out, client)
         private = url.startswith("http://") or is_private_host(host)
         return one_model_config(
-            model, "openai-compatible", api_key_env=variable, billing="free", base_url=url, private=private
+            model,
+            "openai-compatible",
+            api_key_env=OWN_SERVER_KEY,
+            billing="free",
+            base_url=url,
+            private=private,
         )
 
 

@@ -41,6 +41,10 @@ def console(*, stderr: bool = False) -> Console:
 class _Console(Console):
     """Shows control characters of names, answers and messages as symbols; NO_COLOR takes away every style."""
 
+    def print(self, *objects: Any, style: Any = None, **options: Any) -> None:
+        """Print as rich does; NO_COLOR drops the style."""
+        super().print(*objects, style=None if self.no_color else style, **options)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does, with visible text."""
         for segment in super().render(renderable, options):

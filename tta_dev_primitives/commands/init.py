@@ -53,7 +53,7 @@ def init(
         env_example: Where to write the list of variables for the keys.
         json: Print one JSON document; asks nothing.
     """
-    from tta_dev_primitives.config.init_file import key_variables, with_keys_only
+    from tta_dev_primitives.config.init_file import key_variables, own_server_keys, with_keys_only
     from tta_dev_primitives.config.reading.trusted_files import digest_of, trust_file
     from tta_dev_primitives.config.template import ignore_in_git, write_new_file
 
@@ -81,7 +81,8 @@ def init(
     if asks or yes:
         write_new_file(Path(".env"), f"# Keys. Other users cannot read this file.\n{empty}", mode=0o600)
     ignore_in_git(".env")
-    missing = [name for name in variables if not _is_set(name) and (not have or name in have)]
+    optional = [name for name in variables if name in own_server_keys() and not _is_set(name)]
+    missing = [n for n in variables if not _is_set(n) and (not have or n in have) and n not in optional]
     steps = _next_steps(path, env_example, missing)
     if json:
         files = {str(path): wrote_config, str(env_example): wrote_env}
@@ -89,6 +90,8 @@ def init(
         return 0
     out.print(_written(path, wrote_config))
     out.print(_written(env_example, wrote_env))
+    if optional:
+        out.print(f"{', '.join(optional)}: a key of your own server, in .env; empty when it wants none.")
     if missing:
         out.print(f"Keys to set: {', '.join(missing)}. Models without a key are passed over.")
     out.print("Next: " + "\n      ".join(steps))
@@ -157,7 +160,7 @@ def _next_steps(path: Path, env_example: Path, missing: list[str]) -> list[str]:
     found = str(path) in SEARCH_PATHS
     check = "tta check" if found else f"tta check --config {path}"
     if not missing:
-        return [check]
+        return [check, 'tta run "What is the capital of France?"']
     if os.path.lexists(".env"):  # copying over it would lose the keys that it holds
         return [f"add {', '.join(missing)} to .env", check]
     return [f"cp {env_example} .env && chmod 600 .env, then put your keys into .env", check]
