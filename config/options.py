@@ -99,6 +99,8 @@ class CapabilitiesConfig(_Options):
         | None
     ) = None
     """How hidden reasoning is turned down; none sends nothing about it."""
+    cache_min_tokens: option_types.WholeNumber | None = Field(default=None, ge=0)
+    """Anthropic: least tokens of a shared system text that is marked for the prompt cache; 0 marks none."""
 
 
 class _Endpoint(_Options):

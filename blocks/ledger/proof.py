@@ -16,7 +16,16 @@ from tta_dev_primitives.blocks.ledger.types import ReportRow
 _FULL_UP_TO = 100_000
 """A ledger with fewer kept entries is always proved in full: that takes less than a second."""
 _GROUP = ("provider", "model", "role", "use_case", "billing", "state", "outcome")
-_AMOUNTS = ("calls", "input_tokens", "output_tokens", "charged", "held", "list_value", "baseline")
+_AMOUNTS = (
+    "calls",
+    "input_tokens",
+    "cache_read_tokens",
+    "output_tokens",
+    "charged",
+    "held",
+    "list_value",
+    "baseline",
+)
 _MONEY = ("charged", "held", "list_value", "baseline")
 _EXTRA = "extra IN ('savings', 'credit')"
 _HELD = "CASE WHEN state = 'held' THEN bound ELSE 0 END"
@@ -34,10 +43,11 @@ class Proof(LedgerCore):
             names, sums = ", ".join(_GROUP), ", ".join(f"{_sum(name)} AS {name}" for name in _AMOUNTS)
             return await tx.fetch(
                 f"SELECT {names}, {sums} FROM ("  # noqa: S608 - fixed text
-                "SELECT provider, model, role, use_case, billing, state, outcome, calls, input_tokens, output_tokens, "
-                "charged, 0 AS held, list_value, baseline FROM ledger_call_sum WHERE scope = ? AND month = ? UNION ALL "
+                "SELECT provider, model, role, use_case, billing, state, outcome, calls, input_tokens, "
+                "cache_read_tokens, output_tokens, charged, 0 AS held, list_value, baseline "
+                "FROM ledger_call_sum WHERE scope = ? AND month = ? UNION ALL "
                 "SELECT provider, model, role, coalesce(use_case, ''), billing, state, coalesce(outcome, 'in_flight'), "
-                f"1, input_tokens, output_tokens, charged, {_HELD}, list_value, baseline "
+                f"1, input_tokens, cache_read_tokens, output_tokens, charged, {_HELD}, list_value, baseline "
                 "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0) AS called "
                 f"GROUP BY {names} HAVING sum(calls) > 0 ORDER BY {names}",
                 *(*of, *of),

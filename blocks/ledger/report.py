@@ -20,7 +20,15 @@ PLANS = "plans (no use case yet)"
 """The name of calls that were made before the use case of their task was known."""
 _CSV = (
     *("month", "provider", "model", "role", "use_case", "billing", "state", "outcome", "calls"),
-    *("input_tokens", "output_tokens", "charged_usd", "held_usd", "list_value_usd", "baseline_usd"),
+    *(
+        "input_tokens",
+        "cache_read_tokens",
+        "output_tokens",
+        "charged_usd",
+        "held_usd",
+        "list_value_usd",
+        "baseline_usd",
+    ),
 )
 
 
@@ -32,6 +40,8 @@ class Line:
     calls: int
     failed: int
     input_tokens: int
+    cache_read_tokens: int
+    """Those of `input_tokens` that were read from prompt caches."""
     output_tokens: int
     charged: Decimal
     saved: Decimal
@@ -48,6 +58,7 @@ class Line:
             "calls": self.calls,
             "failed": self.failed,
             "input_tokens": self.input_tokens,
+            "cache_read_tokens": self.cache_read_tokens,
             "output_tokens": self.output_tokens,
             "charged_usd": f"{self.charged:f}",
             "saved_usd": f"{self.saved:f}",
@@ -105,7 +116,7 @@ class MonthReport:
         table.writerow(_CSV)
         for row in self.rows:
             names = (row.provider, _cell(row.model), row.role, row.use_case or "", row.billing, row.state)
-            counts = (row.outcome, row.calls, row.input_tokens, row.output_tokens)
+            counts = (row.outcome, row.calls, row.input_tokens, row.cache_read_tokens, row.output_tokens)
             money = (f"{m:f}" for m in (row.charged, row.held, row.list_value, row.baseline))
             table.writerow([self.balance.month, *names, *counts, *money])
         return out.getvalue()
@@ -162,6 +173,7 @@ def _line(name: str, rows: Sequence[ReportRow]) -> Line:
         sum(row.calls for row in rows),
         sum(row.calls for row in rows if row.outcome not in ("ok", "in_flight")),
         sum(row.input_tokens for row in rows),
+        sum(row.cache_read_tokens for row in rows),
         sum(row.output_tokens for row in rows),
         sum((row.charged for row in rows), Decimal(0)),
         sum((row.list_value for row in rows if row.billing == "free"), Decimal(0)),

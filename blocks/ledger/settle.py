@@ -57,18 +57,18 @@ INSERT_CALL = (
 )
 ATTEMPT = "(SELECT count(*) + 1 FROM ledger_call WHERE step_key = ?)"
 _FREE_CALL = (
-    f"{INSERT_CALL}, closed_at, outcome, status, request_id, input_tokens, output_tokens, list_value, "
-    "baseline, usage_json, flag, note) "
+    f"{INSERT_CALL}, closed_at, outcome, status, request_id, input_tokens, cache_read_tokens, "
+    "output_tokens, list_value, baseline, usage_json, flag, note) "
     f"VALUES (?, ?, ?, 'settled', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, "
-    "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
+    "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 )
 _EVENT = (
     "INSERT INTO ledger_event (scope, month, call_id, what, d_spent, d_held, d_approved, who, note, at) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 _CLOSE_FIELDS = (
-    "closed_at = ?, outcome = ?, status = ?, request_id = ?, input_tokens = ?, output_tokens = ?, "
-    "list_value = ?, baseline = ?, usage_json = ?, flag = ?, note = ?"
+    "closed_at = ?, outcome = ?, status = ?, request_id = ?, input_tokens = ?, "
+    "cache_read_tokens = ?, output_tokens = ?, list_value = ?, baseline = ?, usage_json = ?, flag = ?, note = ?"
 )
 
 
@@ -112,7 +112,7 @@ def closing_values(
     at: float, outcome: Outcome, list_value: int | None, baseline: int | None
 ) -> tuple[Any, ...]:
     """What a closed call's row keeps, in the order of its columns."""
-    tokens_in, tokens_out = outcome.tokens()
+    tokens_in, read, tokens_out = outcome.tokens()
     return (
         *(
             at,
@@ -120,6 +120,7 @@ def closing_values(
             outcome.status,
             outcome.request_id,
             tokens_in,
+            read,
             tokens_out,
             list_value,
             baseline,

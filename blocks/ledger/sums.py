@@ -42,6 +42,16 @@ register_schema(
 )
 
 
+register_schema(
+    "sums",
+    2,
+    [
+        "ALTER TABLE ledger_call ADD COLUMN cache_read_tokens INTEGER",
+        "ALTER TABLE ledger_call_sum ADD COLUMN cache_read_tokens INTEGER NOT NULL DEFAULT 0",
+    ],
+)
+
+
 @dataclass(frozen=True, slots=True)
 class Summed:
     """A table whose ended rows are summed. Names are fixed text of this program."""
@@ -89,7 +99,7 @@ CALLS = Summed(
     "ledger_call",
     "id",
     ("month", "provider", "model", "role", "use_case", "billing", "state", "outcome", "extra"),
-    ("input_tokens", "output_tokens", "charged", "list_value", "baseline"),
+    ("input_tokens", "cache_read_tokens", "output_tokens", "charged", "list_value", "baseline"),
     "calls",
     "state IN ('settled', 'released')",
     by_day=True,

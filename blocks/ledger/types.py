@@ -158,11 +158,13 @@ class Outcome:
             figures["reported_cost_usd"] = str(usage.reported_cost_usd)
         return json.dumps(figures)[:2000]
 
-    def tokens(self) -> tuple[int | None, int | None]:
-        """Input and output tokens within what a column holds; None when unknown."""
+    def tokens(self) -> tuple[int | None, int | None, int | None]:
+        """Input tokens, those of them read from a cache, and output tokens; None when unknown."""
         if self.usage is None or self.usage.flag is not None:
-            return None, None
-        return min(self.usage.total_input, _MOST_TOKENS), min(self.usage.output_tokens, _MOST_TOKENS)
+            return None, None, None
+        counts = (self.usage.total_input, self.usage.cache_read_tokens, self.usage.output_tokens)
+        read_in, cached, out = (min(count, _MOST_TOKENS) for count in counts)
+        return read_in, cached, out
 
     def note_text(self) -> str | None:
         """The note as the row keeps it."""
@@ -303,6 +305,8 @@ class ReportRow:
     outcome: str
     calls: int
     input_tokens: int
+    cache_read_tokens: int
+    """Those of `input_tokens` that the provider read from its prompt cache."""
     output_tokens: int
     charged: Decimal
     held: Decimal

@@ -98,7 +98,9 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
         else:
             system = f"{system}\n\n{instruction(request.json_schema)}".strip()
     if system and can.system_role:
-        body["system"] = system
+        # A mark keeps what comes before it, the tools included, for five minutes from its last use.
+        mark = {"cache_control": {"type": "ephemeral"}}
+        body["system"] = [{"type": "text", "text": system, **mark}] if request.cache_system else system
     elif system:
         first = body["messages"][0]
         first["content"] = f"{system}\n\n{first['content']}"

@@ -38,6 +38,8 @@ class ChatRequest:
     """`low` asks for as little hidden reasoning as the model allows (planning, verdicts)."""
     seed: int | None = None
     """Which of several independent answers this is; it is not sent, the answers are stored apart."""
+    cache_system: bool = False
+    """Mark the system text for the provider's prompt cache, where marks exist. The answer does not depend on it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,6 +98,13 @@ class Price:
         )
         return total / _MTOK
 
+    def caching_saves(self, calls: int) -> bool:
+        """Whether so many calls with the same beginning cost less when the first writes it to the cache."""
+        write, read = self.cache_write_usd_per_mtok, self.cache_read_usd_per_mtok
+        if write is None or read is None:
+            return False
+        return write + (calls - 1) * read < calls * self.input_usd_per_mtok
+
     def scaled(self, factor: Decimal, source: str) -> Price:
         """Every amount times `factor` (a provider's batch rate)."""
         amounts = {
@@ -178,6 +185,8 @@ class Capabilities:
     system_role: bool = True
     """False: the system text is sent at the head of the user's turn."""
     stop: bool = True
+    cache_min_tokens: int = 0
+    """A prompt's beginning of at least so many tokens is kept by the provider when the request marks it; 0: never."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,8 @@ class Ask:
     schema_name: str | None = None
     tool: str | None = None
     """A tool the caller forces; then `schema` is that tool's input schema."""
+    marked: tuple[tuple[str, Literal["5m", "1h"]], ...] = ()
+    """The prompt up to each block that is marked for the prompt cache, and how long it is kept."""
 
     @property
     def prompt(self) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 import math
 import uuid
+from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -49,12 +50,16 @@ from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedE
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Outcome, refused
 from tta_dev_primitives.flows.calling.hold import call_info
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
+from tta_dev_primitives.flows.calling.prefix_cache import shared_prefix
 from tta_dev_primitives.flows.calling.services import Services
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 MOST_TASKS = 10_000
 """Tasks of a batch job that are under way at once."""
 _BUSY_TRIES = 30
+_LEAST_SHARED = 10
+"""Requests of a batch that share a text before it is marked. They run side by side, so some write it again: providers
+speak of 30 to 98 % that read it, and caching saves from 22 % on. Among a few requests perhaps none does."""
 _NO_BATCHES = frozenset({404, 405, 501})
 
 
@@ -350,6 +355,7 @@ class BatchRounds:
     async def _submit_part(self, part: Sequence[_Parked]) -> bool:
         """Whether anything has changed by it."""
         first, name = part[0], f"tta-{uuid.uuid4().hex}"
+        _mark_shared(part)
         calls = [BatchCall(p.info, p.bound, encode_request(p.call.request)) for p in part]
         try:
             opened = await self._batches.submit(
@@ -485,6 +491,16 @@ class BatchRounds:
     def _give(parked: _Parked, outcome: Outcome) -> None:
         if not parked.future.done():
             parked.future.set_result(outcome)
+
+
+def _mark_shared(part: Sequence[_Parked]) -> None:
+    """Let requests that share a long system text read it from the provider's prompt cache, where enough share it."""
+    prefixes = [shared_prefix(parked.target, parked.call.request) for parked in part]
+    counts = Counter(prefixes)
+    for parked, prefix in zip(part, prefixes, strict=True):
+        if prefix is not None and counts[prefix] >= _LEAST_SHARED:
+            request = replace(parked.call.request, cache_system=True)
+            parked.line = batch_line(parked.target, request, parked.info.id)
 
 
 def _cost(settled: Settled) -> Decimal:

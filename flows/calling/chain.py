@@ -14,6 +14,7 @@ from tta_dev_primitives.flows.calling.batched import Batched, Batches, Counted
 from tta_dev_primitives.flows.calling.call import Call, Result
 from tta_dev_primitives.flows.calling.hold import LedgerHold, Send
 from tta_dev_primitives.flows.calling.job_budget import JobBudget, WithinJobBudget
+from tta_dev_primitives.flows.calling.prefix_cache import PrefixCache
 from tta_dev_primitives.flows.calling.provider_limit import WithinProviderLimit
 from tta_dev_primitives.flows.calling.quota import QuotaSlots
 from tta_dev_primitives.flows.calling.services import Services
@@ -21,7 +22,7 @@ from tta_dev_primitives.flows.calling.stored_answers import StoredAnswers
 
 
 class Calls:
-    """Admission, attempts of one model, stored answer, quota, job budget, ledger hold, client."""
+    """Admission, attempts of one model, stored answer, prompt cache, quota, job budget, ledger hold, client."""
 
     def __init__(
         self,
@@ -39,7 +40,8 @@ class Calls:
         polite = WithinProviderLimit(hold) if services.config.prefect_limits else hold
         budget = WithinJobBudget(polite, job_budget)
         quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)
-        self._stored = StoredAnswers(quota, services, fresh=fresh)
+        self._prefixes = PrefixCache(quota, services) if priority == "bulk" else None
+        self._stored = StoredAnswers(self._prefixes or quota, services, fresh=fresh)
         sent = self._stored if batches is None else Batched(self._stored, batches)
         attempts = Attempts(sent, services, rng=rng)
         self._first: Callable[[Call], Awaitable[Result]] = Admitted(attempts, services, admission)
@@ -62,4 +64,6 @@ class Calls:
         Raises:
             LedgerError: The ledger cannot be used.
         """
-        await self._stored.look_ahead(asked)
+        unanswered = await self._stored.look_ahead(asked)
+        if self._prefixes is not None:
+            self._prefixes.announce(unanswered)

@@ -68,8 +68,14 @@ class StoredAnswers:
                     return Answered(call.target, stored)
             return await self._then(call)
 
-    async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
-        """Look up many requests at once, so that each need not be looked up alone."""
+    async def look_ahead(
+        self, asked: Sequence[tuple[Target, ChatRequest]]
+    ) -> list[tuple[Target, ChatRequest, str]]:
+        """Look up many requests at once, so that each need not be looked up alone.
+
+        Returns:
+            Those without a stored answer, with their content keys.
+        """
         index = self._index
         keys = [index.step_key(target, request) for target, request in asked]
         if len(index.ahead) > _MOST_AHEAD:
@@ -79,6 +85,8 @@ class StoredAnswers:
         )
         missing = await missing_answers(self._services.ledger, keys, [target for target, _ in asked])
         index.missing.update(dict.fromkeys(missing, time.monotonic()))
+        unanswered = set(missing)
+        return [(*one, key) for one, key in zip(asked, keys, strict=True) if key in unanswered]
 
 
 class _Alone:

@@ -76,6 +76,7 @@ async def write_report(report: SpendReport, *, day: date | None = None) -> None:
                 "calls": line.calls,
                 "failed": line.failed,
                 "input tokens": line.input_tokens,
+                "from cache": line.cache_read_tokens,
                 "output tokens": line.output_tokens,
                 "cost USD": f"{line.charged:f}",
                 "free, at list price": shown_usd(line.saved, report_places(report)),

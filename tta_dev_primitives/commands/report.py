@@ -147,13 +147,14 @@ def _show(found: SpendReport) -> None:
 
 def _lines(title: str, group: tuple[Line, ...], total: Line, places: int) -> RenderableType:
     # Most months have nothing in flight and nothing unknown: those columns are shown when they say something.
-    unsure = any(line.held or line.presumed for line in group)
+    unsure, cached = any(line.held or line.presumed for line in group), total.cache_read_tokens > 0
     rows = [
         [
             line.name,
             f"{line.calls:,}",
             f"{line.failed:,}",
             f"{line.input_tokens:,}",
+            *([f"{line.cache_read_tokens:,}"] if cached else []),
             f"{line.output_tokens:,}",
             shown_usd(line.charged, places),
             *([shown_usd(line.presumed, places), shown_usd(line.held, places)] if unsure else []),
@@ -162,5 +163,15 @@ def _lines(title: str, group: tuple[Line, ...], total: Line, places: int) -> Ren
         for line in (*group, *([replace(total, name="all")] if len(group) > 1 else []))
     ]
     more = ["presumed", "held"] if unsure else []
-    columns = ["", "calls", "failed", "in", "out", "cost", *more, "free, at list price"]
+    columns = [
+        "",
+        "calls",
+        "failed",
+        "in",
+        *(["from cache"] if cached else []),
+        "out",
+        "cost",
+        *more,
+        "free, at list price",
+    ]
     return table(title, columns, rows, right=columns[1:])

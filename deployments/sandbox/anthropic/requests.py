@@ -17,10 +17,20 @@ from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, refus
 _GENERATION = re.compile(r"^claude-(?:opus|sonnet|haiku|fable|mythos)-(\d+)(?:-(\d{1,2}))?(?:-|$)")
 _OLD_GENERATION = re.compile(r"^claude-(\d)(?:-(\d))?-(?:opus|sonnet|haiku)")
 _MAX_OUTPUT = 128_000
+_MOST_MARKS = 4
 
 
-class _Text(Strict):
-    UNREAD: ClassVar = frozenset({"cache_control", "citations"})
+class _CacheControl(Strict):
+    type: Literal["ephemeral"]
+    ttl: Literal["5m", "1h"] | None = None
+
+
+class _Block(Strict):
+    cache_control: _CacheControl | None = None
+
+
+class _Text(_Block):
+    UNREAD: ClassVar = frozenset({"citations"})
 
     type: Literal["text"]
     text: str
@@ -31,8 +41,8 @@ class _Message(Strict):
     content: str | list[_Text]
 
 
-class _Tool(Strict):
-    UNREAD: ClassVar = frozenset({"cache_control", "description", "strict"})
+class _Tool(_Block):
+    UNREAD: ClassVar = frozenset({"description", "strict"})
 
     name: str = Field(pattern=r"^[a-zA-Z0-9_-]{1,128}$")
     input_schema: dict[str, Any]
@@ -62,8 +72,8 @@ class _Thinking(Strict):
     type: Literal["enabled", "disabled", "adaptive"]
 
 
-class _Messages(Strict):
-    UNREAD: ClassVar = frozenset({"cache_control", "metadata", "service_tier", "inference_geo"})
+class _Messages(_Block):
+    UNREAD: ClassVar = frozenset({"metadata", "service_tier", "inference_geo"})
 
     model: str
     messages: list[_Message]
@@ -117,6 +127,39 @@ def _check_turns(request: _Messages) -> None:
             )
         if isinstance(message.content, list) and any(not block.text for block in message.content):
             refuse("messages: text content blocks must be non-empty", f"messages.{number}")
+    _check_marks(request)
+
+
+def _blocks(request: _Messages) -> list[tuple[str, _CacheControl | None]]:
+    """Text and mark of each block in the order of the prompt: tools, system, messages."""
+    texts: list[str | list[_Text] | None] = [request.system, *(m.content for m in request.messages)]
+    blocks = [(tool.model_dump_json(), tool.cache_control) for tool in request.tools or ()]
+    for content in texts:
+        parts = content if isinstance(content, list) else [_Text(type="text", text=content or "")]
+        blocks += [(part.text, part.cache_control) for part in parts]
+    if request.cache_control is not None:
+        blocks[-1] = blocks[-1][0], request.cache_control
+    return blocks
+
+
+def _check_marks(request: _Messages) -> None:
+    marks = [(text, mark) for text, mark in _blocks(request) if mark is not None]
+    if len(marks) > _MOST_MARKS:
+        refuse(
+            f"A maximum of {_MOST_MARKS} blocks with cache_control may be provided. Found {len(marks)}.",
+            "cache_control",
+        )
+
+
+def _marked(request: _Messages) -> tuple[tuple[str, Literal["5m", "1h"]], ...]:
+    """The prompt up to each mark. The schema of structured output stands before everything else."""
+    output = request.output_config.format if request.output_config else None
+    text, found = "" if output is None else output.model_dump_json(), []
+    for block, mark in _blocks(request):
+        text += block + "\n"
+        if mark is not None:
+            found.append((text, mark.ttl or "5m"))
+    return tuple(found)
 
 
 def _generation(model: str) -> tuple[int, int]:
@@ -151,5 +194,5 @@ def _ask(request: _Messages) -> Ask:
         transcript="\n".join([system, *(_plain(m.content) for m in request.messages)]),
         max_tokens=request.max_tokens, stream=request.stream,
         stop=tuple(request.stop_sequences or ()), tool=tool.name if tool else None,
-        schema=tool.input_schema if tool else output.schema_ if output else None,
+        schema=tool.input_schema if tool else output.schema_ if output else None, marked=_marked(request),
     )  # fmt: skip

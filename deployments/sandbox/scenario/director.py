@@ -11,6 +11,7 @@ from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for, scripted_answer
+from tta_dev_primitives.deployments.sandbox.scenario.prompt_cache import PromptCache
 from tta_dev_primitives.deployments.sandbox.scenario.quota import Quotas
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import (
     Reply,
@@ -52,6 +53,7 @@ class Director:
         self._clock = clock
         self._nth: Counter[tuple[str, str]] = Counter()
         self._used: Counter[int] = Counter()
+        self._cache = PromptCache()
         self._quotas = Quotas(scenario.quotas, clock=clock, speed=scenario.clock.speed)
 
     def decide(self, ask: Ask, key: str, *, batched: bool = False) -> Decision:
@@ -71,7 +73,20 @@ class Director:
         self._nth[ask.provider, ask.model] += 1
         nth = self._nth[ask.provider, ask.model]
         rule = self._rule(ask, nth)
-        return replace(self._apply(rule, ask, nth), limits=limits)
+        decision = self._apply(rule, ask, nth)
+        if batched:
+            # One after the other: a request of a batch has no connection that waits.
+            decision = replace(decision, latency=0.0)
+        return replace(self._with_cache(decision, ask, key), limits=limits)
+
+    def _with_cache(self, decision: Decision, ask: Ask, key: str) -> Decision:
+        """The decision with what the prompt cache does to its usage; a scripted usage stays."""
+        if not ask.marked or decision.answer is None or decision.script.usage is not None:
+            return decision
+        usage = self._cache.usage(
+            ask, key, decision.answer.usage, now=self._clock(), latency=decision.latency
+        )
+        return replace(decision, answer=replace(decision.answer, usage=usage))
 
     def _rule(self, ask: Ask, nth: int) -> Rule | None:
         for index, rule in enumerate(self.scenario.rules):

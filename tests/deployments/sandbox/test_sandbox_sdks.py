@@ -105,6 +105,43 @@ def test_anthropic_lists_and_counts(claude: Any) -> None:
     assert counted.input_tokens > 0
 
 
+def test_anthropic_caches_what_is_marked(claude: Any, sandbox: Sandbox) -> None:
+    """A marked beginning is written, then read by key, model and text; a short one, and another's, are not read."""
+    mark = {"cache_control": {"type": "ephemeral"}}
+    rules = [{"type": "text", "text": "Follow the house rules. " * 400, **mark}]
+
+    def usage(**changes: Any) -> tuple[int, int, int]:
+        found = claude.messages.create(**{**ASK, **changes}).usage
+        written = found.cache_creation
+        assert (
+            found.cache_creation_input_tokens
+            == written.ephemeral_5m_input_tokens + written.ephemeral_1h_input_tokens
+        )
+        return found.input_tokens, found.cache_creation_input_tokens, found.cache_read_input_tokens
+
+    alone = usage(system=[{"type": "text", "text": rules[0]["text"]}])
+    wrote, read = usage(system=rules), usage(system=rules)
+    assert alone[1:] == (0, 0)
+    assert wrote[1] == read[2] >= 2048
+    assert sum(alone) == sum(wrote) == sum(read)
+    assert usage(system=rules, model="claude-sonnet-5-5")[1:] == (0, 0)  # keeps 4,096 tokens and more
+    assert usage(system=[{**rules[0], "text": "Be brief."}])[1:] == (0, 0)
+    hour = usage(
+        system=[
+            {
+                **rules[0],
+                "text": rules[0]["text"] + "!",
+                "cache_control": {**mark["cache_control"], "ttl": "1h"},
+            }
+        ]
+    )
+    assert hour[1] > 0
+    assert sandbox.calls[-1].usage.cache_write_1h_tokens == hour[1]
+    too_many = [{"type": "text", "text": f"rule {n}", **mark} for n in range(5)]
+    with pytest.raises(sdk("anthropic").BadRequestError, match="maximum of 4 blocks"):
+        usage(system=too_many)
+
+
 def test_anthropic_errors_are_the_sdks_own_classes(claude: Any, sandbox: Sandbox) -> None:
     """Unknown models, refused options and overload raise the SDK's typed errors; a short 429 is retried."""
     anthropic = sdk("anthropic")
