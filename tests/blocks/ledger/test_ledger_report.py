@@ -33,7 +33,9 @@ async def test_a_month_adds_up_by_every_side(ledger: Ledger, new_call: NewCall) 
     """0.20 on planning, 0.30 presumed on executing, 0.40 held, and 0.05 saved by a free model of two calls."""
     limit = Decimal(2)
     plan = await ledger.reserve(new_call(model="dear", role="plan"), Decimal("0.5"), limit)
-    outcome = Outcome(usage=Usage(input_tokens=100, output_tokens=10), list_value=Decimal("0.20"))
+    outcome = Outcome(
+        usage=Usage(input_tokens=70, cache_read_tokens=30, output_tokens=10), list_value=Decimal("0.20")
+    )
     await ledger.settle(plan, Decimal("0.20"), outcome=outcome)
     lost = await ledger.reserve(new_call(model="dear"), Decimal("0.30"), limit)
     await ledger.charge_at_bound(lost, "", outcome=Outcome(outcome="transport"))
@@ -50,8 +52,8 @@ async def test_a_month_adds_up_by_every_side(ledger: Ledger, new_call: NewCall) 
         "left_usd": "2.1",
     }  # fmt: skip
     assert found["total"] == {
-        "name": "total", "calls": 5, "failed": 2, "input_tokens": 150, "output_tokens": 15, "charged_usd": "0.5",
-        "saved_usd": "0.05", "held_usd": "0.4", "presumed_usd": "0.3",
+        "name": "total", "calls": 5, "failed": 2, "input_tokens": 150, "cache_read_tokens": 30, "output_tokens": 15,
+        "charged_usd": "0.5", "saved_usd": "0.05", "held_usd": "0.4", "presumed_usd": "0.3",
     }  # fmt: skip
     assert [(line["held_usd"], line["presumed_usd"]) for line in found["by_model"]] == [
         ("0.4", "0.3"),

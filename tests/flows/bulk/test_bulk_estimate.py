@@ -97,7 +97,7 @@ def test_copies_are_counted_once() -> None:
 def test_measured_lengths_of_the_use_case_count() -> None:
     """Long recorded answers make the baseline dearer."""
     row = ReportRow(
-        "groq", "llama", "execute", "moderate", "free", "settled", "ok", 20, 400, 20_000, *[Decimal(0)] * 4
+        "groq", "llama", "execute", "moderate", "free", "settled", "ok", 20, 400, 0, 20_000, *[Decimal(0)] * 4
     )
     assert of(20, Facts(rows=(row,))).output_tokens == 20 * 1000
     other = replace(row, use_case="simple")
