@@ -10,6 +10,7 @@ from pydantic import SecretStr
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.batches.formats import batch_format
+from tta_dev_primitives.blocks.wire.batches.openai import OpenAIBatches, file_name
 from tta_dev_primitives.blocks.wire.batches.types import (
     BatchFormat,
     BatchLine,
@@ -19,7 +20,7 @@ from tta_dev_primitives.blocks.wire.batches.types import (
     required_id,
 )
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json
+from tta_dev_primitives.blocks.wire.reading import Unreadable, at, decode_json
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Target
@@ -104,6 +105,26 @@ class BatchClient:
         for path in status.results:
             found += self.form.results(await self._fetch(HttpCall("GET", path), _FETCH_S))
         return found
+
+    async def is_ours(self, status: BatchStatus, key: str) -> bool:
+        """Whether the batch runs over the file that was uploaded under our key.
+
+        Raises:
+            ProviderError: The file cannot be looked at now.
+        """
+        if status.file is None or not isinstance(self.form, OpenAIBatches):
+            return False
+        body = await self._fetch(HttpCall("GET", self.form.file_path(status.file)), SUBMIT_S)
+        return self._read(body, lambda payload: bool(at(payload, "filename") == file_name(key)))
+
+    async def delete_file(self, name: str | None) -> None:
+        """Delete uploaded requests, if there are any.
+
+        Raises:
+            ProviderError: They are not deleted.
+        """
+        if name is not None and isinstance(self.form, OpenAIBatches):
+            await self._fetch(HttpCall("DELETE", self.form.file_path(name)), SUBMIT_S)
 
     def reply(self, result: LineResult, *, now: float) -> ChatReply:
         """The reply in a result line, read as the chat endpoint's would be.

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tta_dev_primitives.deployments.sandbox.app import App
 
 _DAY = timedelta(hours=24)
+_NO_FILE = ("", b"", "")
 Handler = Callable[[Request, str], Awaitable[Reply]]
 
 
@@ -56,8 +57,10 @@ class BatchRoutes:
 
     app: App
     batches: list[Batch] = field(default_factory=list)
-    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    files: dict[str, tuple[str, bytes, str]] = field(default_factory=dict)
+    """Caller, content and name of each uploaded file."""
     _answers: dict[str, Batch] = field(default_factory=dict)
+    _uploads: int = 0
 
     def table(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of every route."""
@@ -77,6 +80,8 @@ class BatchRoutes:
             found += [
                 ("POST", f"{prefix}/files", self._upload),
                 ("GET", f"{prefix}/files/{{id:str}}/content", self._content),
+                ("GET", f"{prefix}/files/{{id:str}}", self._file),
+                ("DELETE", f"{prefix}/files/{{id:str}}", self._delete),
                 ("POST", f"{prefix}/batches", self._create_chat),
                 ("GET", f"{prefix}/batches", self._list),
                 ("POST", f"{prefix}/batches/{{id:str}}/cancel", self._cancel),
@@ -111,7 +116,7 @@ class BatchRoutes:
         provider = self.provider_of(request)
         if body.get("endpoint") != "/v1/chat/completions" or not body.get("completion_window"):
             refuse("endpoint must be /v1/chat/completions, with a completion_window.", "endpoint")
-        owner, content = self.files.get(str(body.get("input_file_id")), ("", b""))
+        owner, content, _ = self.files.get(str(body.get("input_file_id")), _NO_FILE)
         if owner != key:
             raise Refusal(Failure("model_gone", "No such File object.", "input_file_id"))
         rows = [_json(row) for row in content.splitlines() if row.strip()]
@@ -185,25 +190,42 @@ class BatchRoutes:
         parts = {
             p.get_param("name", header="content-disposition"): p.get_payload(decode=True) for p in form.walk()
         }
+        names = [str(name) for p in form.walk() if (name := p.get_filename())]
         content, purpose = parts.get("file"), parts.get("purpose")
         if not isinstance(content, bytes) or purpose not in (b"batch", b"batch-api"):
             refuse("a batch file needs `file` and the purpose `batch`.", "purpose")
-        name = f"file-{token('file', len(self.files))}"
-        self.files[name] = (key, content)
+        self._uploads += 1
+        name = f"file-{token('file', self._uploads)}"
+        self.files[name] = (key, content, names[0] if names else "batch.jsonl")
+        return self._described(name)
+
+    def _described(self, name: str) -> Reply:
+        _, content, called = self.files[name]
         return Reply(body={
             "id": name, "object": "file", "bytes": len(content), "created_at": int(self.app.now()),
-            "filename": "batch.jsonl", "purpose": "batch", "status": "processed",
+            "filename": called, "purpose": "batch", "status": "processed",
         })  # fmt: skip
+
+    def _mine(self, request: Request, key: str) -> str:
+        name: str = request.path_params["id"]
+        if self.files.get(name, _NO_FILE)[0] != key:
+            raise Refusal(Failure("model_gone", "No such File object."))
+        return name
+
+    async def _file(self, request: Request, key: str) -> Reply:
+        return self._described(self._mine(request, key))
+
+    async def _delete(self, request: Request, key: str) -> Reply:
+        name = self._mine(request, key)
+        del self.files[name]
+        return Reply(body={"id": name, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, key: str) -> Reply:
         name = request.path_params["id"]
         kind, _, rest = name.partition("-")
         batch = self._answers.get(rest)
         if batch is None or batch.key != key:
-            owner, content = self.files.get(name, ("", b""))
-            if owner != key:
-                raise Refusal(Failure("model_gone", "No such File object."))
-            return Reply(200, content)
+            return Reply(200, self.files[self._mine(request, key)][1])
         rows = [
             dumps(_chat_row(name, found, reply))
             for name, found, reply in self._sent(batch)

@@ -30,6 +30,7 @@ from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
+_GONE = 404
 _FIND_LINES = 20
 """So many result lines of a batch without metadata are compared with our ids."""
 
@@ -120,6 +121,7 @@ class ProviderBatches:
         except ProviderError as error:
             if error.ledger_action is LedgerAction.RELEASE:
                 await self._refused(new.id, error)
+                await _delete_file(client, file)
                 raise
             _LOG.warning("batch %s: it is not known whether it was taken: %s", new.id, error)
             return opened
@@ -157,8 +159,10 @@ class ProviderBatches:
         client = BatchClient(services.client, target, await services.keys.key_of(target))
         age = services.clock() - batch.submitted_at
         try:
-            name = batch.provider_batch or await self._find(batch, client)
-            if name is None and age > self.timing.horizon_s:
+            name, unclear = batch.provider_batch, False
+            if name is None:
+                name, unclear = await self._find(batch, client)
+            if name is None and not unclear and age > self.timing.horizon_s:
                 return await self._lost(batch, "the provider has no such batch: its submission never arrived")
             if name is None:
                 return Looked(over=False, words="submission not confirmed yet")
@@ -192,7 +196,7 @@ class ProviderBatches:
             raise ConfigError(f"batch {batch.id} is {batch.state}: there is nothing to cancel.")
         target = self._target_of(batch)
         client = BatchClient(self._services.client, target, await self._services.keys.key_of(target))
-        name = batch.provider_batch or await self._find(batch, client)
+        name = batch.provider_batch or (await self._find(batch, client))[0]
         if name is None:
             raise ConfigError(
                 f"batch {batch.id}: the provider does not show it yet. Try again in some minutes."
@@ -209,23 +213,30 @@ class ProviderBatches:
             "Put it back until the batch is collected."
         )
 
-    async def _find(self, batch: Batch, client: BatchClient) -> str | None:
-        """The provider's id of a batch whose submission was not recorded; None when its list does not show it."""
-        services = self._services
+    async def _find(self, batch: Batch, client: BatchClient) -> tuple[str | None, bool]:
+        """The provider's id of a batch whose submission was not recorded.
+
+        Returns:
+            The id, None when its list does not show it; and whether a running batch may be it: without metadata and
+            without a file only the results can say whose it is.
+        """
+        services, unclear = self._services, False
         known = {one.provider_batch for one in await services.ledger.batches() if one.provider_batch}
         ours: set[str] | None = None
         for status in await client.newest():
             found = status.key == batch.id
             if not found and status.key is None and status.id not in known and _may_be(status, batch):
-                if not status.over:
-                    continue  # without metadata only its results can say whose it is
-                ours = ours or {line.call_id for line in await services.ledger.open_lines(batch.id)}
-                results = await client.results(status)
-                found = any(result.id in ours for result in results[:_FIND_LINES])
+                found = await client.is_ours(status, batch.id)
+                if not found and not status.over:
+                    unclear = unclear or status.file is None
+                elif not found and status.file is None:
+                    ours = ours or {line.call_id for line in await services.ledger.open_lines(batch.id)}
+                    results = await client.results(status)
+                    found = any(result.id in ours for result in results[:_FIND_LINES])
             if found:
                 await services.ledger.batch_submitted(batch.id, status.id)
-                return status.id
-        return None
+                return status.id, False
+        return None, unclear
 
     async def _lost(self, batch: Batch, why: str) -> Looked:
         """Nothing ran: every hold is released."""
@@ -268,6 +279,7 @@ class ProviderBatches:
         note = status.error or (f"{missing} of {len(lines)} results are missing" if missing else None)
         if note:
             _LOG.warning("batch %s (%s): %s", batch.id, status.id, note)
+        await _delete_file(client, status.file)
         await services.ledger.end_batch(batch.id, "failed" if status.state == "failed" else "ended", note)
         return looked
 
@@ -304,6 +316,15 @@ class ProviderBatches:
         why = "its result is missing from the batch; it may have been billed"
         await self._services.ledger.charge_at_bound(line.hold, why)
         return _error(target, why, LedgerAction.CHARGE_AT_BOUND, line.hold.bound)
+
+
+async def _delete_file(client: BatchClient, name: str | None) -> None:
+    """Delete the requests at the provider. One that is gone already, or cannot be deleted, stops nothing."""
+    try:
+        await client.delete_file(name)
+    except ProviderError as error:
+        if error.status != _GONE:
+            _LOG.warning("the uploaded requests %s are not deleted: %s", name, error)
 
 
 def _error(target: Target, why: str, action: LedgerAction, charged: Decimal) -> ProviderError:

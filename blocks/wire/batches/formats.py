@@ -8,7 +8,11 @@ from decimal import Decimal
 
 from tta_dev_primitives.blocks.wire.batches.anthropic import AnthropicBatches
 from tta_dev_primitives.blocks.wire.batches.gemini import GeminiBatches
-from tta_dev_primitives.blocks.wire.batches.openai import MistralBatches, OpenAIBatches
+from tta_dev_primitives.blocks.wire.batches.openai import (
+    MistralBatches,
+    OpenAIBatches,
+    TogetherBatches,
+)
 from tta_dev_primitives.blocks.wire.batches.types import BatchFormat, BatchLine
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.types import ChatRequest
@@ -20,7 +24,7 @@ _FORMATS: Mapping[str, BatchFormat] = {
     "gemini": GeminiBatches(),
     "openai": OpenAIBatches(),
     "groq": OpenAIBatches("/openai/v1"),
-    "together": OpenAIBatches(purpose="batch-api"),
+    "together": TogetherBatches(),
     "mistral": MistralBatches(),
 }
 

@@ -11,6 +11,8 @@ from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from tta_dev_primitives.blocks.wire.batches.types import (
     BatchLine,
     BatchStatus,
@@ -37,26 +39,22 @@ class OpenAIBatches:
 
     prefix: str = ""
     """Before `/files` and `/batches`."""
-    purpose: str = "batch"
     most_lines: int = 10_000
     most_bytes: int = 64 * 1024 * 1024
 
     def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
         """The file of requests, as a form."""
+        return self._form("/files", lines, key, purpose="batch")
+
+    def _form(self, path: str, lines: Sequence[BatchLine], key: str, **fields: str) -> HttpCall:
         rows = [self._row(line) for line in lines]
-        name = f"{key}.jsonl"
+        file = f'name="file"; filename="{file_name(key)}"\r\nContent-Type: application/jsonl'
         parts = [
-            _part(key, 'name="purpose"', self.purpose.encode()),
-            _part(
-                key,
-                f'name="file"; filename="{name}"\r\nContent-Type: application/jsonl',
-                b"\n".join(rows) + b"\n",
-            ),
+            *(_part(key, f'name="{name}"', value.encode()) for name, value in fields.items()),
+            _part(key, file, b"\n".join(rows) + b"\n"),
             f"--{key}--\r\n".encode(),
         ]
-        return HttpCall(
-            "POST", f"{self.prefix}/files", b"".join(parts), f"multipart/form-data; boundary={key}"
-        )
+        return HttpCall("POST", self.prefix + path, b"".join(parts), f"multipart/form-data; boundary={key}")
 
     def _row(self, line: BatchLine) -> bytes:
         return dumps({"custom_id": line.id, "method": "POST", "url": _CHAT, "body": dict(line.body)})
@@ -90,6 +88,10 @@ class OpenAIBatches:
         metadata = at(node, "metadata", METADATA_KEY)
         files = [at(node, f"{kind}_file_id") or at(node, f"{kind}_file") for kind in ("output", "error")]
         errors = seq(at(node, "errors", "data")) or seq(at(node, "errors"))
+        error = text_of(at(errors[0], "message")) if errors else text_of(at(node, "error"))
+        uploaded = text_of(at(node, "input_file_id")) or "".join(
+            map(text_of, seq(at(node, "input_files"))[:1])
+        )
         created = at(node, "created_at")
         return BatchStatus(
             id=required_id(node, "id"),
@@ -99,11 +101,14 @@ class OpenAIBatches:
             total=_count(node, ("request_counts", "total"), ("total_requests",)),
             succeeded=_count(node, ("request_counts", "completed"), ("succeeded_requests",)),
             created_at=float(created) if isinstance(created, int | Decimal) else parse_instant(created),
-            error=flat(text_of(at(errors[0], "message")), limit=300) if errors else None,
-            results=tuple(
-                f"{self.prefix}/files/{quote(f, safe='')}/content" for f in map(text_of, files) if f
-            ),
+            error=flat(error, limit=300) or None,
+            results=tuple(f"{self.file_path(f)}/content" for f in map(text_of, files) if f),
+            file=uploaded or None,
         )
+
+    def file_path(self, name: str) -> str:
+        """The path of a file, relative to the base address."""
+        return f"{self.prefix}/files/{quote(name, safe='')}"
 
     def statuses(self, payload: Any) -> list[BatchStatus]:
         """Read a page of batches; Together sends a bare list."""
@@ -134,12 +139,35 @@ class OpenAIBatches:
 
 
 @dataclass(frozen=True, slots=True)
-class MistralBatches(OpenAIBatches):
-    """The same files; the batch is a `job` that names its model."""
+class TogetherBatches(OpenAIBatches):
+    """An address of its own for files, bare lines, and no metadata: a batch is known by the name of its file."""
 
+    @override
+    def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
+        """The file of requests, as a form."""
+        fields = {"purpose": "batch-api", "file_name": file_name(key), "file_type": "jsonl"}
+        return self._form("/files/upload", lines, key, **fields)
+
+    @override
     def _row(self, line: BatchLine) -> bytes:
         return dumps({"custom_id": line.id, "body": dict(line.body)})
 
+    @override
+    def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
+        """Create the batch over the uploaded file."""
+        body = {"input_file_id": file, "endpoint": _CHAT, "completion_window": "24h"}
+        return HttpCall("POST", f"{self.prefix}/batches", dumps(body))
+
+
+@dataclass(frozen=True, slots=True)
+class MistralBatches(OpenAIBatches):
+    """The same files; the batch is a `job` that names its model."""
+
+    @override
+    def _row(self, line: BatchLine) -> bytes:
+        return dumps({"custom_id": line.id, "body": dict(line.body)})
+
+    @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
         """Create the job."""
         body = {
@@ -151,17 +179,25 @@ class MistralBatches(OpenAIBatches):
         }
         return HttpCall("POST", f"{self.prefix}/batch/jobs", dumps(body))
 
+    @override
     def look(self, batch: str) -> HttpCall:
         """Ask for the state."""
         return HttpCall("GET", f"{self.prefix}/batch/jobs/{quote(batch, safe='')}")
 
+    @override
     def cancel(self, batch: str) -> HttpCall:
         """Stop it."""
         return HttpCall("POST", f"{self.prefix}/batch/jobs/{quote(batch, safe='')}/cancel")
 
+    @override
     def listing(self) -> HttpCall:
         """The newest hundred."""
         return HttpCall("GET", f"{self.prefix}/batch/jobs?page_size=100")
+
+
+def file_name(key: str) -> str:
+    """The name of the file of a batch's requests."""
+    return f"{key}.jsonl"
 
 
 def _part(boundary: str, name: str, content: bytes) -> bytes:

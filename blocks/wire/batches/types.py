@@ -27,7 +27,7 @@ class BatchLine:
 class HttpCall:
     """One HTTP request of a batch API; the client adds address and key."""
 
-    method: Literal["GET", "POST"]
+    method: Literal["GET", "POST", "DELETE"]
     path: str
     body: bytes = b""
     content_type: str = "application/json"
@@ -52,6 +52,8 @@ class BatchStatus:
     """Where the results are: paths, relative to the base address."""
     inline: Sequence[Any] = field(default=(), repr=False)
     """Results that came with the status (Gemini)."""
+    file: str | None = None
+    """Id of the uploaded requests."""
 
     @property
     def over(self) -> bool:

@@ -66,7 +66,7 @@ def test_free_models_have_no_batches() -> None:
         ("google-ai-studio", None, "/v1beta/models/maker%2Fm:batchGenerateContent", "/v1beta/batches/x"),
         ("groq", "/openai/v1/files", "/openai/v1/batches", "/openai/v1/batches/x"),
         ("openai", "/files", "/batches", "/batches/x"),
-        ("together", "/files", "/batches", "/batches/x"),
+        ("together", "/files/upload", "/batches", "/batches/x"),
         ("mistral", "/files", "/batch/jobs", "/batch/jobs/x"),
     ],
 )
