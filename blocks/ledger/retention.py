@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.audit import DECISIONS
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
-from tta_dev_primitives.blocks.ledger.sums import CALLS, Summed, add_to_sums, sum_ended
+from tta_dev_primitives.blocks.ledger.sums import CALLS, Summed, delete_summed, sum_ended
 from tta_dev_primitives.blocks.ledger.task_records import RESULTS
 
 _ROWS_AT_ONCE = 5_000
+_DELETED_AT_ONCE = 20_000
+_PAGES_AT_ONCE = 500
+_PAGES = "pg_relation_size('{}') / current_setting('block_size')::int"
+_CACHE_KIB, _USUAL_CACHE_KIB = 256 * 1024, 2000
 _ENTRIES_AT_ONCE = 100_000
 _PAUSE_S = 0.002
 """Between two transactions, so that calls of other processes come in between."""
@@ -25,6 +31,7 @@ class Pruned:
     calls: int
     entries: int
     results: int
+    batches: int
 
 
 class Retention(LedgerCore):
@@ -121,56 +128,79 @@ class Retention(LedgerCore):
             LedgerError: The ledger cannot be used.
         """
         await self.sum_up()
-        return Pruned(
-            await self._prune_calls(before),
-            await self._prune_entries(before),
-            await self._prune_results(before),
+        async with self._large_cache():
+            batches = await self._prune_batches(before)
+            # What a batch cost is read from its calls: they stay as long as it does.
+            calls = await self._delete(
+                CALLS,
+                "closed_at < ? AND NOT EXISTS (SELECT 1 FROM ledger_answer a WHERE a.scope = ledger_call.scope "
+                "AND a.step_key = ledger_call.step_key) AND NOT EXISTS "
+                "(SELECT 1 FROM ledger_batch_line l WHERE l.call_id = ledger_call.id)",
+                before,
+            )
+            entries = await self._prune_entries(before)
+            return Pruned(calls, entries, await self._delete(RESULTS, "created_at < ?", before), batches)
+
+    @asynccontextmanager
+    async def _large_cache(self) -> AsyncGenerator[None]:
+        """Let SQLite keep the pages of the indexes meanwhile: rows leave each of them in another order."""
+        if self.database.dialect != "sqlite":
+            yield
+            return
+        await self._set_cache(_CACHE_KIB)
+        try:
+            yield
+        finally:
+            await self._set_cache(_USUAL_CACHE_KIB)
+
+    async def _set_cache(self, kib: int) -> None:
+        async def work(tx: Tx) -> None:
+            await tx.fetch(f"PRAGMA cache_size = -{kib}")
+
+        await self.database.transact(work, idempotent=True, label="prune")
+
+    async def _prune_batches(self, before: float) -> int:
+        async def work(tx: Tx) -> int:
+            old = "scope = ? AND ended_at < ?"
+            await tx.execute(
+                f"DELETE FROM ledger_batch_line WHERE batch_id IN (SELECT id FROM ledger_batch WHERE {old})",  # noqa: S608
+                *(self.scope, before),
+            )
+            return await tx.execute(f"DELETE FROM ledger_batch WHERE {old}", self.scope, before)  # noqa: S608
+
+        return await self.database.transact(work, idempotent=True, label="prune")
+
+    async def _delete(self, what: Summed, where: str, before: float) -> int:
+        """Delete summed rows in the order in which they lie in the table, some thousand at a time."""
+        deleted = 0
+        for place in await self._places(what.table):
+
+            async def work(tx: Tx, place: str = place) -> int:
+                dialect = self.database.dialect
+                return await delete_summed(
+                    tx, what, dialect, self.scope, self.timezone, f"{place} AND {where}", before
+                )
+
+            deleted += await self.database.transact(work, idempotent=True, label="prune")
+            await asyncio.sleep(_PAUSE_S)
+        return deleted
+
+    async def _places(self, table: str) -> list[str]:
+        """SQL that cuts a table into parts."""
+        sqlite = self.database.dialect == "sqlite"
+        size, step = (
+            (f"(SELECT max(rowid) FROM {table})", _DELETED_AT_ONCE)  # noqa: S608 - fixed text
+            if sqlite
+            else (_PAGES.format(table), _PAGES_AT_ONCE)
         )
 
-    async def _prune_calls(self, before: float) -> int:
-        last, deleted = "", 0
-        while True:
+        async def work(tx: Tx) -> int:
+            return int((await tx.fetch(f"SELECT {size} AS size"))[0]["size"] or 0)
 
-            async def work(tx: Tx, after: str = last) -> list[dict[str, Any]]:
-                rows = await tx.fetch(
-                    "DELETE FROM ledger_call WHERE id IN (SELECT id FROM ledger_call c WHERE scope = ? AND id > ? "  # noqa: S608
-                    "AND summed = 1 AND closed_at < ? AND NOT EXISTS (SELECT 1 FROM ledger_answer a "
-                    "WHERE a.scope = c.scope AND a.step_key = c.step_key) ORDER BY id LIMIT ?) AND summed = 1 "
-                    f"RETURNING id, {CALLS.read}",
-                    *(self.scope, after, before, _ROWS_AT_ONCE),
-                )
-                await self._move_to_deleted(tx, CALLS, rows)
-                return rows
-
-            rows = await self.database.transact(work, idempotent=True, label="prune")
-            if not rows:
-                return deleted
-            deleted, last = deleted + len(rows), max(row["id"] for row in rows)
-            await asyncio.sleep(_PAUSE_S)
-
-    async def _prune_results(self, before: float) -> int:
-        deleted = 0
-        while True:
-
-            async def work(tx: Tx) -> int:
-                rows = await tx.fetch(
-                    f"DELETE FROM task_result WHERE ({RESULTS.key}) IN (SELECT {RESULTS.key} FROM task_result "  # noqa: S608
-                    "WHERE scope = ? AND summed = 1 AND created_at < ? LIMIT ?) AND summed = 1 "
-                    f"RETURNING {RESULTS.read}",
-                    *(self.scope, before, _ROWS_AT_ONCE),
-                )
-                await self._move_to_deleted(tx, RESULTS, rows)
-                return len(rows)
-
-            found = await self.database.transact(work, idempotent=True, label="prune")
-            if not found:
-                return deleted
-            deleted += found
-            await asyncio.sleep(_PAUSE_S)
-
-    async def _move_to_deleted(self, tx: Tx, what: Summed, rows: list[dict[str, Any]]) -> None:
-        await add_to_sums(tx, what, self.scope, self.timezone, rows, sign=-1)
-        await add_to_sums(tx, what, self.scope, self.timezone, rows, kept=0)
+        starts = range(0, await self.database.read(work) + 1, step)
+        if sqlite:
+            return [f"rowid >= {start} AND rowid < {start + step}" for start in starts]
+        return [f"ctid >= '({start},0)'::tid AND ctid < '({start + step},0)'::tid" for start in starts]
 
     async def _prune_entries(self, before: float) -> int:
         last, deleted = 0, 0

@@ -56,6 +56,8 @@ from tta_dev_primitives.flows.calling.services import Services
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 MOST_TASKS = 10_000
 """Tasks of a batch job that are under way at once."""
+_LAST_LOOK_S = 60.0
+"""A run that is suspended goes on so long before its deadline at the latest."""
 _BUSY_TRIES = 30
 _LEAST_SHARED = 10
 """Requests of a batch that share a text before it is marked. They run side by side, so some write it again: providers
@@ -94,11 +96,13 @@ class _Parked:
 class _Open:
     """A batch that calls of this job wait for."""
 
+    next_look: float
+    since: float
+    """When it was submitted, as far as this run knows."""
     waiting: dict[str, list[_Parked]] = field(default_factory=dict)
     """By content key."""
     held: set[str] = field(default_factory=set)
     """Content keys whose bounds count as held in the job's budget."""
-    next_look: float = 0.0
     words: str = "submitted"
 
 
@@ -111,6 +115,7 @@ class BatchRounds:
         admission: Whether the job has stopped.
         job_budget: The job's own ceiling.
         wait_s: How long the run waits for its batches before it ends and says when to go on.
+        patience_s: How old a batch may become before the job stops waiting for it, over all runs.
         change_before: By how much the cost of earlier runs has changed: their holds end when a batch is collected.
         runs: Flow runs of this job, this one included.
     """
@@ -123,6 +128,7 @@ class BatchRounds:
         job_budget: JobBudget,
         *,
         wait_s: float = math.inf,
+        patience_s: float = math.inf,
         change_before: Callable[[], Awaitable[Decimal]],
         runs: Callable[[], Collection[str | None]],
     ) -> None:
@@ -132,7 +138,7 @@ class BatchRounds:
             admission,
             job_budget,
         )
-        self._wait_s = wait_s
+        self._wait_s, self._patience_s = wait_s, patience_s
         self._change_before = change_before
         self._runs = runs
         self._under_way = self._waiting = 0
@@ -255,6 +261,8 @@ class BatchRounds:
         self._moved.clear()
         now = self._services.clock()
         if now >= self._admission.until:
+            if self._admission.closed is None and self._open:
+                await self._look(list(self._open))
             self._admission.close("the deadline has passed")
         if self._admission.closed is not None:
             self._postpone()
@@ -279,10 +287,14 @@ class BatchRounds:
         await self._nap(now)
 
     def _suspend_when_long(self, now: float) -> None:
-        """End the run when all that is left is waiting, and that takes longer than a process should wait."""
+        """End the run when all that is left is waiting, and that takes longer than a process should wait.
+
+        A run that is to go on goes on before the deadline, for a last look.
+        """
         if self._idle_since is None:
             self._idle_since = now
         soonest = min(batch.next_look for batch in self._open.values())
+        soonest = min(soonest, self._admission.until - _LAST_LOOK_S)
         if soonest - self._idle_since > self._wait_s:
             self._admission.close(f"waits for {len(self._open)} batch(es) at the provider", opens_at=soonest)
 
@@ -426,8 +438,10 @@ class BatchRounds:
         """Let a call, and all that ask the same, wait for a batch."""
         batch = self._open.get(name)
         if batch is None:
-            first = self._batches.timing.first_s
-            batch = self._open[name] = _Open(next_look=self._services.clock() + first)
+            now = self._services.clock()
+            batch = self._open[name] = _Open(
+                now + min(self._batches.timing.first_s, self._patience_s), since=now
+            )
         batch.waiting.setdefault(step_key, []).extend(calls)
 
     # --- look
@@ -440,8 +454,14 @@ class BatchRounds:
             else:
                 now = self._services.clock()
                 mine = self._open[batch.id]
+                mine.since = batch.submitted_at
                 mine.words = looked.words
                 mine.next_look = now + self._batches.timing.interval(now - batch.submitted_at)
+                ends = mine.since + self._patience_s
+                if now < ends:
+                    mine.next_look = min(mine.next_look, ends)
+                elif self._idle:
+                    self._admission.close("the patience for what is at the provider is used up")
 
     async def _over(self, batch: Batch, looked: Looked) -> None:
         mine = self._open.pop(batch.id)

@@ -33,7 +33,7 @@ from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of
 from tta_dev_primitives.flows.bulk.recording import close_dead_runs
-from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
+from tta_dev_primitives.flows.bulk.runner import PATIENCE_S, JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner, parameters_of_shards, require_deployment
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.calling.sync_loop import Interrupted
@@ -80,7 +80,7 @@ async def orchestrate_bulk(
         Field(json_schema_extra={"pattern": _MOMENT}),
         _read("until", moment),
     ] = None,
-    patience_s: Annotated[float | None, Field(ge=0), _read("patience_s", patience)] = 3600.0,
+    patience_s: Annotated[float | None, Field(ge=0), _read("patience_s", patience)] = PATIENCE_S,
     ordered: bool = False,
     detail: Literal["chunk", "item"] = "chunk",
     force: bool = False,
@@ -104,7 +104,7 @@ async def orchestrate_bulk(
         max_cost: The most the whole job may cost, USD, over all its runs.
         until: Start nothing new after this moment; without a zone: UTC.
         patience_s: Seconds the job may wait for free quota before it may spend; 0: spend at once; empty: never
-            spend for want of quota.
+            spend for want of quota. Another value than the default also limits how old a batch may become.
         ordered: Put the results into the order of the input at the end.
         detail: Task runs for each chunk, or for each item.
         force: Go on although configuration or tasks changed since the last run.

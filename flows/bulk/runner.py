@@ -45,6 +45,7 @@ from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResul
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 
 Observer = Callable[[Progress], None]
+PATIENCE_S = 3600.0
 _TICK_S = 0.5
 _GRACE_S = 20.0
 """After a first Ctrl-C calls under way may end for this long; then they are cut off and settled."""
@@ -63,7 +64,8 @@ class JobOptions:
     chunk_size: int | None = None
     max_cost: Decimal | None = None
     until: datetime | None = None
-    patience_s: float = 3600.0
+    patience_s: float = PATIENCE_S
+    """For free quota; and for batches, when it is not the default."""
     in_process_s: float = IN_PROCESS_S
     detail: Literal["chunk", "item"] = "chunk"
     allow_extra: bool = False
@@ -175,6 +177,7 @@ class JobRun:
 
     def _rounds(self, budget: JobBudget) -> BatchRounds:
         options = self.options
+        own_patience = options.batch_wait_s is None and options.patience_s != PATIENCE_S
         services = self.runtime.services.at(options.clock, options.sleep)
 
         async def change_before() -> Decimal:
@@ -189,6 +192,7 @@ class JobRun:
             self.admission,
             budget,
             wait_s=options.in_process_s if options.batch_wait_s is None else options.batch_wait_s,
+            patience_s=options.patience_s if own_patience else math.inf,
             change_before=change_before,
             runs=lambda: (self.runtime.flow_run_id(), *self.earlier_runs),
         )

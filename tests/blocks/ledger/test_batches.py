@@ -126,3 +126,25 @@ async def test_the_record_of_a_submission(ledger: Ledger, new_call: NewCall) -> 
     await ledger.end_batch("one", "lost", "why")
     assert not await ledger.batch_submitted("one", "msgbatch_2")
     assert await ledger.batches(open_only=True) == []
+
+
+async def test_old_batches_are_pruned_and_the_calls_of_the_others_stay(
+    ledger: Ledger, new_call: NewCall, clock: Clock
+) -> None:
+    """What a batch has cost is read from its calls: they are deleted with it, not before."""
+
+    async def ended(name: str, keys: str) -> None:
+        await ledger.open_batch(batch(name), calls(new_call, keys), LIMIT)
+        for line in await ledger.open_lines(name):
+            await ledger.settle(line.hold, Decimal("0.1"))
+
+    await ended("old", "ab")
+    await ledger.end_batch("old", "ended")
+    await ended("settled", "c")
+    await ledger.open_batch(batch("open"), calls(new_call, "d"), LIMIT)
+    clock.now += 86_400
+    await ledger.end_batch("settled", "ended")
+    pruned = await ledger.prune(clock() - 3600)
+    assert (pruned.batches, pruned.calls) == (1, 2)
+    assert {one.id: one.charged for one in await ledger.batches()} == {"settled": Decimal("0.1"), "open": 0}
+    assert (await ledger.verify(full=True), (await ledger.balance()).spent) == ([], Decimal("0.3"))

@@ -44,12 +44,18 @@ class Job:
         rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(tasks)]
         self.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
-    async def run(self, timing: BatchTiming = TIMING, wait_s: float = 60.0, **more: Any) -> BulkReport:
+    async def run(
+        self,
+        timing: BatchTiming = TIMING,
+        wait_s: float | None = 60.0,
+        in_process_s: float = 120.0,
+        **more: Any,
+    ) -> BulkReport:
         runtime = await self.workflow.ready()
         from tta_dev_primitives.flows.bulk.bulk_flow import run_file
         from tta_dev_primitives.flows.calling.runtime import active
 
-        local = JobOptions(batch_timing=timing, batch_wait_s=wait_s)
+        local = JobOptions(batch_timing=timing, batch_wait_s=wait_s, in_process_s=in_process_s)
         with active(runtime):
             return await run_file(
                 local, input_path=str(self.source), output_path=str(self.target), **{"batch": True, **more}
@@ -169,6 +175,39 @@ async def test_a_run_that_stops_waiting_and_the_next_that_collects(
     assert (third.state, third.done, third.cost_usd) == ("complete", 4, sandbox.billed())
     assert len(await (await job.workflow.ready()).ledger.batches()) == 1
     assert set(bodies(sandbox).values()) == {1}
+
+
+@pytest.mark.parametrize(
+    ("options", "state", "why"),
+    [
+        ({"patience_s": 1.0}, "incomplete", "the patience for what is at the provider is used up"),
+        ({"until": 1.0}, "incomplete", "the deadline has passed"),
+        ({"until": 100.0}, "waiting", "waits for 1 batch(es) at the provider"),
+        ({}, "waiting", "waits for 1 batch(es) at the provider"),
+    ],
+)
+async def test_a_deployed_run_waits_as_long_as_it_may(
+    options: dict[str, Any],
+    state: str,
+    why: str,
+    sandbox_of: SandboxOf,
+    make_workflow: MakeWorkflow,
+    tmp_path: Path,
+) -> None:
+    """It suspends for the next look, at the latest a minute before its deadline; then the batch is left there."""
+    sandbox = sandbox_of("batches: {delay: 3600}")
+    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 2)
+    now = datetime.now(UTC)
+    if "until" in options:
+        options["until"] = now + timedelta(seconds=options["until"])
+    in_process = {"waiting": 0.0, "incomplete": 5.0}[state]
+    report = await job.run(BatchTiming(quiet_s=0.3), wait_s=None, in_process_s=in_process, **options)
+    assert (report.state, report.left, report.reason) == (state, 2, why)
+    if "until" in options and state == "waiting":
+        assert report.resume_at is not None
+        assert now < report.resume_at <= now + timedelta(seconds=40)
+    [batch] = await (await job.workflow.ready()).ledger.batches()
+    assert (batch.state, batch.lines) == ("open", 2)
 
 
 async def test_two_jobs_with_the_same_tasks_share_one_batch(
