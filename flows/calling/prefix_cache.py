@@ -19,8 +19,6 @@ from tta_dev_primitives.flows.calling.call import Answered, Call, Layer, Outcome
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
-__all__ = ["LEAST_CALLS", "PrefixCache", "shared_prefix"]
-
 LEAST_CALLS = 3
 """Calls that must be known before a text is written to the cache."""
 _LIFETIME_S = 280.0

@@ -5,10 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from tta_dev_primitives.config.models.catalogue import load_catalogue
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.deployments.sandbox.chat import Ask, estimate_tokens
-
-__all__ = ["PromptCache"]
 
 _KEPT_S = {"5m": 300.0, "1h": 3600.0}
 

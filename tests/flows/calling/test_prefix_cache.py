@@ -20,11 +20,10 @@ from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply, content_
 from tta_dev_primitives.blocks.ledger.report import month_report
 from tta_dev_primitives.blocks.wire.formats import PROVIDERS, wire_format
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
-from tta_dev_primitives.config.models.targets import Capabilities, Price, Target
-from tta_dev_primitives.config.models.usage import Usage
+from tta_dev_primitives.config.models.targets import Capabilities, Price, Target, Usage
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.scenario.prompt_cache import PromptCache
-from tta_dev_primitives.flows.bulk.batch_desk import BatchTiming
+from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.job_report import BulkReport
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.calling.call import Answered, Call, Outcome
