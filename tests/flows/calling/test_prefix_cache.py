@@ -16,15 +16,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sandbox_runs import CLAUDE, MakeWorkflow, executor
 
-from tta_dev_primitives.blocks.ledger.guarded_call import GuardedReply, content_key
 from tta_dev_primitives.blocks.ledger.report import month_report
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
 from tta_dev_primitives.blocks.wire.formats import PROVIDERS, wire_format
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.models.targets import Capabilities, Price, Target, Usage
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.scenario.prompt_cache import PromptCache
-from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.job_report import BulkReport
+from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.calling.call import Answered, Call, Outcome
 from tta_dev_primitives.flows.calling.prefix_cache import PrefixCache, shared_prefix
