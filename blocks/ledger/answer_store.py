@@ -9,13 +9,12 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore, answer_of, closed_text, pico_or_none
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.settle import free_call
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, KeptAnswer, Outcome, StoredAnswer
 from tta_dev_primitives.config.errors import QuarantinedError
 
-_KEYS_AT_ONCE = 200
 _log = logging.getLogger("tta_dev_primitives.ledger")
 
 
@@ -104,9 +103,7 @@ class Answers(LedgerCore):
             ):
                 return set(step_keys)
             found: set[str] = set()
-            for start in range(0, len(step_keys), _KEYS_AT_ONCE):
-                keys = step_keys[start : start + _KEYS_AT_ONCE]
-                marks = ", ".join("?" for _ in keys)
+            for marks, keys in in_parts(step_keys):
                 rows = await tx.fetch(
                     f"SELECT step_key FROM ledger_answer WHERE step_key IN ({marks}) "  # noqa: S608 - marks only
                     "AND scope = ?",

@@ -11,6 +11,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month
+from tta_dev_primitives.blocks.ledger.reserve import month_row
 from tta_dev_primitives.blocks.ledger.savings_account import move_extra
 from tta_dev_primitives.blocks.ledger.settle import insert_month, write_event
 from tta_dev_primitives.blocks.ledger.sums import CALLS, move_sums, unsum
@@ -50,21 +51,13 @@ class Audit(LedgerCore):
 
     async def _balance(self, tx: Tx, month: str | None = None) -> MonthBalance:
         wanted = checked_month(month) if month is not None else await self._current(tx)
-        key = (self.scope, wanted)
-        rows = await tx.fetch(
-            "SELECT spent, held, approved FROM ledger_month WHERE scope = ? AND month = ?", *key
-        )
-        row = rows[0] if rows else {"spent": 0, "held": 0, "approved": 0}
+        row = await month_row(tx, self.scope, wanted)
         presumed = await tx.fetch(
             "SELECT CAST(coalesce(sum(charged), 0) AS BIGINT) AS n FROM ledger_call "
             "WHERE scope = ? AND month = ? AND state = 'presumed'",
-            *key,
+            *(self.scope, wanted),
         )
-        spent, held, approved = (
-            from_pico(row["spent"]),
-            from_pico(row["held"]),
-            from_pico(row["approved"]),
-        )
+        spent, held, approved = (from_pico(row[name]) for name in ("spent", "held", "approved"))
         return MonthBalance(wanted, spent, held, from_pico(presumed[0]["n"]), approved)
 
     async def effective_limit(self, limit: Decimal | None, month: str | None = None) -> Decimal | None:
@@ -249,8 +242,7 @@ class Audit(LedgerCore):
                 await move_extra(tx, self.scope, month, change, 0)
             return change
 
-        change = await self.database.transact(work, label="reconcile")
-        return from_pico(change) if change >= 0 else -from_pico(-change)
+        return from_pico(await self.database.transact(work, label="reconcile"))
 
     async def quarantines(self) -> list[Quarantine]:
         """Models and providers that are closed for paid calls."""
@@ -332,9 +324,9 @@ class Audit(LedgerCore):
                 month=row["month"],
                 call_id=row["call_id"],
                 what=row["what"],
-                spent=_signed(row["d_spent"]),
-                held=_signed(row["d_held"]),
-                approved=_signed(row["d_approved"]),
+                spent=from_pico(row["d_spent"]),
+                held=from_pico(row["d_held"]),
+                approved=from_pico(row["d_approved"]),
                 who=row["who"],
                 note=row["note"],
                 at=row["at"],
@@ -345,7 +337,3 @@ class Audit(LedgerCore):
                 *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
             )
         ]
-
-
-def _signed(pico: int) -> Decimal:
-    return from_pico(pico) if pico >= 0 else -from_pico(-pico)

@@ -13,7 +13,7 @@ from decimal import Decimal
 from typing import Literal
 
 from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.reserve import (
     MonthMovedError,
@@ -31,7 +31,6 @@ from tta_dev_primitives.config.errors import SavingsShortError
 LEASE_S = 30 * 3600.0
 """Providers end a batch after 24 hours; the rest is for collecting it."""
 BatchState = Literal["submitting", "open", "ended", "failed", "lost"]
-_AT_ONCE = 200
 _MOST_RACES = 20
 
 
@@ -203,9 +202,7 @@ class Batches(LedgerCore):
     async def _known(self, tx: Tx, keys: Sequence[str]) -> Opened:
         """Which content keys have an answer, or are open in a batch."""
         opened = Opened()
-        for start in range(0, len(keys), _AT_ONCE):
-            some = keys[start : start + _AT_ONCE]
-            marks = ", ".join("?" for _ in some)
+        for marks, some in in_parts(keys):
             answers = await tx.fetch(
                 f"SELECT step_key FROM ledger_answer WHERE step_key IN ({marks}) AND scope = ?",  # noqa: S608 - marks only
                 *(*some, self.scope),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
@@ -195,11 +194,7 @@ def _differences(
             summed = by_month.get(month, {}).get(name, 0)
             if stands != summed:
                 problems.append(
-                    f"month {month}: {shown} is {_signed(stands):f} USD, "
-                    f"by its {source} it is {_signed(summed):f} USD"
+                    f"month {month}: {shown} is {from_pico(stands):f} USD, "
+                    f"by its {source} it is {from_pico(summed):f} USD"
                 )
     return problems
-
-
-def _signed(pico: int) -> Decimal:
-    return from_pico(pico) if pico >= 0 else -from_pico(-pico)

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month, day_of
 from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
@@ -187,7 +187,6 @@ def _cell(text: str) -> str:
     return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
 
 
-_AT_ONCE = 500
 _NOT_IN_A_BATCH = (
     " AND NOT EXISTS (SELECT 1 FROM ledger_batch_line line "
     "WHERE line.call_id = ledger_call.id AND line.state = 'open')"
@@ -212,9 +211,7 @@ async def cost_of_runs(
 
     async def work(tx: Tx) -> int:
         total = 0
-        for start in range(0, len(flow_run_ids), _AT_ONCE):
-            ids = flow_run_ids[start : start + _AT_ONCE]
-            marks = ", ".join("?" for _ in ids)
+        for marks, ids in in_parts(flow_run_ids):
             rows = await tx.fetch(
                 "SELECT coalesce(sum(CASE WHEN state = 'held' THEN bound ELSE charged END), 0) AS cost "  # noqa: S608
                 f"FROM ledger_call WHERE scope = ? AND billing = 'paid' AND flow_run_id IN ({marks}){unless}",

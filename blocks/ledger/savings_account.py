@@ -141,7 +141,7 @@ async def read_account(tx: Tx, scope: str, month: str) -> SavingsAccount:
         row["tasks"],
         cost=from_pico(row["cost"]),
         baseline=from_pico(row["baseline"]),
-        earned=_signed(row["earned"]),
+        earned=from_pico(row["earned"]),
         extra=from_pico(row["extra"]),
         held=from_pico(row["held"]),
     )
@@ -163,7 +163,3 @@ async def _open(tx: Tx, scope: str, month: str) -> None:
         "ON CONFLICT (scope, month) DO NOTHING",
         *(scope, month),
     )
-
-
-def _signed(pico: int) -> Decimal:
-    return from_pico(pico) if pico >= 0 else -from_pico(-pico)

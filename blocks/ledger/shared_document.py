@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, in_parts
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
 T = TypeVar("T")
@@ -100,9 +100,7 @@ class DocumentStore:
             book = Book(await _locked(tx, scope), {}, await _secret(tx), _month(tx.now()))
             anew = book.body is None and before is not None
             gone = bool(anew and await tx.execute("DELETE FROM risk_scope WHERE scope = ?", before))
-            for at in range(0, len(asked), _AT_ONCE):
-                some = asked[at : at + _AT_ONCE]
-                marks = ", ".join("?" * len(some))
+            for marks, some in in_parts(asked):
                 found = await tx.fetch(
                     f"SELECT task, body FROM risk_task WHERE scope = ? AND task IN ({marks})",  # noqa: S608
                     *(scope, *some),

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer
 
@@ -23,7 +23,6 @@ register_schema(
             created_at REAL NOT NULL, PRIMARY KEY (scope, task_key)) STRICT"""
     ],
 )
-_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,9 +61,7 @@ async def stored_decisions(ledger: LedgerCore, task_keys: Sequence[str]) -> dict
 
     async def work(tx: Tx) -> dict[str, StoredDecision]:
         found: dict[str, StoredDecision] = {}
-        for start in range(0, len(task_keys), _AT_ONCE):
-            keys = task_keys[start : start + _AT_ONCE]
-            marks = ", ".join("?" for _ in keys)
+        for marks, keys in in_parts(task_keys):
             rows = await tx.fetch(
                 "SELECT d.task_key, d.call_id, d.body, a.step_key, a.body AS answer, a.sha256 "  # noqa: S608 - marks
                 "FROM task_decision d LEFT JOIN ledger_call c ON c.id = d.call_id "

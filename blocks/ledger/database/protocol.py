@@ -20,7 +20,7 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -103,6 +103,13 @@ class Database(ABC):
     @abstractmethod
     async def aclose(self) -> None:
         """Close files, threads and connections of this process; the next use opens them again."""
+
+
+def in_parts(values: Sequence[T], most: int = 200) -> Iterator[tuple[str, Sequence[T]]]:
+    """Parts of `values` that fit into one statement, each with its `?` marks."""
+    for start in range(0, len(values), most):
+        part = values[start : start + most]
+        yield ", ".join("?" for _ in part), part
 
 
 def default_ledger_url(configured: str | None = None) -> HiddenUrl:
