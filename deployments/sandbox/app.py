@@ -130,6 +130,7 @@ class App:
         for method, path, handler in self.batches.table():
             routes.append(Route(path, _Endpoint(self._batch_call(handler)), methods=[method]))
         post("/v1/messages", "anthropic", _read_messages)
+        routes.append(Route("/v1/messages/count_tokens", _Endpoint(self._count_tokens), methods=["POST"]))
         post("/v1/chat/completions", "openai-compatible", _read_chat)
         post("/openai/v1/chat/completions", "groq", _read_chat)
         post("/api/v1/chat/completions", "openrouter", _read_chat)
@@ -151,6 +152,16 @@ class App:
         except Refusal as refusal:
             return self._refused(exchange, refusal)
         return self._reply(exchange, ask, self.director.decide(ask, key))
+
+    async def _count_tokens(self, request: Request) -> _Sending:
+        exchange = self._exchange("anthropic", "count_tokens")
+        try:
+            self._authorize(exchange.responses, request)
+            exchange.body = await _body(request)
+            ask = parse_messages({"max_tokens": 1, **exchange.body}, version="2023-06-01")
+        except Refusal as refusal:
+            return self._refused(exchange, refusal)
+        return self._plain(exchange, {"input_tokens": ask.input_tokens})
 
     def _batch_call(
         self, handler: Callable[[Request, str], Awaitable[Reply]]

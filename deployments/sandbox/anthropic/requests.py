@@ -127,6 +127,9 @@ def _check_turns(request: _Messages) -> None:
             )
         if isinstance(message.content, list) and any(not block.text for block in message.content):
             refuse("messages: text content blocks must be non-empty", f"messages.{number}")
+    choice, tools = request.tool_choice, {tool.name for tool in request.tools or []}
+    if choice and choice.type == "tool" and choice.name not in tools:
+        refuse(f"tool_choice: Tool '{choice.name}' not found in provided tools", "tool_choice")
     _check_marks(request)
 
 

@@ -79,6 +79,8 @@ def parse_generate(body: Mapping[str, Any], *, model: str, version: str, stream:
         _check_content(number, content)
     config = request.generation_config or _GenerationConfig()
     _check_config(config)
+    if config.thinking_config and config.thinking_config.thinking_budget == 0 and "2.5-pro" in model:
+        refuse("Budget 0 is invalid. This model only works in thinking mode.", f"{_CONFIG}.thinking_config")
     system = _text(request.system_instruction)
     users = [_text(c) for c in request.contents if c.role in (None, "user")]
     schema: Mapping[str, Any] | None = config.response_json_schema or config.response_schema

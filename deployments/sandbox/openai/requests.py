@@ -14,6 +14,9 @@ from pydantic import Field
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, refuse, validated
 
+_GROQ_SCHEMA_MODELS = re.compile(
+    r"^(openai/gpt-oss-|moonshotai/kimi-k2|meta-llama/llama-4-|qwen/qwen3\.[68])"
+)
 _OPENROUTER_MODEL = re.compile(r"~?[\w.\-]+/[\w.\-]+(:[\w.\-]+)?")
 _RANGES = {"temperature": (0, 2), "top_p": (0, 1), "n": (1, 128)}
 _UNREAD = frozenset({
@@ -121,6 +124,8 @@ def parse_chat(body: Mapping[str, Any], *, provider: str) -> Ask:
     request = validated(_DIALECTS[provider], body, lambda fault: _refuse_fault(fault, provider))
     _check_ranges(request, provider)
     _check_format(request, provider)
+    if provider == "groq":
+        _check_groq(request)
     # OpenRouter's ids name their author; other servers know by their list, which a scenario rules.
     if provider == "openrouter" and not _OPENROUTER_MODEL.fullmatch(request.model):
         raise Refusal(Failure("model_gone", facts={"model": request.model, "never_existed": True}))
@@ -204,3 +209,13 @@ def _check_format(request: _Chat, provider: str) -> None:
         return
     if wanted.json_schema is None:
         _bad(provider, "response_format.json_schema", "is required when 'type' is 'json_schema'")
+
+
+def _check_groq(request: _Chat) -> None:
+    """What Groq refuses for some models although the field exists."""
+    effort, wanted = request.reasoning_effort, request.response_format
+    allowed = ("low", "medium", "high") if "gpt-oss" in request.model else ("none", "default")
+    if effort and effort not in allowed:
+        refuse(f"`reasoning_effort` must be one of {', '.join(allowed)}", "reasoning_effort")
+    if wanted and wanted.type == "json_schema" and not _GROQ_SCHEMA_MODELS.match(request.model):
+        refuse("This model does not support response format `json_schema`.", "response_format")

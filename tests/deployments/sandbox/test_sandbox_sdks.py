@@ -291,8 +291,10 @@ def test_gemini_errors_are_the_sdks_own_classes(gemini: Any, sandbox: Sandbox) -
     errors = importlib.import_module("google.genai.errors")
     with pytest.raises(errors.ClientError, match="NOT_FOUND"):
         gemini.models.generate_content(model="claude-sonnet-4-5", contents=QUESTION)
-    with pytest.raises(errors.ClientError, match="temperature must be in the range"):
-        gemini.models.generate_content(model="gemini-2.5-pro", contents=QUESTION, config={"temperature": 3})
+    with pytest.raises(errors.ClientError, match="only works in thinking mode"):
+        gemini.models.generate_content(
+            model="gemini-2.5-pro", contents=QUESTION, config={"thinking_config": {"thinking_budget": 0}}
+        )
     sandbox.use(parse_scenario("quotas: [{model: 'gemini-*', rpd: 0}]"))
     with pytest.raises(errors.ClientError) as exhausted:
         gemini.models.generate_content(model="gemini-2.5-pro", contents=QUESTION)
