@@ -39,7 +39,7 @@ def refuse_without_key(config: OrchestrationConfig) -> None:
     raise MissingKeyError(
         f"API key not found: no model can be called. Set {_one_of(variables)} in the environment or in .env.\n"
         "Without a key: `tta init` writes a configuration (also for a server of your own), "
-        "`tta sandbox` serves a sandbox provider, `tta demo` shows a run.",
+        "`tta sandbox` serves all models on this machine, `tta demo` shows seven tasks.",
         variables=variables,
     )
 

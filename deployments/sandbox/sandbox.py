@@ -170,7 +170,7 @@ def bind(host: str, port: int) -> socket.socket:
     except (OSError, OverflowError) as error:
         listener.close()
         reason = error.strerror if isinstance(error, OSError) else "ports are 0 to 65535"
-        hint = "Choose another port, or 0 for a free one."
+        hint = "Choose another port with --port; 0 takes a free one."
         raise ConfigError(f"Sandbox: cannot listen on {host}:{port}: {reason}. {hint}") from None
     listener.listen(2048)
     return listener
