@@ -48,24 +48,18 @@ def git_diff(repository: str, revisions: str) -> str:
     """
     if revisions.startswith("-"):
         raise ConfigError(f"revisions: {revisions!r} is an option, not a range such as main..HEAD.")
-    command = [
-        "git",
-        "-C",
-        repository,
-        "diff",
-        "--no-color",
-        "--no-ext-diff",
-        "--no-textconv",
-        revisions,
-        "--",
-    ]
-    environment = {**os.environ, "LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0"}
+    # A repository's own settings may name programs; none of them is run, and git sees no key of ours.
+    filters = _git(
+        repository, "config", "--local", "--includes", "-z", "--name-only", "--get-regexp", r"^filter\."
+    )
+    names = {
+        name.rpartition(".")[0] for name in filters.stdout.decode("utf-8", "replace").split("\0") if name
+    }
+    off = [f"{name}.{kind}={'false' if kind == 'required' else ''}" for name in names for kind in _FILTER]
+    settings = [word for setting in (*_NO_PROGRAMS, *off) for word in ("-c", setting)]
+    diff = ("diff", "--no-color", "--no-ext-diff", "--no-textconv", revisions, "--")
     try:
-        run = subprocess.run(  # noqa: S603 - a fixed program, its arguments as a list
-            command, capture_output=True, timeout=_GIT_SECONDS, env=environment, stdin=subprocess.DEVNULL
-        )
-    except FileNotFoundError:
-        raise ConfigError("git is not installed; give a patch file instead.") from None
+        run = _git(repository, *settings, *diff)
     except subprocess.TimeoutExpired:
         raise ConfigError(f"git diff {revisions}: no end after {_GIT_SECONDS} s.") from None
     if run.returncode != 0:
@@ -74,3 +68,29 @@ def git_diff(repository: str, revisions: str) -> str:
     if not run.stdout.strip():
         raise ConfigError(f"git diff {revisions} in {repository}: nothing has changed there.")
     return run.stdout.decode("utf-8", "replace")
+
+
+_NO_PROGRAMS = (f"core.hooksPath={os.devnull}", "core.fsmonitor=false", "protocol.allow=never")
+_FILTER = ("clean", "process", "required")
+_GIT_NEEDS = ("PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR")
+
+
+def _git(repository: str, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    environment = {k: v for k, v in os.environ.items() if k in _GIT_NEEDS or k.startswith("GIT_")}
+    environment |= {
+        "LC_ALL": "C",
+        "GIT_TERMINAL_PROMPT": "0",
+        "GIT_OPTIONAL_LOCKS": "0",
+        "GIT_NO_LAZY_FETCH": "1",
+    }
+    try:
+        return subprocess.run(  # noqa: S603 - a fixed program, its arguments as a list
+            ["git", "-C", repository, *arguments],  # noqa: S607
+            capture_output=True,
+            timeout=_GIT_SECONDS,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            check=False,
+        )
+    except FileNotFoundError:
+        raise ConfigError("git is not installed; give a patch file instead.") from None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tta_dev_primitives.flows.jobs.sources import git_diff
+
 CONFIG = """orchestration:
   orchestrator: {model: claude-sonnet-5-5, api_key_env: K_ONE}
   executors: []
@@ -85,3 +87,37 @@ def test_trust_is_given_once_and_ends_with_a_change(tmp_path: Path) -> None:
     (folder / "prefect.toml").write_text('[logging]\nlevel = "DEBUG"\n')
     refused = subprocess.run(ask, cwd=folder, env=env, capture_output=True, text=True)
     assert "is not trusted" in refused.stderr
+
+
+def test_a_repositorys_settings_run_no_program(tmp_path: Path) -> None:
+    """`.git/config` of an unpacked folder may name programs for a plain `git diff`: monitor, hook, filter, driver."""
+
+    def git(*arguments: str) -> None:
+        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
+        subprocess.run(command, check=True, capture_output=True)
+
+    git("init")
+    (tmp_path / "a.txt").write_text("a\n")
+    (tmp_path / ".gitattributes").write_text("* filter=evil.one diff=evil\n")
+    git("add", "-A")
+    git("commit", "-m", "a")
+    run = f"sh -c 'env > {tmp_path}/PWNED; cat'"
+    hook = tmp_path / "hooks" / "post-index-change"
+    hook.parent.mkdir()
+    hook.write_text(f"#!/bin/sh\nenv > {tmp_path}/PWNED\n")
+    hook.chmod(0o755)
+    for name in (
+        "core.fsmonitor",
+        "filter.evil.one.clean",
+        "diff.external",
+        "diff.evil.textconv",
+        "core.pager",
+    ):
+        git("config", name, run)
+    git("config", "filter.evil.one.required", "true")
+    git("config", "core.hooksPath", str(hook.parent))
+    (tmp_path / "a.txt").write_text("b\n")
+    assert "+b" in git_diff(str(tmp_path), "HEAD")
+    assert not (tmp_path / "PWNED").exists()
+    subprocess.run(["git", "-C", str(tmp_path), "diff", "HEAD"], check=False, capture_output=True)
+    assert (tmp_path / "PWNED").exists(), "git by itself runs them"
