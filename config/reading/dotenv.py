@@ -119,6 +119,12 @@ def _read(path: Path, found: os.stat_result) -> Mapping[str, SecretStr]:
 def _look_at_permissions(path: Path, found: os.stat_result) -> None:
     if os.name != "posix" or os.environ.get(_ALLOW, "").strip().lower() in ("1", "true", "yes", "on"):
         return
+    # Root reads what belongs to others in containers; a file of root's is no user's.
+    if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
+        raise ConfigError(
+            f"{path} belongs to another user, whose keys would see your texts. To fix: copy it, or delete it "
+            f"(or set {_ALLOW}=1)"
+        )
     mode = stat.S_IMODE(found.st_mode)
     own_group = _is_private_group(found)
     if mode & 0o002 or (mode & 0o020 and not own_group):

@@ -82,6 +82,26 @@ async def test_what_a_run_keeps_is_the_users_only(
     assert {path: oct(mode) for path, mode in modes.items() if mode & 0o077} == {}
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="makes files of other users, which only root can")
+@pytest.mark.parametrize(
+    ("owner", "user", "refused"), [(1234, 65534, True), (0, 65534, False), (1234, 0, False)]
+)
+def test_the_keys_of_another_user_are_not_used(tmp_path: Path, owner: int, user: int, refused: bool) -> None:
+    """In a folder for all, such as /tmp, anybody may leave a `.env`; with its key he would read the texts."""
+    (tmp_path / ".env").write_text("GROQ_API_KEY=gsk_of_somebody_else\n")
+    tmp_path.chmod(0o755)
+    (tmp_path / ".env").chmod(0o644)
+    os.chown(tmp_path / ".env", owner, owner)
+    script = (
+        "import os, sys\nfrom tta_dev_primitives.config.reading.dotenv import read_dotenv\n"
+        f"os.chdir({str(tmp_path)!r}); os.setgid({user}); os.setuid({user})\n"
+        "try: print(list(read_dotenv()))\nexcept ValueError as error: print(error)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert ("belongs to another user" in done.stdout) == refused, done.stdout
+    assert ("GROQ_API_KEY" in done.stdout) != refused
+
+
 @pytest.mark.parametrize(
     ("path", "body"),
     [
