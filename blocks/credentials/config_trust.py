@@ -18,9 +18,10 @@ from tta_dev_primitives.blocks.ledger.database.protocol import sqlite_path
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.config import OrchestrationConfig
-from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.hidden_url import HiddenUrl
 from tta_dev_primitives.config.home import tta_home
+from tta_dev_primitives.config.loader import SEARCH_PATHS, load_orchestration_config
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.resolve import defined_targets
 from tta_dev_primitives.config.models.targets import Target, default_billing
@@ -130,9 +131,18 @@ def _foreign_dotenv() -> list[str]:
     return names
 
 
+def _most_usd() -> Decimal:
+    """What a folder may let a month spend: the limit of the user's own file, at most that of the defaults."""
+    try:
+        own = load_orchestration_config(Path(SEARCH_PATHS[-1]), use_env_overrides=False).cost_tracking
+    except (FileNotFoundError, ConfigError):
+        return _MOST_USD
+    return min(own.budget_limit, _MOST_USD) if own.enabled else _MOST_USD
+
+
 def _is_low(limit: str) -> bool:
     try:
-        return Decimal(limit.strip()) <= _MOST_USD
+        return Decimal(limit.strip()) <= _most_usd()
     except ArithmeticError:
         return False
 
@@ -188,8 +198,9 @@ def _money_doubts(config: OrchestrationConfig, real: list[Target]) -> Iterator[s
         yield f"{source}: ledger_url would keep spending out of your own ledger"
     if not tracking.enabled:
         yield f"{source}: cost_tracking.enabled: false would take the limit away"
-    if tracking.budget_limit > _MOST_USD and "TTA_BUDGET_LIMIT_USD" not in config.overrides:
-        yield f"{source}: budget_limit_usd {tracking.budget_limit:f} is above {_MOST_USD} USD"
+    most = _most_usd()
+    if tracking.budget_limit > most and "TTA_BUDGET_LIMIT_USD" not in config.overrides:
+        yield f"{source}: budget_limit_usd {tracking.budget_limit:f} is above {most:f} USD"
     priced = {e.model for e in config.executors if e.price is not None}
     if config.orchestrator.price is not None:
         priced.add(config.orchestrator.model)

@@ -147,6 +147,25 @@ def test_a_found_file_does_not_loosen_the_budget_of_real_money(
     assert doubts() == ""
 
 
+def test_a_folder_does_not_raise_the_limit_of_the_users_own_file(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also by saying nothing, which means the limit of the defaults; also from `.env`."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    own = write(folder.parent, cost_tracking={"budget_limit_usd": 5})
+    write(folder)
+    assert "budget_limit_usd 100 is above 5 USD" in doubts()
+    write(folder, cost_tracking={"budget_limit_usd": 5})
+    assert doubts() == ""
+    _dotenv(folder, "TTA_BUDGET_LIMIT_USD=6\n")
+    assert "TTA_BUDGET_LIMIT_USD would decide" in doubts()
+    monkeypatch.setenv("TTA_BUDGET_LIMIT_USD", "50")
+    assert doubts() == "", "the environment is the user's"
+    monkeypatch.delenv("TTA_BUDGET_LIMIT_USD")
+    own.unlink()
+    assert doubts() == ""
+
+
 def test_trust_holds_for_the_content_that_was_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tta trust` writes a private file; one changed byte ends the trust; TTA_TRUST=1 trusts all."""
     write(folder, executors=[executor("https://evil.example/v1")])

@@ -93,7 +93,8 @@ def test_the_keys_of_another_user_are_not_used(tmp_path: Path, owner: int, user:
     (tmp_path / ".env").chmod(0o644)
     os.chown(tmp_path / ".env", owner, owner)
     script = (
-        "import os, sys\nfrom tta_dev_primitives.config.reading.dotenv import read_dotenv\n"
+        "import grp, os, pwd\nfrom tta_dev_primitives.config.reading.dotenv import read_dotenv\n"
+        "b'x'.decode('utf-8-sig')  # the interpreter's own files may be root's\n"
         f"os.chdir({str(tmp_path)!r}); os.setgid({user}); os.setuid({user})\n"
         "try: print(list(read_dotenv()))\nexcept ValueError as error: print(error)\n"
     )
