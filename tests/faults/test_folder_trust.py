@@ -154,7 +154,7 @@ def test_a_folder_does_not_raise_the_limit_of_the_users_own_file(
     monkeypatch.setenv("HOME", str(folder.parent))
     own = write(folder.parent, cost_tracking={"budget_limit_usd": 5})
     write(folder)
-    assert "budget_limit_usd 100 is above 5 USD" in doubts()
+    assert "budget_limit_usd 100.0 is above 5 USD" in doubts()
     write(folder, cost_tracking={"budget_limit_usd": 5})
     assert doubts() == ""
     _dotenv(folder, "TTA_BUDGET_LIMIT_USD=6\n")
