@@ -63,7 +63,7 @@ def _part(item: Item, subtask: Subtask, done: dict[str, Item]) -> Item:
         system=item.system,
         calls_left=item.calls_left,
     )
-    part.logged = item.logged
+    part.logged, part.month = item.logged, item.month
     before = [done[name].task_runs for name in subtask.needs]
     part.task_runs = frozenset[UUID]().union(*before) or item.task_runs
     part.plan = default_plan(subtask.task, item.use_case)

@@ -82,8 +82,6 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None) -> BudgetState:
     await _plan(runtime, items)
     budget = await check_budget(runtime, items, "execute")
-    for item in items:
-        item.month = item.month or budget.month
     ended_one = done or _ignore
     unplanned = [item for item in items if item.error is not None]
     await keep_records(runtime, unplanned, budget.month)
@@ -219,9 +217,10 @@ async def _end(
         return budget
     budget = await budget_state(runtime)
     view = budget.view()
-    saved = await runtime.ledger.savings(budget.month)
+    months = sorted({item.month or budget.month for item in items})
+    saved = {month: await runtime.ledger.savings(month) for month in months}
     for item in items:
-        _finish(runtime, item, view, saved)
+        _finish(runtime, item, view, saved[item.month or budget.month])
     writes = [_teach(runtime, items), keep_records(runtime, items, budget.month, parts=done is None)]
     # Side by side they share one commit.
     await gather_all(writes)
@@ -331,7 +330,7 @@ def _finish(runtime: Runtime, item: Item, budget: BudgetView, saved: SavingsAcco
         return
     if isinstance(item.step, Deliver):
         made = make_result(runtime, item, item.step, budget)
-        since = month_begin(budget.month, runtime.ledger.timezone) + _CLOCK_SKEW_S
+        since = month_begin(saved.month, runtime.ledger.timezone) + _CLOCK_SKEW_S
         close_item(item, item.step, made, runtime.config, since=since)
         item.result = made.model_copy(update={"saved": month_savings(saved, made)})
     else:

@@ -73,7 +73,10 @@ async def plan_items(runtime: Runtime, items: list[Item]) -> None:
     await runtime.choose_orchestrator()
     await _remember(runtime, items)
     costs = await runtime.opinion_costs()
-    savings = (await runtime.ledger.savings()).left
+    account = await runtime.ledger.savings()
+    savings = account.left
+    for item in items:
+        item.month = item.month or account.month
     # What is out is looked up once for each use case of the batch.
     routes: dict[str, asyncio.Task[Route]] = {}
     await gather_all(_plan_item(runtime, item, routes) for item in items)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 
 import pytest
 from sandbox_runs import GEMINI, LONG_ANSWERS, MakeWorkflow
@@ -13,6 +15,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.task_records import ResultLine, TaskRecord, record_results, result_lines
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.calling import services
 from tta_dev_primitives.orchestration import AllModelsFailedError, MultiModelWorkflow
 
 StartSandbox = Callable[..., Sandbox]
@@ -45,6 +48,33 @@ async def test_a_task_answered_from_the_store_saves_nothing_again(
     for _ in range(2):
         await workflow.execute("Describe how a kettle works.", use_case="moderate")
     assert sorted(line.reused for line in await lines_of(workflow)) == [False, True]
+
+
+async def test_a_call_over_the_end_of_a_month_is_of_the_month_it_began_in(
+    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reserved in November, settled in December: money, task and baseline are November's, December has nothing."""
+    sandbox = sandbox_of()
+
+    def clock() -> float:
+        return datetime(
+            2026, 12 if sandbox.calls else 11, 1 if sandbox.calls else 30, 0, 1, tzinfo=UTC
+        ).timestamp()
+
+    monkeypatch.setattr(services, "Ledger", partial(Ledger, clock=clock))
+    workflow = make_workflow(sandbox, enabled=False, validation={"mode": "never"})
+    result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
+    assert result.cost_usd > 0
+    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url, clock=clock)
+    assert (await ledger.balance()).month == "2026-12"
+    for month, tasks, usd in (("2026-11", 1, result.cost_usd), ("2026-12", 0, Decimal(0))):
+        balance, account = await ledger.balance(month), await ledger.savings(month)
+        assert (balance.spent, balance.held) == (usd, 0), month
+        assert (account.tasks, account.cost, account.baseline) == (tasks, usd, usd), month
+        assert [(line.tasks, line.cost, line.baseline) for line in await result_lines(ledger, month)] == [
+            (1, usd, usd)
+        ] * tasks
+    assert await ledger.verify() == []
 
 
 async def test_a_failed_task_is_recorded_with_its_error(
