@@ -127,7 +127,20 @@ async def test_what_was_switched_or_set_stays_when_deployed_again(tmp_path: Path
         ("orchestrate/on-demand", {"task": "x", "use_case": "cooking"}, "use_case"),
         ("orchestrate/on-demand", {"task": ""}, "task"),
         ("orchestrate/on-demand", {}, "task"),
-        ("orchestrate-bulk/nightly", {"concurrency": 0}, "concurrency"),
+        ("orchestrate/on-demand", {"task": "x", "usecase": "simple"}, "usecase"),
+        *(
+            ("orchestrate-bulk/nightly", {"input_path": "i", "output_path": "o", field: value}, field)
+            for field, value in [
+                *(
+                    ("concurrency", 0),
+                    ("max_cost", "abc"),
+                    ("max_cost", -1),
+                    ("max_cost", "1e3"),
+                    ("budget", 1),
+                ),
+                *(("until", "tomorrow"), ("until", 7)),
+            ]
+        ),
         ("spend-report/scheduled", {"month": "2026-13"}, "month"),
     ],
 )
@@ -139,6 +152,18 @@ async def test_a_wrong_parameter_is_refused_by_name(name: str, parameters: dict[
             await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
         assert refused.value.response.status_code == 409
         assert said in refused.value.response.text
+
+
+@pytest.mark.parametrize(
+    "right", [{"max_cost": "2.50"}, {"max_cost": 2.5}, {"max_cost": None}, {"until": "2027-01-31T06:00:00Z"}]
+)
+async def test_a_right_parameter_makes_a_run(right: dict[str, Any]) -> None:
+    """Money as text or number, a moment with its zone."""
+    async with get_client() as client:
+        deployment = await client.read_deployment_by_name("orchestrate-bulk/nightly")
+        parameters = {"input_path": "i", "output_path": "o", **right}
+        run = await client.create_flow_run_from_deployment(deployment.id, parameters=parameters)
+        await client.delete_flow_run(run.id)
 
 
 async def test_every_parameter_of_the_form_says_what_it_is_for() -> None:
