@@ -121,6 +121,8 @@ def foreign_file(path: Path, roots: Iterable[Path]) -> str | None:
         try:
             found = place.stat()
         except OSError as error:
+            if place == real and isinstance(error, FileNotFoundError):
+                continue  # Reading it says so.
             return f"{place} cannot be looked at: {error.strerror}"
         if found.st_uid not in (os.geteuid(), 0):
             return f"{place} belongs to another user"

@@ -38,7 +38,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
     stop_server,
 )
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
-from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.reading.trusted_files import foreign_file, trust_file
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling.given_config import load_given_config
@@ -379,5 +379,9 @@ def test_a_run_from_the_api_names_no_foreign_configuration(
             load_given_config(str(evil))
         monkeypatch.setenv("TTA_CONFIG_FOLDERS", str(tmp_path))
         assert load_given_config(str(evil)).source == evil
+        with pytest.raises(
+            ConfigError, match=r"none\.yaml.*To fix: give `config_path` a file of the machine"
+        ):
+            load_given_config(str(tmp_path / "none.yaml"))
     monkeypatch.delenv("TTA_CONFIG_FOLDERS")
     assert load_given_config(str(evil)).source == evil
