@@ -7,7 +7,7 @@
 
 Every contender runs in a process of its own that stays up, on the same loopback provider (50 ms a call), one after the
 other within each round, in changing order. LITELLM_PYTHON and PYDANTIC_AI_PYTHON name interpreters that have LiteLLM
-and pydantic-ai; without them, and without an installation here, these two are left out.
+and pydantic-ai-slim[openai,prefect]; without them, and without an installation here, these are left out.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ IDLE_S = 5.0
 PEERS = {
     "LiteLLM Router": ("LITELLM_PYTHON", "litellm"),
     "pydantic-ai FallbackModel": ("PYDANTIC_AI_PYTHON", "pydantic_ai"),
+    "pydantic-ai PrefectAgent": ("PYDANTIC_AI_PYTHON", "pydantic_ai.durable_exec.prefect"),
 }
 FIRST = {"W1": 1_000_001, "W2": 2_000_000, "W3": 3_000_000}
 """Each workload has task numbers of its own: an answer that is stored already would be no call."""
@@ -74,14 +75,21 @@ def contenders(url: str, folder: Path, *, quick: bool) -> Iterator[dict[str, Wor
 
         start("httpx")
         start("httpx + aiohttp")
+
+        def start_on_default_server(name: str, home: Path, python: str = sys.executable) -> None:
+            peer = stack.enter_context(PeerServer(home))
+            start(name, python, peer, PREFECT_API_URL=peer.url, PREFECT_HOME=str(peer.home))
+
         if not quick:
-            peer = stack.enter_context(PeerServer(folder / "prefect"))
-            start("naive Prefect", server=peer, PREFECT_API_URL=peer.url, PREFECT_HOME=str(peer.home))
+            start_on_default_server("naive Prefect", folder / "prefect")
         for name, home in (("naive Prefect, tuned", folder / "tuned"), ("tta", folder / "tta")):
             stack.callback(stop_embedded, home)
             start(name, server=home, TTA_HOME=str(home))
         for name, python in peers_here().items():
-            start(name, python)
+            if "Prefect" not in name:
+                start(name, python)
+            elif not quick:
+                start_on_default_server(name, folder / "agents", python)
         for worker in workers.values():
             worker.until_ready()
         yield workers
@@ -154,7 +162,7 @@ def machine() -> dict[str, Any]:
     packages = ("tta-dev-primitives", "prefect", "httpx", "httpx-aiohttp", "aiohttp", "pydantic")
     versions = {"Python": platform.python_version(), **{name: version(name) for name in packages}}
     for name, python in peers_here().items():
-        package = {"LiteLLM Router": "litellm", "pydantic-ai FallbackModel": "pydantic-ai-slim"}[name]
+        package = "litellm" if name == "LiteLLM Router" else "pydantic-ai-slim"
         code = f"from importlib.metadata import version; print(version({package!r}))"
         told = subprocess.run(
             [python, "-c", code], capture_output=True, text=True, check=False

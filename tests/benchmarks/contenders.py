@@ -179,7 +179,8 @@ async def litellm_router(url: str) -> Made:
     return with_fallback(ask, lambda text: ask("flaky", text)), nothing
 
 
-async def pydantic_ai(url: str) -> Made:
+async def pydantic_ai(url: str, *, durable: bool = False) -> Made:
+    """Its agents; durable ones are flow runs of Prefect, with a task run a model request."""
     from pydantic_ai import Agent  # type: ignore[import-not-found,unused-ignore]
     from pydantic_ai.models.fallback import FallbackModel  # type: ignore[import-not-found,unused-ignore]
     from pydantic_ai.models.openai import OpenAIChatModel  # type: ignore[import-not-found,unused-ignore]
@@ -187,8 +188,12 @@ async def pydantic_ai(url: str) -> Made:
 
     provider = OpenAIProvider(base_url=f"{url}/v1", api_key=KEY)
     models = {name: OpenAIChatModel(name, provider=provider) for name in ("flaky", "steady", "judge")}
-    agents = {name: Agent(model) for name, model in models.items()}
-    either = Agent(FallbackModel(models["flaky"], models["steady"]))
+    agents = {name: Agent(model, name=name) for name, model in models.items()}
+    either = Agent(FallbackModel(models["flaky"], models["steady"]), name="either")
+    if durable:
+        from pydantic_ai.durable_exec.prefect import PrefectAgent  # type: ignore[import-not-found,unused-ignore]
+
+        agents, either = {name: PrefectAgent(agent) for name, agent in agents.items()}, PrefectAgent(either)
 
     async def ask(model: str, text: str) -> str:
         return str((await agents[model].run(text)).output)
@@ -263,6 +268,7 @@ CONTENDERS: dict[str, Callable[[str], Awaitable[Made]]] = {
     "tta": ours,
     "LiteLLM Router": litellm_router,
     "pydantic-ai FallbackModel": pydantic_ai,
+    "pydantic-ai PrefectAgent": lambda url: pydantic_ai(url, durable=True),
 }
 
 
