@@ -211,7 +211,8 @@ async def test_three_workers_share_a_job_and_one_is_killed(
     """Every task once in the output, in order; one report; no call is paid twice but those that the kill cut off."""
     sandbox = sandbox_of(SLOW)
     config = tmp_path / "config.yaml"
-    config.write_text(yaml.safe_dump({"orchestration": sandbox_config(sandbox, tmp_path)}))
+    settings = sandbox_config(sandbox, tmp_path, validation={"mode": "always"})
+    config.write_text(yaml.safe_dump({"orchestration": settings}))
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     source.write_text(
         "".join(
@@ -245,3 +246,10 @@ async def test_three_workers_share_a_job_and_one_is_killed(
     assert sum(count - 1 for count in asked.values()) <= 2  # what the killed process had open
     ledger = Ledger.open(f"sqlite:///{tmp_path / 'ledger.db'}")
     assert await ledger.verify() == []
+    await ledger.sweep()
+    balance, billed = await ledger.balance(), sandbox.billed("anthropic")
+    assert billed > 0
+    assert balance.held == 0
+    # Equal, but for calls of the killed worker, which are charged at their bound.
+    assert balance.spent - balance.presumed <= billed <= balance.spent
+    assert len(await ledger.calls("presumed", balance.month)) <= 2
