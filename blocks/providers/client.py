@@ -34,9 +34,10 @@ from tta_dev_primitives.blocks.redaction import redact, register_secret
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.batches.types import HttpCall
 from tta_dev_primitives.blocks.wire.error_rules import Fault
-from tta_dev_primitives.blocks.wire.formats import WireFormat, wire_format
+from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo
+from tta_dev_primitives.blocks.wire.wire_format import WireFormat
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target

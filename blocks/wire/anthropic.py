@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,13 +18,9 @@ from tta_dev_primitives.blocks.wire.reading import (
     at,
     count_of,
     decode_json,
-    error_payload,
     flat,
-    lower_headers,
     obj,
     rate_headers,
-    read_body,
-    read_events,
     seq,
     text_of,
     usage_of,
@@ -41,8 +36,9 @@ from tta_dev_primitives.blocks.wire.types import (
     ModelInfo,
     WireRequest,
 )
+from tta_dev_primitives.blocks.wire.wire_format import Events, WireFormat
 from tta_dev_primitives.config.models.targets import Target, Usage
-from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
 PATH = "/v1/messages"
 # 2023-06-01 still serves every model; 2026-10-21 would refuse temperature for those that take it.
@@ -113,59 +109,18 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     return WireRequest(PATH, body)
 
 
-def parse(
-    target: Target, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
-) -> ChatReply:
-    """Read one whole reply.
-
-    Raises:
-        ProviderError: For every reply that is not a message, whatever its bytes.
-    """
-    low = lower_headers(headers)
-    now = time.time() if now is None else now
-    if not 200 <= status < 300:
-        raise _failure(target, status, low, error_payload(low, body), now)
-    try:
-        read = read_body(low, body)
-    except Unreadable as error:
-        raise error_rules.error_of(
-            target, error_rules.unreadable(str(error)), status=status, headers=low
-        ) from None
-    if read.stream is not None:
-        return parse_stream(target, read.stream, headers=low, now=now)
-    payload = read.value[0] if isinstance(read.value, list) and len(read.value) == 1 else read.value
-    if at(payload, "type") != "message" and error_rules.is_error(payload):
-        raise _failure(target, status, low, payload, now)
-    return _reply(target, status, low, payload)
-
-
-def parse_stream(
-    target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
-) -> ChatReply:
-    """Read a recorded event stream as the one reply it adds up to.
-
-    Raises:
-        ProviderError: An `error` event, an unreadable event, or a stream that ends before its message does.
-    """
-    low = lower_headers(headers or {})
-    now = time.time() if now is None else now
+def _stream(target: Target, events: Events, headers: Mapping[str, str], now: float) -> ChatReply:
     message: dict[str, Any] = {}
     blocks: dict[Any, dict[str, Any]] = {}
     usage: dict[str, Any] = {}
     ended = False
-    for _, data in read_events(text):
-        try:
-            event = decode_json(data)
-        except Unreadable as error:
-            raise error_rules.error_of(
-                target, error_rules.unreadable(str(error)), status=200, headers=low
-            ) from None
+    for _, event in events:
         match at(event, "type"):
             case "error":
                 # What was generated until now is reported by no event: the call is charged at its bound.
-                raise _failure(target, 200, low, event, now)
+                raise error_rules.failed(classify, target, 200, headers, event, now)
             case "message":
-                return _reply(target, 200, low, event)
+                return _reply(target, 200, headers, event, now)
             case "message_start":
                 message = dict(obj(at(event, "message")))
                 usage |= obj(message.get("usage"))
@@ -180,12 +135,9 @@ def parse_stream(
             case "message_stop":
                 ended = True
     if not ended and not text_of(message.get("stop_reason")):
-        cut = Fault(
-            ErrorClass.TRANSPORT, LedgerAction.CHARGE_AT_BOUND, "the stream ended before the message did"
-        )
-        raise error_rules.error_of(target, cut, status=200, headers=low)
+        raise error_rules.cut_off(target, headers)
     whole = message | {"type": "message", "usage": usage, "content": [_closed(b) for b in blocks.values()]}
-    return _reply(target, 200, low, whole)
+    return _reply(target, 200, headers, whole, now)
 
 
 def _index(event: Any) -> int:
@@ -209,7 +161,10 @@ def _closed(block: dict[str, Any]) -> dict[str, Any]:
     return block
 
 
-def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any) -> ChatReply:
+def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float) -> ChatReply:
+    payload = payload[0] if isinstance(payload, list) and len(payload) == 1 else payload
+    if at(payload, "type") != "message" and error_rules.is_error(payload):
+        raise error_rules.failed(classify, target, status, headers, payload, now)
     content = at(payload, "content")
     if at(payload, "type") != "message" or not (content is None or isinstance(content, list)):
         fault = error_rules.unreadable("it is not a message object")
@@ -231,7 +186,7 @@ def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any
         raw_finish=raw,
         reasoning="\n\n".join(filter(None, (apart, thoughts))),
         model_returned=flat(at(payload, "model"), limit=200) or None,
-        request_id=_request_id(headers, payload),
+        request_id=error_rules.request_id_of(headers, payload),
         reply_id=flat(at(payload, "id"), limit=120) or None,
         headers=rate_headers(headers),
     )
@@ -281,30 +236,7 @@ def _counts(node: Any) -> Usage:
     )
 
 
-def _request_id(headers: Mapping[str, str], payload: Any) -> str | None:
-    found = headers.get("request-id") or at(payload, "request_id") or at(payload, "id")
-    return flat(found, limit=120) or None
-
-
-def _failure(
-    target: Target,
-    status: int,
-    headers: Mapping[str, str],
-    payload: Any,
-    now: float,
-    *,
-    usage: Usage | None = None,
-) -> ProviderError:
-    fault = classify(status, headers, payload, now=now)
-    if 200 <= status < 300:
-        fault = error_rules.after_start(fault, usage)
-    request_id = _request_id(headers, payload)
-    return error_rules.error_of(
-        target, fault, status=status, headers=headers, usage=usage, request_id=request_id
-    )
-
-
-def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
+def classify(status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
     """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
     body = error_rules.read_error(payload)
     if 200 <= status < 300:
@@ -368,3 +300,18 @@ def _model(entry: Any) -> ModelInfo:
         context_tokens=count_of(at(entry, "max_input_tokens")),
         max_output_tokens=count_of(at(entry, "max_tokens")),
     )
+
+
+ANTHROPIC = WireFormat(
+    provider="anthropic",
+    base_url="https://api.anthropic.com",
+    models_path="/v1/models?limit=1000",
+    build=build,
+    reply=_reply,
+    stream=_stream,
+    classify=classify,
+    parse_models=parse_models,
+    key_header="x-api-key",
+    key_prefix="",
+    headers={"anthropic-version": VERSION},
+)

@@ -7,12 +7,12 @@ what becomes of the hold, how long to wait and how far it reaches (this model, o
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.blocks.wire.reading import HTML, flat, obj, rate_headers, seq, settled, text_of
+from tta_dev_primitives.blocks.wire.reading import HTML, at, flat, obj, rate_headers, seq, settled, text_of
 from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S, NONSENSE, header_wait, try_again_in
 from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
@@ -71,6 +71,10 @@ class Fault:
     wait_s: float | None = None
     reset_at: float | None = None
     retryable: bool | None = None
+
+
+Classify = Callable[[int, Mapping[str, str], Any, float], Fault]
+"""Judges an error reply: status, headers in lower case, decoded body or None, epoch seconds."""
 
 
 def read_error(payload: Any) -> ErrorBody:
@@ -288,6 +292,30 @@ def unreadable(reason: str) -> Fault:
     return Fault(ErrorClass.MALFORMED, _PRE, f"reply cannot be read: {reason}")
 
 
+def cut_off(target: Target, headers: Mapping[str, str]) -> ProviderError:
+    """A stream that ended before its answer did: what was generated until then is charged at the bound."""
+    cut = Fault(ErrorClass.TRANSPORT, _PRE, "the stream ended before the answer did")
+    return error_of(target, cut, status=200, headers=headers)
+
+
+def failed(
+    classify: Classify,
+    target: Target,
+    status: int,
+    headers: Mapping[str, str],
+    payload: Any,
+    now: float,
+    usage: Usage | None = None,
+) -> ProviderError:
+    """The error of a reply by its format's own judgement; inside a 200 the generation had begun."""
+    fault = classify(status, headers, payload, now)
+    if 200 <= status < 300:
+        fault = after_start(fault, usage)
+    return error_of(
+        target, fault, status=status, headers=headers, usage=usage, request_id=request_id_of(headers, payload)
+    )
+
+
 def error_of(
     target: Target,
     fault: Fault,
@@ -313,7 +341,7 @@ def error_of(
         error_class=fault.error_class,
         status=status,
         retry_after_s=fault.wait_s,
-        request_id=request_id or _header_id(headers),
+        request_id=request_id or request_id_of(headers),
         ledger_action=fault.ledger,
         usage=usage,
         scope=fault.scope,
@@ -326,9 +354,10 @@ def error_of(
     )
 
 
-def _header_id(headers: Mapping[str, str]) -> str | None:
+def request_id_of(headers: Mapping[str, str], payload: Any = None) -> str | None:
     """The id that a provider's support asks for; it comes before a body that breaks off or cannot be read."""
     found = next((headers[name] for name in _ID_HEADERS if headers.get(name)), None)
+    found = found or at(payload, "request_id") or at(payload, "x_groq", "id") or at(payload, "id")
     return flat(found, limit=120) or None
 
 

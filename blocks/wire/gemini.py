@@ -7,7 +7,6 @@ that are zero are left out, and every kind of refusal arrives as HTTP 200.
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -16,17 +15,11 @@ from urllib.parse import quote
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
 from tta_dev_primitives.blocks.wire.reading import (
-    Unreadable,
     at,
     count_of,
-    decode_json,
-    error_payload,
     flat,
-    lower_headers,
     obj,
     rate_headers,
-    read_body,
-    read_events,
     seq,
     settled,
     text_of,
@@ -37,8 +30,9 @@ from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_midnigh
 from tta_dev_primitives.blocks.wire.structured import gemini_schema, instruction
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
+from tta_dev_primitives.blocks.wire.wire_format import Events, WireFormat
 from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
-from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
 _RESET_ZONE = "America/Los_Angeles"
 _STATUS_OF_NAME = {
@@ -97,68 +91,25 @@ def build(target: Target, request: ChatRequest) -> WireRequest:
     return WireRequest(f"/v1beta/models/{model}:generateContent", body)
 
 
-def parse(
-    target: Target, status: int, headers: Mapping[str, str], body: bytes, *, now: float | None = None
-) -> ChatReply:
-    """Read one whole reply.
-
-    Raises:
-        ProviderError: For every reply without candidate or verdict on the prompt, whatever its bytes.
-    """
-    low = lower_headers(headers)
-    now = time.time() if now is None else now
-    if not 200 <= status < 300:
-        raise _failure(target, status, low, error_payload(low, body), now)
-    try:
-        read = read_body(low, body)
-    except Unreadable as error:
-        raise error_rules.error_of(
-            target, error_rules.unreadable(str(error)), status=status, headers=low
-        ) from None
-    if read.stream is not None:
-        return parse_stream(target, read.stream, headers=low, now=now)
-    payload = read.value
-    chunks = payload if isinstance(payload, list) else [payload]
-    return _reply(target, status, low, chunks, now)
-
-
-def parse_stream(
-    target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
-) -> ChatReply:
-    """Read a recorded event stream as the one reply it adds up to.
-
-    Raises:
-        ProviderError: An error event, an unreadable event, or a stream that ends before its answer does.
-    """
-    low = lower_headers(headers or {})
-    now = time.time() if now is None else now
-    try:
-        # This format ends without a mark of its own; proxies add the one of OpenAI's.
-        chunks = [decode_json(data) for _, data in read_events(text) if data.strip() != "[DONE]"]
-    except Unreadable as error:
-        raise error_rules.error_of(
-            target, error_rules.unreadable(str(error)), status=200, headers=low
-        ) from None
-    reply = _reply(target, 200, low, chunks, now)
+def _stream(target: Target, events: Events, headers: Mapping[str, str], now: float) -> ChatReply:
+    # This format ends without a mark of its own; proxies add the one of OpenAI's.
+    reply = _reply(target, 200, headers, [data for _, data in events if data is not None], now)
     if reply.raw_finish is None:
-        cut = Fault(
-            ErrorClass.TRANSPORT, LedgerAction.CHARGE_AT_BOUND, "the stream ended before the answer did"
-        )
-        raise error_rules.error_of(target, cut, status=200, headers=low)
+        raise error_rules.cut_off(target, headers)
     return reply
 
 
-def _reply(
-    target: Target, status: int, headers: Mapping[str, str], chunks: Sequence[Any], now: float
-) -> ChatReply:
+def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float) -> ChatReply:
     """Add up the chunks of a stream; a plain reply is a stream of one chunk."""
+    chunks = payload if isinstance(payload, list) else [payload]
     text, apart, raw, model, reply_id, meta, found = "", "", "", "", "", None, False
     for chunk in chunks:
         # Usage is cumulative and complete in each chunk: the last one holds.
         meta = at(chunk, "usageMetadata") or meta
         if obj(chunk).get("error") is not None:
             counted = at(chunk, "usageMetadata")
-            raise _failure(target, status, headers, chunk, now, usage=_usage(counted) if counted else None)
+            spent = _usage(counted) if counted else None
+            raise error_rules.failed(classify, target, status, headers, chunk, now, spent)
         first = obj(seq(at(chunk, "candidates"))[0]) if seq(at(chunk, "candidates")) else {}
         for part in seq(at(first, "content", "parts")):
             if at(part, "thought") is True:
@@ -170,7 +121,7 @@ def _reply(
         reply_id = text_of(at(chunk, "responseId")) or reply_id
         found = found or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
     if not found and chunks and error_rules.is_error(chunks[0]):
-        raise _failure(target, status, headers, chunks[0], now)
+        raise error_rules.failed(classify, target, status, headers, chunks[0], now)
     if not found:
         fault = error_rules.unreadable("it holds neither a candidate nor a verdict on the prompt")
         raise error_rules.error_of(target, fault, status=status, headers=headers)
@@ -224,22 +175,7 @@ def _usage(node: Any) -> Usage:
     )
 
 
-def _failure(
-    target: Target,
-    status: int,
-    headers: Mapping[str, str],
-    payload: Any,
-    now: float,
-    *,
-    usage: Usage | None = None,
-) -> ProviderError:
-    fault = classify(status, headers, payload, now=now)
-    if 200 <= status < 300:
-        fault = error_rules.after_start(fault, usage)
-    return error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
-
-
-def classify(status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
+def classify(status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
     """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
     body = error_rules.read_error(payload)
     name = flat(body.node.get("status"), limit=60)
@@ -295,3 +231,17 @@ def _model(entry: Any) -> ModelInfo:
         context_tokens=count_of(at(entry, "inputTokenLimit")),
         max_output_tokens=count_of(at(entry, "outputTokenLimit")),
     )
+
+
+GEMINI = WireFormat(
+    provider="google-ai-studio",
+    base_url="https://generativelanguage.googleapis.com",
+    models_path="/v1beta/models?pageSize=1000",
+    build=build,
+    reply=_reply,
+    stream=_stream,
+    classify=classify,
+    parse_models=parse_models,
+    key_header="x-goog-api-key",
+    key_prefix="",
+)

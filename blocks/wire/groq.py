@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault, limited
-from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
+from tta_dev_primitives.blocks.wire.openai_chat import Profile, chat_format
 from tta_dev_primitives.blocks.wire.retry_after import NONSENSE, go_duration, header_wait, try_again_in
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Target
@@ -45,6 +45,9 @@ def _overloaded(body: ErrorBody) -> bool:
     return body.code in ("over_capacity", "capacity_exceeded") or "over capacity" in body.message[:2000]
 
 
-GROQ = OpenAIChat(
-    Profile(path="/openai/v1/chat/completions", extras=_extras, special=_special, overloaded=_overloaded)
+GROQ = chat_format(
+    "groq",
+    "https://api.groq.com",
+    "/openai/v1/models",
+    Profile(path="/openai/v1/chat/completions", extras=_extras, special=_special, overloaded=_overloaded),
 )

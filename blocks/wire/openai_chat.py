@@ -6,7 +6,6 @@ What is particular to one of them is a `Profile`: a path, extra request fields, 
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -14,18 +13,12 @@ from typing import Any
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
 from tta_dev_primitives.blocks.wire.reading import (
-    Unreadable,
     at,
     cost_of,
     count_of,
-    decode_json,
-    error_payload,
     flat,
-    lower_headers,
     obj,
     rate_headers,
-    read_body,
-    read_events,
     seq,
     text_of,
     usage_of,
@@ -39,6 +32,7 @@ from tta_dev_primitives.blocks.wire.structured import (
 )
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
+from tta_dev_primitives.blocks.wire.wire_format import Events, WireFormat
 from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
@@ -126,66 +120,24 @@ class OpenAIChat:
         self.profile.extras(target, request, body)
         return WireRequest(self.profile.path, body)
 
-    def parse(
-        self,
-        target: Target,
-        status: int,
-        headers: Mapping[str, str],
-        body: bytes,
-        *,
-        now: float | None = None,
-    ) -> ChatReply:
-        """Read one whole reply.
-
-        Raises:
-            ProviderError: For every reply without a choice or with an error in it, whatever its bytes.
-        """
-        low = lower_headers(headers)
-        now = time.time() if now is None else now
-        if not 200 <= status < 300:
-            raise self._failure(target, status, low, error_payload(low, body), now)
-        try:
-            read = read_body(low, body)
-        except Unreadable as error:
-            raise error_rules.error_of(
-                target, error_rules.unreadable(str(error)), status=status, headers=low
-            ) from None
-        if read.stream is not None:
-            return self.parse_stream(target, read.stream, headers=low, now=now)
-        payload = read.value[0] if isinstance(read.value, list) and len(read.value) == 1 else read.value
-        return self._reply(target, status, low, payload, now)
-
-    def parse_stream(
-        self, target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
-    ) -> ChatReply:
-        """Read a recorded event stream as the one reply it adds up to.
-
-        Raises:
-            ProviderError: An error chunk, an unreadable chunk, or a stream that ends before its answer does.
-        """
-        low = lower_headers(headers or {})
-        now = time.time() if now is None else now
+    def stream(self, target: Target, events: Events, headers: Mapping[str, str], now: float) -> ChatReply:
+        """Add up the chunks of a stream."""
         whole: dict[str, Any] = {}
         content, refusal, reasoning, finish, done = "", "", "", None, False
-        for name, data in read_events(text):
-            if data.strip() == "[DONE]":
+        for name, chunk in events:
+            if chunk is None:
                 done = True
                 continue
-            try:
-                chunk = decode_json(data)
-            except Unreadable as error:
-                fault = error_rules.unreadable(str(error))
-                raise error_rules.error_of(target, fault, status=200, headers=low) from None
             error_at = chunk if name == "error" or obj(chunk).get("error") else at(chunk, "x_groq")
             if name == "error" or obj(error_at).get("error"):
-                raise self._failure(target, 200, low, error_at, now, usage=self._usage_or_none(chunk))
+                raise self._failed(target, 200, headers, error_at, now, self._usage_or_none(chunk))
             usage = at(chunk, "usage") or at(chunk, "x_groq", "usage")
             whole |= {k: v for k, v in obj(chunk).items() if v is not None} | (
                 {"usage": usage} if usage else {}
             )
             for choice in filter(_is_first, map(obj, seq(at(chunk, "choices")))):
                 if choice.get("error"):
-                    raise self._failure(target, 200, low, choice, now, usage=self._usage_or_none(chunk))
+                    raise self._failed(target, 200, headers, choice, now, self._usage_or_none(chunk))
                 # Some servers put a whole message where a stream has pieces.
                 piece = obj(choice.get("delta")) or obj(choice.get("message"))
                 content += _content(piece.get("content"))
@@ -193,16 +145,12 @@ class OpenAIChat:
                 reasoning += _reasoning(piece)
                 finish = text_of(choice.get("finish_reason")) or finish
         if not done and finish is None:
-            cut = Fault(
-                ErrorClass.TRANSPORT, LedgerAction.CHARGE_AT_BOUND, "the stream ended before the answer did"
-            )
-            raise error_rules.error_of(target, cut, status=200, headers=low)
+            raise error_rules.cut_off(target, headers)
         message = {"content": content, "refusal": refusal, "reasoning": reasoning}
-        return self._reply(
-            target, 200, low, whole | {"choices": [{"message": message, "finish_reason": finish}]}, now
-        )
+        whole |= {"choices": [{"message": message, "finish_reason": finish}]}
+        return self.reply(target, 200, headers, whole, now)
 
-    def classify(self, status: int, headers: Mapping[str, str], payload: Any, *, now: float) -> Fault:
+    def classify(self, status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
         """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
         body = error_rules.read_error(payload)
         started = 200 <= status < 300
@@ -216,21 +164,23 @@ class OpenAIChat:
             fault = error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
         return error_rules.overridden(fault, headers)
 
-    def _reply(
+    def reply(
         self, target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float
     ) -> ChatReply:
+        """Read a decoded body."""
+        payload = payload[0] if isinstance(payload, list) and len(payload) == 1 else payload
         usage = self._usage(at(payload, "usage") or at(payload, "x_groq", "usage"))
         choices = [*map(obj, seq(at(payload, "choices")))]
         choice = next(filter(_is_first, choices), choices[0] if choices else {})
         raw = text_of(choice.get("finish_reason")) or None
         for node in (payload, choice):
             if obj(node).get("error") or at(node, "object") == "error":
-                raise self._failure(target, status, headers, node, now, usage=usage)
+                raise self._failed(target, status, headers, node, now, usage)
         if not choices and error_rules.is_error(payload):
-            raise self._failure(target, status, headers, payload, now, usage=usage)
+            raise self._failed(target, status, headers, payload, now, usage)
         if (raw or "").strip().lower() == "error":
             node = {"error": {"message": "the provider ended the answer with an error"}}
-            raise self._failure(target, status, headers, node, now, usage=usage)
+            raise self._failed(target, status, headers, node, now, usage)
         message = choice.get("message")
         if not isinstance(message, dict):
             fault = error_rules.after_start(error_rules.unreadable("it holds no message"), usage)
@@ -244,7 +194,7 @@ class OpenAIChat:
             raw_finish=raw,
             reasoning="\n\n".join(filter(None, (_reasoning(message), thoughts))),
             model_returned=flat(at(payload, "model"), limit=200) or None,
-            request_id=_request_id(headers, payload),
+            request_id=error_rules.request_id_of(headers, payload),
             reply_id=flat(at(payload, "id"), limit=120) or None,
             headers=rate_headers(headers),
         )
@@ -257,23 +207,16 @@ class OpenAIChat:
         node = at(chunk, "usage") or at(chunk, "x_groq", "usage")
         return self._usage(node) if node else None
 
-    def _failure(
+    def _failed(
         self,
         target: Target,
         status: int,
         headers: Mapping[str, str],
         payload: Any,
         now: float,
-        *,
-        usage: Usage | None = None,
+        usage: Usage | None,
     ) -> ProviderError:
-        fault = self.classify(status, headers, payload, now=now)
-        if 200 <= status < 300:
-            fault = error_rules.after_start(fault, usage)
-        request_id = _request_id(headers, payload)
-        return error_rules.error_of(
-            target, fault, status=status, headers=headers, usage=usage, request_id=request_id
-        )
+        return error_rules.failed(self.classify, target, status, headers, payload, now, usage)
 
 
 def _response_format(mode: str, request: ChatRequest) -> dict[str, Any] | None:
@@ -368,11 +311,6 @@ def _with_reported_cost(usage: Usage, node: Any) -> Usage:
     return replace(usage, flag=IMPLAUSIBLE) if doubtful else usage
 
 
-def _request_id(headers: Mapping[str, str], payload: Any) -> str | None:
-    found = headers.get("x-request-id") or headers.get("x-generation-id")
-    return flat(found or at(payload, "x_groq", "id") or at(payload, "id"), limit=120) or None
-
-
 _CODES: Mapping[str, ErrorClass] = {
     "model_not_found": ErrorClass.MODEL_GONE,
     "model_decommissioned": ErrorClass.MODEL_GONE,
@@ -416,4 +354,21 @@ def _model(entry: Any) -> ModelInfo:
         retires_at=flat(at(entry, "expiration_date")) or None,
         context_tokens=count_of(at(entry, "context_length") or at(entry, "context_window")),
         max_output_tokens=count_of(at(entry, "top_provider", "max_completion_tokens")),
+    )
+
+
+def chat_format(
+    provider: str, base_url: str | None, models_path: str = "/models", profile: Profile | None = None
+) -> WireFormat:
+    """The format of a server that speaks chat completions."""
+    chat = OpenAIChat(profile or Profile())
+    return WireFormat(
+        provider=provider,
+        base_url=base_url,
+        models_path=models_path,
+        build=chat.build,
+        reply=chat.reply,
+        stream=chat.stream,
+        classify=chat.classify,
+        parse_models=parse_models,
     )

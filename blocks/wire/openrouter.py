@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 from tta_dev_primitives.blocks.wire.error_rules import CONTEXT_WORDS, ErrorBody, Fault, by_status, limited
-from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat, Profile
+from tta_dev_primitives.blocks.wire.openai_chat import Profile, chat_format
 from tta_dev_primitives.blocks.wire.reading import flat, lower_headers, obj, text_of
 from tta_dev_primitives.blocks.wire.retry_after import header_wait, next_midnight, seconds_of
 from tta_dev_primitives.blocks.wire.types import ChatRequest
@@ -159,5 +159,9 @@ def _reset(text: str, now: float) -> float | None:
     return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None
 
 
-OPENROUTER = OpenAIChat(Profile(extras=_extras, special=_special, overloaded=_overloaded, reports_cost=True))
-"""The base address ends in `/api/v1`, as the official SDK takes it."""
+OPENROUTER = chat_format(
+    "openrouter",
+    # As the official SDK takes it.
+    "https://openrouter.ai/api/v1",
+    profile=Profile(extras=_extras, special=_special, overloaded=_overloaded, reports_cost=True),
+)
