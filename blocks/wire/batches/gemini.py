@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from tta_dev_primitives.blocks.wire.batches.types import (
+    BatchFormat,
     BatchLine,
     BatchStatus,
     HttpCall,
     LineResult,
     dumps,
-    json_lines,
     redumped,
     required_id,
 )
@@ -26,38 +28,33 @@ _STATES = {"SUCCEEDED": "ended", "PARTIALLY_SUCCEEDED": "ended", "CANCELLED": "e
 _HTTP_OF_CODE = {1: 499, 3: 400, 4: 504, 5: 404, 7: 403, 8: 429, 13: 500, 14: 503, 16: 401}
 
 
-class GeminiBatches:
+class GeminiBatches(BatchFormat):
     """Requests and answers travel inside the batch; a request has a key of ours in its metadata."""
 
+    path = "/v1beta/batches"
+    page = "pageSize=100"
+    entries = "operations"
     most_lines = 5_000
     most_bytes = 16 * 1024 * 1024
     """The API takes 20 MB of inline requests."""
 
-    def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
-        """Nothing is uploaded."""
-        return None
-
+    @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
-        """Create the batch of one model."""
         model = quote(target.api_model.removeprefix("models/"), safe="")
         requests = [{"request": dict(line.body), "metadata": {"key": line.id}} for line in lines]
         batch = {"displayName": key, "inputConfig": {"requests": {"requests": requests}}}
         return HttpCall("POST", f"/v1beta/models/{model}:batchGenerateContent", dumps({"batch": batch}))
 
+    @override
     def look(self, batch: str) -> HttpCall:
-        """Ask for state and results."""
         return HttpCall("GET", f"/v1beta/{batch}")
 
+    @override
     def cancel(self, batch: str) -> HttpCall:
-        """Stop it."""
         return HttpCall("POST", f"/v1beta/{batch}:cancel", b"{}")
 
-    def listing(self) -> HttpCall:
-        """The newest hundred."""
-        return HttpCall("GET", "/v1beta/batches?pageSize=100")
-
+    @override
     def status(self, payload: Any) -> BatchStatus:
-        """Read the operation of a batch."""
         name, node = required_id(payload, "name"), obj(at(payload, "metadata"))
         if not _NAME.fullmatch(name):
             name = required_id({}, "name")
@@ -78,17 +75,12 @@ class GeminiBatches:
             inline=seq(at(output, "inlinedResponses", "inlinedResponses")),
         )
 
-    def statuses(self, payload: Any) -> list[BatchStatus]:
-        """Read a page of operations."""
-        return [self.status(entry) for entry in seq(at(payload, "operations"))]
+    @override
+    def result(self, line: Mapping[str, Any]) -> LineResult | None:
+        return _result(text_of(line.get("key")), line)
 
-    def results(self, body: bytes) -> Iterator[LineResult]:
-        """Read a file of responses."""
-        for line in json_lines(body):
-            yield _result(text_of(line.get("key")), line)
-
+    @override
     def inline_results(self, status: BatchStatus) -> Iterator[LineResult]:
-        """Read the inline responses."""
         for entry in status.inline:
             yield _result(text_of(at(entry, "metadata", "key")), obj(entry))
 

@@ -5,8 +5,7 @@ Source: the official SDKs' types of `files` and `batches`, and Mistral's OpenAPI
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from decimal import Decimal
 from typing import Any
 from urllib.parse import quote
@@ -14,12 +13,12 @@ from urllib.parse import quote
 from typing_extensions import override
 
 from tta_dev_primitives.blocks.wire.batches.types import (
+    BatchFormat,
     BatchLine,
     BatchStatus,
     HttpCall,
     LineResult,
     dumps,
-    json_lines,
     redumped,
     required_id,
 )
@@ -33,17 +32,17 @@ _ENDED = frozenset({"completed", "expired", "cancelled", "success", "timeout_exc
 _NOT_RUN = ("batch_expired", "batch_cancelled", "cancelled", "expired")
 
 
-@dataclass(frozen=True, slots=True)
-class OpenAIBatches:
+class OpenAIBatches(BatchFormat):
     """Upload a file of requests, create a batch over it, read its output and error files."""
 
-    prefix: str = ""
-    """Before `/files` and `/batches`."""
-    most_lines: int = 10_000
-    most_bytes: int = 64 * 1024 * 1024
+    jobs = "/batches"
 
+    def __init__(self, prefix: str = "") -> None:
+        """`prefix` stands before `/files` and `/batches`."""
+        self.prefix, self.path = prefix, prefix + self.jobs
+
+    @override
     def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
-        """The file of requests, as a form."""
         return self._form("/files", lines, key, purpose="batch")
 
     def _form(self, path: str, lines: Sequence[BatchLine], key: str, **fields: str) -> HttpCall:
@@ -59,30 +58,19 @@ class OpenAIBatches:
     def _row(self, line: BatchLine) -> bytes:
         return dumps({"custom_id": line.id, "method": "POST", "url": _CHAT, "body": dict(line.body)})
 
+    @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
-        """Create the batch over the uploaded file."""
         body = {
             "input_file_id": file,
             "endpoint": _CHAT,
             "completion_window": "24h",
             "metadata": {METADATA_KEY: key},
         }
-        return HttpCall("POST", f"{self.prefix}/batches", dumps(body))
+        return HttpCall("POST", self.path, dumps(body))
 
-    def look(self, batch: str) -> HttpCall:
-        """Ask for the state."""
-        return HttpCall("GET", f"{self.prefix}/batches/{quote(batch, safe='')}")
-
-    def cancel(self, batch: str) -> HttpCall:
-        """Stop it; what has run by then is billed and comes back."""
-        return HttpCall("POST", f"{self.prefix}/batches/{quote(batch, safe='')}/cancel")
-
-    def listing(self) -> HttpCall:
-        """The newest hundred."""
-        return HttpCall("GET", f"{self.prefix}/batches?limit=100")
-
+    @override
     def status(self, payload: Any) -> BatchStatus:
-        """Read a `batch`; Together puts a new one into `job`."""
+        # Together puts a new one into `job`.
         node = obj(at(payload, "job")) or payload
         raw = text_of(at(node, "status")).lower()
         metadata = at(node, "metadata", METADATA_KEY)
@@ -110,41 +98,24 @@ class OpenAIBatches:
         """The path of a file, relative to the base address."""
         return f"{self.prefix}/files/{quote(name, safe='')}"
 
-    def statuses(self, payload: Any) -> list[BatchStatus]:
-        """Read a page of batches; Together sends a bare list."""
-        entries = payload if isinstance(payload, list) else seq(at(payload, "data"))
-        return [self.status(entry) for entry in entries]
-
-    def results(self, body: bytes) -> Iterator[LineResult]:
-        """Read the output or the error file."""
-        for line in json_lines(body):
-            name, response, error = (
-                text_of(at(line, "custom_id")),
-                obj(line.get("response")),
-                line.get("error"),
-            )
-            code = text_of(at(error, "code"))
-            if code in _NOT_RUN:
-                yield LineResult(name, "not_run", note=code)
-            elif response:
-                status = count_of(response.get("status_code")) or 200
-                request_id = flat(text_of(response.get("request_id")), limit=120) or None
-                yield LineResult(name, "reply", status, redumped(response.get("body")), request_id=request_id)
-            else:
-                yield LineResult(name, "reply", 400, redumped({"error": error}))
-
-    def inline_results(self, status: BatchStatus) -> Iterator[LineResult]:
-        """There are none."""
-        return iter(())
+    @override
+    def result(self, line: Mapping[str, Any]) -> LineResult | None:
+        name, response, error = text_of(at(line, "custom_id")), obj(line.get("response")), line.get("error")
+        code = text_of(at(error, "code"))
+        if code in _NOT_RUN:
+            return LineResult(name, "not_run", note=code)
+        if not response:
+            return LineResult(name, "reply", 400, redumped({"error": error}))
+        status = count_of(response.get("status_code")) or 200
+        request_id = flat(text_of(response.get("request_id")), limit=120) or None
+        return LineResult(name, "reply", status, redumped(response.get("body")), request_id=request_id)
 
 
-@dataclass(frozen=True, slots=True)
 class TogetherBatches(OpenAIBatches):
     """An address of its own for files, bare lines, and no metadata: a batch is known by the name of its file."""
 
     @override
     def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
-        """The file of requests, as a form."""
         fields = {"purpose": "batch-api", "file_name": file_name(key), "file_type": "jsonl"}
         return self._form("/files/upload", lines, key, **fields)
 
@@ -154,14 +125,14 @@ class TogetherBatches(OpenAIBatches):
 
     @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
-        """Create the batch over the uploaded file."""
         body = {"input_file_id": file, "endpoint": _CHAT, "completion_window": "24h"}
-        return HttpCall("POST", f"{self.prefix}/batches", dumps(body))
+        return HttpCall("POST", self.path, dumps(body))
 
 
-@dataclass(frozen=True, slots=True)
 class MistralBatches(OpenAIBatches):
     """The same files; the batch is a `job` that names its model."""
+
+    jobs, page = "/batch/jobs", "page_size=100"
 
     @override
     def _row(self, line: BatchLine) -> bytes:
@@ -169,7 +140,6 @@ class MistralBatches(OpenAIBatches):
 
     @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
-        """Create the job."""
         body = {
             "input_files": [file],
             "endpoint": _CHAT,
@@ -177,22 +147,7 @@ class MistralBatches(OpenAIBatches):
             "metadata": {METADATA_KEY: key},
             "timeout_hours": 24,
         }
-        return HttpCall("POST", f"{self.prefix}/batch/jobs", dumps(body))
-
-    @override
-    def look(self, batch: str) -> HttpCall:
-        """Ask for the state."""
-        return HttpCall("GET", f"{self.prefix}/batch/jobs/{quote(batch, safe='')}")
-
-    @override
-    def cancel(self, batch: str) -> HttpCall:
-        """Stop it."""
-        return HttpCall("POST", f"{self.prefix}/batch/jobs/{quote(batch, safe='')}/cancel")
-
-    @override
-    def listing(self) -> HttpCall:
-        """The newest hundred."""
-        return HttpCall("GET", f"{self.prefix}/batch/jobs?page_size=100")
+        return HttpCall("POST", self.path, dumps(body))
 
 
 def file_name(key: str) -> str:

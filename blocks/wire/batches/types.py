@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
+from urllib.parse import quote
 
-from tta_dev_primitives.blocks.wire.reading import Unreadable, at, decode_json, obj, text_of
+from tta_dev_primitives.blocks.wire.reading import Unreadable, at, decode_json, obj, seq, text_of
 from tta_dev_primitives.config.models.targets import Target
 
 Progress = Literal["running", "ended", "failed"]
@@ -74,32 +76,41 @@ class LineResult:
     request_id: str | None = None
 
 
-class BatchFormat(Protocol):
-    """How one provider's batch API is spoken to. Every function is pure."""
+class BatchFormat(ABC):
+    """How one provider's batch API is spoken to; what most of them share is written here. Every function is pure."""
 
-    @property
-    def most_lines(self) -> int:
-        """Requests of one batch at most."""
-
-    @property
-    def most_bytes(self) -> int:
-        """Bytes of one batch at most."""
+    path: str
+    """Of the batches, relative to the base address."""
+    page = "limit=100"
+    """The query for the newest batches."""
+    entries = "data"
+    """Where a page keeps its batches."""
+    most_lines = 10_000
+    """Requests of one batch at most."""
+    most_bytes = 64 * 1024 * 1024
+    """Bytes of one batch at most."""
 
     def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
         """The upload of the lines; None where they travel with `submit`."""
+        return None
 
+    @abstractmethod
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
         """Create the batch: from here on the provider may run it."""
 
     def look(self, batch: str) -> HttpCall:
         """Ask for the state of a batch."""
+        return HttpCall("GET", f"{self.path}/{quote(batch, safe='')}")
 
     def cancel(self, batch: str) -> HttpCall:
-        """Stop a batch."""
+        """Stop a batch; what has run by then is billed and comes back."""
+        return HttpCall("POST", f"{self.path}/{quote(batch, safe='')}/cancel")
 
     def listing(self) -> HttpCall:
         """The newest batches of the account."""
+        return HttpCall("GET", f"{self.path}?{self.page}")
 
+    @abstractmethod
     def status(self, payload: Any) -> BatchStatus:
         """Read the reply of `submit`, `look` and `cancel`.
 
@@ -108,13 +119,21 @@ class BatchFormat(Protocol):
         """
 
     def statuses(self, payload: Any) -> list[BatchStatus]:
-        """Read the reply of `listing`."""
+        """Read the reply of `listing`; Together sends a bare list."""
+        entries = payload if isinstance(payload, list) else seq(at(payload, self.entries))
+        return [self.status(entry) for entry in entries]
+
+    @abstractmethod
+    def result(self, line: Mapping[str, Any]) -> LineResult | None:
+        """Read one line of a results file; None when it is no result."""
 
     def results(self, body: bytes) -> Iterator[LineResult]:
         """Read one results file."""
+        return (found for line in json_lines(body) if (found := self.result(line)) is not None)
 
     def inline_results(self, status: BatchStatus) -> Iterator[LineResult]:
         """Read the results that came with the status."""
+        return iter(())
 
 
 def dumps(value: Any) -> bytes:
