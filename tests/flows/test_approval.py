@@ -208,6 +208,7 @@ def served(
             process.wait(30)
 
 
+@pytest.mark.server
 @pytest.mark.timeout(300)
 async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
     served: tuple[Sandbox, Path, MultiModelWorkflow],
@@ -234,6 +235,7 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
     ]
 
 
+@pytest.mark.server
 @pytest.mark.timeout(300)
 async def test_a_declined_run_stays_declined_though_there_is_money_by_then(
     served: tuple[Sandbox, Path, MultiModelWorkflow],
@@ -260,6 +262,7 @@ async def test_a_declined_run_stays_declined_though_there_is_money_by_then(
     assert [entry[0] for entry in await journal_of(workflow)] == ["ask", "approve", "decline"]
 
 
+@pytest.mark.server
 @pytest.mark.timeout(300)
 async def test_a_suspended_run_without_an_answer_is_journalled_by_the_next_sweep(
     served: tuple[Sandbox, Path, MultiModelWorkflow],
