@@ -1,9 +1,9 @@
 """How long a ledger of two million calls takes: report, check, sweep, verify, prune.
 
-    python -m tests.benchmarks.bench_big_ledger [--calls 2000000] [--json]
+    python -m tests.benchmarks.bench_big_ledger [--calls 2000000] [--postgresql] [--json]
 
 A few thousand real calls of two months are multiplied by SQL. The first line reads every row, as a ledger does that
-was never summed. Target: report, check and sweep below 2 s each afterwards. Exit 1 when one is missed.
+was never summed. `--postgresql` starts a throw-away server from the machine's own binaries. Target: report, check and sweep below 2 s each afterwards. Exit 1 when one is missed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,16 @@ import tempfile
 import time
 import uuid
 from collections.abc import Awaitable, Callable
-from contextlib import closing
+from contextlib import ExitStack, closing
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "support"))
+
+from postgres_server import PostgresServer
+
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
@@ -88,6 +93,29 @@ def multiply(path: Path, times: int, old: float) -> None:
         db.commit()
 
 
+async def multiply_postgresql(ledger: Ledger, times: int, old: float) -> None:
+    """The same on PostgreSQL."""
+
+    async def work(tx: Tx) -> None:
+        for table, own in COPIED.items():
+            found = await tx.fetch(
+                "SELECT column_name AS name FROM information_schema.columns WHERE table_name = ?", table
+            )
+            names = [row["name"] for row in found if row["name"] != "seq"]
+            shown = ", ".join(f"lpad(value::text, 6, '0') || '-' || {n}" if n in UNIQUE else n for n in names)
+            await tx.execute(
+                f"INSERT INTO {table} ({', '.join(names)}) SELECT {shown} FROM generate_series(1, {times - 1}) AS value "
+                f"CROSS JOIN (SELECT * FROM {table} ORDER BY {own}) AS base"
+            )
+        await tx.execute(
+            "UPDATE task_result SET created_at = ? WHERE month < (SELECT max(month) FROM ledger_month)", old
+        )
+        await tx.execute(f"UPDATE ledger_month SET spent = spent * {times}, held = held * {times}")
+        await tx.execute(f"UPDATE ledger_savings SET extra = extra * {times}, held = held * {times}")
+
+    await ledger.database.transact(work, label="multiply")
+
+
 async def timed(what: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
     began = time.perf_counter()
     found = await what()
@@ -98,17 +126,26 @@ async def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--calls", type=int, default=2_000_000)
     parser.add_argument("--json", action="store_true")
+    parser.add_argument("--postgresql", action="store_true")
     options = parser.parse_args()
     figures: dict[str, Any] = {}
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
         path = Path(folder) / "ledger.db"
         os.environ.setdefault("TTA_HOME", folder)
         url, now = f"sqlite:///{path}", time.time()
+        if options.postgresql:
+            server = PostgresServer(durable=True)
+            stack.callback(server.stop)
+            url, path = server.url, server.folder / "data"
         old = now - 120 * DAY_S
         await real_calls(url, old, BASE // 2)
         await real_calls(url, now, BASE // 2)
-        multiply(path, options.calls // BASE, old)
         ledger = Ledger.open(url)
+        if options.postgresql:
+            await multiply_postgresql(ledger, options.calls // BASE, old)
+        else:
+            multiply(path, options.calls // BASE, old)
         config, month = load_orchestration_config(None), (await ledger.balance()).month
 
         async def report() -> Any:
@@ -123,7 +160,8 @@ async def main() -> int:
             return await ledger.sweep() + len(await ledger.verify())
 
         def size() -> int:
-            return path.stat().st_size // 2**20
+            files = path.rglob("*") if path.is_dir() else [path]
+            return sum(file.stat().st_size for file in files if file.is_file()) // 2**20
 
         figures["calls"], figures["mib"] = options.calls, size()
         figures["unsummed_verify_s"], problems = await timed(ledger.verify)
