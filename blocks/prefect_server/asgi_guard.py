@@ -7,6 +7,7 @@ each request for the password; the guard proves to clients that it knows it, and
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
@@ -21,6 +22,9 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+_EVENTS_IN = "/events/in"
+_MOST_WAITING = 4_000
+_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 STATUS_PATH = "/tta/status"
 """Answers process id, versions and idle seconds, without counting as use."""
 
@@ -53,6 +57,7 @@ class Guard:
         origins: Values of `Origin` that are served; requests without the header (no browser) always are.
         status: Called for `GET /tta/status`; its dict is the JSON answer.
         secret: The password of the API.
+        backlog: How many messages wait to be handled.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Guard:
         origins: Iterable[str] = (),
         status: Callable[[], dict[str, Any]] = dict,
         secret: str = "",
+        backlog: Callable[[], int] = int,
     ) -> None:
         self._app = app
         self._activity = activity
@@ -71,6 +77,7 @@ class Guard:
         self._origins = frozenset(origins)
         self._status = status
         self._secret = secret
+        self._backlog = backlog
         self._tokens = Tokens(secret)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -125,9 +132,17 @@ class Guard:
         async def heard() -> Message:
             message = await receive()
             self._activity.touch()
+            if scope["path"].endswith(_EVENTS_IN) and message["type"] == "websocket.receive":
+                await self._slow_down()
             return message
 
         await self._app(scope, heard, send)
+
+    async def _slow_down(self) -> None:
+        """Take events no faster than they are handled; never so slowly that a client gives its connection up."""
+        until = time.monotonic() + _LONGEST_PAUSE_S
+        while self._backlog() > _MOST_WAITING and time.monotonic() < until:  # noqa: ASYNC110 - a length
+            await asyncio.sleep(_PAUSE_S)
 
 
 async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:

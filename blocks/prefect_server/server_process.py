@@ -77,6 +77,8 @@ def _prepare_database(home: ServerHome) -> None:
 def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activity]:
     from prefect.server.api.server import create_app
 
+    from tta_dev_primitives.blocks.prefect_server.message_broker import backlog
+
     queue_write_transactions()
     host, port = listener.getsockname()[:2]
     # A server on another address has a password, and names that we do not know.
@@ -89,7 +91,13 @@ def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activi
         hosts=served,
         origins=[f"http://{name}:{port}" for name in served],
         secret=os.environ["PREFECT_SERVER_API_AUTH_STRING"],
-        status=lambda: {"pid": os.getpid(), "prefect": version("prefect"), "stops_after_s": _idle_limit()},
+        backlog=backlog,
+        status=lambda: {
+            "pid": os.getpid(),
+            "backlog": backlog(),
+            "prefect": version("prefect"),
+            "stops_after_s": _idle_limit(),
+        },
     )
     return guard, activity
 

@@ -1,7 +1,7 @@
 """What Prefect must know of a job besides its own run: that earlier runs of it have ended, and every task run.
 
-An embedded server keeps the messages that it has not recorded yet in a queue, and drops them when that is full. A job
-that shows a task run for each item therefore lets the server catch up before it takes more items.
+A server keeps the messages that it has not recorded yet in a queue, and Prefect's own drops them when that is full. A
+job that shows a task run for each item therefore lets the server catch up before it takes more items.
 """
 
 from __future__ import annotations
