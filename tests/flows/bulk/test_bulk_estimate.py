@@ -243,6 +243,9 @@ def test_progress_tells_pace_and_time_left() -> None:
     progress.waiting_until = now + 90
     assert "70/150 done" in progress.line()
     assert "waiting 1 min 30 s for free quota, until " in progress.line()
+    assert "paid now" not in progress.line()
+    progress.baseline_usd = Decimal("0.5")
+    assert progress.line().endswith(" (paid now: about $2.00)")
     assert " of $" not in progress.line()
     progress.most_usd = Decimal("2.5")
     assert " of $2.50 " in progress.line()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
 
+from tta_dev_primitives.commands.bulk import _next_step
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.bulk.progress import Progress
@@ -260,6 +261,8 @@ async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(
     assert 0 < report.done <= 10
     assert report.done + report.left == 30
     assert len(read(target)) == report.done
+    assert report.paid_rest_usd > 0
+    assert f"with --patience 0 it pays for about ${report.paid_rest_usd:.6f}." in _next_step(report)
     assert all(call.provider != "anthropic" for call in sandbox.calls)
 
 
