@@ -6,7 +6,6 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 from tta_dev_primitives.blocks.redaction import redact
@@ -144,10 +143,8 @@ class FileJob:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.output.__exit__(kind, error, trace)
+    def __exit__(self, *_: object) -> None:
+        self.output.__exit__()
 
     def _scan(self, end: int, *, force: bool) -> None:
         self._end = end
