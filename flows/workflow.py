@@ -273,7 +273,7 @@ class MultiModelWorkflow:
 
             output = OutputType.of(output_type)
         runtime = await self.ready()
-        from tta_dev_primitives.flows.bulk.bulk_flow import run_bulk
+        from tta_dev_primitives.flows.bulk.memory_job import run_bulk
         from tta_dev_primitives.flows.calling.runtime import active
 
         with active(runtime):

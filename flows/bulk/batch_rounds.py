@@ -11,32 +11,24 @@ import asyncio
 import logging
 import math
 import uuid
-from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from pydantic import SecretStr
-
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, Opened
-from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.reserve import RefusedError
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
-from tta_dev_primitives.blocks.ledger.types import CallInfo
-from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price, batch_format, batch_line
-from tta_dev_primitives.blocks.wire.batches.types import BatchLine, dumps
 from tta_dev_primitives.config.errors import (
-    BudgetExceededError,
     LedgerBusyError,
     MissingKeyError,
     OrchestrationError,
     UnknownPriceError,
 )
-from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ProviderError
+from tta_dev_primitives.flows.bulk.parked_calls import InStore, OneByOne, ParkedCall, mark_shared, park, parts
 from tta_dev_primitives.flows.bulk.progress import span_text
 from tta_dev_primitives.flows.bulk.provider_batches import (
     Looked,
@@ -48,9 +40,7 @@ from tta_dev_primitives.flows.bulk.provider_batches import (
 )
 from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Outcome, refused
-from tta_dev_primitives.flows.calling.hold import call_info
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
-from tta_dev_primitives.flows.calling.prefix_cache import shared_prefix
 from tta_dev_primitives.flows.calling.services import Services
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
@@ -59,37 +49,7 @@ MOST_TASKS = 10_000
 _LAST_LOOK_S = 60.0
 """A run that is suspended goes on so long before its deadline at the latest."""
 _BUSY_TRIES = 30
-_LEAST_SHARED = 10
-"""Requests of a batch that share a text before it is marked. They run side by side, so some write it again: providers
-speak of 30 to 98 % that read it, and caching saves from 22 % on. Among a few requests perhaps none does."""
 _NO_BATCHES = frozenset({404, 405, 501})
-
-
-class _InStore(Exception):
-    """The answer is in the store by now: the call goes on there."""
-
-
-class _OneByOne(Exception):
-    """The call's address has no batch API: the call is sent alone."""
-
-
-@dataclass(slots=True, eq=False)
-class _Parked:
-    """A call that waits."""
-
-    call: Call
-    target: Target
-    key: SecretStr
-    info: CallInfo
-    line: BatchLine
-    bound: Decimal
-    size: int
-    future: asyncio.Future[Outcome]
-
-    @property
-    def step_key(self) -> str:
-        """Its content key."""
-        return self.info.step_key or ""
 
 
 @dataclass(slots=True)
@@ -99,7 +59,7 @@ class _Open:
     next_look: float
     since: float
     """When it was submitted, as far as this run knows."""
-    waiting: dict[str, list[_Parked]] = field(default_factory=dict)
+    waiting: dict[str, list[ParkedCall]] = field(default_factory=dict)
     """By content key."""
     held: set[str] = field(default_factory=set)
     """Content keys whose bounds count as held in the job's budget."""
@@ -144,7 +104,7 @@ class BatchRounds:
         self._under_way = self._waiting = 0
         self._moved = asyncio.Event()
         self._moves = 0
-        self._parked: list[_Parked] = []
+        self._parked: list[ParkedCall] = []
         self._open: dict[str, _Open] = {}
         self._one_by_one: set[str] = set()
         self._busy_tries = 0
@@ -179,7 +139,7 @@ class BatchRounds:
             self._look_again(step_key)
             return None
         try:
-            parked = await self._prepared(call, step_key)
+            parked = await park(self._services, call, step_key)
         except (MissingKeyError, UnknownPriceError) as why:
             return refused(call.target, why)
         except ProviderError as error:
@@ -189,7 +149,7 @@ class BatchRounds:
         self._move()
         try:
             return await parked.future
-        except (_InStore, _OneByOne):
+        except (InStore, OneByOne):
             self._look_again(step_key)
             return None
         finally:
@@ -199,17 +159,6 @@ class BatchRounds:
     def _look_again(self, step_key: str) -> None:
         """The next layer must look into the store itself: it may have found the answer missing before it came."""
         self._services.answers.missing.pop(step_key, None)
-
-    async def _prepared(self, call: Call, step_key: str) -> _Parked:
-        """The request is built and bounded before any money is held for it."""
-        key = call.key = await self._services.keys.key_of(call.target)
-        self._services.client.prepare(call.target, call.request, key=key)
-        call.step_key = step_key
-        info = call_info(call, self._services.safety.learning_credit)
-        line = batch_line(call.target, call.request, info.id)
-        bound = bound_usd(at_batch_price(call.target), call.request)
-        future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
-        return _Parked(call, call.target, key, info, line, bound, len(dumps(dict(line.body))) + 200, future)
 
     def _move(self) -> None:
         self._moves += 1
@@ -248,10 +197,9 @@ class BatchRounds:
 
     def _give_all(self, error: OrchestrationError) -> None:
         for parked in self._all_waiting():
-            if not parked.future.done():
-                parked.future.set_exception(error)
+            parked.fail(error)
 
-    def _all_waiting(self) -> list[_Parked]:
+    def _all_waiting(self) -> list[ParkedCall]:
         return [
             *self._parked,
             *(p for b in self._open.values() for calls in b.waiting.values() for p in calls),
@@ -314,20 +262,19 @@ class BatchRounds:
     def _postpone(self) -> None:
         why = str(self._admission.closed)
         for parked in self._all_waiting():
-            if not parked.future.done():
-                parked.future.set_exception(PostponedError(why))
+            parked.fail(PostponedError(why))
 
     # --- submit
 
     async def _submit(self) -> None:
         self._parked = [parked for parked in self._parked if not parked.future.done()]
-        groups: dict[tuple[str, str], list[_Parked]] = {}
+        groups: dict[tuple[str, str], list[ParkedCall]] = {}
         for parked in self._parked:
             groups.setdefault((parked.target.key, key_id(parked.key)), []).append(parked)
         held_before = len(self._open)
         progressed = False
         for group in groups.values():
-            for part in self._parts(group):
+            for part in parts(group, self._budget):
                 progressed |= await self._submit_part(part)
         if progressed or held_before:
             self._busy_tries = 0
@@ -339,35 +286,10 @@ class BatchRounds:
         if self._busy_tries < _BUSY_TRIES:
             await asyncio.sleep(1.0)
 
-    def _parts(self, group: Sequence[_Parked]) -> Iterator[list[_Parked]]:
-        """The calls of one batch each: equal requests once, within the provider's limits, within the job's budget."""
-        form = batch_format(group[0].target)
-        assert form is not None
-        part: list[_Parked] = []
-        size, total, keys = 0, Decimal(0), set[str]()
-        for parked in group:
-            if parked.step_key in keys:
-                continue
-            try:
-                if not self._budget.may_hold(total + parked.bound):
-                    continue
-            except BudgetExceededError as refusal:
-                if not part:
-                    self._give(parked, refused(parked.target, refusal))
-                continue
-            if part and (len(part) >= form.most_lines or size + parked.size > form.most_bytes):
-                yield part
-                part, size, total = [], 0, Decimal(0)
-            part.append(parked)
-            keys.add(parked.step_key)
-            size, total = size + parked.size, total + parked.bound
-        if part:
-            yield part
-
-    async def _submit_part(self, part: Sequence[_Parked]) -> bool:
+    async def _submit_part(self, part: Sequence[ParkedCall]) -> bool:
         """Whether anything has changed by it."""
         first, name = part[0], f"tta-{uuid.uuid4().hex}"
-        _mark_shared(part)
+        mark_shared(part)
         calls = [BatchCall(p.info, p.bound, encode_request(p.call.request)) for p in part]
         try:
             opened = await self._batches.submit(
@@ -382,15 +304,15 @@ class BatchRounds:
                 return True
             error.add(charged_usd=Decimal(0))
             for parked in part:
-                self._give(parked, Failed(parked.target, error))
+                parked.give(Failed(parked.target, error))
             return True
         except (MissingKeyError, LedgerBusyError) as why:
             for parked in part:
-                self._give(parked, refused(parked.target, why))
+                parked.give(refused(parked.target, why))
             return True
         return await self._opened(name, part, opened)
 
-    def _send_alone(self, part: Sequence[_Parked], error: ProviderError) -> None:
+    def _send_alone(self, part: Sequence[ParkedCall], error: ProviderError) -> None:
         target = part[0].target
         _LOG.warning(
             "%s: no batch API at this address (%s); its calls are sent one by one", target.name, error
@@ -398,11 +320,11 @@ class BatchRounds:
         self._one_by_one.add(target.key)
         part[0].call.note(f"{target.name}: no batch API at its address: its calls were sent one by one")
         for parked in list(self._parked):
-            if parked.target.key == target.key and not parked.future.done():
-                parked.future.set_exception(_OneByOne())
+            if parked.target.key == target.key:
+                parked.fail(OneByOne())
 
-    async def _opened(self, name: str, part: Sequence[_Parked], opened: Opened) -> bool:
-        changed, joined, same = False, set[str](), dict[str, list[_Parked]]()
+    async def _opened(self, name: str, part: Sequence[ParkedCall], opened: Opened) -> bool:
+        changed, joined, same = False, set[str](), dict[str, list[ParkedCall]]()
         for parked in self._parked:
             same.setdefault(parked.step_key, []).append(parked)
         for parked in part:
@@ -416,25 +338,24 @@ class BatchRounds:
                 self._join(opened.elsewhere[key], key, same[key])
                 joined.add(key)
             elif key in opened.stored:
-                if not parked.future.done():
-                    parked.future.set_exception(_InStore())
+                parked.fail(InStore())
             elif parked.info.id in opened.short:
-                self._give(parked, refused(parked.target, opened.short[parked.info.id]))
+                parked.give(refused(parked.target, opened.short[parked.info.id]))
             elif parked.info.id in opened.refused:
                 found = opened.refused[parked.info.id]
                 if found.reason == "busy" and (self._open or self._busy_tries + 1 < _BUSY_TRIES):
                     continue  # it goes out when other holds have ended
-                self._give(parked, refused(parked.target, await self._refusal(found, parked)))
+                parked.give(refused(parked.target, await self._refusal(found, parked)))
             changed = True
         gone = {id(parked) for key in joined for parked in same[key]}
         self._parked = [p for p in self._parked if id(p) not in gone and not p.future.done()]
         return changed
 
-    async def _refusal(self, found: RefusedError, parked: _Parked) -> OrchestrationError:
+    async def _refusal(self, found: RefusedError, parked: ParkedCall) -> OrchestrationError:
         limit = MAX_USD if self._services.limit is None else self._services.limit
         return await self._services.ledger.refusal(found, parked.bound, limit)
 
-    def _join(self, name: str, step_key: str, calls: Sequence[_Parked]) -> None:
+    def _join(self, name: str, step_key: str, calls: Sequence[ParkedCall]) -> None:
         """Let a call, and all that ask the same, wait for a batch."""
         batch = self._open.get(name)
         if batch is None:
@@ -489,38 +410,19 @@ class BatchRounds:
         """What earlier runs held is settled now: the job's budget counts the cost instead of the bounds."""
         self._budget.spent += await self._change_before()
 
-    def _give_settled(self, batch: Batch, calls: Sequence[_Parked], settled: Settled) -> None:
+    def _give_settled(self, batch: Batch, calls: Sequence[ParkedCall], settled: Settled) -> None:
         first, rest = calls[0], calls[1:]
         match settled:
             case GuardedReply():
-                self._give(first, Answered(first.target, settled))
+                first.give(Answered(first.target, settled))
                 for parked in rest:
-                    if not parked.future.done():
-                        parked.future.set_exception(_InStore())
+                    parked.fail(InStore())
             case ProviderError():
                 for parked in calls:
-                    self._give(parked, Failed(parked.target, settled))
+                    parked.give(Failed(parked.target, settled))
             case NotRun(why):
                 for parked in calls:
-                    if not parked.future.done():
-                        parked.future.set_exception(
-                            PostponedError(f"batch {batch.id}: {why}; the next run asks again")
-                        )
-
-    @staticmethod
-    def _give(parked: _Parked, outcome: Outcome) -> None:
-        if not parked.future.done():
-            parked.future.set_result(outcome)
-
-
-def _mark_shared(part: Sequence[_Parked]) -> None:
-    """Let requests that share a long system text read it from the provider's prompt cache, where enough share it."""
-    prefixes = [shared_prefix(parked.target, parked.call.request) for parked in part]
-    counts = Counter(prefixes)
-    for parked, prefix in zip(part, prefixes, strict=True):
-        if prefix is not None and counts[prefix] >= _LEAST_SHARED:
-            request = replace(parked.call.request, cache_system=True)
-            parked.line = batch_line(parked.target, request, parked.info.id)
+                    parked.fail(PostponedError(f"batch {batch.id}: {why}; the next run asks again"))
 
 
 def _cost(settled: Settled) -> Decimal:

@@ -181,7 +181,7 @@ async def test_a_run_that_stops_waiting_and_the_next_that_collects(
     ("options", "state", "why"),
     [
         ({"patience_s": 1.0}, "incomplete", "the patience for what is at the provider is used up"),
-        ({"until": 1.0}, "incomplete", "the deadline has passed"),
+        ({"until": 3.0}, "incomplete", "the deadline has passed"),
         ({"until": 100.0}, "waiting", "waits for 1 batch(es) at the provider"),
         ({}, "waiting", "waits for 1 batch(es) at the provider"),
     ],
