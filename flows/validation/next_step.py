@@ -228,9 +228,6 @@ def _compared(case: Case, own: int) -> FreeCompare | PaidVerdict | None:
     asked = ruling.evidence.answer
     compared = case.comparison_of(asked)
     if compared is not None:
-        unsure = compared.passed and case.verdict_of(asked, paid=True) is None
-        if unsure and case.extras and case.can_judge and ruling.check > 0:
-            return PaidVerdict(asked, (case.orchestrator.model,), "audit")
         return None
     if orchestrator_accepts(case, asked) is not None:
         return None
@@ -484,7 +481,7 @@ def _solve_rather(case: Case, answer: int, ruling: Ruling) -> bool:
     """Whether the orchestrator's own answer is asked for in place of a verdict: it is cheaper, or savings are short."""
     if not case.extras:
         return True
-    drawn = ruling.coin < FLOOR or (ruling.evidence.strong and ruling.check > 0)
+    drawn = ruling.check > 0
     if not case.can_solve or case.costs is None or drawn:
         return False
     shown = case.answers[answer]

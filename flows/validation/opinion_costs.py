@@ -12,10 +12,10 @@ from decimal import Decimal
 
 from tta_dev_primitives.config.models.targets import Price, Usage
 
-VERDICT_PROMPT = 215
+VERDICT_PROMPT = 169
 """Tokens of a verdict's prompt beside the task and the answer, measured."""
-VERDICT_OUTPUT = 20
-_VERDICT_CAP, _BYTES, _OVERHEAD = 64, 4.5, 1500
+VERDICT_OUTPUT = 14
+_VERDICT_CAP, _BYTES, _OVERHEAD = 64, 4.5, 760
 """A call is held at its cap of output tokens, one token a byte, and what providers add."""
 FLOOR = 0.05
 """The least chance of a verdict where the answer is cheaper: verdicts keep the proxies honest."""
@@ -87,8 +87,8 @@ class OpinionCosts:
 
     def verdict_bound(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD, about, that a verdict must have saved before it is asked for: what is held for it."""
-        read = VERDICT_PROMPT + task_tokens + answer_tokens
-        return self.price.most(round(read * _BYTES) + _OVERHEAD, _VERDICT_CAP)
+        read = round((task_tokens + answer_tokens) * _BYTES)
+        return self.price.most(read + _OVERHEAD, _VERDICT_CAP)
 
     def answer(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD expected for the orchestrator's own answer, from the length of the one that is there."""

@@ -35,23 +35,24 @@ Action = Literal["deliver", "audit", "escalate"]
 _CONFIDENCE = 0.05
 _HOPELESS = 0.4
 """No stratum whose failure estimate is above this is ever delivered without a check."""
-_PRIORS = {True: (0.5, 5.0), False: (2.0, 2.0)}
+_PRIORS = {True: (0.8, 10.0), False: (2.0, 2.0)}
 """Failures and successes that a stratum is believed to have had, for strong evidence and for weak, before anything of
 its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of what two families agree on."""
 _PROXY_PRIOR = (1.0, 4.0)
 _OWN = 5
 """Labels of its own that a stratum needs."""
-_COMPARED = 2
+_COMPARED = {True: 2, False: 8}
+_PROVED = 8
 """Comparisons after which a strong stratum is believed for a while."""
 _COMPARISONS_COUNT = 30
 """The labels that comparisons of a strong stratum count as at most, beside labels of its own."""
 _TOO_KIND = 1.5
 """Standard deviations by which the orchestrator's rejections may exceed what comparisons expect."""
-_UNPROVED, _UNPROVED_MORE = 40, 6
+_UNPROVED, _UNPROVED_MORE = {True: 40, False: 2}, {True: 6, False: 2}
 """Deliveries of a strong stratum before `_VERDICTS` verdicts, and so many more for each of them."""
 _VERDICTS = 8
 """Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
-_FEW_CHECKS, _MANY_CHECKS, _FIRST_CHECK, _CHECK = 12, 30, 0.5, 0.2
+_ALL_CHECKS, _CHECK = {True: 15, False: 100}, 0.2
 """Below the first number of labels an escalated item gets a verdict with the first probability, then with the second.
 Below the second number every audit is a verdict."""
 _LONGEST = 400
@@ -290,35 +291,12 @@ class RiskState:
     def basis(self, key: str) -> tuple[Moments, float, int]:
         """The same, the labels that it rests on, and how many deliveries it may carry (-1: any number)."""
         stratum = self.strata[key]
-        n, k = stratum.counted
-        direct, by_others = posterior(n, k, self._prior_with_comparisons(key, stratum)), stratum.compare()
-        seen_labels = n + stratum.verdicts
-        few = stratum.verdicts < _VERDICTS
-        if stratum.strong and stratum.compared >= _COMPARED and seen_labels < _VERDICTS:
-            # A free judge's yes and a comparison of another model: believed for a while, until verdicts can be paid.
-            seen = posterior(n + stratum.compared, k + stratum.worse, self._prior(key, stratum))
-            return seen, n + stratum.compared, _UNPROVED + int(_UNPROVED_MORE * seen_labels)
-        if by_others is None or (few and (n >= _OWN or stratum.compared < _VERDICTS)):
-            return direct, n, -1
-        if few:
-            # Verdicts are paid from savings, which only deliveries bring: comparisons alone open a few of them, and
-            # as many as the budget allows until a verdict can be paid.
-            return by_others, 0, 2 + 2 * int(stratum.verdicts + n)
-        best = min((direct, by_others), key=lambda moments: moments[1]) if n >= _OWN else by_others
-        return best, n + stratum.verdicts, -1
-
-    def _prior_with_comparisons(self, key: str, stratum: Stratum) -> tuple[float, float]:
-        """The prior of a stratum's own labels: comparisons of strong evidence count as a few labels at most."""
-        bad, good = self._prior(key, stratum)
-        if not stratum.strong or not stratum.compared:
-            return bad, good
-        n, k = stratum.counted
-        rate = stratum.worse / stratum.compared
-        if k > n * rate + _TOO_KIND * (n * rate * (1 - rate)) ** 0.5:
-            # The comparisons pass what the orchestrator rejects.
-            return bad, good
-        weight = min(1.0, _COMPARISONS_COUNT / stratum.compared)
-        return bad + weight * stratum.worse, good + weight * (stratum.compared - stratum.worse)
+        (n, k), prior = stratum.counted, self._prior(key, stratum)
+        least = _COMPARED[stratum.strong]
+        if n >= _PROVED or stratum.compared < least:
+            return posterior(n, k, prior), n, -1
+        seen = n + stratum.compared
+        return posterior(seen, k + stratum.worse, prior), seen, _UNPROVED[stratum.strong] + int(_UNPROVED_MORE[stratum.strong] * n)
 
     def _prior(self, key: str, stratum: Stratum) -> tuple[float, float]:
         """The pooled rate of the kind of signal, without the stratum itself, with the weight of a few labels."""
@@ -564,10 +542,4 @@ def _check_chance(stratum: Stratum, action: Action) -> float:
     For strong evidence it is asked for in place of the answer: it labels the stratum at random, whatever a
     comparison would say. Otherwise it follows a comparison that passed.
     """
-    if not stratum.strong:
-        return max(LEAST, 5.0 / (10 + stratum.verdicts))
-    labels = stratum.n + stratum.verdicts
-    if action == "audit":
-        # Trusted answers are where a lucky start must be noticed.
-        return 1.0 if labels < _MANY_CHECKS else _CHECK
-    return _FIRST_CHECK if labels < _FEW_CHECKS else _CHECK
+    return 1.0 if stratum.counted[0] < _ALL_CHECKS[action == "audit"] else _CHECK

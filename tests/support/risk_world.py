@@ -27,6 +27,9 @@ from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, obs
 
 __all__ = ["Task", "World", "learn"]
 
+_VERDICT, _VERDICT_HELD = 1.4, 6.0
+"""What a verdict costs, and what must have been saved before it is asked for, in paid answers of 40 tokens."""
+
 
 def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState, bool]:
     """Record a label and the end of its task, as if it were new; True when rejections raised a drift alarm."""
@@ -68,8 +71,8 @@ class World:
     seed: int
     comparer: tuple[float, float] | None = None
     """How often a comparison passes good and bad answers; None: every check is a verdict."""
-    floor: float = 0.05
-    """With comparisons: share of checks that are verdicts."""
+    saved: float = 0.0
+    """With comparisons: what deliveries without a check have saved, in paid answers."""
     kills: float = 0.0
     """How often a task is cut off after its ruling, and started again later."""
     abandons: float = 0.0
@@ -119,7 +122,7 @@ class World:
         wrong = random.Random(f"{self.seed}|{key}").random() < task.rate
         evidence = Evidence(
             task.use_case, task.signal, models=task.models, strong=task.strong,
-            auditable=task.auditable, price_class=task.price_class,
+            auditable=task.auditable, price_class=task.price_class, checks_saved=self._checks_saved,
         )  # fmt: skip
         if not in_order:
             yield self.rng.expovariate(1.0)
@@ -144,6 +147,7 @@ class World:
             yield self.rng.expovariate(0.02)
         self.rulings.append(ruling)
         if ruling.action == "deliver":
+            self.saved += 1.0
             self._learn(Label(ruling, None), key, number)
             self._deliver(task.use_case, task.rate if not ruling.resumed or self.kills else 0.0, wrong)
             return
@@ -152,10 +156,10 @@ class World:
             return
         if self.rng.random() < self.abandons:
             return
-        drawn = ruling.coin < self.floor or (task.strong and ruling.check > 0)
-        verdict = self.comparer is None or drawn
+        verdict = self.comparer is None or (ruling.check > 0 and self._checks_saved)
         yield self.rng.uniform(0.5, 1.5) * (slow if wrong and verdict else 1.0)
         if verdict:
+            self.saved -= _VERDICT
             self._learn(Label(ruling, not wrong, ended=False), key, number)
             yield 0.1
             self._learn(Label(ruling, not wrong), key, number)
@@ -163,9 +167,12 @@ class World:
             assert self.comparer is not None
             passed = self.rng.random() < self.comparer[wrong]
             self._learn(Label(ruling, passed, proxy=True, ended=False), key, number)
-            word = not wrong if passed and ruling.check else None
-            self._learn(Label(ruling, word), key, number)
+            self._learn(Label(ruling, None), key, number)
         self._deliver(task.use_case, 0.0, False)
+
+    @property
+    def _checks_saved(self) -> bool:
+        return self.comparer is None or self.saved >= _VERDICT_HELD
 
     def _rows_of(self, key: str) -> dict[str, TaskRow]:
         self.rows.setdefault(key, TaskRow())

@@ -37,7 +37,7 @@ PRICE = Price(Decimal(3), Decimal(15))
 _BYTES = 4.5
 """Bytes of a token of English text: a call is held at one token a byte."""
 _OVERHEAD, _SCHEMA = 300, 1200
-_VERDICT_PROMPT, _VERDICT_OUTPUT, _VERDICT_CAP, _ANSWER_CAP = 215, 20, 64, 2048
+_VERDICT_PROMPT, _VERDICT_OUTPUT, _VERDICT_CAP, _ANSWER_CAP = 169, 14, 64, 2048
 
 Draw = Callable[[random.Random], tuple[int, int]]
 
@@ -218,7 +218,7 @@ class _Task:
     def _verdict(self, index: int) -> None:
         answer = self.case.answers[index]
         read = _VERDICT_PROMPT + self.read + answer.length
-        bound = _bound(PRICE, read, _SCHEMA, _VERDICT_CAP)
+        bound = self.case.costs.verdict_bound(self.read, answer.length)
         if not self._extra(bound, PRICE.cost(Usage(read, output_tokens=_VERDICT_OUTPUT))):
             self.case = self.case.without_extras()
             return
