@@ -36,7 +36,7 @@ from tta_dev_primitives.flows.answers.hedging import hedged
 from tta_dev_primitives.flows.validation.case import Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence, EvidenceName
 from tta_dev_primitives.flows.validation.field_votes import FieldVotes, free_votes, same_fields
-from tta_dev_primitives.flows.validation.opinion_costs import FLOOR, tokens_of
+from tta_dev_primitives.flows.validation.opinion_costs import tokens_of
 from tta_dev_primitives.flows.validation.risk import Label, Ruling
 from tta_dev_primitives.flows.validation.statistics import price_class
 
@@ -215,21 +215,13 @@ def _as_before(case: Case) -> Step:
     return Answers(((before.model,),))
 
 
-def _compared(case: Case, own: int) -> FreeCompare | PaidVerdict | None:
-    """What a paid answer to an open task says of the free one: a cheap model compares the two, once.
-
-    A verdict looks at some of those that pass: how often a comparison passes bad answers must be known.
-    """
+def _compared(case: Case, own: int) -> FreeCompare | None:
+    """What a paid answer to an open task says of the free one: a cheap model compares the two, once."""
     ruling = case.ruling
-    if ruling is None or case.policy.mode != "adaptive" or ruling.evidence.answer == own:
-        return None
-    if case.answers[own].fields is not None:
+    if ruling is None or not ruling.compare or case.policy.mode != "adaptive" or case.comparisons:
         return None
     asked = ruling.evidence.answer
-    compared = case.comparison_of(asked)
-    if compared is not None:
-        return None
-    if orchestrator_accepts(case, asked) is not None:
+    if asked == own or case.answers[own].fields is not None or orchestrator_accepts(case, asked) is not None:
         return None
     models = tuple(c.model for c in case.comparers_for(asked))
     return FreeCompare(asked, own, models) if models else None
@@ -481,8 +473,7 @@ def _solve_rather(case: Case, answer: int, ruling: Ruling) -> bool:
     """Whether the orchestrator's own answer is asked for in place of a verdict: it is cheaper, or savings are short."""
     if not case.extras:
         return True
-    drawn = ruling.check > 0
-    if not case.can_solve or case.costs is None or drawn:
+    if ruling.check or not case.can_solve or case.costs is None:
         return False
     shown = case.answers[answer]
     return case.costs.answer_is_cheaper(shown.read or tokens_of(shown.text), shown.length, ruling.estimate)

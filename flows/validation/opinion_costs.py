@@ -12,13 +12,11 @@ from decimal import Decimal
 
 from tta_dev_primitives.config.models.targets import Price, Usage
 
-VERDICT_PROMPT = 169
-"""Tokens of a verdict's prompt beside the task and the answer, measured."""
-VERDICT_OUTPUT = 14
-_VERDICT_CAP, _BYTES, _OVERHEAD = 64, 4.5, 760
-"""A call is held at its cap of output tokens, one token a byte, and what providers add."""
-FLOOR = 0.05
-"""The least chance of a verdict where the answer is cheaper: verdicts keep the proxies honest."""
+VERDICT_PROMPT, VERDICT_OUTPUT = 169, 14
+"""Tokens of a verdict's prompt beside the task and the answer, and of a verdict: counted with two public tokenizers."""
+_VERDICT_CAP, _BYTES, _FIXED = 40, 4.5, 760
+"""A call is held at its cap of output tokens and one token a byte; `_FIXED`: bytes of the prompt, and what providers
+add."""
 
 _CLASSES = (64, 256, 1024)
 _MOST_RATIO = 2.0
@@ -88,7 +86,7 @@ class OpinionCosts:
     def verdict_bound(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD, about, that a verdict must have saved before it is asked for: what is held for it."""
         read = round((task_tokens + answer_tokens) * _BYTES)
-        return self.price.most(read + _OVERHEAD, _VERDICT_CAP)
+        return self.price.most(read + _FIXED, _VERDICT_CAP)
 
     def answer(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD expected for the orchestrator's own answer, from the length of the one that is there."""

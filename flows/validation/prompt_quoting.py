@@ -22,7 +22,7 @@ _CLOSE = rf"(?:(?:[{_GT}]{_GAP}){{2}}[{_GT}]|⋙|>{_GAP}≫)"
 _MARKER = re.compile(
     rf"{_OPEN}[^{_LT}{_GT}]{{0,120}}{_CLOSE}|{_OPEN}|{_CLOSE}|\[\s*tta\s*:\s*[a-z_]+\s*/\s*\d+\s*\]", re.I
 )
-_OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{32}>>>|\[tta:[a-z_]+/\d+\]", re.I)
+_OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{16}>>>|\[tta:[a-z_]+/\d+\]", re.I)
 # How model families mark who speaks, where a text or a turn ends, and what is a thought or a call of a tool.
 _ROLE = re.compile(
     r"<\|[^|<>\n]{0,40}\|>|\[\|[^|\[\]\n]{0,40}\|\]"  # ChatML, Llama, Phi, DeepSeek, Cohere, Granite; EXAONE, MOSS
@@ -59,12 +59,12 @@ _UNSEEN = re.compile(
 
 
 def nonce_for(*parts: str) -> str:
-    """32 hex digits that no part can contain."""
+    """16 hex digits that no part can contain: each costs tokens, five times a verdict."""
     digest = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
         digest.update(len(data).to_bytes(8, "big") + data)
-    return digest.hexdigest()[:32]
+    return digest.hexdigest()[:16]
 
 
 def plain(text: str) -> str:

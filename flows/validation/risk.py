@@ -38,23 +38,21 @@ _HOPELESS = 0.4
 _PRIORS = {True: (0.8, 10.0), False: (2.0, 2.0)}
 """Failures and successes that a stratum is believed to have had, for strong evidence and for weak, before anything of
 its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of what two families agree on."""
-_PROXY_PRIOR = (1.0, 4.0)
-_OWN = 5
-"""Labels of its own that a stratum needs."""
+_OWN, _PROVED = 5, 8
+"""Labels of its own that a stratum needs; where comparisons speak for it, so many."""
 _COMPARED = {True: 2, False: 8}
-_PROVED = 8
-"""Comparisons after which a strong stratum is believed for a while."""
-_COMPARISONS_COUNT = 30
-"""The labels that comparisons of a strong stratum count as at most, beside labels of its own."""
-_TOO_KIND = 1.5
-"""Standard deviations by which the orchestrator's rejections may exceed what comparisons expect."""
-_UNPROVED, _UNPROVED_MORE = {True: 40, False: 2}, {True: 6, False: 2}
-"""Deliveries of a strong stratum before `_VERDICTS` verdicts, and so many more for each of them."""
-_VERDICTS = 8
-"""Verdicts on answers that passed a comparison, below which comparisons alone are not believed."""
-_ALL_CHECKS, _CHECK = {True: 15, False: 100}, 0.2
-"""Below the first number of labels an escalated item gets a verdict with the first probability, then with the second.
-Below the second number every audit is a verdict."""
+"""Comparisons after which a strong or weak stratum is believed for a while."""
+_UNPROVED = {True: (20, 4), False: (2, 2)}
+"""Deliveries that comparisons may open before `_PROVED` labels, and so many more for each label."""
+_ALL_CHECKS, _CHECK = {"audit": 15, "escalate": 100}, 0.2
+"""Below so many labels every check is a verdict, where savings cover it; then so large a share."""
+_SAFETY, _FEW = 1.5, 30
+"""Standard deviations kept between the expected rejected deliveries and the budget; below so many labels two standard
+deviations are added to a stratum's estimate, then one (gate `balanced`)."""
+_AUDIT_GAIN, _AUDIT_HALF = 0.1, 15.0
+"""The part of the audit rate that risk adds, and after how many labels it has halved."""
+_PRICE = 3.2
+"""A stratum is delivered without a check while its estimate is below so many times `eps` (less below 0.1)."""
 _LONGEST = 400
 """Labels that one open verdict can hold back; then it counts as a rejection."""
 _AUDIT_PATIENCE = 1000.0
@@ -64,21 +62,12 @@ _RECENT = 25
 
 @dataclass(frozen=True, slots=True)
 class RiskPolicy:
-    """The rates of the risk ledger. All but `eps` and `gate` are settings of the method, not of the user."""
+    """What the risk ledger is asked to keep."""
 
     eps: float
     gate: Literal["balanced", "strict"] = "balanced"
-    safety: float = 1.5
-    """Standard deviations kept between the expected rejected deliveries and the budget (gate `balanced`)."""
-    few: int = 30
-    """Below so many labels two standard deviations are added to the estimate, then one (gate `balanced`)."""
     audit_floor: float = LEAST
     """Every trusted item is audited with at least this probability; the certificate rests on it."""
-    audit_gain: float = 0.1
-    audit_half: float = 15.0
-    """Labels after which the part of the audit rate that risk adds has halved."""
-    price: float = 3.2
-    """A stratum is delivered without a check while its estimate is below so many times `eps` (less below 0.1)."""
     drift_patience: float = 800.0
 
     def __post_init__(self) -> None:
@@ -90,7 +79,7 @@ class RiskPolicy:
     @property
     def worth(self) -> float:
         """The risk price: above this failure estimate a delivery without a check is not worth its saving."""
-        return min(_HOPELESS, self.price * self.eps * min(1.0, 10 * self.eps))
+        return min(_HOPELESS, _PRICE * self.eps * min(1.0, 10 * self.eps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,10 +98,10 @@ class Ruling:
     """An alarm was raised on this item: what was learned of its kind was reset first."""
     task: str = ""
     """The task's content key."""
-    coin: float = 1.0
-    """Uniform in [0, 1), independent of the audit's coin; the same whenever the task comes again."""
-    check: float = 0.0
-    """Probability of a verdict on an answer that passed a comparison, where one was drawn; 0: none."""
+    check: bool = False
+    """A verdict is asked for, as far as savings cover it, also where the orchestrator's own answer is cheaper."""
+    compare: bool = True
+    """A comparison of this answer with the orchestrator's would teach something."""
     order: int = 0
     """Which incarnation of the stratum decided."""
     place: int = -1
@@ -167,13 +156,8 @@ class Stratum:
     alarmed: bool = False
     """Labels have raised a drift alarm; the next one resets the stratum."""
     compared: int = 0
-    """Comparisons with the orchestrator's own answer, and those that failed."""
+    """Comparisons of free answers with the orchestrator's own, and those that failed."""
     worse: int = 0
-    verdicts: int = 0
-    """Verdicts on answers that passed a comparison; their inverse-probability weights, squared, and of rejections."""
-    weight: float = 0.0
-    squares: float = 0.0
-    bad_weight: float = 0.0
 
     @property
     def delta(self) -> float:
@@ -228,20 +212,6 @@ class Stratum:
         audits, alarm = watch(self.audits, bad=bad, patience=_AUDIT_PATIENCE)
         return replace(self, audits=audits, alarmed=self.alarmed or alarm)
 
-    def compare(self) -> Moments | None:
-        """The failure rate by comparisons: p = z + (1 - z) f, None without any.
-
-        z: rate of comparisons that fail; f: rate of rejected answers among those that passed and were judged, each
-        verdict weighted by 1 / its probability (Horvitz and Thompson), counted as W^2 / sum of squares of them.
-        """
-        if not self.compared:
-            return None
-        z, z_var = posterior(self.compared, self.worse, _PRIORS[True] if self.strong else _PROXY_PRIOR)
-        count = self.weight**2 / self.squares if self.squares else 0.0
-        bad = count * self.bad_weight / self.weight if self.weight else 0.0
-        f, f_var = posterior(count, bad, _PRIORS[True] if self.strong else _PROXY_PRIOR)
-        return z + (1 - z) * f, (1 - f) ** 2 * z_var + (1 - z) ** 2 * f_var
-
 
 @dataclass(frozen=True, slots=True)
 class RiskState:
@@ -288,15 +258,16 @@ class RiskState:
         """Mean and variance of the failure rate of a stratum (gate `balanced`)."""
         return self.basis(key)[0]
 
-    def basis(self, key: str) -> tuple[Moments, float, int]:
-        """The same, the labels that it rests on, and how many deliveries it may carry (-1: any number)."""
+    def basis(self, key: str) -> tuple[Moments, float, int | None]:
+        """The same, the labels that it rests on, and how many deliveries it may carry at most."""
         stratum = self.strata[key]
-        (n, k), prior = stratum.counted, self._prior(key, stratum)
-        least = _COMPARED[stratum.strong]
-        if n >= _PROVED or stratum.compared < least:
-            return posterior(n, k, prior), n, -1
+        (n, k), prior, strong = stratum.counted, self._prior(key, stratum), stratum.strong
+        if n >= _PROVED or stratum.compared < _COMPARED[strong]:
+            return posterior(n, k, prior), n, None
+        # Verdicts are paid from savings, which only deliveries bring: comparisons open a few.
         seen = n + stratum.compared
-        return posterior(seen, k + stratum.worse, prior), seen, _UNPROVED[stratum.strong] + int(_UNPROVED_MORE[stratum.strong] * n)
+        first, more = _UNPROVED[strong]
+        return posterior(seen, k + stratum.worse, prior), seen, first + int(more * n)
 
     def _prior(self, key: str, stratum: Stratum) -> tuple[float, float]:
         """The pooled rate of the kind of signal, without the stratum itself, with the weight of a few labels."""
@@ -356,7 +327,6 @@ def rule(
     policy: RiskPolicy,
     coin: float,
     *,
-    other: float = 1.0,
     check: float = 1.0,
     task: str = "",
 ) -> tuple[Ruling, RiskState]:
@@ -367,8 +337,7 @@ def rule(
         evidence: What speaks for the answer.
         policy: The rates.
         coin: Uniform in [0, 1), of this task alone: the audit's randomness, on which the certificate rests.
-        other: An independent coin, for the caller's own draws.
-        check: A third one: whether an answer that passes a comparison is judged as well.
+        check: An independent coin: whether the check is a verdict where an answer would be cheaper.
         task: The task's content key.
     """
     state = enrolled(state, evidence)
@@ -380,12 +349,13 @@ def rule(
     if policy.gate == "strict":
         trusted = trusted and stratum.counted[0] >= _OWN and mean <= _HOPELESS
     else:
-        doubt = 0.0 if most >= 0 else (2.0 if labels < policy.few else 1.0)
-        enough = stratum.unjudged < most or not evidence.checks_saved if most >= 0 else labels >= _OWN
+        if most is None:
+            doubt, enough = (2.0 if labels < _FEW else 1.0), labels >= _OWN
+        else:
+            doubt, enough = 0.0, stratum.unjudged < most or not evidence.checks_saved
         trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
     chance = _audit_chance(state, key, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
-    drawn = _check_chance(stratum, action)
     place = -1
     if action == "deliver":
         state = _charge(state, key)
@@ -394,8 +364,10 @@ def rule(
         state = _with(state, key, waiting)
         if action == "audit":
             state = replace(state, audit_bound=state.audit_bound.opened(chance))
-    ruling = Ruling(action, evidence, quality, mean, chance, task=task, coin=other, order=stratum.order)
-    return replace(ruling, place=place, check=drawn if check < drawn else 0.0), state
+    verdict = action != "deliver" and (stratum.counted[0] < _ALL_CHECKS[action] or check < _CHECK)
+    ruling = Ruling(action, evidence, quality, mean, chance, task=task, check=verdict)
+    compare = policy.gate == "balanced" and stratum.counted[0] < _PROVED
+    return replace(ruling, compare=compare, order=stratum.order, place=place), state
 
 
 def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> RiskState:
@@ -407,15 +379,8 @@ def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bo
     return _with(state, ruling.evidence.stratum, stratum)
 
 
-def judged(state: RiskState, ruling: Ruling, *, failed: bool, passed: bool = False) -> tuple[RiskState, bool]:
-    """Record the orchestrator's word on one answer.
-
-    Args:
-        state: What is known.
-        ruling: The item's ruling.
-        failed: Whether the answer was rejected.
-        passed: Whether the answer had passed a comparison, after which its verdict was drawn.
-    """
+def judged(state: RiskState, ruling: Ruling, *, failed: bool) -> tuple[RiskState, bool]:
+    """Record the orchestrator's word on one answer; True when rejections have raised an alarm."""
     key, signal = ruling.evidence.stratum, ruling.evidence.signal
     if ruling.action == "audit":
         audit_bound = state.audit_bound
@@ -432,16 +397,7 @@ def judged(state: RiskState, ruling: Ruling, *, failed: bool, passed: bool = Fal
     if stratum.order != ruling.order:
         # The word on an answer from before a reset says nothing of what came after.
         return _with(state, key, stratum), False
-    if passed:
-        weight = 1.0 / ruling.check if ruling.check else 1.0
-        stratum = replace(
-            stratum.settled(ruling.place, "-") if ruling.place >= 0 else stratum,
-            verdicts=stratum.verdicts + 1,
-            weight=stratum.weight + weight,
-            squares=stratum.squares + weight**2,
-            bad_weight=stratum.bad_weight + weight * failed,
-        ).watched(failed)
-    elif ruling.place >= 0:
+    if ruling.place >= 0:
         stratum = stratum.settled(ruling.place, "1" if failed else "0")
     else:
         stratum = replace(stratum, n=stratum.n + 1, k=stratum.k + failed).watched(failed)
@@ -502,7 +458,7 @@ def _affordable(state: RiskState, key: str, policy: RiskPolicy) -> bool:
     if account.items > account.window_items:
         spent.append(after.window_expected(use_case))
     return all(
-        mean + policy.safety * variance**0.5 <= budget
+        mean + _SAFETY * variance**0.5 <= budget
         for (mean, variance), budget in zip(spent, budgets, strict=False)
     )
 
@@ -512,7 +468,7 @@ def _audit_chance(state: RiskState, key: str, policy: RiskPolicy) -> float:
     rate = stratum.bound if policy.gate == "strict" else state.moments(key)[0]
     budget = policy.eps * (state.account(key.split("|", 1)[0]).items + 1)
     used = min(1.0, stratum.unjudged * rate / budget) if budget > 0 else 1.0
-    chance = policy.audit_gain * used * policy.audit_half / (policy.audit_half + stratum.n)
+    chance = _AUDIT_GAIN * used * _AUDIT_HALF / (_AUDIT_HALF + stratum.n)
     return min(1.0, max(policy.audit_floor, chance))
 
 
@@ -534,12 +490,3 @@ def _reset(state: RiskState, use_case: str, keys: list[str]) -> RiskState:
         strata[key] = Stratum(made, pooled=False, labelled=stratum.labelled, rejected=stratum.rejected)
     account = replace(account, mean=mean, variance=variance, alarms=account.alarms + 1)
     return replace(state, made=made, strata=strata, accounts={**state.accounts, use_case: account})
-
-
-def _check_chance(stratum: Stratum, action: Action) -> float:
-    """The probability of a verdict where the orchestrator's own answer would be cheaper: more at first.
-
-    For strong evidence it is asked for in place of the answer: it labels the stratum at random, whatever a
-    comparison would say. Otherwise it follows a comparison that passed.
-    """
-    return 1.0 if stratum.counted[0] < _ALL_CHECKS[action == "audit"] else _CHECK

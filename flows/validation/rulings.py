@@ -46,13 +46,13 @@ class Held:
     ruling: Ruling
     """Its evidence is not kept: it comes with the task."""
     labelled: bool = False
-    passed: bool | None = None
-    """How a comparison with the orchestrator's own answer went."""
+    compared: bool = False
+    """Its comparison with the orchestrator's own answer has been counted."""
     closed: Literal["", "-", "1"] = ""
     """The task ended without a label, and as what it counts; one that comes later still counts."""
 
 
-_KEPT = ("action", "quality", "estimate", "probability", "coin", "check", "order", "place")
+_KEPT = ("action", "quality", "estimate", "probability", "check", "compare", "order", "place")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class TaskRow:
     def to_json(self) -> str:
         """One line of JSON."""
         held = [
-            [[getattr(h.ruling, name) for name in _KEPT], h.labelled, h.passed, h.closed]
+            [[getattr(h.ruling, name) for name in _KEPT], h.labelled, h.compared, h.closed]
             for h in self.held.values()
         ]
         return json.dumps([self.observed, self.counted, held], separators=(",", ":"), allow_nan=False)
@@ -128,11 +128,10 @@ def rule_once(
         again = replace(held.ruling, evidence=evidence, drifted=drifted, resumed=True, task=task)
         return again, state, row
     # The order of the stratum's incarnation is its epoch: an alarm makes a new one.
-    audit, other, check = (
-        coin(secret, purpose, task, evidence.stratum, f"{month}.{order}")
-        for purpose in ("audit", "other", "check")
+    audit, check = (
+        coin(secret, purpose, task, evidence.stratum, f"{month}.{order}") for purpose in ("audit", "check")
     )
-    ruling, state = rule(state, evidence, policy, audit, other=other, check=check, task=task)
+    ruling, state = rule(state, evidence, policy, audit, check=check, task=task)
     return replace(ruling, drifted=drifted), state, row.keep(Held(ruling))
 
 
@@ -160,12 +159,12 @@ def _word(
     state: RiskState, held: Held, ruling: Ruling, label: Label, policy: RiskPolicy
 ) -> tuple[RiskState, Held, bool]:
     """Record the orchestrator's word, or a comparison, once."""
-    if held.labelled or (label.proxy and held.passed is not None):
+    if held.labelled or (label.proxy and held.compared):
         return state, held, False
     failed = not label.passed
     if label.proxy:
-        return compared(state, ruling, policy, failed=failed), replace(held, passed=not failed), False
+        return compared(state, ruling, policy, failed=failed), replace(held, compared=True), False
     if held.closed == "-" and ruling.place < state.strata[ruling.evidence.stratum].base:
         ruling = replace(ruling, place=-1)
-    state, alarm = judged(state, ruling, failed=failed, passed=bool(held.passed))
+    state, alarm = judged(state, ruling, failed=failed)
     return state, replace(held, labelled=True), alarm

@@ -30,7 +30,7 @@ VERDICT_SCHEMA: dict[str, Any] = {
     "required": ["score", "reason"],
     "additionalProperties": False,
 }
-_MOST_TOKENS = 64
+_MOST_TOKENS = 40
 _REASON = 400
 
 
@@ -52,7 +52,7 @@ def verdict_prompt(
     retry = " Your last reply was not readable." if again else ""
     user = (
         f"{quoted('task', task, nonce)}\n\n{quoted('answer', answer, nonce)}\n\n"
-        f'{rubric}{retry} Reply with JSON only: {{"score": 0.00, "reason": "at most 6 words"}}'
+        f'{rubric}{retry} Reply with JSON only: {{"score": 0.00, "reason": "one word"}}'
     )
     return system, user, nonce
 
@@ -70,7 +70,7 @@ def comparison_prompt(task: str, answer: str, reference: str, *, again: bool = F
         f"{quoted('task', task, nonce)}\n\n{quoted('reference', reference, nonce)}\n\n"
         f"{quoted('answer', answer, nonce)}\n\n"
         "Is the answer at least as good as the reference: as correct, as complete, doing what the task asks? "
-        f'Score 1 for yes, 0 for no.{retry} Reply with JSON only: {{"score": 0, "reason": "at most 6 words"}}'
+        f'Score 1 for yes, 0 for no.{retry} Reply with JSON only: {{"score": 0, "reason": "one word"}}'
     )
     return system, user, nonce
 
@@ -108,7 +108,8 @@ def _judging(system: str, user: str, target: Target) -> ChatRequest:
         messages=(Message("user", user),),
         system=system,
         max_output_tokens=min(target.max_output_tokens, _room(target)),
-        json_schema=VERDICT_SCHEMA,
+        # A schema costs a paid model hidden tokens, and a larger hold.
+        json_schema=VERDICT_SCHEMA if target.billing == "free" else None,
         schema_name=VERDICT_SCHEMA_NAME,
         thinking="low",
     )

@@ -37,7 +37,7 @@ PRICE = Price(Decimal(3), Decimal(15))
 _BYTES = 4.5
 """Bytes of a token of English text: a call is held at one token a byte."""
 _OVERHEAD, _SCHEMA = 300, 1200
-_VERDICT_PROMPT, _VERDICT_OUTPUT, _VERDICT_CAP, _ANSWER_CAP = 169, 14, 64, 2048
+_VERDICT_PROMPT, _VERDICT_OUTPUT, _VERDICT_CAP, _ANSWER_CAP = 169, 14, 40, 2048
 
 Draw = Callable[[random.Random], tuple[int, int]]
 

@@ -63,11 +63,11 @@ def says(case: Case, *answers: tuple[Candidate, str]) -> Case:
     return case
 
 
-def ruled(case: Case, action: Any, estimate: float = 0.1, coin: float = 1.0, check: float = 0.0) -> Case:
+def ruled(case: Case, action: Any, estimate: float = 0.1, *, check: bool = False) -> Case:
     """The case after the risk ledger's answer to the question it stands at."""
     step = next_step(case)
     assert isinstance(step, Consult), step
-    return case.with_ruling(Ruling(action, step.evidence, 0.9, estimate, 0.02, coin=coin, check=check))
+    return case.with_ruling(Ruling(action, step.evidence, 0.9, estimate, 0.02, check=check))
 
 
 def judged(case: Case, answer: int, by: Candidate, score: float | None) -> Case:
@@ -269,13 +269,13 @@ def test_an_open_audit_is_a_terse_verdict(score: float, end: Step) -> None:
 @pytest.mark.parametrize(
     ("wrote", "failure_rate", "asked"),
     [
-        (40, 0.05, "answer"),  # 0.00087 for the verdict, 0.00066 for the answer
-        (400, 0.05, "verdict"),  # 0.00195 against 0.95 x 0.00606
+        (40, 0.05, "answer"),  # 0.00090 for the verdict, 0.00066 for the answer
+        (400, 0.05, "verdict"),  # 0.00198 against 0.95 x 0.00606
         (400, 0.7, "answer"),  # 0.3 x 0.00606: a yes would be rare
     ],
 )
 def test_an_open_escalation_asks_for_the_cheaper_opinion(wrote: int, failure_rate: float, asked: str) -> None:
-    """3 and 15 USD a million tokens, a task of 20 tokens: a verdict reads 215 + 20 + the answer, and writes 20."""
+    """3 and 15 USD a million tokens, a task of 20 tokens: a verdict reads 169 + 20 + the answer, and writes 14."""
     case = open_(costs=COSTS).with_answer(Answer(G, "text", read=20, wrote=wrote))
     case = ruled(judged(case, 0, L, 0.95), "escalate", failure_rate)
     answer, verdict = PaidSolve(("claude",), "escalate"), PaidVerdict(0, ("claude",), "escalate")
@@ -291,11 +291,12 @@ def test_a_verdict_that_savings_do_not_cover_becomes_the_paid_answer() -> None:
     assert next_step(audited.without_extras()) == PaidSolve(("claude",), "audit")
 
 
-def test_the_floor_asks_for_a_verdict_although_the_answer_is_cheaper() -> None:
-    """Five tasks in a hundred, by the coin: what is known of verdicts must not end with the first doubt."""
+def test_a_drawn_check_is_a_verdict_although_the_answer_is_cheaper() -> None:
+    """The first labels of a kind must be the orchestrator's own word, not that of a free model that compares."""
     case = open_(costs=COSTS).with_answer(Answer(G, "text", read=20, wrote=40))
-    case = ruled(judged(case, 0, L, 0.95), "escalate", 0.05, coin=0.01)
+    case = ruled(judged(case, 0, L, 0.95), "escalate", 0.05, check=True)
     assert next_step(case) == PaidVerdict(0, ("claude",), "escalate")
+    assert next_step(case.without_extras()) == PaidSolve(("claude",), "escalate")
 
 
 def test_a_paid_answer_to_an_open_task_is_compared_with_the_free_one() -> None:
@@ -313,20 +314,6 @@ def test_a_paid_answer_to_an_open_task_is_compared_with_the_free_one() -> None:
     assert (label.passed, label.proxy) == (None, False)
     assert (proxy.passed, proxy.proxy, proxy.ended) == (False, True, False)
     assert next_step(case.without(["llama", "gemini"])) == Deliver(1, True, "paid", 1.0)
-
-
-def test_some_answers_that_pass_a_comparison_get_a_verdict_as_well() -> None:
-    """By the coin, and from savings only: how often comparisons pass bad answers must be known."""
-    case = judged(says(open_(), (G, "free")), 0, L, 0.95)
-    case = says(ruled(case, "escalate", check=0.2), (PAID, "paid"))
-    case = case.with_comparison(Comparison(0, L, passed=True))
-    assert next_step(case) == PaidVerdict(0, ("claude",), "audit")
-    assert next_step(case.without_extras()) == Deliver(1, True, "paid", 1.0)
-    seen = judged(case, 0, PAID, 0.1)
-    label, proxy = label_of(seen, next_step(seen)), compared_label(seen)
-    assert label is not None
-    assert proxy is not None
-    assert (label.passed, proxy.passed) == (False, True)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,12 @@ from attacks import FALSE_VERDICTS, attacks
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.blocks.ledger.cost_bound import input_token_bound
+from tta_dev_primitives.config.models.targets import Price, Target
 from tta_dev_primitives.flows.prompts import prompt
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.validation.copied_verdict import is_copied
+from tta_dev_primitives.flows.validation.opinion_costs import VERDICT_PROMPT, OpinionCosts
 from tta_dev_primitives.flows.validation.prompt_quoting import has_marker, nonce_for, quoted, without_markers
 from tta_dev_primitives.flows.validation.verdicts import (
     VERDICT_SCHEMA,
@@ -33,6 +35,7 @@ from tta_dev_primitives.flows.validation.verdicts import (
 )
 
 ATTACKS = dict(attacks())
+PRICE = Price(Decimal(3), Decimal(15))
 TASK = "What is six times seven?"
 JUDGE = Target("j", "groq", "j", "free", "K", "llama", None)
 
@@ -337,9 +340,19 @@ def test_the_nonce_is_different_for_each_answer_and_each_try() -> None:
 def test_the_prompt_names_itself_and_the_rubric_stands_last() -> None:
     """The first line is the prompt's version, and the rubric follows the answer."""
     system, user, _ = verdict_prompt(TASK, "42", ["names the product"])
-    assert system.splitlines()[0] == "[tta:verdict/1]"
-    assert prompt("verdict").version == 1
+    assert system.splitlines()[0] == "[tta:verdict/2]"
+    assert prompt("verdict").version == 2
     assert user.index("42") < user.index("names the product") < user.index("Reply with JSON only")
+
+
+def test_a_verdict_costs_what_the_machine_assumes() -> None:
+    """About 2.6 bytes a token of the fixed text, half of it codes; the hold covers it, and no schema is sent for money."""
+    request, _ = verdict_request(Item("1", "T" * 400), "A" * 600, replace(JUDGE, billing="paid"))
+    fixed = len(f"{request.system}{request.messages[0].content}") - 1000
+    assert 2.3 < fixed / VERDICT_PROMPT < 3.0
+    held = PRICE.most(input_token_bound(request), request.max_output_tokens)
+    assert held <= OpinionCosts(PRICE).verdict_bound(100, 150) < held * Decimal("1.2")
+    assert request.json_schema is None
 
 
 def test_the_schema_is_one_number_and_a_reason() -> None:

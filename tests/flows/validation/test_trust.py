@@ -83,7 +83,7 @@ async def test_a_repeated_or_restarted_task_meets_its_ruling_and_counts_once(dat
         rulings.append(ruling)
         await store.learn([Label(ruling, True, task=key, reused=n > 0)], POLICY)
     state = await store.state()
-    assert {(r.action, r.coin) for r in rulings} == {(rulings[0].action, rulings[0].coin)}
+    assert {(r.action, r.check) for r in rulings} == {(rulings[0].action, rulings[0].check)}
     assert (state.items, state.strata[AGREED.stratum].n) == (1, 1)
 
 
