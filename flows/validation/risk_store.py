@@ -24,12 +24,13 @@ _LOG = logging.getLogger("tta_dev_primitives.validation")
 T = TypeVar("T")
 
 
-def scope_of(orchestrator_key: str, policy: Policy, version: str = "risk/2") -> str:
+def scope_of(orchestrator_key: str, policy: Policy, *, made_by_0_1: bool = False) -> str:
     """What all trust depends on besides the answering models: who judges, by which prompts, at which threshold.
 
     The answering models' identities are part of each stratum's own key.
     """
-    parts = (version, orchestrator_key, versions(), f"{policy.threshold:.6f}", policy.gate)
+    version = ("risk/1", "plan/1 verdict/1") if made_by_0_1 else ("risk/3", versions())
+    parts = (version[0], orchestrator_key, version[1], f"{policy.threshold:.6f}", policy.gate)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
 
@@ -49,7 +50,9 @@ class RiskStore:
     @classmethod
     def of(cls, database: Database, orchestrator_key: str, policy: Policy) -> RiskStore:
         """The store of what an orchestrator says under a policy."""
-        return cls(database, scope_of(orchestrator_key, policy), scope_of(orchestrator_key, policy, "risk/1"))
+        return cls(
+            database, scope_of(orchestrator_key, policy), scope_of(orchestrator_key, policy, made_by_0_1=True)
+        )
 
     async def rule(
         self,

@@ -346,7 +346,7 @@ def test_the_prompt_names_itself_and_the_rubric_stands_last() -> None:
 
 
 def test_a_verdict_costs_what_the_machine_assumes() -> None:
-    """About 2.6 bytes a token of the fixed text, half of it codes; the hold covers it, and no schema is sent for money."""
+    """About 2.6 bytes a token of the fixed text; the hold covers it, and a paid judge gets no schema."""
     request, _ = verdict_request(Item("1", "T" * 400), "A" * 600, replace(JUDGE, billing="paid"))
     fixed = len(f"{request.system}{request.messages[0].content}") - 1000
     assert 2.3 < fixed / VERDICT_PROMPT < 3.0

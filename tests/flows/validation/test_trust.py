@@ -92,7 +92,9 @@ async def test_labels_of_version_0_1_begin_anew_and_that_is_said_once(
 ) -> None:
     """The document of the old scope is deleted, with one warning."""
     policy = Policy(0.85)
-    await DocumentStore(database).change(scope_of("key", policy, "risk/1"), lambda _: ('{"made": 1}', None))
+    await DocumentStore(database).change(
+        scope_of("key", policy, made_by_0_1=True), lambda _: ('{"made": 1}', None)
+    )
     for n in range(3):
         await RiskStore.of(database, "key", policy).rule([(f"t{n}", AGREED)], POLICY)
     assert [r.message for r in caplog.records].count(
