@@ -71,6 +71,8 @@ class Scenario:
     name: str
     config: OrchestrationConfig
     extra: tuple[str, ...] = ()
+    families: int | None = None
+    """Free models that are kept, in route order; None: all."""
 
     @classmethod
     def of(cls, path: Path, *extra: str) -> Scenario:
@@ -99,6 +101,9 @@ class Scenario:
         """The flow's rule on the file's names."""
         names = dict.fromkeys([*candidate_names(self.config, use_case), *self.extra])
         route = [MODELS[name] for name in names]
+        if self.families is not None:
+            kept = [c for c in route if c.billing == "free"][: self.families]
+            route = [c for c in route if c.billing == "paid" or c in kept]
         return tuple(sorted(route, key=lambda c: c.billing == "paid") if self.policy.prefer_free else route)
 
 
@@ -147,6 +152,8 @@ class Score:
     cost: Decimal = Decimal(0)
     baseline: Decimal = Decimal(0)
     paid_alone: Decimal = Decimal(0)
+    savings: list[float] = field(default_factory=list)
+    """The saving after each task."""
     rejected: int = 0
     ever_over: bool = False
     """More rejected than the budget allows at some moment after the first 100 tasks."""
@@ -279,6 +286,7 @@ class _Task:
         measured = own if solved else shown
         usage = Usage(measured["input_tokens"], output_tokens=measured["output_tokens"])
         score.baseline += PRICES[self.orchestrator.model].cost(usage)
+        score.savings.append(score.saving)
         score.ever_over |= score.tasks >= 100 and score.rejected > score.eps * score.tasks
 
 
