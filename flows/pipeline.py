@@ -231,7 +231,10 @@ async def _end(
 
 
 def _hold_back_paid(items: Sequence[Item], budget: BudgetState) -> None:
-    """With the month spent, what follows is free models only; the result says so."""
+    """The cases learn what the month has left. With all of it spent, what follows is free models only."""
+    left = None if budget.limit is None else budget.limit - budget.spent
+    for item in items:
+        item.case = replace(item.open_case, month_left=left)
     for item in items if budget.exhausted else ():
         item.refusal = item.refusal or budget.refusal()
         item.case = item.open_case.without_paid()

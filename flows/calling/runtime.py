@@ -317,7 +317,7 @@ class Runtime:
         if orchestrator.billing == "free" or orchestrator.price is None:
             return None
         lengths = await self.ledger.answer_lengths(orchestrator.key)
-        return OpinionCosts(orchestrator.price, LengthRatios(lengths))
+        return OpinionCosts(orchestrator.price, LengthRatios(lengths), orchestrator.max_output_tokens)
 
     async def rule(
         self, items: Sequence[tuple[str, Evidence]], observed: Sequence[tuple[str, Evidence]] = ()

@@ -173,6 +173,8 @@ class Case:
     """The month's savings may cover a verdict; False once they did not."""
     savings: Decimal | None = None
     """USD that the month had saved when the task began; None: not known."""
+    month_left: Decimal | None = None
+    """USD of the month's budget that are not spent; None: no limit, or not known."""
     coin: float = 0.5
     """Uniform in [0, 1), drawn for this task alone: whether something is tried for what it teaches."""
     short_sighted: frozenset[str] = frozenset()

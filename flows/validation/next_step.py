@@ -340,7 +340,7 @@ def _field_evidence(case: Case, readable: Sequence[int], votes: FieldVotes, *, a
         pair=pair,
         disagreed=disagreed,
         strong=agreed,
-        auditable=case.can_solve,
+        auditable=_auditable(case, votes.best, case.can_solve),
     )
 
 
@@ -363,7 +363,7 @@ def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], 
         pair=pair,
         disagreed=disagreed,
         strong=agreed,
-        auditable=case.can_solve,
+        auditable=_auditable(case, min(group), case.can_solve),
     )
 
 
@@ -412,7 +412,7 @@ def _judge_open(case: Case) -> Step:
                     sorted([*_identities(case, [best]), *([free.by.key or free.by.model] if free else [])])
                 ),
                 strong=free is not None,
-                auditable=case.can_solve or case.can_judge,
+                auditable=_auditable(case, best, case.can_solve or case.can_judge),
                 price_class=_price_class(case, best),
                 checks_saved=_checks_saved(case, best),
             )
@@ -422,6 +422,15 @@ def _judge_open(case: Case) -> Step:
     if case.ruling.action == "deliver":
         return Deliver(best, True, evidence, quality)
     return _paid_opinion(case, best, evidence, quality)
+
+
+def _auditable(case: Case, answer: int, able: bool) -> bool:
+    """Whether a check of this answer is possible, and the month's budget has left what is held for it."""
+    if not able or case.month_left is None or case.costs is None:
+        return able
+    shown = case.answers[answer]
+    read = shown.read or tokens_of(shown.text)
+    return case.costs.check_bound(read, shown.length, closed=case.closed) <= case.month_left
 
 
 def _price_class(case: Case, answer: int) -> str:

@@ -77,6 +77,8 @@ class OpinionCosts:
 
     price: Price
     ratios: LengthRatios = field(default_factory=LengthRatios)
+    most_tokens: int = 2048
+    """Output tokens at which an answer is held."""
 
     def verdict(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD expected for a verdict."""
@@ -87,6 +89,11 @@ class OpinionCosts:
         """USD, about, that a verdict must have saved before it is asked for: what is held for it."""
         read = round((task_tokens + answer_tokens) * _BYTES)
         return self.price.most(read + _FIXED, _VERDICT_CAP)
+
+    def check_bound(self, task_tokens: int, answer_tokens: int, *, closed: bool) -> Decimal:
+        """USD, about, that are held for the cheaper check: a solution, or for an open task a verdict."""
+        solution = self.price.most(round(task_tokens * _BYTES) + _FIXED, self.most_tokens)
+        return solution if closed else min(solution, self.verdict_bound(task_tokens, answer_tokens))
 
     def answer(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD expected for the orchestrator's own answer, from the length of the one that is there."""

@@ -282,6 +282,19 @@ def test_an_open_escalation_asks_for_the_cheaper_opinion(wrote: int, failure_rat
     assert next_step(case) == (answer if asked == "answer" else verdict)
 
 
+@pytest.mark.parametrize(
+    ("wrote", "left", "auditable"), [(40, "0.01", True), (40, "0.003", False), (4000, "0.01", False)]
+)
+def test_an_answer_whose_check_the_month_cannot_pay_is_not_trusted(
+    wrote: int, left: str, auditable: bool
+) -> None:
+    """Long answers near the end of the budget: seen before any check is refused."""
+    case = open_(costs=COSTS, month_left=Decimal(left)).with_answer(Answer(G, "text", read=20, wrote=wrote))
+    step = next_step(judged(case, 0, L, 0.95))
+    assert isinstance(step, Consult)
+    assert step.evidence.auditable == auditable
+
+
 def test_a_verdict_that_savings_do_not_cover_becomes_the_paid_answer() -> None:
     """Never dearer than the orchestrator alone: its answer at once, which is what it alone would have cost."""
     case = open_(costs=COSTS).with_answer(Answer(G, "text", read=20, wrote=400))
