@@ -236,7 +236,7 @@ def _answer(out: Console, result: OrchestrationResult, seconds: float) -> None:
     text = " ".join(result.content.split())
     out.print("  ", Text("✓", "green"), text[:70] + ("…" if len(text) > 70 else ""))
     mark = "accepted" if result.accepted else "not accepted"
-    shown = f"{mark} by {result.evidence} · {result.model} · {usd(result.cost_usd)} · {seconds:.1f} s"
+    shown = f"{mark} ({result.basis}) · {result.model} · {usd(result.cost_usd)} · {seconds:.1f} s"
     _say(out, shown, indent="   ", style="dim")
 
 
