@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from tta_dev_primitives.flows.bulk.output import OutputError
 _FIRST, _LAST = ("id",), ("accepted", "error")
 _ANSWER = "answer"
 """The column of answers that are no objects."""
-_STARTS_A_FORMULA = tuple("=+-@\t\r\n＝＋－＠")
+_STARTS_A_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
+"""What a spreadsheet may pass over stands in front of it."""
 
 
 def is_csv(path: Path) -> bool:
@@ -49,7 +51,7 @@ def cell(value: Any) -> str:
     if value is None:
         return ""
     if isinstance(value, str):
-        return f"'{value}" if value.startswith(_STARTS_A_FORMULA) else value
+        return f"'{value}" if _STARTS_A_FORMULA.match(value) else value
     return json.dumps(value, ensure_ascii=False)
 
 

@@ -32,6 +32,7 @@ _DRESS = re.compile(r"[`*_\[\]|]+")
 _PLACE = re.compile(
     r"^(?P<path>.+?):L?(?P<first>\d+)(?:\s*(?:-|–|\.\.|to)\s*L?(?P<last>\d+)|:\d+)?(?=[\s:;,)(–—-]|$)"
 )
+_LIVE = re.compile(r"(?<=\])(?=[(\[:])|(?<=<)(?=[A-Za-z/!?])")
 _LINK = re.compile(r"\]\([^)\s]*\)")
 _SAYS = re.compile(
     rf"^\W*(?:severity\W+)?(?P<severity>{'|'.join(_SYNONYMS)})\b\W*(?P<message>.*)$", re.I | re.S
@@ -92,7 +93,12 @@ def markdown(findings: Sequence[Finding]) -> str:
         + (f" To fix: {_one_line(one.suggestion)}" if one.suggestion else "")
         for one in findings
     ]
-    return "\n".join(lines) or "No findings."
+    return inert("\n".join(lines)) or "No findings."
+
+
+def inert(text: str) -> str:
+    """The text without links, pictures and HTML: a space stands where they would begin."""
+    return _LIVE.sub(" ", text)
 
 
 def github(findings: Sequence[Finding]) -> str:
@@ -119,7 +125,9 @@ def sarif(findings: Sequence[Finding], *, version: str) -> dict[str, Any]:
         {
             "ruleId": f"review-{one.severity}",
             "level": _SARIF_LEVEL[one.severity],
-            "message": {"text": one.message + (f" To fix: {one.suggestion}" if one.suggestion else "")},
+            "message": {
+                "text": inert(one.message + (f" To fix: {one.suggestion}" if one.suggestion else ""))
+            },
             "locations": [
                 {
                     "physicalLocation": {

@@ -18,7 +18,14 @@ from tta_dev_primitives.config.options import ReviewConfig
 from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.runtime import current_runtime
 from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, to_review
-from tta_dev_primitives.flows.jobs.findings import Finding, markdown, problems_of, read_findings, worst_first
+from tta_dev_primitives.flows.jobs.findings import (
+    Finding,
+    inert,
+    markdown,
+    problems_of,
+    read_findings,
+    worst_first,
+)
 from tta_dev_primitives.flows.jobs.job import (
     JobPart,
     JobResult,
@@ -122,6 +129,6 @@ async def _check(change: FileChange, review: str) -> Sequence[str]:
 
 def _markdown(parts: Sequence[PartResult], found: Sequence[Sequence[Finding]]) -> str:
     return "\n".join(
-        f"## {part.name}\n\n{markdown(findings) if part.result else f'Not reviewed: {part.error}'}\n"
+        f"## {inert(part.name)}\n\n{markdown(findings) if part.result else f'Not reviewed: {part.error}'}\n"
         for part, findings in zip(parts, found, strict=True)
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -189,6 +190,17 @@ def test_formats_for_other_tools() -> None:
     )
     assert second.startswith("::notice file=c.py,line=1,")
     assert markdown(FINDINGS).splitlines()[0] == "- a b.py:3-4: high: 50 % off ::error::x To fix: y"
+
+
+def test_a_finding_holds_no_link_picture_or_html() -> None:
+    """What a hostile change made the model write is posted under a pull request and shown by code scanning."""
+    text = "See [here](http://e.x) ![p](http://e.x/p) <img src=x> <http://e.x> [a][b] if a < b: return x[0]"
+    found = [
+        Finding(path="a[b](c).py", first_line=1, last_line=1, severity="low", message=text, suggestion=text)
+    ]
+    for shown in (markdown(found), sarif(found, version="1")["runs"][0]["results"][0]["message"]["text"]):
+        assert not re.search(r"\]\(|\]\[|<[a-z]", shown)
+        assert "if a < b: return x[0]" in shown
 
 
 def test_levels() -> None:
