@@ -16,7 +16,7 @@ from typing import Any
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.fields import field_paths
 from tta_dev_primitives.flows.answers.output_type import OutputType
-from tta_dev_primitives.flows.bulk.output import OutputError
+from tta_dev_primitives.flows.bulk.output import OutputError, open_new
 
 _FIRST, _LAST = ("id",), ("accepted", "error")
 _ANSWER = "answer"
@@ -37,6 +37,10 @@ def jsonl_beside(target: Path) -> Path:
         ConfigError: The CSV is there and is not of such a job: it would be overwritten.
     """
     beside = target.with_name(target.name + ".jsonl")
+    if beside.is_symlink():
+        raise ConfigError(
+            f"{beside}: is a symbolic link; it is not followed. Remove it, or choose another --out."
+        )
     if target.is_dir():
         raise ConfigError(f"{target}: is a folder. Give --out the name of a file in it.")
     if target.exists() and target.stat().st_size and not beside.exists():
@@ -73,7 +77,7 @@ def write_csv(results: Path, target: Path, schema: OutputType | None) -> None:
     taken = (*_FIRST, *_LAST)
     head = [*_FIRST, *(f"data.{name}" if name in taken else name for name in columns), *_LAST]
     try:
-        with open(fresh, "w", encoding="utf-8", newline="") as file:
+        with open(open_new(fresh), "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(map(cell, head))
             for line in _lines(results):

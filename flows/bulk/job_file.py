@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
-from tta_dev_primitives.flows.bulk.output import OutputError
+from tta_dev_primitives.flows.bulk.output import OutputError, open_new
 
 _MOST_RUNS = 10_000
 
@@ -77,7 +77,8 @@ class JobFile(BaseModel):
         fresh = path.with_name(path.name + ".tmp")
         self.flow_run_ids = self.flow_run_ids[-_MOST_RUNS:]
         try:
-            fresh.write_text(json.dumps(self.model_dump(mode="json"), indent=1) + "\n", encoding="utf-8")
+            with open(open_new(fresh), "w", encoding="utf-8") as file:
+                file.write(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
             os.replace(fresh, path)
         except OSError as error:
             fresh.unlink(missing_ok=True)

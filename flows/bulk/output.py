@@ -19,6 +19,7 @@ from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
+_BEGINS = b'{"id": '
 _BLOCK = 1024 * 1024
 
 
@@ -156,6 +157,8 @@ class Output:
             for line in file:
                 number += 1
                 if not line.endswith(b"\n"):
+                    if not _is_torn(line):
+                        _read_line(line, self.path, number)
                     break
                 name, failed, digest = _read_line(line, self.path, number)
                 self._note(name, self._end, len(line), failed, digest)
@@ -207,7 +210,7 @@ class Output:
     def _replace(self, lines: Iterator[tuple[int, int]]) -> None:
         fresh = self.path.with_name(self.path.name + ".tmp")
         try:
-            with open(self.path, "rb") as old, open(fresh, "wb", buffering=_BLOCK) as new:
+            with open(self.path, "rb") as old, open(open_new(fresh), "wb", buffering=_BLOCK) as new:
                 os.fchmod(new.fileno(), os.fstat(old.fileno()).st_mode & 0o777)
                 for at, size in lines:
                     old.seek(at)
@@ -234,13 +237,19 @@ class Output:
         os.close(self._lock_fd)
 
 
+def open_new(path: Path) -> int:
+    """A file that was not there before, for writing: a link that came with the folder is removed, not followed."""
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+
 def _lock(path: Path, output: Path) -> int:
     while True:
         try:
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
         except OSError as error:
             raise ConfigError(
-                f"{output}: cannot be written: {error.strerror}. Choose another --out."
+                f"{output}: cannot be written: {path.name}: {error.strerror}. Remove it, or choose another --out."
             ) from None
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -260,6 +269,11 @@ def _lock(path: Path, output: Path) -> int:
             os.write(fd, f"{os.getpid()}\n".encode())
             return fd
         os.close(fd)
+
+
+def _is_torn(line: bytes) -> bool:
+    """Whether the end of a file is a result that was not written whole; zeros are what a power failure leaves."""
+    return line[: len(_BEGINS)] == _BEGINS[: len(line)] or not line.strip(b"\0")
 
 
 def _read_line(line: bytes, path: Path, number: int) -> tuple[str, bool, str]:

@@ -20,6 +20,7 @@ from pydantic import BaseModel
 from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.job_file import JobFile
+from tta_dev_primitives.flows.bulk.output import open_new
 from tta_dev_primitives.flows.bulk.reader import Record, record_of
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
@@ -154,7 +155,8 @@ class ShardFiles:
         """
         files = cls(output)
         try:
-            files.folder.mkdir(exist_ok=True)
+            # A link that came with the folder is not followed.
+            files.folder.mkdir(exist_ok=not files.folder.is_symlink())
             text = (files.folder / "shards.json").read_bytes()
         except FileNotFoundError:
             return files
@@ -173,9 +175,13 @@ class ShardFiles:
     def split(self, records: Iterable[Record], count: int, job: JobFile) -> list[Shard]:
         """Deal records out to `count` new shards, each with the job's plan; fewer when there are fewer records."""
         made = [self._shard(len(self.shards) + n) for n in range(count)]
+        for shard in made:
+            shard.target.unlink(missing_ok=True)
         with ExitStack() as open_files:
-            sources = [open_files.enter_context(open(shard.source, "wb")) for shard in made]
-            lines = [open_files.enter_context(open(shard.lines, "w", encoding="ascii")) for shard in made]
+            sources = [open_files.enter_context(open(open_new(shard.source), "wb")) for shard in made]
+            lines = [
+                open_files.enter_context(open(open_new(shard.lines), "w", encoding="ascii")) for shard in made
+            ]
             for n, record in enumerate(records):
                 part = n % count
                 made[part].places[record.id] = (sources[part].tell(), record.number)
@@ -194,7 +200,8 @@ class ShardFiles:
         """Remember which flow run carries which shard, whole or not at all."""
         path = self.folder / "shards.json"
         fresh = path.with_name("shards.json.tmp")
-        fresh.write_text(_Runs(runs=[shard.run_id for shard in self.shards]).model_dump_json() + "\n")
+        with open(open_new(fresh), "w", encoding="ascii") as file:
+            file.write(_Runs(runs=[shard.run_id for shard in self.shards]).model_dump_json() + "\n")
         os.replace(fresh, path)
 
     def remove(self) -> None:

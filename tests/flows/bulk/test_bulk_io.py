@@ -18,9 +18,12 @@ from hypothesis import strategies as st
 
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.bulk.csv_output import jsonl_beside, write_csv
 from tta_dev_primitives.flows.bulk.file_job import FileJob
+from tta_dev_primitives.flows.bulk.job_file import JobFile
 from tta_dev_primitives.flows.bulk.output import JobBusyError, Output, OutputError
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, read_records, record_of
+from tta_dev_primitives.flows.bulk.shard_files import ShardFiles
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 
 
@@ -173,13 +176,41 @@ def test_a_half_written_line_is_cut_off(tmp_path: Path, cut: int) -> None:
     assert ids_in(target) == ["1"]
 
 
-def test_a_file_that_is_no_output_is_left_alone(tmp_path: Path) -> None:
-    """Another file given as --out by mistake is neither read as results nor changed."""
+@pytest.mark.parametrize("text", ["my notes\n", "my notes", '{"key": 1}', "{", '{"id": "1", "error": null'])
+def test_a_file_that_is_no_output_is_left_alone(tmp_path: Path, text: str) -> None:
+    """Another file given as --out by mistake is neither read as results nor changed; a torn result is."""
     target = tmp_path / "notes.txt"
-    target.write_text("my notes\n")
+    target.write_text(text)
+    if '{"id": '.startswith(text[:7]):
+        Output(target)
+        assert target.read_text() == ""
+        return
     with pytest.raises(ConfigError, match=r"line 1.*left as it is"):
         Output(target)
-    assert target.read_text() == "my notes\n"
+    assert target.read_text() == text
+
+
+def test_links_beside_the_output_are_not_followed(tmp_path: Path) -> None:
+    """A folder that was cloned may hold links where a job keeps its lock and its other files."""
+    victim, target = tmp_path / "victim", tmp_path / "out.csv"
+    victim.write_text("precious")
+    for name in ("out.csv.jsonl.tmp", "out.csv.tmp", "out.csv.jsonl.job.json.tmp", "out.csv.jsonl.shards"):
+        (tmp_path / name).symlink_to(victim if "shards" not in name else tmp_path)
+    beside = jsonl_beside(target)
+    with Output(beside) as output:
+        output.write(Record(1, "1", "a"), result(), None)
+        output.finish(ordered=True)
+    JobFile(input="in", config_digest="").write(beside)
+    write_csv(beside, target, None)
+    with pytest.raises(ConfigError, match="shards: File exists"):
+        ShardFiles.open(beside)
+    for name in ("out.csv.jsonl.lock", "other.csv.jsonl"):
+        (tmp_path / name).symlink_to(victim)
+    with pytest.raises(ConfigError, match=r"out\.csv\.jsonl\.lock: Too many levels of symbolic links"):
+        Output(beside)
+    with pytest.raises(ConfigError, match="is a symbolic link"):
+        jsonl_beside(tmp_path / "other.csv")
+    assert victim.read_text() == "precious"
 
 
 def test_a_second_process_is_refused_and_a_killed_one_frees_the_job(tmp_path: Path) -> None:
