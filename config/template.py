@@ -102,17 +102,20 @@ def ignore_in_git(name: str) -> bool:
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     if root is None:
         return False
-    rules: set[str] = set()
-    for folder in {here, root}:
+    text, covered, rules = "", False, {name, f"{name}*", f"*{name}", f"**/{name}"}
+    for folder in dict.fromkeys((root, here)):
         path = folder / ".gitignore"
-        if path.is_file():
-            rules |= {line.strip().strip("/") for line in path.read_text("utf-8", "replace").splitlines()}
-    if rules & {name, f"{name}*", f"*{name}", f"**/{name}"}:
+        text = path.read_text("utf-8", "replace") if path.is_file() else ""
+        for line in map(str.strip, text.splitlines()):
+            if line.removeprefix("!").strip("/") in rules:
+                covered = not line.startswith("!")
+    if covered:
         return False
     path = here / ".gitignore"
     try:
-        text = path.read_text("utf-8", "replace") if path.is_file() else ""
-        with path.open("a", encoding="utf-8", newline="\n") as stream:
+        # As git does: a link is not followed.
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o644)
+        with open(descriptor, "a", encoding="utf-8", newline="\n") as stream:
             stream.write(("" if not text or text.endswith("\n") else "\n") + f"{name}\n")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}. Add {name} to it.") from None

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.template import ignore_in_git
 from tta_dev_primitives.flows.jobs.sources import git_diff
 
 CONFIG = """orchestration:
@@ -121,3 +123,37 @@ def test_a_repositorys_settings_run_no_program(tmp_path: Path) -> None:
     assert not (tmp_path / "PWNED").exists()
     subprocess.run(["git", "-C", str(tmp_path), "diff", "HEAD"], check=False, capture_output=True)
     assert (tmp_path / "PWNED").exists(), "git by itself runs them"
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, ".env\n"),
+        ("*.pyc", "*.pyc\n.env\n"),
+        ("/.env\n", "/.env\n"),
+        (".env\n!.env\n", ".env\n!.env\n.env\n"),
+        ("!.env\n.env*\n", "!.env\n.env*\n"),
+    ],
+)
+def test_keys_are_kept_out_of_git(
+    before: str | None, after: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where a later rule takes `.env` in again."""
+    (tmp_path / ".git").mkdir()
+    monkeypatch.chdir(tmp_path)
+    if before is not None:
+        Path(".gitignore").write_text(before)
+    ignore_in_git(".env")
+    ignore_in_git(".env")
+    assert Path(".gitignore").read_text() == after
+
+
+def test_a_linked_gitignore_is_not_written_through(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cloned folder chooses no file of the user's that is appended to."""
+    (tmp_path / "clone" / ".git").mkdir(parents=True)
+    (tmp_path / ".bashrc").write_text("# mine\n")
+    monkeypatch.chdir(tmp_path / "clone")
+    Path(".gitignore").symlink_to("../.bashrc")
+    with pytest.raises(ConfigError, match=r"symbolic links\. Add \.env to it"):
+        ignore_in_git(".env")
+    assert (tmp_path / ".bashrc").read_text() == "# mine\n"
