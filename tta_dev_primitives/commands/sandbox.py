@@ -42,12 +42,16 @@ def announcement(sandbox: Sandbox, written: Path | None = None) -> str:
 
     width = max(map(len, BASE_PATHS))
     addresses = "\n".join(f"  {name:<{width}}  {sandbox.base_url(name)}" for name in BASE_PATHS)
-    config = f"It is in {written}." if written else f"Put this into a file:\n\n{snippet(sandbox, _KEY)}"
+    config = (
+        f"The configuration is in {written}."
+        if written
+        else f"Put this configuration into a file:\n\n{snippet(sandbox, _KEY)}"
+    )
     return (
-        f"Sandbox provider on {sandbox.url}. Any key is taken, answers are labelled [sandbox], nothing is "
-        "paid.\n\n"
+        f"Sandbox provider on {sandbox.url}. It takes any key.\n"
+        "Its answers are labelled [sandbox]. Nothing is paid.\n\n"
         f"Base URLs, as each official SDK takes them:\n{addresses}\n\n"
-        "A configuration to try it with needs some text as its key, in the other terminal:\n"
+        "In the other terminal:\n"
         f"  export {_KEY}=sandbox\n{config}\n\n"
         "Ctrl-C stops it."
     )
