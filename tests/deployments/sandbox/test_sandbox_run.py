@@ -56,7 +56,7 @@ def test_the_configuration_is_written_and_never_over_another(tmp_path: Path) -> 
     """`--write-config` makes the folder and the file; one that is there stays, and that is said."""
     path = tmp_path / ".tta" / "c.yaml"
     said = said_by_tta_sandbox(path)
-    assert f"  export SANDBOX_API_KEY=sandbox\nIt is in {path}." in said
+    assert f"  export SANDBOX_API_KEY=sandbox\nThe configuration is in {path}." in said
     config = load_orchestration_config(path, use_env_overrides=False)
     assert all(e.base_url and e.base_url.startswith("http://127.0.0.1:") for e in config.executors)
     assert {e.api_key_env for e in (config.orchestrator, *config.executors)} == {"SANDBOX_API_KEY"}
