@@ -136,3 +136,22 @@ def test_usage_mistakes_cost_no_start(job_in: Callable[[str], BulkProcess]) -> N
         assert word in ended.stderr
         assert ended.stderr.count("\n") == 1
     assert job.sandbox.calls == []
+
+
+def test_ctrl_c_leaves_a_batch_at_the_provider(
+    job_in: Callable[[str], BulkProcess], sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """SIGINT while verdicts wait in a batch: it is not canceled, and the same command collects it."""
+    sandbox.use(parse_scenario("batches: {delay: 12}"))
+    job = job_in("a")
+    job.write_tasks(3)
+    # Three answers, the look at the list, and the submission.
+    code, said = job.stop_after(4, signal.SIGINT, "--batch")
+    assert code == 130, said
+    ended = job.run("--batch", "--json")
+    assert ended.returncode == 0, ended.stderr
+    assert json.loads(ended.stdout)["accepted"] == 3
+    endpoints = Counter(call.endpoint for call in sandbox.calls if call.provider == "anthropic")
+    assert endpoints["chat"] == 3
+    assert all(call.batch for call in sandbox.calls if call.provider == "anthropic" and call.billed)
+    assert sum(job.settled(tmp_path / "ledger.db").values()) == 3
