@@ -147,7 +147,7 @@ ROWS: tuple[Row, ...] = (
             Fault(name="refused", place="closed port", **{**_CONNECT, "recovers": False}),
             Fault(name="no such host", place="unknown host", scheme="https", **{**_CONNECT, "recovers": False}),
             Fault(
-                name="no TLS there", serve=_connection(f.never_reads), scheme="https", timeout_s=1.0,
+                name="no TLS there", serve=_connection(f.never_reads), scheme="https", timeout_s=2.0,
                 **{**_CONNECT, "recovers": False},
             ),
             Fault(
@@ -160,7 +160,7 @@ ROWS: tuple[Row, ...] = (
         number=2,
         title="connect timeout",
         faults=(
-            Fault(name="full backlog", place="full backlog", timeout_s=1.0, **{**_CONNECT, "recovers": False}),
+            Fault(name="full backlog", place="full backlog", timeout_s=2.0, **{**_CONNECT, "recovers": False}),
         ),
     ),
     Row(
