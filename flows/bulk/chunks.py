@@ -15,7 +15,7 @@ LEARNT = 120
 
 
 def whole_chunk(concurrency: int) -> int:
-    """Tasks of a whole chunk. A slow job has small ones: a chunk's results come together."""
+    """Tasks of a whole chunk: they are planned together, and those answered at about the same time validated."""
     return max(min(100, 2 * concurrency), concurrency)
 
 

@@ -195,20 +195,20 @@ def _print_report(report: BulkReport, tasks: Path) -> None:
     before += f" · {unaccepted} not accepted" if unaccepted else ""
     out.print(
         f"{report.done} done{before} · {report.failed} failed · {report.left} left · {report.seconds:.1f} s · "
-        f"cost {usd(report.cost_usd)} · {_alone(report)} · "
-        f"saved {report.savings_ratio:.0%}"
+        f"cost {usd(report.cost_usd)}{_saved(report)}"
     )
     for warning in report.warnings:
         out.print(f"warning: {warning}")
     out.print(_next_step(report))
 
 
-def _alone(report: BulkReport) -> str:
+def _saved(report: BulkReport) -> str:
     """What the paid model alone would have cost; the saving is against its batch price where that was paid."""
-    alone = usd(report.baseline_cost_usd)
-    if report.baseline_one_by_one_usd is None:
-        return f"paid model alone {alone}"
-    return f"paid model alone {alone} in batches ({usd(report.baseline_one_by_one_usd)} one by one)"
+    if not report.baseline_cost_usd:
+        return ""
+    one_by_one = report.baseline_one_by_one_usd
+    batches = "" if one_by_one is None else f" in batches ({usd(one_by_one)} one by one)"
+    return f" · paid model alone {usd(report.baseline_cost_usd)}{batches} · saved {report.savings_ratio:.0%}"
 
 
 def _next_step(report: BulkReport) -> str:

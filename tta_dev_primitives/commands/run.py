@@ -83,12 +83,14 @@ def _summary(result: OrchestrationResult) -> None:
     verdict = "accepted" if result.accepted else "NOT accepted"
     out.print()
     out.print(f"{verdict} ({result.basis}) · {result.model} via {result.provider} · {result.use_case}")
+    alone = ""
+    if result.baseline_cost_usd:
+        alone = f"paid model alone {usd(result.baseline_cost_usd)} · saved {result.savings_ratio:.0%} · "
     out.print(
-        f"cost {usd(result.cost_usd)} · paid model alone {usd(result.baseline_cost_usd)} · "
-        f"saved {result.savings_ratio:.0%} · month {result.budget.month}: {usd(result.budget.spent_usd, 4)} of "
+        f"cost {usd(result.cost_usd)} · {alone}month {result.budget.month}: {usd(result.budget.spent_usd, 4)} of "
         + ("no limit" if result.budget.limit_usd is None else usd(result.budget.limit_usd, 2))
     )
-    if result.saved is not None and result.saved.tasks:
+    if result.saved is not None and result.saved.baseline_cost_usd:
         month = result.saved
         out.print(
             f"this month: {month.tasks:,} tasks, saved {month.ratio:.0%} of {usd(month.baseline_cost_usd)}"
