@@ -134,7 +134,7 @@ def _content_key(runtime: Runtime, chain: AttemptChain) -> str | None:
     item = chain.open[0]
     walk = chain.walks[item.id]
     names = ",".join(target.key for target in walk)
-    first = runtime.step_key(walk[0], answer_request(item, walk[0]))
+    first = runtime.services.answers.step_key(walk[0], answer_request(item, walk[0]))
     return f"tta-execute-{hashlib.sha256(f'{first}|{names}'.encode()).hexdigest()}"
 
 

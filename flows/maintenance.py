@@ -68,7 +68,7 @@ async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
     """
     runtime = current_runtime() or await Runtime.load(config_path)
     targets = list(runtime.targets.values())
-    said = await ask_model_lists(targets, runtime.catalogue, client=runtime.client)
+    said = await ask_model_lists(targets, runtime.services.catalogue, client=runtime.services.client)
     states = [_state_of(runtime, found) for found in said]
     for state in states:
         if state.state == "gone":
@@ -80,7 +80,7 @@ async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
 
 def _state_of(runtime: Runtime, found: ListState) -> ModelState:
     target = found.target
-    warning = "; ".join(runtime.catalogue.warnings_of(target)) if target.base_url is None else ""
+    warning = "; ".join(runtime.services.catalogue.warnings_of(target)) if target.base_url is None else ""
     match found.state:
         case "unknown" | "refused" | "keyless":
             return ModelState(target.name, target.provider, "unknown", found.note)

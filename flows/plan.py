@@ -152,7 +152,7 @@ async def _explored(runtime: Runtime, item: Item) -> Route:
 async def _check_reach(runtime: Runtime, item: Item) -> None:
     """Take the orchestrator off the case when it has no key; say which variables to set when nothing is left."""
     try:
-        await runtime.key_of(runtime.orchestrator)
+        await runtime.services.keys.key_of(runtime.orchestrator)
         return
     except MissingKeyError as missing:
         item.case = item.open_case.without([runtime.orchestrator.name])

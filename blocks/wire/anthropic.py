@@ -47,7 +47,7 @@ VERSION = "2023-06-01"
 _LIMITS = {"properties": 1000, "depth": 40, "choices": 5000, "unions": 16}
 """Of structured outputs; the limit of unions is Anthropic's, the others keep the grammar small."""
 _LIFECYCLE: Mapping[str, Lifecycle] = {"active": "active", "deprecated": "deprecated", "retired": "retired"}
-_STATUS_OF_TYPE = {
+STATUS_OF_TYPE = {
     "invalid_request_error": 400,
     "authentication_error": 401,
     "billing_error": 402,
@@ -240,7 +240,7 @@ def classify(status: int, headers: Mapping[str, str], payload: Any, now: float) 
     """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
     body = error_rules.read_error(payload)
     if 200 <= status < 300:
-        status = _STATUS_OF_TYPE.get(body.type) or error_rules.status_inside(body) or 500
+        status = STATUS_OF_TYPE.get(body.type) or error_rules.status_inside(body) or 500
     fault = _special(status, headers, body, now)
     if fault is None:
         busy = body.type == "overloaded_error"

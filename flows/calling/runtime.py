@@ -13,13 +13,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from datetime import date
-from decimal import Decimal
 from pathlib import Path
 from typing import Self
 from weakref import WeakKeyDictionary
 
 from prefect.context import FlowRunContext
-from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
@@ -27,10 +25,9 @@ from tta_dev_primitives.blocks.ledger.database.protocol import database_for, def
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.quotas.windows import Priority
-from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import MissingKeyError
-from tta_dev_primitives.config.models.catalogue import Catalogue, today_utc
+from tta_dev_primitives.config.models.catalogue import today_utc
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass
 from tta_dev_primitives.flows.answers.output_type import OutputType
@@ -209,43 +206,20 @@ class Runtime:
         return self.services.targets
 
     @property
-    def catalogue(self) -> Catalogue:
-        """The model catalogue."""
-        return self.services.catalogue
-
-    @property
     def ledger(self) -> Ledger:
         """Where money and answers are kept."""
         return self.services.ledger
-
-    @property
-    def client(self) -> ProviderClient:
-        """The connections to the providers."""
-        return self.services.client
-
-    @property
-    def limit(self) -> Decimal | None:
-        """The month's limit, USD, without approvals; None when cost tracking is off."""
-        return self.services.limit
-
-    async def key_of(self, target: Target) -> SecretStr:
-        """The target's API key.
-
-        Raises:
-            MissingKeyError: There is none; the message names the variable.
-        """
-        return await self.services.keys.key_of(target)
-
-    def step_key(self, target: Target, request: ChatRequest) -> str:
-        """The content key under which this request's answer is kept."""
-        return self.services.answers.step_key(target, request)
 
     @property
     def warnings(self) -> tuple[str, ...]:
         """Which of the configuration's models are retired or will be within 30 days, and what replaces them."""
         today = today_utc()
         if self._warnings is None or self._warnings[0] != today:
-            found = (w for target in self.targets.values() for w in self.catalogue.warnings_of(target, today))
+            found = (
+                w
+                for target in self.targets.values()
+                for w in self.services.catalogue.warnings_of(target, today)
+            )
             self._warnings = (today, tuple(dict.fromkeys(found)))
         return self._warnings[1]
 
@@ -262,7 +236,7 @@ class Runtime:
         keyed: list[tuple[Target, str]] = []
         for target in known:
             try:
-                keyed.append((target, key_id(await self.key_of(target))))
+                keyed.append((target, key_id(await self.services.keys.key_of(target))))
             except MissingKeyError as missing:
                 reasons[target.name] = str(missing).removeprefix(f"Model '{target.name}': ")
         blocked = await self.services.availability.blocked(keyed)

@@ -55,7 +55,7 @@ async def spend_report(
     runtime = current_runtime() or await Runtime.load(config_path)
     budget = await budget_state(runtime)
     wanted = month_before(budget.month) if month == "last" else month or budget.month
-    report = await gather(runtime.config, runtime.ledger, wanted, limit=runtime.limit)
+    report = await gather(runtime.config, runtime.ledger, wanted, limit=runtime.services.limit)
     yesterday = datetime.now(ZoneInfo(report.timezone)).date() - timedelta(days=1)
     await write_report(report, day=yesterday if period == "day" else None)
     return report.to_json()

@@ -89,7 +89,7 @@ async def again(bench: Bench, urls: dict[str, str], scope: str) -> dict[str, tup
     async def one(site: str) -> tuple[Outcome, Runtime]:
         runtime = await runtime_at(bench, urls[site], scope=f"{site}-{scope}")
         outcome = await drive(runtime, site)
-        await runtime.client.aclose()
+        await runtime.services.client.aclose()
         return outcome, runtime
 
     return dict(zip(SITES, await asyncio.gather(*map(one, SITES)), strict=True))

@@ -192,7 +192,7 @@ async def honest(
         try:
             yield runtime, server
         finally:
-            await runtime.client.aclose()
+            await runtime.services.client.aclose()
 
 
 @dataclass
@@ -333,7 +333,7 @@ async def cell(bench: Bench, fault: Fault, site: str) -> list[str]:
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(faulty_provider(fault, site))
         runtime = await runtime_at(bench, url, timeout_s=fault.timeout_s)
-        stack.push_async_callback(runtime.client.aclose)
+        stack.push_async_callback(runtime.services.client.aclose)
         if fault.listed:
             runtime = _list_price(runtime)
         try:
@@ -355,7 +355,7 @@ async def recovery(bench: Bench, fault: Fault, site: str) -> list[str]:
     async with AsyncExitStack() as stack:
         url = await stack.enter_async_context(faulty_provider(fault, site, passes_after=_items_of(site)))
         runtime = await runtime_at(bench, url, timeout_s=fault.timeout_s)
-        stack.push_async_callback(runtime.client.aclose)
+        stack.push_async_callback(runtime.services.client.aclose)
         outcome = await drive(runtime, site)
         rows = await ledger_rows(runtime)
         states = sorted(row["state"] for row in rows)
@@ -452,7 +452,7 @@ async def _closed(runtime: Runtime, fault: Fault, want: Any) -> None:
 
 
 async def _key(runtime: Runtime) -> Any:
-    return await runtime.key_of(runtime.targets[PAID])
+    return await runtime.services.keys.key_of(runtime.targets[PAID])
 
 
 __all__ = [

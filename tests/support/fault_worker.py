@@ -31,7 +31,7 @@ async def main(arguments: list[str]) -> None:
         try:
             outcome = await drive(runtime, site)
         finally:
-            await runtime.client.aclose()
+            await runtime.services.client.aclose()
         print(site, scope, outcome.action, outcome.error or "", flush=True)
 
     for scope in scopes:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from typing_extensions import override
 
+from tta_dev_primitives.blocks.wire.anthropic import STATUS_OF_TYPE
 from tta_dev_primitives.blocks.wire.batches.types import (
     BatchFormat,
     BatchLine,
@@ -23,16 +24,6 @@ from tta_dev_primitives.blocks.wire.retry_after import parse_instant
 from tta_dev_primitives.config.models.targets import Target
 
 _PATH = "/v1/messages/batches"
-_STATUS_OF_TYPE = {
-    "invalid_request_error": 400,
-    "authentication_error": 401,
-    "billing_error": 402,
-    "permission_error": 403,
-    "not_found_error": 404,
-    "request_too_large": 413,
-    "rate_limit_error": 429,
-    "overloaded_error": 529,
-}
 
 
 class AnthropicBatches(BatchFormat):
@@ -71,6 +62,6 @@ class AnthropicBatches(BatchFormat):
             return LineResult(name, "reply", 200, redumped(at(line, "result", "message")))
         if kind == "errored":
             error = at(line, "result", "error")
-            status = _STATUS_OF_TYPE.get(text_of(at(error, "error", "type")), 500)
+            status = STATUS_OF_TYPE.get(text_of(at(error, "error", "type")), 500)
             return LineResult(name, "reply", status, redumped(error))
         return LineResult(name, "not_run", note=kind) if kind in ("canceled", "expired") else None

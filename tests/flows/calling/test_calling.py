@@ -51,7 +51,7 @@ async def running(bench: Bench, url: str, **target: Any) -> AsyncIterator[Runtim
     try:
         yield runtime
     finally:
-        await runtime.client.aclose()
+        await runtime.services.client.aclose()
 
 
 class Asked:
@@ -90,7 +90,7 @@ async def ask(runtime: Runtime, text: str = "2 + 2?", **options: Any) -> Asked:
 async def slots_left(runtime: Runtime) -> int:
     """How many requests of the paid model's minute may still go out."""
     target = runtime.targets[PAID]
-    key = key_id(await runtime.key_of(target))
+    key = key_id(await runtime.services.keys.key_of(target))
     book = (await runtime.services.quota.snapshot([(target, key)]))[0]
     left = 0
     while book.free_in(target.limits, 1, "interactive").wait_s == 0:
