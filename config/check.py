@@ -38,8 +38,6 @@ def check_config(
     """Judge a loaded configuration.
 
     Args:
-        config: The configuration.
-        catalogue: The model catalogue.
         today: The day by which lifetimes and prices are judged.
         environ: Stands in for the process environment when keys are looked up.
 

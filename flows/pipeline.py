@@ -59,7 +59,6 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 
     Args:
         runtime: Clients, ledger, quotas and keys of this process.
-        items: The tasks.
         done: Called with each item as soon as it has ended, before the others have.
 
     Returns:

@@ -32,7 +32,6 @@ class Answers(LedgerCore):
         """Record a call of a free model; the month's money is not touched.
 
         Args:
-            call: The attempt.
             outcome: What its row keeps.
             billed: USD the provider says it took all the same: charged, and the model is closed.
             answer: Content key and body, kept in the same transaction.

@@ -39,9 +39,7 @@ def checked_usage(
     """`usage`, or the same with what is missing filled in and the flag `usage_implausible`.
 
     Args:
-        request: What was sent.
         usage: What the provider reported.
-        text: The answer.
         thoughts: What the provider shows of the model's thoughts.
         cut: The answer ended at its token limit, so some tokens were made.
     """
@@ -94,7 +92,6 @@ def bill_of(
 
     Args:
         target: The model, with its price.
-        request: What was sent.
         usage: What the provider reported.
         bound: What was reserved, USD.
         answered: The model that answered, when it is not the one that was asked: the dearer of the two counts.

@@ -66,7 +66,6 @@ async def guarded_send(
     Args:
         ledger: Where money and answers are kept.
         client_send: Sends the request; called once at most, after the money is set aside.
-        target: The model.
         request: What `client_send` sends; its bound is what is reserved.
         call: The attempt, with an id of its own.
         limit: The month's limit in USD now; None: no limit, spending is only recorded.
@@ -328,9 +327,6 @@ async def settle_batch_reply(
     Args:
         ledger: Where money and answers are kept.
         target: The model, at the batch price of the submission.
-        request: What was sent.
-        hold: Its hold.
-        step_key: Its content key.
         reply: What the batch's results hold for it.
     """
     attempt = _in_batch(ledger, target, request, hold, step_key)

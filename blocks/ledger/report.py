@@ -199,8 +199,6 @@ async def cost_of_runs(
     """USD that the calls of these flow runs were charged, with calls still open at their bound.
 
     Args:
-        ledger: The ledger.
-        flow_run_ids: The runs.
         with_open_batches: Whether what is held for batches that are not collected yet counts.
 
     Raises:

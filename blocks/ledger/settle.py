@@ -145,9 +145,7 @@ async def close_call(
     """End a call. Only a held call ends; a presumed or released one may still be settled with the true cost.
 
     Args:
-        tx: The transaction.
         terms: Scope and alert lines.
-        call_id: The call.
         closing: How it ends.
         charge: Cost in pico-USD; None charges the bound.
         outcome: What its row keeps.

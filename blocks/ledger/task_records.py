@@ -127,7 +127,6 @@ async def record_results(
     Args:
         ledger: Whose scope and database they go to.
         month: The ledger's month in which they ended.
-        records: The ended tasks.
         learned: What else they leave.
 
     Raises:

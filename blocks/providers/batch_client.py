@@ -36,9 +36,7 @@ class BatchClient:
     """The batch API of one target with one key.
 
     Args:
-        client: The connections.
         target: A model whose provider has batches.
-        key: Its key.
 
     Raises:
         ConfigError: The provider has no batches.

@@ -173,7 +173,6 @@ class LearnedCapabilities:
     """What providers taught about models, over the ledger's database.
 
     Args:
-        database: The ledger's database.
         clock: Epoch seconds.
     """
 

@@ -86,7 +86,6 @@ class Availability:
     """The memory of one process: the lasting part in the database, the rest in this object.
 
     Args:
-        database: The ledger's database.
         clock: Epoch seconds.
     """
 
@@ -183,8 +182,6 @@ class Availability:
         """A model answered: forget that it failed before. Writes only when there is something to forget.
 
         Args:
-            target: The model.
-            key_id: Its key's id.
             sent_at: Epoch seconds at which the request left. What went wrong later stays: calls that were on
                 their way when a quota ended do answer. Unknown: the target's timeout ago.
         """

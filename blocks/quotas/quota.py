@@ -96,7 +96,6 @@ class Quota:
     """The scheduler of one process. Safe to share between tasks and event loops.
 
     Args:
-        database: The ledger's database.
         clock: Epoch seconds; all processes that share the database should agree to within seconds.
         sleep: How `acquire` waits.
     """
@@ -126,7 +125,6 @@ class Quota:
         """Take one slot, waiting up to `max_wait_s` for it.
 
         Args:
-            target: The model to call.
             key_id: `key_ids.key_id` of the key in use.
             tokens: The most the request may count against TPM and TPD (see `tokens_of`).
             priority: Bulk work leaves headroom for interactive work.

@@ -43,7 +43,6 @@ def list_price(
     Args:
         provider: One of the configuration's provider names.
         api_model: The id that the provider takes.
-        catalogue: The model catalogue.
         today: The day on which the price must hold.
         own: The `price:` of the configuration, which stands above all.
 

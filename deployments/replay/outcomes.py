@@ -113,7 +113,6 @@ def replay_outcomes(
     """Run recorded outcomes under a configuration, with a ledger that knows nothing.
 
     Args:
-        records: The outcomes.
         config: Route, threshold and gate are taken from it.
         name: How the outcome is called.
         seed: Of the order; None: as recorded.

@@ -138,7 +138,6 @@ class Replay:
     """A source of answers for `Sandbox(answers=...)`.
 
     Args:
-        records: What was recorded.
         models: Requested API model id -> recorded model name.
 
     Raises:

@@ -22,7 +22,6 @@ def one_object(text: str, *, exact: bool = False) -> dict[str, Any]:
     """The JSON object that the whole text is; one code fence around it is allowed, nothing else.
 
     Args:
-        text: The reply.
         exact: Numbers with a point or an exponent become Decimal instead of float.
 
     Raises:
@@ -54,7 +53,6 @@ def lone_object(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str]
     """The only JSON object in a text, and the words around it ("" when there are none).
 
     Args:
-        text: A model's reply.
         exact: As for `one_object`.
 
     Raises:

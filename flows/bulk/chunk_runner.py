@@ -36,7 +36,6 @@ class ChunkRunner:
     """Runs records in chunks.
 
     Args:
-        runtime: The job's runtime.
         admission: Who may call now.
         plan_of: The plan of one record.
         ended: Called with each task.

@@ -129,9 +129,7 @@ def estimate(
 
     Args:
         records: The tasks; read as a stream.
-        config: The configuration.
         targets: Its models, resolved.
-        facts: What is recorded.
         now: Epoch seconds.
         concurrency: As the job will have it.
 

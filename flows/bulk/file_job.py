@@ -63,7 +63,6 @@ class FileJob:
 
         Args:
             config: The configuration of this run.
-            source: The tasks.
             target: The results; of a `.csv` the job keeps the whole results in a JSONL file beside it.
             schema: The type of the answers; None: text.
             allow_extra: Copy fields of the user's own from the tasks to the results.

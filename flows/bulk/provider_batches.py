@@ -88,9 +88,6 @@ class ProviderBatches:
         """Hold the money of the calls that the month allows, and submit those.
 
         Args:
-            new: The batch.
-            target: Its model.
-            calls: Its requests.
             lines: What is sent, by call id.
 
         Raises:

@@ -126,7 +126,6 @@ def record_of(
     """Check one task: a mapping with `id` and `task`, and optional `use_case`, `system` and `schema`.
 
     Args:
-        entry: The task.
         number: Its line, or its place among the items.
         output: The type of its answer, when it has no schema of its own.
         allow_extra: Take fields of the user's own; else an unknown field is refused.

@@ -110,7 +110,6 @@ class JobRun:
     """One run of a job.
 
     Args:
-        runtime: The process's runtime.
         options: How.
         ended: Called with each ended task.
         progress: The counts; `total` and `skipped` are set by the caller.

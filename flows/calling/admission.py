@@ -203,7 +203,7 @@ class BulkAdmission(Admission):
     """The admission of one bulk job.
 
     Args:
-        places: Calls open at once.
+        permits: Calls open at once.
         patience_s: How long the job may wait for free quota before it may spend; infinity: it never does.
         waited_s: How much of that earlier runs of the job have used up.
         until: Epoch seconds after which nothing new is started.

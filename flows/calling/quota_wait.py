@@ -49,7 +49,7 @@ def decide(
     Args:
         wait_s: Seconds until some free model takes a task; infinite when none ever will.
         patience_s: How long the job may wait for free quota before it may spend; 0: at once, infinity: never.
-        waited_s: how much of it earlier waits of this job have used up.
+        waited_s: How much of it earlier waits of this job have used up.
         may_spend: A paid model is a candidate and the budget allows it.
         deadline_s: Seconds until the job must have ended (`--until`).
         in_process_s: The longest wait in this process.

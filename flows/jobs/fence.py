@@ -135,7 +135,6 @@ async def find_fence(module: Module, python: str | None = None) -> Fence | None:
     """The first fence that holds here, tried by a process that attempts to get out of it.
 
     Args:
-        module: What is tested.
         python: The interpreter that runs the tests; default: that of this program.
     """
     view = await _view(module, python or sys.executable)

@@ -115,7 +115,6 @@ def sarif(findings: Sequence[Finding], *, version: str) -> dict[str, Any]:
     """The findings as a SARIF 2.1.0 log.
 
     Args:
-        findings: What was found.
         version: Of this package.
     """
     rules = [

@@ -48,7 +48,6 @@ async def trial(module: Module, code: str, *, seconds: float = 60.0, fence: Fenc
     """Run `code` against the module.
 
     Args:
-        module: What is tested.
         code: A file of tests, for unittest or, where the interpreter has it, for pytest.
         seconds: Time limit of each of the three runs.
         fence: Where it runs; None looks for one.

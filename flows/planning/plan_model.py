@@ -121,7 +121,6 @@ def default_plan(
     """The plan that costs nothing: the caller's or the local classifier's use case, the format that is asked for.
 
     Args:
-        task: Its text.
         use_case: As the caller named it.
         system: The caller's system text, which may say how to answer.
         allowed: Configured use cases; a classified one that is not among them becomes the nearest that is.

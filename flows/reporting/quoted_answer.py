@@ -61,7 +61,6 @@ def quoted_pages(text: str, *, language: str | None = None) -> list[str]:
     """The whole answer as quoted Markdown, in pages of about `PAGE_CHARS` characters.
 
     Args:
-        text: The answer.
         language: What it is written in; None: Markdown, or code that is recognised.
     """
     pages: list[list[str]] = [[]]
@@ -144,7 +143,6 @@ def inert_line(line: str, *, tables: bool = False) -> str:
     """A line of Markdown whose links, images and HTML are text.
 
     Args:
-        line: The line.
         tables: The answer may hold a table, whose cells end at a bar even inside code.
     """
     addresses = {found.start(): found[0].rstrip(".,;:!?") for found in _ADDRESS.finditer(line)}

@@ -34,7 +34,6 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
 
     Args:
         runtime: Of the run.
-        item: Its ended task.
         budget: The month as the run left it.
         put_off: Let the caller go on first: a process that stays up writes them behind the answer.
     """

@@ -272,7 +272,6 @@ async def gather(
 
     Args:
         config: Whose models and risk budget it is.
-        ledger: Its ledger.
         month: YYYY-MM.
         limit: The configured limit in USD, without approvals; None: no limit.
 

@@ -44,7 +44,6 @@ def candidate_names(
     """Model names by the rule: executors that list the use case in file order, then the fallback list, once each.
 
     Args:
-        config: The loaded configuration.
         use_case: One of the guide's use cases.
         executors: Another order of those executors (`routing: learned`).
     """
@@ -72,7 +71,6 @@ def route(
     """Order the candidates of one task.
 
     Args:
-        config: The loaded configuration.
         targets: Every model name of the configuration, resolved.
         use_case: One of the guide's use cases.
         executors: Another order of the executors that list it than the file's.

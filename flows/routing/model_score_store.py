@@ -15,7 +15,6 @@ class ModelScoreStore:
     """The scores of one scope, in the document store beside the spend ledger; safe under concurrent runs.
 
     Args:
-        database: The ledger's database.
         orchestrator_key: Whose word counts: what one model accepts says nothing of what another would.
         threshold: From which score a verdict accepts.
     """

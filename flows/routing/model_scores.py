@@ -180,8 +180,6 @@ def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[O
     word stands for as many tasks as are checked once.
 
     Args:
-        case: The ended task.
-        end: Its last step.
         latencies: Model name -> seconds of the call that brought its answer.
     """
     ruling = case.ruling
@@ -239,7 +237,6 @@ def ranked(
     """The models in the order in which they are asked, each with its reason.
 
     Args:
-        state: What is known.
         use_case: The kind of task.
         models: Identities in the order of the file.
         threshold: `quality_threshold`: a model that is known to miss it lets unknown ones go first.

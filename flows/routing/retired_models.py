@@ -27,7 +27,6 @@ async def replace_retired(
         item: The task, planned.
         retired: The model that its provider no longer serves.
         role: What it was asked for.
-        error: The provider's answer.
     """
     found = await emit_retired(runtime, item, retired, role, error)
     return item.replaced(retired, found) if found is not None else None

@@ -26,7 +26,6 @@ async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, p
 
     Args:
         runtime: Of the run.
-        items: What ended.
         month: The ledger's month, for items that have none of their own.
         parts: They are parts of tasks, which are recorded when they end.
 
@@ -77,9 +76,7 @@ def close_item(
     """Set what the end of `item` adds to the savings, teaches of lengths, and decides for the same task.
 
     Args:
-        item: The delivered task.
         step: How it was delivered.
-        result: Its result.
         config: The settings it ran with.
         since: When the ledger's month began, seconds since the epoch.
     """

@@ -59,8 +59,6 @@ def answer_request(item: Item, target: Target, *, whole: bool = False) -> ChatRe
     """The request for the item's answer: the plan's instructions and the caller's system text, then the task.
 
     Args:
-        item: The task.
-        target: The model.
         whole: Ask for the whole of a typed answer, although only some fields are open.
     """
     part = None if whole else item.part

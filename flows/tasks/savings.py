@@ -74,7 +74,6 @@ def baseline(
         attempts: Every attempt of the task.
         delivered_by: The model whose answer was delivered.
         orchestrator: The orchestrator model's name.
-        price: Its list price.
         ratios: How long its answers are against those of the executors.
     """
     if price is None:
@@ -110,7 +109,6 @@ def earned(
 
     Args:
         attempts: Every attempt of the task.
-        baseline_usd: Its baseline.
         delivered_by: The model whose answer was delivered.
         source: What paid for an attempt.
         since: When the month began, seconds since the epoch: what an extra cost before it is paid from this month.

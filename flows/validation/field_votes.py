@@ -56,9 +56,6 @@ def same_fields(case: Case, asked: int, own: int, *, whole: bool = False) -> boo
     """Whether the orchestrator's own answer has the same values as another; None: it was asked for some fields only.
 
     Args:
-        case: The task.
-        asked: The other answer.
-        own: The orchestrator's.
         whole: Compare every closed field; else those where the other answer has the form that was voted for.
     """
     if case.answers[own].fields is not None:

@@ -64,8 +64,6 @@ def check_answer(item: HasTask, reply: ChatReply, part: Part | None = None) -> C
     """What is wrong with one reply to one task, and its canonical closed answer if it has one.
 
     Args:
-        item: The task.
-        reply: The reply.
         part: The fields that were asked for, of a typed answer; None: the whole.
     """
     if item.output is not None:
@@ -131,7 +129,6 @@ def check_text(
     """What is wrong with an answer, in a fixed order; empty when it may be delivered.
 
     Args:
-        text: The answer.
         answer_format: The inferred form; what has it is whole, whatever the server says of its end.
         finish: How the model ended, in the wire types' words.
         most: Longest answer in characters.

@@ -333,9 +333,7 @@ def rule(
     """Decide one item and record the decision. What is delivered counts when it is delivered, not here.
 
     Args:
-        state: What is known.
         evidence: What speaks for the answer.
-        policy: The rates.
         coin: Uniform in [0, 1), of this task alone: the audit's randomness, on which the certificate rests.
         check: An independent coin: whether the check is a verdict where an answer would be cheaper.
         task: The task's content key.

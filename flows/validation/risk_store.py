@@ -38,7 +38,6 @@ class RiskStore:
     """Rulings and labels of one scope, safe under concurrent runs and processes.
 
     Args:
-        database: The ledger's database.
         scope: A digest of what the labels depend on.
         before: The scope of version 0.1.0, whose labels lack what is needed now; it is deleted with a warning.
     """
@@ -64,7 +63,6 @@ class RiskStore:
 
         Args:
             items: Content keys of tasks with what speaks for their answers.
-            policy: The rates.
             observed: Tasks whose first two answers have come, but which wait for a third: only their agreement counts.
 
         Returns:

@@ -112,13 +112,9 @@ def rule_once(
     """The ruling of a task: the one that it met before, or a new one.
 
     Args:
-        state: What is known.
         row: What is known of the task.
-        task: Its content key.
         evidence: What speaks for its answer.
-        policy: The rates.
         secret: The ledger's secret, under which the coins are drawn.
-        month: The ledger's month.
     """
     drifted, state, row = observe_once(state, row, evidence, policy)
     state = enrolled(state, evidence)

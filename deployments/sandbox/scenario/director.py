@@ -60,7 +60,6 @@ class Director:
         """The reply to `ask`.
 
         Args:
-            ask: The request.
             key: An opaque name of the caller's API key, for quotas.
             batched: It came in a batch, which the quotas of single calls do not count.
         """
