@@ -123,7 +123,8 @@ async def delete_summed(
 ) -> int:
     """Delete summed rows, and move their amounts from the sums of kept rows to those of deleted ones."""
     columns, by = what.summary(dialect)
-    of = f"FROM {what.table} WHERE scope = ? AND summed = 1 AND {where}"
+    # An expression: an index on the scope would be read from end to end for each part of the table.
+    of = f"FROM {what.table} WHERE scope || '' = ? AND summed = 1 AND {where}"
     if dialect == "postgresql":
         rows = await tx.fetch(
             f"WITH gone AS (DELETE {of} RETURNING {what.read}) SELECT {columns} FROM gone GROUP BY {by}",  # noqa: S608
