@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.flows.answers.linear_patterns import pattern_fault
 
 MAX_SCHEMA_BYTES = 65_536
 _MAX_DEPTH = 40
@@ -34,6 +35,9 @@ def check_schema(schema: Mapping[str, Any], *, name: str) -> dict[str, Any]:
         )
     for place, part in _parts(copy, "#", name, 0):
         _check_references(copy, part, place, name)
+        fault = pattern_fault(part)
+        if fault is not None:
+            raise ConfigError(f"{name}: {fault} (at {place}). Write it without.")
     if not _has_end(copy, copy, frozenset()):
         raise ConfigError(
             f"{name}: no finite value satisfies the schema: a required part contains itself. Make that part optional."

@@ -22,7 +22,7 @@ from typing import Any
 from jsonschema import FormatChecker
 from jsonschema.exceptions import SchemaError, ValidationError, best_match
 from jsonschema.protocols import Validator
-from jsonschema.validators import Draft202012Validator, validator_for
+from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import ValidationError as PydanticValidationError
@@ -30,6 +30,7 @@ from pydantic_core import ValidationError as PydanticValidationError
 from tta_dev_primitives.blocks.wire.structured import inlined, with_nulls
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.json_schema import check_schema, has_object_root, without_nulls
+from tta_dev_primitives.flows.answers.linear_patterns import matches
 from tta_dev_primitives.flows.answers.strict_json import parses
 
 _WRAPPED = "answer"
@@ -170,7 +171,8 @@ class OutputType:
 
     @cached_property
     def _validator(self) -> Validator:
-        kind = validator_for(self.schema, default=Draft202012Validator)
+        draft = validator_for(self.schema, default=Draft202012Validator)
+        kind = extend(draft, {"pattern": matches})  # type: ignore[no-untyped-call]
         made: Validator = kind(self.schema, format_checker=_FORMATS)
         return made
 

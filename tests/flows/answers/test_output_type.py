@@ -149,6 +149,36 @@ def test_any_json_is_data_or_an_invalid_answer(value: Any) -> None:
         OutputType.of(Invoice).read(json.dumps(value))
 
 
+@pytest.mark.parametrize("pattern", ["^(a+)+$", "^(a|aa)+$", "(a*)*b", "^(([a-z])+.)+[A-Z]([a-z])+$"])
+def test_no_pattern_makes_a_run_hang(pattern: str) -> None:
+    """A schema from a file and a model's answer could stop a process for years; also as names of properties."""
+    text = "a" * 40_000 + "!"
+    wanted = OutputType.of({"type": "object", "properties": {"a": {"type": "string", "pattern": pattern}}})
+    with pytest.raises(InvalidAnswerError, match="does not match"):
+        wanted.read(json.dumps({"a": text}))
+    with pytest.raises(ConfigError, match="for ever"):
+        OutputType.of({"type": "object", "patternProperties": {pattern: {}}})
+    with pytest.raises(ConfigError, match="for ever"):
+        OutputType.of({"type": "string", "pattern": f"(?=x){pattern}"})
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        ("^[A-Z]{2}\\d+$", "AB12", "AB"),
+        ("\\d", "a1b", "ab"),
+        ("^(?!x)[a-z]+$", "abc", "xbc"),
+        ("^(\\w)\\1$", "aa", "ab"),
+    ],
+)
+def test_patterns_are_matched(pattern: str, good: str, bad: str) -> None:
+    """Anywhere in the text unless anchored; with look-around and back-references too."""
+    wanted = OutputType.of({"type": "string", "pattern": pattern})
+    assert wanted.read(json.dumps(good)).value == good
+    with pytest.raises(InvalidAnswerError, match="does not match"):
+        wanted.read(json.dumps(bad))
+
+
 def test_null_stands_for_an_absent_optional_field() -> None:
     """Providers are asked for every field; a null of an optional field that takes none is as if absent."""
     schema = {
