@@ -6,8 +6,11 @@ import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
+from uuid import UUID
 
 import pytest
+from prefect import get_client
+from prefect_graph import edges, task_runs
 from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
 
 from tta_dev_primitives.deployments.sandbox import Call, Sandbox
@@ -66,6 +69,14 @@ async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_th
     assert "Write in plain words." not in json.dumps([first.body, second.body])
     assert [a.role for a in result.attempts].count("plan") == 1
     assert result.cost_usd == sandbox.billed("anthropic")
+    both_parts, last_part = f"execute[{GEMINI} x2]", f"execute[{GEMINI}]"
+    run_id = UUID(result.flow_run_id)
+    async with get_client() as client:
+        await task_runs(client, run_id, {"join"})
+        assert await edges(client, run_id) == {
+            ("plan", "budget"), ("budget", "plan"), ("budget", both_parts), (both_parts, "budget"),
+            ("budget", "validate"), ("validate", "plan"), ("budget", last_part), (last_part, "budget"), ("validate", "join"),
+        }  # fmt: skip
 
 
 async def test_parts_that_nothing_joins_stand_under_their_names(

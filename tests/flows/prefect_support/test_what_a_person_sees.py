@@ -13,6 +13,7 @@ from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFilter
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.client.schemas.sorting import LogSort
+from prefect_graph import edges, task_runs
 from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow
 
 from tta_dev_primitives.config.errors import AllModelsFailedError
@@ -22,26 +23,6 @@ pytestmark = pytest.mark.prefect
 
 StartSandbox = Callable[..., Sandbox]
 BUSY = f"rules: [{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}]"
-
-
-async def task_runs(client: PrefectClient, flow_run_id: UUID, names: set[str]) -> list[TaskRun]:
-    """The task runs of a flow run, once the server has recorded those names and their ends."""
-    end = time.monotonic() + 20
-    while True:
-        only = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
-        found = await client.read_task_runs(flow_run_filter=only)
-        if names <= {run.name for run in found} and all(r.state and r.state.is_final() for r in found):
-            return found
-        assert time.monotonic() < end, [(r.name, r.state_name) for r in found]
-        await asyncio.sleep(0.1)
-
-
-async def edges(client: PrefectClient, flow_run_id: UUID) -> list[tuple[str, str]]:
-    """The edges of the run's graph as the UI gets it, by the names of their ends; Prefect repeats some."""
-    graph = (await client.request("GET", f"/flow_runs/{flow_run_id}/graph-v2")).json()
-    nodes = dict(graph["nodes"])
-    found = [(nodes[p["id"]]["label"], node["label"]) for node in nodes.values() for p in node["parents"]]
-    return list(dict.fromkeys(found))
 
 
 async def log_lines(client: PrefectClient, flow_run_id: UUID, at_least: int) -> list[str]:
@@ -76,12 +57,12 @@ async def test_the_history_of_a_task_run_tells_each_attempt(
         runs = await task_runs(client, flow_run_id, {"plan", "budget", execute_name, "validate"})
         (execute,) = [run for run in runs if run.name == execute_name]
         states = await history(client, execute)
-        assert await edges(client, flow_run_id) == [
+        assert await edges(client, flow_run_id) == {
             ("plan", "budget"),
             ("budget", execute_name),
             (execute_name, "budget"),
             ("budget", "validate"),
-        ]
+        }
         lines = await log_lines(client, flow_run_id, 5)
     assert [line.split(":")[0] for line in lines] == ["plan", "fallback", "answer", "verdict", "cost"], lines
     assert f"{GEMINI}: overloaded" in lines[1]
