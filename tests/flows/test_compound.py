@@ -75,7 +75,8 @@ async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_th
         await task_runs(client, run_id, {"join"})
         assert await edges(client, run_id) == {
             ("plan", "budget"), ("budget", "plan"), ("budget", both_parts), (both_parts, "budget"),
-            ("budget", "validate"), ("validate", "plan"), ("budget", last_part), (last_part, "budget"), ("validate", "join"),
+            ("budget", "validate"), ("validate", "plan"), ("budget", last_part), (last_part, "budget"),
+            ("validate", "join"),
         }  # fmt: skip
 
 
