@@ -223,6 +223,7 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
         )
         waiting = await waiting_run(client, "Suspended", before)
         assert waiting.id == run.id
+        assert "use_case:moderate" in waiting.tags
         asked = len(sandbox.calls)
         assert await resume(client, run.id, FORM) is SetStateStatus.ACCEPT
         assert await end_of(client, run.id) == StateType.COMPLETED
