@@ -127,7 +127,7 @@ def _gate(job: JobResult, fail_on: Literal["high", "medium", "any"] | None) -> i
         err.print(f"{len(found)} findings fail the review (--fail-on {fail_on})")
     if missing:
         err.print(f"not reviewed: {', '.join(missing)}")
-    return 1 if found or missing or (fail_on is not None and not job.accepted) else 0
+    return 1 if found or (fail_on is not None and not job.accepted) else exit_code(job)
 
 
 def document(
@@ -141,6 +141,8 @@ def document(
     json: Json = False,
 ) -> int:
     """Write reference pages of Python modules; each must document every public class, function and method.
+
+    Exits with 1 when a module got no page.
 
     Args:
         modules: Python files, or folders with all their public modules.
@@ -173,7 +175,7 @@ def document(
     if json:
         print_json(job.model_dump(mode="json"))
     _summary(job, folder)
-    return 0
+    return exit_code(job)
 
 
 def _write_pages(job: JobResult, folder: Path) -> None:
@@ -241,7 +243,12 @@ def _run(start: Callable[[str | None], _Job], out: Path | None, config: Path | N
         print_json(job.model_dump(mode="json"))
     else:
         _deliver(job, json_text(job.model_dump(mode="json")) if json else job.content, out)
-    return 0
+    return exit_code(job)
+
+
+def exit_code(job: JobResult) -> int:
+    """1 when a part of the job has no answer."""
+    return int(any(part.result is None for part in job.parts))
 
 
 def _job_of(start: Callable[[str | None], _Job], out: Path | None, config: Path | None) -> JobResult:

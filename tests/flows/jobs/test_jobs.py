@@ -13,6 +13,7 @@ import pytest
 import yaml
 from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
 
+from tta_dev_primitives.commands.job import exit_code
 from tta_dev_primitives.config.errors import AllModelsFailedError, ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.jobs import document_module, generate_tests, review_diff
@@ -161,6 +162,7 @@ async def test_one_unanswered_file_does_not_lose_the_others(
     job = await run(make_workflow(sandbox), review_diff, diff_path=str(tmp_path / "p.diff"))
     assert not job.accepted
     assert [part.result is not None for part in job.parts] == [True, False]
+    assert exit_code(job) == 1
     assert "Not reviewed: All models failed" in job.content
     assert job.cost_usd > job.parts[0].result.cost_usd
 
