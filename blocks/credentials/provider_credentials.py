@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from prefect.blocks.abstract import CredentialsBlock
-from pydantic import Field, HttpUrl, SecretStr
+from pydantic import ConfigDict, Field, HttpUrl, SecretStr
 
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.blocks.providers.block_client import BoundClient
@@ -28,6 +28,9 @@ class ProviderCredentials(CredentialsBlock):
         credentials = ProviderCredentials.load("BLOCK_NAME")
         ```
     """
+
+    # A key that is no text must not be repeated by the error about it.
+    model_config = ConfigDict(hide_input_in_errors=True)
 
     _block_type_name: ClassVar[str | None] = "TTA Provider Credentials"
     _block_type_slug: ClassVar[str | None] = "tta-provider-credentials"

@@ -166,6 +166,14 @@ async def test_a_deadline(client: ProviderClient) -> None:
         assert_clean(await failure_of(client, server.url, deadline_s=0.2))
 
 
+@pytest.mark.parametrize("key", [[CANARY], CANARY.encode() + b"\xff", {"value": CANARY}])
+def test_a_block_is_given_a_key_that_is_no_text(key: Any) -> None:
+    """The error names the field, not what stood there."""
+    with pytest.raises(ValueError, match="api_key") as caught:
+        AnthropicCredentials(api_key=key)
+    assert "canary" not in f"{caught.value} {caught.value!r}"
+
+
 async def test_a_saved_block_for_another_host(monkeypatch: pytest.MonkeyPatch) -> None:
     """The key of a block whose address was changed by hand."""
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
