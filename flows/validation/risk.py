@@ -261,13 +261,20 @@ class RiskState:
     def basis(self, key: str) -> tuple[Moments, float, int | None]:
         """The same, the labels that it rests on, and how many deliveries it may carry at most."""
         stratum = self.strata[key]
-        (n, k), prior, strong = stratum.counted, self._prior(key, stratum), stratum.strong
-        if n >= _PROVED or stratum.compared < _COMPARED[strong]:
-            return posterior(n, k, prior), n, None
+        n, k = stratum.counted
+        if n >= _PROVED or stratum.compared < _COMPARED[stratum.strong]:
+            return posterior(n, k, self._prior(key, stratum)), n, None
         # Verdicts are paid from savings, which only deliveries bring: comparisons open a few.
-        seen = n + stratum.compared
-        first, more = _UNPROVED[strong]
-        return posterior(seen, k + stratum.worse, prior), seen, first + int(more * n)
+        first, more = _UNPROVED[stratum.strong]
+        return self.by_comparisons(key), n + stratum.compared, first + int(more * n)
+
+    def by_comparisons(self, key: str) -> Moments:
+        """Mean and variance if comparisons with the orchestrator's own answers were labels; all wrong without any."""
+        stratum = self.strata[key]
+        if stratum.compared < _COMPARED[stratum.strong]:
+            return 1.0, 0.0
+        n, k = stratum.counted
+        return posterior(n + stratum.compared, k + stratum.worse, self._prior(key, stratum))
 
     def _prior(self, key: str, stratum: Stratum) -> tuple[float, float]:
         """The pooled rate of the kind of signal, without the stratum itself, with the weight of a few labels."""
@@ -352,6 +359,9 @@ def rule(
         else:
             doubt, enough = 0.0, stratum.unjudged < most or not evidence.checks_saved
         trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
+        if evidence.auditable and not evidence.checks_saved and check < policy.eps / 2:
+            # Checks have used up what was saved: so few tasks cannot break the budget, and earn the next check.
+            trusted = trusted or state.by_comparisons(key)[0] <= _HOPELESS
     chance = _audit_chance(state, key, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
     place = -1
@@ -364,7 +374,7 @@ def rule(
             state = replace(state, audit_bound=state.audit_bound.opened(chance))
     verdict = action != "deliver" and (stratum.counted[0] < _ALL_CHECKS[action] or check < _CHECK)
     ruling = Ruling(action, evidence, quality, mean, chance, task=task, check=verdict)
-    compare = policy.gate == "balanced" and stratum.counted[0] < _PROVED
+    compare = policy.gate == "balanced" and not (trusted and stratum.counted[0] >= _PROVED)
     return replace(ruling, compare=compare, order=stratum.order, place=place), state
 
 

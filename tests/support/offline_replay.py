@@ -36,6 +36,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     label_of,
     next_step,
 )
+from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
 from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
@@ -59,7 +60,6 @@ MODELS = {
     OPUS: Candidate(OPUS, "claude", "paid"),
 }
 PRICES = {SONNET: Price(Decimal(3), Decimal(15)), OPUS: Price(Decimal(15), Decimal(75))}
-_VERDICT_PROMPT = 150
 MIX = (("gsm8k", 0.7), ("crux", 0.2), ("math_l5", 0.1))
 """Corpora of the mix, and the share of each."""
 
@@ -245,10 +245,16 @@ class _Task:
                 # No free judgement is recorded: an answer that cannot be read has nothing free that speaks for it.
                 self.case = self.case.without(models)
             case PaidVerdict(index, models, reason):
-                self.score.paid_calls[f"verdict:{reason}"] += 1
                 judged = self.record.row(self.record.named(self.case.answers[index].by.model, self.swaps))
-                read = judged["input_tokens"] + judged["output_tokens"] + _VERDICT_PROMPT
-                self.score.cost += PRICES[models[0]].cost(Usage(read, output_tokens=15))
+                costs, tokens = (
+                    OpinionCosts(PRICES[models[0]]),
+                    (judged["input_tokens"], judged["output_tokens"]),
+                )
+                if self.score.baseline - self.score.cost < costs.verdict_bound(*tokens):
+                    self.case = self.case.without_extras()
+                    return
+                self.score.paid_calls[f"verdict:{reason}"] += 1
+                self.score.cost += costs.verdict(*tokens)
                 self.case = self.case.with_verdict(Verdict(index, self.orchestrator, 0.0))
             case Deliver() | GiveUp():
                 raise AssertionError(f"{step} ends a task")
