@@ -122,9 +122,9 @@ class DocumentStore:
 
         return await self._database.transact(transaction, label="strata.change_tasks")
 
-    async def secret(self) -> str:
-        """The secret of this ledger, made at its first use."""
-        return await self._database.transact(_secret, label="strata.secret")
+    async def secret(self, first: str | None = None) -> str:
+        """The secret of this ledger, made at its first use; `first`: by a replay, whose coins are those of its seed."""
+        return await self._database.transact(lambda tx: _secret(tx, first), label="strata.secret")
 
     async def prune(self, before: float) -> int:
         """Delete the rows of tasks that were last seen before a moment (epoch seconds); returns how many."""
@@ -161,11 +161,11 @@ async def _locked(tx: Tx, scope: str) -> str | None:
     return None if rows[0]["body"] is None else str(rows[0]["body"])
 
 
-async def _secret(tx: Tx) -> str:
+async def _secret(tx: Tx, first: str | None = None) -> str:
     await tx.execute(
         "INSERT INTO risk_scope (scope, version, body, changed_at) VALUES (?, 0, ?, ?) "
         "ON CONFLICT (scope) DO NOTHING",
-        *(_SECRET, secrets.token_hex(32), tx.now()),
+        *(_SECRET, first or secrets.token_hex(32), tx.now()),
     )
     rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", _SECRET)
     return str(rows[0]["body"])

@@ -153,7 +153,7 @@ async def replay_scenario(
         config_text: The configuration file's text; addresses and keys are pointed at the sandbox.
         name: How the outcome is called.
         folder: Where the ledger of this replay is kept; empty.
-        seed: Of the order.
+        seed: Of the order, and of the coins that choose audits.
         concurrency: Calls open at once.
     """
     targets = _targets(config_text, folder)
@@ -170,8 +170,10 @@ async def replay_scenario(
             {"id": str(n), "task": task, "use_case": record.get("use_case") or "moderate"}
             for n, (task, record) in enumerate(zip(_tasks(order), order, strict=True))
         ]
+        risk = (await workflow.ready()).risk
+        await risk.secret(f"replay {seed}")
         results = await workflow.execute_bulk(items, concurrency=concurrency)
-        state = await (await workflow.ready()).risk.state()
+        state = await risk.state()
     return _outcome(name, workflow.config, order, results, targets, recorded, state)
 
 

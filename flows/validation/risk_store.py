@@ -122,7 +122,7 @@ class RiskStore:
         """Everything the store knows, for reports."""
         return RiskState.from_json(await self._documents.read(self._scope))
 
-    async def secret(self) -> str:
-        """The ledger's secret, under which coins are drawn."""
-        self._secret = self._secret or await self._documents.secret()
+    async def secret(self, first: str | None = None) -> str:
+        """The ledger's secret, under which coins are drawn; `first` for a new ledger whose coins must be repeated."""
+        self._secret = self._secret or await self._documents.secret(first)
         return self._secret

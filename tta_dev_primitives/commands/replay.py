@@ -42,7 +42,7 @@ def replay(
         data: JSONL: prompt, use_case, models {name: {answer, correct, input_tokens, output_tokens}}.
         config: Configuration files to compare; the guide's three scenarios when not given.
         limit: Only the first so many records.
-        seed: Of the order in which the tasks are run.
+        seed: Of the order in which the tasks are run, and of the coins that choose audits.
         concurrency: Calls open at once.
         chart: Also write the cost-quality chart, as SVG.
     """
