@@ -78,9 +78,10 @@ def test_runs_inside_a_users_flow_join_its_server(
     kept = {
         name: value for name, value in os.environ.items() if not name.startswith(("PREFECT_", "TTA_SERVER"))
     }
+    own = {"TTA_HOME": str(home), "PREFECT_HOME": str(prefect_home)}
     ran = subprocess.run(
         [sys.executable, "-c", _SCRIPT, str(workflow.config.source)],
-        env=kept | {"TTA_HOME": str(home), "PREFECT_HOME": str(prefect_home)},
+        env=kept | own | {"PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120"},
         capture_output=True,
         text=True,
         timeout=170,

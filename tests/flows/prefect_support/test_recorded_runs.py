@@ -59,7 +59,7 @@ async def test_a_run_needs_two_requests_and_its_artifacts_follow_its_end(
     before_the_answer = [line for line in asked if not any(word in line for word in by_clock)]
     assert before_the_answer == ["POST /flow_runs/", "POST /flow_runs/{id}/set_state"]
     await background_done()
-    assert asked[-3:] == ["POST /artifacts/"] * 3
+    assert asked.count("POST /artifacts/") == 3
     run = await (await api_connection()).client.read_flow_run(UUID(result.flow_run_id))
     assert (run.name, run.state_name, run.run_count) == ("Describe how a toaster works.", "Completed", 1)
     assert run.tags == ["use_case:simple"]

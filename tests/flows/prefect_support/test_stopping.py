@@ -35,18 +35,26 @@ QUICK = "defaults: {latency: 1.5}"
 PAID_ONLY = {"enabled": False, "validation": {"mode": "never"}}
 
 
-async def set_state(sandbox: Sandbox, task: asyncio.Task[Any], state: State[Any], name: str) -> FlowRun:
-    """Set the state of the run with a name once its first call is open."""
+async def set_state(
+    sandbox: Sandbox, task: asyncio.Future[Any], state: State[Any], wanted: str | MultiModelWorkflow
+) -> FlowRun:
+    """Set the state of the run with a name, or of the one that the ledger knows, once its first call is open."""
     while not sandbox.calls:
         assert not task.done(), task
         await asyncio.sleep(0.05)
-    wanted = FlowRunFilter.model_validate(
-        {"name": {"any_": [name]}, "state": {"type": {"any_": ["RUNNING"]}}}
-    )
+    by_name = {"name": {"any_": [wanted]}, "state": {"type": {"any_": ["RUNNING"]}}}
+    chosen = by_name if isinstance(wanted, str) else {"id": {"any_": await run_ids(wanted)}}
     async with get_client() as client:
-        (run,) = await client.read_flow_runs(flow_run_filter=wanted)
+        (run,) = await client.read_flow_runs(flow_run_filter=FlowRunFilter.model_validate(chosen))
         await client.set_flow_run_state(run.id, state)
     return run
+
+
+async def run_ids(workflow: MultiModelWorkflow) -> list[str]:
+    """The flow runs whose calls stand in the ledger."""
+    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
+    rows = await ledger.database.read(lambda tx: tx.fetch("SELECT DISTINCT flow_run_id FROM ledger_call"))
+    return [row["flow_run_id"] for row in rows]
 
 
 async def state_of(run: FlowRun) -> State[Any]:
@@ -129,8 +137,7 @@ async def test_a_job_that_is_cancelled_lets_its_open_calls_end(
 
     job: Awaitable[None] = memory() if kind == "memory" else file()
     running = asyncio.ensure_future(job)
-    name = "bulk" if kind == "memory" else "bulk in.jsonl"
-    run = await set_state(sandbox, running, Cancelling(), name)  # type: ignore[arg-type]
+    run = await set_state(sandbox, running, Cancelling(), workflow)
     await running
     assert (await state_of(run)).name == "Cancelled"
     money = await balance(workflow)
@@ -198,9 +205,7 @@ async def test_a_signal_ends_a_script_with_one_line(
     money = await balance(workflow)
     assert money.held == 0
     assert (money.presumed > 0) is (scenario == SLOW)
-    ledger = Ledger.open(workflow.config.cost_tracking.ledger_url)
-    rows = await ledger.database.read(lambda tx: tx.fetch("SELECT flow_run_id FROM ledger_call"))
-    (run_id,) = {row["flow_run_id"] for row in rows}
+    (run_id,) = await run_ids(workflow)
     async with get_client() as client:
         state = (await client.read_flow_run(run_id)).state
     assert state is not None
