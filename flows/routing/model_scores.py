@@ -83,15 +83,7 @@ class Score:
         )
 
     def _halved(self) -> Score:
-        return Score(
-            self.seen / 2,
-            self.weight / 2,
-            self.squares / 2,
-            self.accepted / 2,
-            self.timed / 2,
-            self.logs / 2,
-            self.log_squares / 2,
-        )
+        return Score(*(getattr(self, name) / 2 for name in Score.__slots__))
 
     @property
     def known(self) -> bool:
