@@ -359,6 +359,8 @@ def test_prefects_own_command_deploys_the_file(deployed: ServerInfo, tmp_path: P
     assert done.returncode == 0, done.stdout + done.stderr
     for name in NAMES:
         assert name in done.stdout.replace("\n", ""), name
+    # It has overwritten what `tta deploy` had made, which other tests look at.
+    tta("deploy", "--work-pool", POOL, "--reset")
 
 
 def test_the_file_and_the_flows_agree() -> None:
