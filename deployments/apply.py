@@ -17,7 +17,7 @@ from prefect.exceptions import ObjectAlreadyExists, ObjectNotFound
 
 from tta_dev_primitives.blocks.prefect_server.server_settings import is_loopback
 from tta_dev_primitives.deployments.automations import AppliedAutomation, apply_automations
-from tta_dev_primitives.deployments.definitions import BULK, deployments
+from tta_dev_primitives.deployments.definitions import BULK, deployments, refuse_unknown_parameters
 from tta_dev_primitives.deployments.merge import (
     Difference,
     Fields,
@@ -178,6 +178,7 @@ async def _apply(
         await _create(wanted, merged, definition)
     else:
         await client.update_deployment(before.id, update_of(wanted, merged.values, stored))
+        await refuse_unknown_parameters(client, before.id)
         await _apply_schedules(client, before, merged, definition, reset=reset)
     await write_last(client, wanted.full_name, dict(digests(definition)))
     now = await client.read_deployment_by_name(wanted.full_name)

@@ -9,7 +9,7 @@ from uuid import UUID
 
 import yaml
 from prefect import Flow
-from prefect.client.orchestration import get_client
+from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.actions import DeploymentScheduleCreate
 from prefect.client.schemas.objects import ConcurrencyLimitConfig
 from prefect.client.schemas.schedules import CronSchedule
@@ -69,15 +69,19 @@ class _StrictDeployment(RunnerDeployment):
         """Create or update it on the server."""
         made = await super().aapply(*args, **options)
         async with get_client() as client:
-            known = (await client.read_deployment(made)).parameter_openapi_schema
-            schema = {**(known or {}), "additionalProperties": False}
-            await client.request(
-                "PATCH",
-                "/deployments/{id}",
-                path_params={"id": made},
-                json={"parameter_openapi_schema": schema},
-            )
+            await refuse_unknown_parameters(client, made)
         return made
+
+
+async def refuse_unknown_parameters(client: PrefectClient, deployment_id: UUID) -> None:
+    """Let the server refuse a run of the deployment with a parameter that its flow does not have."""
+    known = (await client.read_deployment(deployment_id)).parameter_openapi_schema
+    await client.request(
+        "PATCH",
+        "/deployments/{id}",
+        path_params={"id": deployment_id},
+        json={"parameter_openapi_schema": {**(known or {}), "additionalProperties": False}},
+    )
 
 
 def _limit(entry: dict[str, Any]) -> ConcurrencyLimitConfig | None:
