@@ -130,7 +130,7 @@ async def _plan_item(runtime: Runtime, item: Item, routes: dict[str, asyncio.Tas
         orchestrator=Candidate.of(runtime.orchestrator),
         policy=runtime.policy,
         long=is_long(item.task),
-        fielded=item.output is not None and has_object_root(item.output.schema),
+        schema=item.output.short_digest if item.output and has_object_root(item.output.schema) else "",
     )
     answered_before = None if item.before is None else runtime.targets.get(item.before.model)
     if answered_before is not None:

@@ -89,7 +89,7 @@ class _Source:
     def figures(self, by: Candidate) -> Figures:
         return self.record.models[self.recorded_as[by.model]]
 
-    def answer(self, by: Candidate) -> Answer:
+    def answer(self, by: Candidate, fields: Sequence[str] = ()) -> Answer:
         known = self.figures(by)
         final = f"answer {known.group}" if known.group >= 0 else None
         failures = ("truncated",) if known.group == _REFUSED else ()

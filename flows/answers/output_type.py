@@ -12,6 +12,7 @@ a trailing comma, a number as text or an unlisted enum value is refused. Null st
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -31,7 +32,7 @@ from tta_dev_primitives.blocks.wire.structured import inlined, with_nulls
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.json_schema import check_schema, has_object_root, without_nulls
 from tta_dev_primitives.flows.answers.linear_patterns import matches
-from tta_dev_primitives.flows.answers.strict_json import parses
+from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_value
 
 _WRAPPED = "answer"
 """Providers want an object at the root: another value travels under this key."""
@@ -121,16 +122,21 @@ class OutputType:
         """The schema as one line, for content keys."""
         return json.dumps(self.schema, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
 
+    @cached_property
+    def short_digest(self) -> str:
+        """A short name of the schema, for risk accounts."""
+        return hashlib.sha256(self.digest.encode()).hexdigest()[:12]
+
     def read(self, text: str) -> TypedAnswer:
         """The data that a reply consists of.
 
         Raises:
             InvalidAnswerError: No JSON, or not data of this type.
         """
-        found = parses(text)
-        if found is None:
-            raise InvalidAnswerError("", "expected one JSON value and nothing else")
-        value = found[0]
+        try:
+            value = one_value(text)
+        except StrictJsonError as error:
+            raise InvalidAnswerError("", str(error)) from None
         if not has_object_root(self.schema) and isinstance(value, dict) and set(value) == {_WRAPPED}:
             value = value[_WRAPPED]
         return self.check(without_nulls(self.schema, value))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from decimal import Decimal
 from typing import Any, TypedDict
 
 _FENCE = re.compile(r"```[A-Za-z0-9_-]*[ \t]*\n(.*)\n[ \t]*```", re.S)
 _ONE_BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.S)
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+_SURROGATE_CHAR = re.compile("[\ud800-\udfff]")
 _MOST = 100_000
 _DEPTH = 20
 
@@ -29,21 +31,7 @@ def one_object(text: str, *, exact: bool = False) -> dict[str, Any]:
     """
     body = text.strip()
     fence = _FENCE.fullmatch(body)
-    body = fence[1].strip() if fence else body
-    if not body:
-        raise StrictJsonError("the answer is empty")
-    if len(body) > _MOST:
-        raise StrictJsonError(f"the answer is longer than {_MOST:,} characters")
-    if _depth(body) > _DEPTH:
-        raise StrictJsonError(f"the JSON is nested more than {_DEPTH} levels deep")
-    try:
-        value = json.loads(body, parse_float=Decimal if exact else _finite, **HOOKS)
-    except StrictJsonError:
-        raise
-    except json.JSONDecodeError as error:
-        raise StrictJsonError(f"not one JSON object: {error.msg} at character {error.pos}") from None
-    except (ValueError, ArithmeticError, RecursionError):
-        raise StrictJsonError("not one JSON object: a number is too long") from None
+    value = _value(fence[1] if fence else body, "object", exact=exact)
     if not isinstance(value, dict):
         raise StrictJsonError(f"expected a JSON object, got {type(value).__name__}")
     return value
@@ -67,16 +55,46 @@ def lone_object(text: str, *, exact: bool = False) -> tuple[dict[str, Any], str]
     return one_object(text[begin:end], exact=exact), f"{text[:begin]} {text[end:]}"
 
 
-def parses(text: str) -> tuple[Any] | None:
-    """The JSON value that the whole text (or its one fenced block) is, in a tuple; None when it is none."""
+def one_value(text: str) -> Any:
+    """The JSON value that the whole text is, or the only code fence in it.
+
+    Raises:
+        StrictJsonError: It is none, or too large or too deep.
+    """
     blocks = _ONE_BLOCK.findall(text)
-    body = blocks[0] if len(blocks) == 1 else text.strip()
-    if len(body) > _MOST or _depth(body) > _DEPTH:
-        return None
+    return _value(blocks[0] if len(blocks) == 1 else text, "value")
+
+
+def _value(text: str, kind: str, *, exact: bool = False) -> Any:
+    body = text.strip()
+    if not body:
+        raise StrictJsonError("the answer is empty")
+    if len(body) > _MOST:
+        raise StrictJsonError(f"the answer is longer than {_MOST:,} characters")
+    if _depth(body) > _DEPTH:
+        raise StrictJsonError(f"the JSON is nested more than {_DEPTH} levels deep")
     try:
-        return (json.loads(body, parse_float=_finite, **HOOKS),)
-    except (ValueError, RecursionError):
-        return None
+        value = json.loads(body, parse_float=Decimal if exact else _finite, **HOOKS)
+    except StrictJsonError:
+        raise
+    except json.JSONDecodeError as error:
+        raise StrictJsonError(f"not one JSON {kind}: {error.msg} at character {error.pos}") from None
+    except (ValueError, ArithmeticError, RecursionError):
+        raise StrictJsonError(f"not one JSON {kind}: a number is too long") from None
+    if _SURROGATE.search(body) and any(_SURROGATE_CHAR.search(part) for part in _texts(value)):
+        raise StrictJsonError("half of a surrogate pair is not text")
+    return value
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for key, part in value.items():
+            yield from (key, *_texts(part))
+    elif isinstance(value, list):
+        for part in value:
+            yield from _texts(part)
 
 
 def _depth(text: str) -> int:

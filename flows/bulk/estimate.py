@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.flows.answers.fields import field_paths
+from tta_dev_primitives.flows.answers.json_schema import has_object_root
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.forecast import (
     MOST_DRAWN,
@@ -114,6 +115,15 @@ class Estimate:
     def paid_share(self) -> float:
         """Share of tasks that will need a paid call."""
         return self.paid_tasks / self.tasks if self.tasks else 0.0
+
+
+def _typed(sketch: Sketch, output: OutputType) -> Sketch:
+    """The sketch of a typed task: disputed fields are asked for again alone."""
+    fields = len(field_paths(output.schema))
+    if not fields or not has_object_root(output.schema):
+        return sketch
+    tokens = round(len(output.digest) / _CHARS_A_TOKEN)
+    return replace(sketch, schema=output.short_digest, fields=fields, schema_tokens=tokens)
 
 
 def estimate(
@@ -211,7 +221,8 @@ class _Sum:
         if len(self.sketches) < MOST_DRAWN:
             candidates = tuple(Candidate.of(target) for target in chosen.candidates)
             form = plan.answer_format
-            self.sketches.append(Sketch(plan.use_case, form, is_long(record.task), candidates, read, wrote))
+            sketch = Sketch(plan.use_case, form, is_long(record.task), candidates, read, wrote)
+            self.sketches.append(sketch if record.output is None else _typed(sketch, record.output))
 
     def _route(self, use_case: str) -> Route:
         if use_case not in self.routes:

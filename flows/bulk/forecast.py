@@ -6,6 +6,7 @@ from a stated prior. So the spread of the runs holds both chance and ignorance. 
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from collections.abc import Mapping, Sequence
@@ -25,6 +26,8 @@ _PRIOR = (0.5, 24.5)
 _JUDGED = (0.95, 0.6)
 """How often a free judge accepts an answer that the orchestrator accepts, and one that it rejects."""
 _SAME_MISTAKE = 0.3
+_FIELD_MISTAKES = 0.03
+"""Fields of a typed answer that one model alone gets wrong."""
 _WORK, MOST_DRAWN, _RUNS = 6000, 2000, 11
 """Tasks that are drawn in all; of a longer job so many, whose last half stands for the rest; runs at most."""
 
@@ -41,6 +44,12 @@ class Sketch:
     """Prompt tokens."""
     wrote: int
     """Output tokens of a free answer."""
+    schema: str = ""
+    """Digest of the schema of a typed object; empty: the answer is no such."""
+    fields: int = 0
+    """Its fields."""
+    schema_tokens: int = 0
+    """The part of `read` that the schema takes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +175,7 @@ def _run(
             policy,
             failed=known.out,
             long=one.long,
+            schema=one.schema,
         )
         source = _Drawn(one, orchestrator.model, rates[one.use_case], known.ratios, rng)
         made.append(DryTask(str(place), case, source))
@@ -199,9 +209,13 @@ class _Drawn:
             task, orchestrator, rate, ratios, rng,
         )  # fmt: skip
         self._good: dict[str, bool] = {}
+        self._trap = f"f{rng.randrange(task.fields)}" if task.fields and rng.random() < rate else None
+        """The field of a typed answer that all free models get wrong alike."""
 
-    def answer(self, by: Candidate) -> Answer:
+    def answer(self, by: Candidate, fields: Sequence[str] = ()) -> Answer:
         own = by.model == self._orchestrator
+        if self._task.schema:
+            return self._typed(by, fields, own=own)
         good = self._good[by.model] = own or self._rng.random() >= self._rate
         same = self._rng.random() < _SAME_MISTAKE
         final = "right" if good else "a mistake" if same else f"the mistake of {by.model}"
@@ -211,6 +225,21 @@ class _Drawn:
         return Answer(
             by, "", (), final if self._task.answer_format != "open" else None, self._task.read, wrote
         )
+
+    def _typed(self, by: Candidate, fields: Sequence[str], *, own: bool) -> Answer:
+        """An object, or a part of it: short, and asked for by a schema as short."""
+        task, names = self._task, [f"f{n}" for n in range(self._task.fields)]
+        forms = dict.fromkeys(names, "right")
+        for name in () if own else names:
+            if name == self._trap:
+                forms[name] = "a mistake"
+            elif self._rng.random() < _FIELD_MISTAKES:
+                forms[name] = f"the mistake of {by.model}"
+        self._good[by.model] = set(forms.values()) == {"right"}
+        share = len(fields) / task.fields if fields else 1.0
+        read = task.read - round((1 - share) * task.schema_tokens)
+        wrote = max(1, round(share * task.wrote))
+        return Answer(by, "", (), json.dumps(forms), read, wrote, tuple(fields) or None)
 
     def score(self, answer: Answer, by: Candidate) -> float | None:
         good = self._good[answer.by.model]

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tta_dev_primitives.flows.answers.strict_json import parses
+from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_value
 from tta_dev_primitives.flows.jobs.diffs import FileChange
 
 Severity = Literal["high", "medium", "low"]
@@ -58,9 +58,10 @@ def read_findings(answer: str, change: FileChange) -> list[Finding] | None:
 
     A path that names the file in another way (`./`, `b/`, its last folders) is brought to the diff's form.
     """
-    found = parses(answer)
-    if found is not None:
-        return _from_json(found[0], change)
+    try:
+        return _from_json(one_value(answer), change)
+    except StrictJsonError:
+        pass  # no JSON: lines of text
     findings = [one for line in answer.splitlines() if (one := _from_line(line, change)) is not None]
     if not findings and not _NOTHING.fullmatch(answer.strip()):
         return None

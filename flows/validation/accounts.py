@@ -51,6 +51,11 @@ class Account:
         last = replace(last, charged=last.charged + bound, unjudged=unjudged)
         return replace(self, charged=self.charged + bound, window=(*self.window[:-1], last))
 
+    def spend(self, mean: float) -> Account:
+        """The account with so many more rejected deliveries expected of what was delivered before."""
+        last = replace(self.window[-1], mean=self.window[-1].mean + mean)
+        return replace(self, mean=self.mean + mean, window=(*self.window[:-1], last))
+
     def freeze(self, order: int, rate: float, worst: float, recent: int) -> Account:
         """The account after a reset: the window's deliveries of `order` cost `rate` each, the latest ones `worst`."""
         buckets: list[Bucket] = []

@@ -179,10 +179,15 @@ class Case:
     """Uniform in [0, 1), drawn for this task alone: whether something is tried for what it teaches."""
     short_sighted: frozenset[str] = frozenset()
     """Models whose window cannot hold this task with an answer: they do not judge it."""
-    fielded: bool = False
-    """The answers are typed objects: they are compared field by field."""
+    schema: str = ""
+    """Digest of the schema of typed objects, which are compared field by field; empty: the answers are no such."""
     decided: Decided | None = None
     """How the same task ended before: it ends so again."""
+
+    @property
+    def fielded(self) -> bool:
+        """True when the answers are typed objects: they are compared field by field."""
+        return bool(self.schema)
 
     @property
     def closed(self) -> bool:

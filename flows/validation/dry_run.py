@@ -40,8 +40,8 @@ _MONTH = "dry"
 class Source(Protocol):
     """What models answer to one task."""
 
-    def answer(self, by: Candidate) -> Answer:
-        """The answer of a model; its token counts are set."""
+    def answer(self, by: Candidate, fields: Sequence[str] = ()) -> Answer:
+        """The answer of a model, to these fields of a typed object or to all; its token counts are set."""
 
     def score(self, answer: Answer, by: Candidate) -> float | None:
         """The verdict of a judge on an answer."""
@@ -142,13 +142,13 @@ class DryRun:
         case, source = task.case, task.source
         names = {c.model: c for c in (*case.candidates, case.orchestrator)}
         match step:
-            case Answers(slots):
+            case Answers(slots, fields):
                 for slot in slots:
                     for name in slot:
-                        if not self._answer(task, names[name]).failures:
+                        if not self._answer(task, names[name], fields).failures:
                             break
-            case PaidSolve(models, _):
-                self._answer(task, names[models[0]])
+            case PaidSolve(models, _, fields):
+                self._answer(task, names[models[0]], fields)
             case FreeJudge(index, models):
                 by = names[models[0]]
                 task.free_calls += 1
@@ -161,8 +161,8 @@ class DryRun:
             case PaidVerdict(index, models, reason):
                 self._verdict(task, index, names[models[0]], extra=reason != "always")
 
-    def _answer(self, task: DryTask, by: Candidate) -> Answer:
-        answer = task.source.answer(by)
+    def _answer(self, task: DryTask, by: Candidate, fields: Sequence[str]) -> Answer:
+        answer = task.source.answer(by, fields)
         price = _price(by, answer)
         if by.billing == "paid" and by.model != self.orchestrator.model and price:
             if self.savings + self.credit < price:
@@ -198,7 +198,7 @@ class DryRun:
         own = next((a for a in task.case.answers if a.by.model == self.orchestrator.model), None)
         base = Decimal(0)
         if own is not None:
-            base = _price(self.orchestrator, own)
+            base = _price(self.orchestrator, own if own.fields is None else task.source.answer(own.by))
             other = next(
                 (a for a in task.case.answers if a.by.model != own.by.model and not a.failures), None
             )

@@ -32,6 +32,9 @@ class Evidence:
     price_class: str = ""
     """What a verdict costs against an answer (`statistics.price_class`); empty where the check is a solution."""
 
+    schema: str = ""
+    """Digest of the schema of a typed object, whose fields have accounts of their own; empty: no such object."""
+
     @property
     def stratum(self) -> str:
         """The key of the stratum."""

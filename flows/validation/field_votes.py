@@ -63,9 +63,18 @@ def same_fields(case: Case, asked: int, own: int, *, whole: bool = False) -> boo
     paths = _paths(case, [asked, own])
     if not whole:
         votes = free_votes(case, case.usable)
+        withheld = () if case.ruling is None else case.ruling.withheld
         paths = [p for p in paths if p in votes.voted and p not in votes.left] or paths
+        paths = [p for p in paths if p not in withheld] or paths
     forms = [(_form(case.answers[asked], path), _form(case.answers[own], path)) for path in paths]
     return all(a == b for a, b in forms if a is not None and b is not None)
+
+
+def confirmed_fields(case: Case, own: int) -> dict[str, bool]:
+    """Each field with a voted value that the orchestrator gave as well: whether its value is the same."""
+    voted = free_votes(case, case.usable).voted
+    given = {path: _given(case, [own], path) for path in voted}
+    return {path: forms[own] == voted[path] for path, forms in given.items() if forms}
 
 
 def status_of(case: Case) -> dict[str, FieldStatus]:

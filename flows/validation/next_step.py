@@ -35,7 +35,12 @@ from tta_dev_primitives.flows.answers.closed_answers import agree
 from tta_dev_primitives.flows.answers.hedging import hedged
 from tta_dev_primitives.flows.validation.case import Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence, EvidenceName
-from tta_dev_primitives.flows.validation.field_votes import FieldVotes, free_votes, same_fields
+from tta_dev_primitives.flows.validation.field_votes import (
+    FieldVotes,
+    confirmed_fields,
+    free_votes,
+    same_fields,
+)
 from tta_dev_primitives.flows.validation.opinion_costs import tokens_of
 from tta_dev_primitives.flows.validation.risk import Label, Ruling
 from tta_dev_primitives.flows.validation.statistics import price_class
@@ -159,7 +164,7 @@ def label_of(case: Case, end: Step) -> Label | None:
     if (
         case.decided is not None
         or not isinstance(end, Deliver)
-        or (ruling is not None and ruling.action == "deliver")
+        or (ruling is not None and ruling.action == "deliver" and not ruling.withheld)
     ):
         return None
     if ruling is None:
@@ -167,8 +172,10 @@ def label_of(case: Case, end: Step) -> Label | None:
         return (
             Label(None, True) if end.accepted and end.evidence in ("paid", "judge") and _paid(case) else None
         )
-    asked = ruling.evidence.answer
-    return Label(ruling, orchestrator_accepts(case, asked), end.accepted)
+    asked, own = ruling.evidence.answer, _own_answer(case)
+    fields = confirmed_fields(case, own) if case.fielded and own is not None else {}
+    word = None if ruling.action == "deliver" else orchestrator_accepts(case, asked)
+    return Label(ruling, word, end.accepted, fields=fields)
 
 
 def compared_label(case: Case) -> Label | None:
@@ -311,36 +318,47 @@ def _compare(case: Case) -> Step:
 def _compare_fields(case: Case, readable: Sequence[int]) -> Step:
     """Typed tasks: another family votes on the fields that differ, then the orchestrator, on these fields only."""
     votes = free_votes(case, readable)
-    seen = {case.answers[i].by.family for i in readable}
-    others = tuple(c.model for c in case.free_left if c.family not in seen)
+    others = tuple(c.model for c in _other_families(case, readable))
     if votes.left and others and len(case.usable) < case.policy.most_answers:
         return Answers((others,), votes.left, votes.best)
     agreed = len(votes.left) < votes.compared
     if case.ruling is None:
         return Consult(_field_evidence(case, readable, votes, agreed=agreed))
-    trusted = case.ruling.action == "deliver" or (case.ruling.action == "audit" and not case.can_solve)
-    if trusted and not votes.left:
+    ruling = case.ruling
+    left = tuple(dict.fromkeys((*votes.left, *(path for path in ruling.withheld if path in votes.voted))))
+    trusted = ruling.action == "deliver" or (ruling.action == "audit" and not case.can_solve)
+    if trusted and not left:
         return _trusted(case, votes.best, agreed=True)
-    if case.can_solve and case.ruling.action == "deliver":
-        return PaidSolve((case.orchestrator.model,), "disputed", votes.left, votes.best)
-    if case.can_solve and case.ruling.action != "deliver":
-        return PaidSolve((case.orchestrator.model,), case.ruling.action)
-    return Deliver(votes.best, False, "none" if votes.left else "agreement", case.ruling.quality)
+    if case.can_solve and ruling.action != "deliver":
+        return PaidSolve((case.orchestrator.model,), ruling.action)
+    if case.can_solve:
+        part = left if len(left) < votes.compared else ()
+        return PaidSolve((case.orchestrator.model,), "disputed", part, votes.best if part else 0)
+    return Deliver(votes.best, False, "none" if left else "agreement", ruling.quality)
+
+
+def _other_families(case: Case, readable: Sequence[int]) -> list[Candidate]:
+    """Free models that may still vote on disputed fields."""
+    seen = {case.answers[i].by.family for i in readable}
+    return [c for c in case.free_left if c.family not in seen]
 
 
 def _field_evidence(case: Case, readable: Sequence[int], votes: FieldVotes, *, agreed: bool) -> Evidence:
     """What speaks for the fields that are agreed; the others are the orchestrator's, whatever is ruled."""
-    kind = "part" if votes.left and agreed else "agree" if agreed else "split"
+    # An agreed part and an agreed whole share their labels: what is wrong is counted a task, in either.
+    kind = "agree" if agreed else "split"
+    voters = _other_families(case, readable)[: max(0, case.policy.most_answers - len(readable))]
     pair, disagreed = first_pair(case)
     return Evidence(
         use_case=case.use_case,
-        signal=f"{_FIELDS}-{kind}{len(readable)}",
+        signal=f"{_FIELDS}-{kind}",
         answer=votes.best,
-        models=_identities(case, readable),
+        models=_identities(case, readable, voters),
         pair=pair,
         disagreed=disagreed,
         strong=agreed,
         auditable=_auditable(case, votes.best, case.can_solve),
+        schema=case.schema,
     )
 
 
@@ -387,8 +405,8 @@ def _alone(signal: str, case: Case, answer: int) -> str:
     return f"{signal}-{'long' if case.long else 'short'}"
 
 
-def _identities(case: Case, answers: Sequence[int]) -> tuple[str, ...]:
-    return tuple(sorted(case.answers[i].by.key or case.answers[i].by.model for i in answers))
+def _identities(case: Case, answers: Sequence[int], more: Sequence[Candidate] = ()) -> tuple[str, ...]:
+    return tuple(sorted(by.key or by.model for by in (*(case.answers[i].by for i in answers), *more)))
 
 
 def _judge_open(case: Case) -> Step:

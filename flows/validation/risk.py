@@ -19,7 +19,7 @@ both are the same confidence sequence at two moments. So quick verdicts cannot t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -28,7 +28,8 @@ from pydantic import TypeAdapter
 from tta_dev_primitives.flows.validation.accounts import Account, Moments
 from tta_dev_primitives.flows.validation.audit_bound import LEAST, AuditBound
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
+from tta_dev_primitives.flows.validation.field_accounts import Accounts, checked, labels_of, withheld
+from tta_dev_primitives.flows.validation.statistics import Watch, exceeds, posterior, upper_bound, watch
 
 Action = Literal["deliver", "audit", "escalate"]
 
@@ -56,6 +57,12 @@ _PRICE = 3.2
 _LONGEST = 400
 """Labels that one open verdict can hold back; then it counts as a rejection."""
 _AUDIT_PATIENCE = 1000.0
+_TYPED_SAFETY = 2.2
+"""`_SAFETY` of typed answers, where models often make the same mistake."""
+_DOUBT_GAIN, _MOST_DOUBT = 0.6, 0.5
+"""Typed answers: audits for each probability that the failure rate exceeds the budget, and the most of them."""
+_CLEAN, _AT_FIRST = 0.02, 0.2
+"""Typed answers: so many audits while even clean labels leave more than the first probability of too high a rate."""
 _RECENT = 25
 """Deliveries before an alarm that are charged as if they had all been hopeless."""
 
@@ -106,6 +113,8 @@ class Ruling:
     """Which incarnation of the stratum decided."""
     place: int = -1
     """The label's place in the stratum's order; -1: no label is expected."""
+    withheld: Sequence[str] = ()
+    """Fields of a typed answer that the orchestrator gives, whatever the models agree on."""
     resumed: bool = False
     """The same ruling was given before: the task was cut off, or is repeated."""
 
@@ -128,6 +137,8 @@ class Label:
     use_case: str = ""
     reused: bool = False
     """The orchestrator's word, or the whole task, came from the store."""
+    fields: Mapping[str, bool] = field(default_factory=dict)
+    """Fields that the models agreed on and the orchestrator gave: whether it gave the same value."""
     ended: bool = True
     """False: the word is known, the task is still on its way."""
 
@@ -155,6 +166,8 @@ class Stratum:
     audits: Watch = field(default_factory=Watch)
     alarmed: bool = False
     """Labels have raised a drift alarm; the next one resets the stratum."""
+    fields: Accounts = field(default_factory=dict)
+    """Accounts of the fields of typed answers."""
     compared: int = 0
     """Comparisons of free answers with the orchestrator's own, and those that failed."""
     worse: int = 0
@@ -362,7 +375,7 @@ def rule(
         if evidence.auditable and not evidence.checks_saved and check < policy.eps / 2:
             # Checks have used up what was saved: so few tasks cannot break the budget, and earn the next check.
             trusted = trusted or state.by_comparisons(key)[0] <= _HOPELESS
-    chance = _audit_chance(state, key, policy) if trusted else 0.0
+    chance = _audit_chance(state, evidence, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
     place = -1
     if action == "deliver":
@@ -375,7 +388,8 @@ def rule(
     verdict = action != "deliver" and (stratum.counted[0] < _ALL_CHECKS[action] or check < _CHECK)
     ruling = Ruling(action, evidence, quality, mean, chance, task=task, check=verdict)
     compare = policy.gate == "balanced" and not (trusted and stratum.counted[0] >= _PROVED)
-    return replace(ruling, compare=compare, order=stratum.order, place=place), state
+    held = withheld(stratum.fields, evidence.schema)
+    return replace(ruling, compare=compare, order=stratum.order, place=place, withheld=held), state
 
 
 def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> RiskState:
@@ -411,6 +425,29 @@ def judged(state: RiskState, ruling: Ruling, *, failed: bool) -> tuple[RiskState
         stratum = replace(stratum, n=stratum.n + 1, k=stratum.k + failed).watched(failed)
     state, alarm = _with(state, key, stratum), stratum.alarmed
     return (_reset(state, ruling.evidence.use_case, [key]) if alarm else state), alarm
+
+
+def fields_checked(state: RiskState, ruling: Ruling, label: Label, policy: RiskPolicy) -> RiskState:
+    """Record which fields of a typed answer the orchestrator confirmed.
+
+    Under `balanced` a field that is withheld from now on takes its rejections out of the stratum. What was delivered
+    before stays charged as it was.
+    """
+    key = ruling.evidence.stratum
+    stratum = state.strata[key]
+    if stratum.order != ruling.order:
+        return state
+    accounts, forgiven = checked(
+        stratum.fields, ruling.evidence.schema, label.fields, policy.eps, whole=label.passed is not None
+    )
+    stratum = replace(stratum, fields=accounts)
+    if not forgiven or policy.gate == "strict":
+        return _with(state, key, stratum)
+    before = state.moments(key)[0]
+    state = _with(state, key, replace(stratum, k=min(stratum.n, max(0.0, stratum.k - forgiven))))
+    spent = stratum.unjudged * max(0.0, before - state.moments(key)[0])
+    account = state.account(ruling.evidence.use_case).spend(spent)
+    return replace(state, accounts={**state.accounts, ruling.evidence.use_case: account})
 
 
 def delivered(state: RiskState, label: Label) -> RiskState:
@@ -465,18 +502,26 @@ def _affordable(state: RiskState, key: str, policy: RiskPolicy) -> bool:
     spent = [after.expected(use_case)]
     if account.items > account.window_items:
         spent.append(after.window_expected(use_case))
+    safety = _TYPED_SAFETY if state.strata[key].fields else _SAFETY
     return all(
-        mean + _SAFETY * variance**0.5 <= budget
+        mean + safety * variance**0.5 <= budget
         for (mean, variance), budget in zip(spent, budgets, strict=False)
     )
 
 
-def _audit_chance(state: RiskState, key: str, policy: RiskPolicy) -> float:
-    stratum = state.strata[key]
-    rate = stratum.bound if policy.gate == "strict" else state.moments(key)[0]
-    budget = policy.eps * (state.account(key.split("|", 1)[0]).items + 1)
+def _audit_chance(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> float:
+    stratum = state.strata[evidence.stratum]
+    rate = stratum.bound if policy.gate == "strict" else state.moments(evidence.stratum)[0]
+    budget = policy.eps * (state.account(evidence.use_case).items + 1)
     used = min(1.0, stratum.unjudged * rate / budget) if budget > 0 else 1.0
     chance = _AUDIT_GAIN * used * _AUDIT_HALF / (_AUDIT_HALF + stratum.n)
+    if evidence.schema:
+        # Models may share their mistakes, and a lucky start hides it: audit while the rate may exceed the budget.
+        seen = (stratum.counted, labels_of(stratum.fields, evidence.schema))
+        doubt = max(exceeds(*labels, policy.eps) for labels in seen if labels is not None)
+        if exceeds(stratum.counted[0], 0, policy.eps) > _CLEAN:
+            chance = max(chance, _AT_FIRST)
+        chance = max(chance, min(_MOST_DOUBT, _DOUBT_GAIN * doubt))
     return min(1.0, max(policy.audit_floor, chance))
 
 

@@ -23,6 +23,7 @@ from tta_dev_primitives.flows.validation.risk import (
     compared,
     delivered,
     enrolled,
+    fields_checked,
     judged,
     observe,
     rule,
@@ -52,7 +53,7 @@ class Held:
     """The task ended without a label, and as what it counts; one that comes later still counts."""
 
 
-_KEPT = ("action", "quality", "estimate", "probability", "check", "compare", "order", "place")
+_KEPT = ("action", "quality", "estimate", "probability", "check", "compare", "order", "place", "withheld")
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class TaskRow:
             return cls()
         observed, counted, rulings = json.loads(text)
         held = [
-            Held(Ruling(evidence=Evidence("", ""), **dict(zip(_KEPT, kept, strict=True))), *rest)
+            Held(Ruling(evidence=Evidence("", ""), **dict(zip(_KEPT, kept, strict=False))), *rest)
             for kept, *rest in rulings
         ]
         return cls(observed, counted, {one.ruling.order: one for one in held})
@@ -145,6 +146,8 @@ def learn_once(
         if label.ended and not held.labelled and not held.closed:
             state, closed = unlabelled(state, label, ruling, policy)
             held = replace(held, closed=closed)
+        if label.fields and label.ended and new and not row.counted:
+            state = fields_checked(state, ruling, label, policy)
         row = row.keep(held)
     if label.ended and label.accepted and new and not row.counted:
         state, row = delivered(state, replace(label, ruling=ruling)), replace(row, counted=True)

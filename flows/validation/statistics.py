@@ -42,6 +42,15 @@ def posterior(n: float, k: float, prior: tuple[float, float]) -> tuple[float, fl
     return mean, mean * (1 - mean) / (a + b + 1)
 
 
+@lru_cache(maxsize=4096)
+def exceeds(n: float, k: float, rate: float) -> float:
+    """The probability that a failure rate is above `rate` after k failures in n labels, from a flat prior."""
+    draws = int(n) + 1
+    return sum(
+        math.comb(draws, i) * rate**i * (1 - rate) ** (draws - i) for i in range(min(int(k), draws) + 1)
+    )
+
+
 def coin(secret: str, *parts: str) -> float:
     """A number in [0, 1) that is the same whenever it is drawn: HMAC-SHA256 of `parts` under the ledger's secret."""
     digest = hmac.digest(secret.encode(), "\x1f".join(parts).encode(), "sha256")

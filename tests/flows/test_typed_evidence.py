@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,7 +27,8 @@ from tta_dev_primitives.flows.validation.next_step import (
     next_step,
     orchestrator_accepts,
 )
-from tta_dev_primitives.flows.validation.risk import Action, Ruling
+from tta_dev_primitives.flows.validation.risk import Action, Label, RiskPolicy, RiskState, Ruling
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
 StartSandbox = Callable[..., Sandbox]
 G, L, D = (Candidate(name, name, "free") for name in ("gemini", "llama", "deepseek"))
@@ -35,7 +37,7 @@ PAID = Candidate("claude", "claude", "paid")
 
 def case(*values: dict[str, str | None], free: tuple[Candidate, ...] = (G, L, D), **more: Any) -> Case:
     """A typed task that the free models answered so."""
-    made = Case("json", "simple", (*free, PAID), PAID, fielded=True, **more)
+    made = Case("json", "simple", (*free, PAID), PAID, schema="s", **more)
     for by, forms in zip(free, values, strict=False):
         made = made.with_answer(answer(by, forms))
     return made
@@ -62,7 +64,7 @@ def test_a_third_family_answers_only_what_differs() -> None:
     asked = case({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "9", "c": "3"})
     assert next_step(asked) == Answers((("deepseek",),), ("b",), 0)
     settled = asked.with_answer(answer(D, {"a": "1", "b": "9", "c": "3"}, ("b",)))
-    assert signal(settled) == "fields-agree3"
+    assert signal(settled) == "fields-agree"
     step = next_step(ruled(settled, "deliver"))
     assert step == Deliver(1, True, "agreement", 0.9)
     assert status_of(settled) == {"a": "agreed", "b": "agreed", "c": "agreed"}
@@ -73,7 +75,7 @@ def test_what_is_still_disputed_goes_to_the_orchestrator_alone() -> None:
     split = case({"a": "1", "b": "2"}, {"a": "1", "b": "9"}).with_answer(
         answer(D, {"a": "1", "b": "7"}, ("b",))
     )
-    assert signal(split) == "fields-part3"
+    assert signal(split) == "fields-agree"
     assert next_step(ruled(split, "deliver")) == PaidSolve(("claude",), "disputed", ("b",), 0)
     for action in ("audit", "escalate"):
         assert next_step(ruled(split, action)) == PaidSolve(("claude",), action)  # type: ignore[arg-type]
@@ -98,21 +100,18 @@ def test_a_check_looks_at_the_agreed_fields() -> None:
     assert orchestrator_accepts(ended, 0, whole=True) is False
 
 
-@pytest.mark.parametrize(
-    ("free", "kind"),
-    [((G, L), "split2"), ((G, L, Candidate("gemini-flash", "gemini", "free")), "split2")],
-)
-def test_nothing_agreed_is_solved_whole(free: tuple[Candidate, ...], kind: str) -> None:
+@pytest.mark.parametrize("free", [(G, L), (G, L, Candidate("gemini-flash", "gemini", "free"))])
+def test_nothing_agreed_is_solved_whole(free: tuple[Candidate, ...]) -> None:
     """A second model of a family that answered has no vote."""
     made = case({"a": "1"}, {"a": "2"}, free=free)
-    assert signal(made) == f"fields-{kind}"
+    assert signal(made) == "fields-split"
     assert next_step(ruled(made, "escalate")) == PaidSolve(("claude",), "escalate")
 
 
 def test_open_text_is_not_voted_on() -> None:
     """It must be there; two models write it in two ways."""
     made = case({"a": "1", "text": None}, {"a": "1", "text": None})
-    assert signal(made) == "fields-agree2"
+    assert signal(made) == "fields-agree"
     assert status_of(made) == {"a": "agreed", "text": "unchecked"}
 
 
@@ -190,13 +189,59 @@ def _trusting(state: Any, evidence: Evidence, *_: Any, task: str = "", **__: Any
 
 
 @pytest.mark.parametrize(
-    ("models", "fields", "saved"), [(Models(3, 0.06), 6, 0.85), (Models(2, 0.03), 5, 0.7)]
+    ("models", "fields", "saved", "right"),
+    [
+        (Models(3, 0.06), 6, 0.85, 0.99),
+        (Models(2, 0.03), 5, 0.7, 0.99),
+        (Models(3, 0.06, shared=0.5), 6, 0.4, 0.97),  # in this order the first checks are lucky
+        (Models(3, 0.02, bad=0.3), 6, 0.4, 0.98),
+    ],
 )
-def test_a_job_saves_and_stays_right(models: Models, fields: int, saved: float) -> None:
-    """The small version of tests/benchmarks/typed_bench.py: the paid model's accuracy, most of its cost saved."""
+def test_a_job_saves_and_stays_right(models: Models, fields: int, saved: float, right: float) -> None:
+    """The small version of tests/benchmarks/typed_bench.py: wrong data called agreed stays within the risk budget."""
     rng = random.Random(2)
     job = run_job(models, tasks_of(300, rng, fields=fields), rng)
     assert job.saving >= saved
-    assert job.accuracy >= 0.99
+    assert job.accuracy >= right
     assert job.dearer == 0
     assert job.wrong_agreed <= models.policy.eps * job.tasks
+
+
+def test_a_field_that_is_often_wrong_goes_to_the_orchestrator_alone() -> None:
+    """Its rejections leave the stratum of the others; it comes back when the orchestrator confirms its values."""
+    policy, evidence = RiskPolicy(0.15), Evidence("simple", "fields-agree", strong=True, schema="s")
+    state, held = RiskState(), []
+    for number in range(40):
+        ruling, state, row = rule_once(
+            state, TaskRow(), f"t{number}", evidence, policy, secret="s", month="2026-11"
+        )
+        held.append(tuple(ruling.withheld))
+        fields = {"a": True, "b": number >= 6}
+        checked = None if ruling.action == "deliver" else fields["b"] or bool(ruling.withheld)
+        if ruling.action == "deliver":
+            fields = {path: right for path, right in fields.items() if path in ruling.withheld}
+        label = Label(ruling, checked, fields=fields, task=ruling.task)
+        _, state, _ = learn_once(state, row, label, policy)
+    stratum = next(iter(state.strata.values()))
+    assert held[2] == ()
+    assert held[3] == held[10] == ("b",)
+    assert stratum.fields["s"]["b"].k == 6
+    assert held[-1] == () or stratum.fields["s"]["b"].withheld
+    assert stratum.unjudged > 0
+
+
+def test_a_withheld_field_is_asked_for_with_the_disputed_ones() -> None:
+    """A whole solution says what the fields that are delivered on votes are worth; a cut one what it was asked for."""
+    agreed = case({"a": "1", "b": "2", "c": "3"}, {"a": "1", "b": "2", "c": "3"})
+    ruling = replace(ruled(agreed, "deliver").ruling, withheld=("b",))
+    asked = agreed.with_ruling(ruling)
+    assert next_step(asked) == PaidSolve(("claude",), "disputed", ("b",), 0)
+    ended = asked.with_answer(answer(PAID, {"a": "1", "b": "7", "c": "3"}, ("b",)))
+    label = label_of(ended, next_step(ended))
+    assert label is not None
+    assert (label.passed, label.fields) == (None, {"b": False})
+    audited = agreed.with_ruling(replace(ruling, action="audit"))
+    ended = audited.with_answer(answer(PAID, {"a": "1", "b": "7", "c": "3"}))
+    label = label_of(ended, next_step(ended))
+    assert label is not None
+    assert (label.passed, label.fields) == (True, {"a": True, "b": False, "c": True})

@@ -153,6 +153,8 @@ class Models:
     """Fields that a free model gets wrong."""
     shared: float = 0.0
     """Share of these errors that all free models make alike."""
+    bad: float = 0.0
+    """Further errors in the first field, which all free models make alike."""
     paid_errors: float = 0.005
     policy: Policy = field(default_factory=Policy)
 
@@ -212,13 +214,15 @@ class _Run:
         self.truth, self.other = task.truth, other
         shared = self.models.errors * self.models.shared
         self.trap = {name for name in self.truth if rng.random() < shared}
+        if self.models.bad and rng.random() < self.models.bad:
+            self.trap.add(next(iter(self.truth)))
         self.answers = {f"free{n}": self._free() for n in range(self.models.free)}
         self.answers["claude"] = self._values(self.models.paid_errors)
         paid = Candidate("claude", "claude", "paid", "claude", PRICE)
         free = [Candidate(f"free{n}", f"family{n}", "free", f"free{n}") for n in range(self.models.free)]
         self.by_name = {c.model: c for c in [*free, paid]}
         self.case = Case(
-            "json", "simple", (*free, paid), paid, self.models.policy, fielded=True
+            "json", "simple", (*free, paid), paid, self.models.policy, schema=task.output.short_digest
         )  # fmt: skip
         self.row, self.key, self.cost = TaskRow(), str(job.tasks), Decimal(0)
         self.risk = RiskPolicy(self.models.policy.eps, self.models.policy.gate)

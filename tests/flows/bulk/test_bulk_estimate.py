@@ -18,12 +18,14 @@ from tta_dev_primitives.blocks.ledger.types import ReportRow
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.resolve import resolve_targets
+from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.bulk.arguments import duration
 from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts, estimate
-from tta_dev_primitives.flows.bulk.forecast import output_prior
+from tta_dev_primitives.flows.bulk.forecast import Known, Sketch, forecast, output_prior
 from tta_dev_primitives.flows.bulk.progress import Progress, span_text
 from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.validation.case import Candidate, Policy
 from tta_dev_primitives.flows.validation.risk import RiskState, Stratum
 
 NOW = 1_795_435_200.0
@@ -252,3 +254,15 @@ def test_progress_tells_pace_and_time_left() -> None:
     progress.quota_eta_s = 7200.0
     assert "2 h 00 min left" in progress.line()
     assert span_text(float("inf")) == "no end"
+
+
+def test_disputed_fields_of_typed_tasks_are_forecast_as_short_paid_answers() -> None:
+    """The same disputes cost less when the prompt is mostly schema, which a part of the fields does not need."""
+    paid = Candidate("claude", "claude", "paid", "claude", Price(Decimal(3), Decimal(15)))
+    free = tuple(Candidate(name, name, "free", name) for name in ("gemini", "llama"))
+    task = Sketch("simple", "json", False, (*free, paid), 600, 60, "schema", 6)
+    whole, cut = (
+        forecast([replace(task, schema_tokens=tokens)] * 200, Policy(), paid, Known()) for tokens in (0, 500)
+    )
+    assert whole.paid_tasks == cut.paid_tasks > 40
+    assert cut.expected < Decimal("0.8") * whole.expected < whole.baseline
