@@ -193,8 +193,8 @@ def _trusting(state: Any, evidence: Evidence, *_: Any, task: str = "", **__: Any
     [
         (Models(3, 0.06), 6, 0.85, 0.99),
         (Models(2, 0.03), 5, 0.7, 0.99),
-        (Models(3, 0.06, shared=0.5), 6, 0.4, 0.97),  # in this order the first checks are lucky
-        (Models(3, 0.02, bad=0.3), 6, 0.4, 0.98),
+        (Models(3, 0.06, shared=0.5), 6, 0.3, 0.97),  # in this order the first checks are lucky
+        (Models(3, 0.02, bad=0.3), 6, 0.3, 0.98),
     ],
 )
 def test_a_job_saves_and_stays_right(models: Models, fields: int, saved: float, right: float) -> None:
