@@ -57,9 +57,9 @@ _PRICE = 3.2
 _LONGEST = 400
 """Labels that one open verdict can hold back; then it counts as a rejection."""
 _AUDIT_PATIENCE = 1000.0
-_TYPED_SAFETY = 2.0
+_TYPED_SAFETY = 2.2
 """`_SAFETY` of typed answers, where models often make the same mistake."""
-_DOUBT_GAIN, _MOST_DOUBT = 0.4, 0.5
+_DOUBT_GAIN, _MOST_DOUBT = 0.6, 0.5
 """Typed answers: audits for each probability that the failure rate exceeds the budget, and the most of them."""
 _CLEAN, _AT_FIRST = 0.02, 0.2
 """Typed answers: so many audits while even clean labels leave more than the first probability of too high a rate."""
