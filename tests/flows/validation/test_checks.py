@@ -36,7 +36,7 @@ LONG_TASK = (
         (LONG_TASK, "stop", "open", ("echo",)),
         (f"  {LONG_TASK.upper()}\n", "stop", "open", ("echo",)),
         (f"{LONG_TASK}\n\nThe harbour was busy. " * 2, "stop", "open", ()),
-        ("<<<answer " + "0" * 32 + ">>>", "stop", "open", ("leaked_frame",)),
+        ("<<<answer " + "0" * 16 + ">>>", "stop", "open", ("leaked_frame",)),
         ("x" * 400_001, "stop", "open", ("too_long",)),
     ],
 )
