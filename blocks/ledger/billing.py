@@ -19,7 +19,7 @@ from tta_dev_primitives.blocks.wire.reading import fewest_tokens
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
-from tta_dev_primitives.config.models.prices import OWN_PRICE, list_price
+from tta_dev_primitives.config.models.price_lookup import OWN_PRICE, list_price
 from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
 
 _SLACK = 32

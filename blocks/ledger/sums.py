@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
+from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
-from tta_dev_primitives.blocks.ledger.database.schema import Dialect, register_schema
+from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.months import day_of
 
 register_schema(

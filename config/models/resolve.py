@@ -16,7 +16,7 @@ from tta_dev_primitives.config.models.catalogue import (
     load_catalogue,
     today_utc,
 )
-from tta_dev_primitives.config.models.prices import list_price
+from tta_dev_primitives.config.models.price_lookup import list_price
 from tta_dev_primitives.config.models.targets import Billing, Limits, Price, Target, default_billing
 from tta_dev_primitives.config.options import (
     ExecutorConfig,

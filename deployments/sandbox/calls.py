@@ -80,7 +80,7 @@ def price_lookup(prices: Prices) -> PriceOf:
 def catalogue_price(provider: str, model: str) -> Price | None:
     """The list price of today, from the catalogue; None when it is unknown."""
     from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
-    from tta_dev_primitives.config.models.prices import list_price
+    from tta_dev_primitives.config.models.price_lookup import list_price
 
     try:
         return list_price(provider, model, catalogue=load_catalogue(), today=today_utc())

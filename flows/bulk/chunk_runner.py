@@ -16,10 +16,11 @@ from tta_dev_primitives.config.errors import (
     OrchestrationError,
 )
 from tta_dev_primitives.flows.bulk.brake import Brake
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.chunks import LEARNT, next_size
 from tta_dev_primitives.flows.bulk.output import OutputError
 from tta_dev_primitives.flows.bulk.reader import Record
-from tta_dev_primitives.flows.calling.admission import BulkAdmission, PostponedError
+from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.planning.plan_model import Plan

@@ -23,6 +23,7 @@ from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.bulk.batch_rounds import MOST_TASKS, BatchRounds
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner, Ended, error_class
 from tta_dev_primitives.flows.bulk.chunks import whole_chunk
 from tta_dev_primitives.flows.bulk.job_file import JobPlan
@@ -32,7 +33,6 @@ from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, Provider
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.recording import paced
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner
-from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S
 from tta_dev_primitives.flows.calling.runtime import Runtime

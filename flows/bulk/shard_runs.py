@@ -24,12 +24,12 @@ from pydantic_core import to_jsonable_python
 
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.chunk_runner import Ended
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.output import JobBusyError
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.shard_files import Shard, ShardFiles
-from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
 DEPLOYMENT = "orchestrate-bulk/shard"

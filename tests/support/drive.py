@@ -25,7 +25,7 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
 from tta_dev_primitives.config.models.targets import Usage
-from tta_dev_primitives.flows.calling.admission import BulkAdmission
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.calling.services import Services

@@ -30,9 +30,9 @@ from tta_dev_primitives.blocks.ledger.database.sqlite import SqliteDatabase
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 from tta_dev_primitives.flows.bulk.bulk_flow import BulkReport, run_file
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.progress import Progress, quota_eta
 from tta_dev_primitives.flows.bulk.runner import JobOptions
-from tta_dev_primitives.flows.calling.admission import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime, active
 from tta_dev_primitives.flows.calling.services import Keys

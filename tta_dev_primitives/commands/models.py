@@ -10,7 +10,7 @@ from tta_dev_primitives.commands._options import Json
 from tta_dev_primitives.commands._output import console, print_json, table
 from tta_dev_primitives.config.errors import ConfigError, UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import Catalogue, ModelEntry, load_catalogue, today_utc
-from tta_dev_primitives.config.models.prices import list_price
+from tta_dev_primitives.config.models.price_lookup import list_price
 from tta_dev_primitives.config.models.targets import Price
 
 

@@ -13,10 +13,10 @@ from urllib.parse import unquote, urlsplit
 
 from typing_extensions import override
 
+from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.blocks.ledger.database.postgresql_pool import Server
 from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
-from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import LedgerConfigError
 from tta_dev_primitives.config.hidden_url import HiddenUrl

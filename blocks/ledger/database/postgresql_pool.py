@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-import re
 import threading
 import time
 from collections.abc import Coroutine
-from functools import lru_cache
 from typing import Any, TypeVar
 
 import asyncpg
 
+from tta_dev_primitives.blocks.ledger.database.dialect import numbered
 from tta_dev_primitives.blocks.ledger.database.protocol import Work
 from tta_dev_primitives.blocks.ledger.database.schema import migrate, schema_generation
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
@@ -50,19 +49,6 @@ _WRONG = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalog
 _clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
-@lru_cache(maxsize=512)
-def _numbered(sql: str) -> str:
-    """`?` as `$1`, `$2` ... in their order."""
-    count = 0
-
-    def number(_: re.Match[str]) -> str:
-        nonlocal count
-        count += 1
-        return f"${count}"
-
-    return re.sub(r"\?", number, sql)
-
-
 class _PostgresTx:
     """`Tx` on one connection of the pool."""
 
@@ -71,12 +57,12 @@ class _PostgresTx:
         self._offset = offset
 
     async def execute(self, sql: str, *args: Any) -> int:
-        status = str(await self._connection.execute(_numbered(sql), *args))
+        status = str(await self._connection.execute(numbered(sql), *args))
         count = status.rpartition(" ")[2]
         return int(count) if count.isdigit() else 0
 
     async def fetch(self, sql: str, *args: Any) -> list[dict[str, Any]]:
-        return [dict(row) for row in await self._connection.fetch(_numbered(sql), *args)]
+        return [dict(row) for row in await self._connection.fetch(numbered(sql), *args)]
 
     def now(self) -> float:
         return time.clock_gettime(_clock) + self._offset

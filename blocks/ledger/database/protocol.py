@@ -24,7 +24,7 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tta_dev_primitives.blocks.ledger.database.schema import Dialect
+from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.config.errors import LedgerConfigError
 from tta_dev_primitives.config.hidden_url import HiddenUrl
 from tta_dev_primitives.config.home import tta_home

@@ -5,33 +5,19 @@ Statements are written once, in SQLite's words; `translate` says them in Postgre
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
+from tta_dev_primitives.blocks.ledger.database.dialect import Dialect, translate
 from tta_dev_primitives.config.errors import LedgerError
 
 if TYPE_CHECKING:
     from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 
-Dialect = Literal["sqlite", "postgresql"]
-
 _registered: dict[str, dict[int, tuple[str, ...]]] = {}
 _generation = 0
 
 _META = "CREATE TABLE IF NOT EXISTS ledger_meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT"
-
-_TO_POSTGRESQL = (
-    (re.compile(r"\)\s*STRICT\s*/\* hot \*/", re.I), ") WITH (fillfactor = 50)"),
-    (re.compile(r"\)\s*STRICT\b", re.I), ")"),
-    (
-        re.compile(r"\bINTEGER PRIMARY KEY (AUTOINCREMENT\b|/\* counted \*/)", re.I),
-        "BIGINT GENERATED ALWAYS AS IDENTITY PRIMARY KEY",
-    ),
-    (re.compile(r"\bINTEGER\b", re.I), "BIGINT"),
-    (re.compile(r"\bREAL\b", re.I), "DOUBLE PRECISION"),
-    (re.compile(r"\bBLOB\b", re.I), "BYTEA"),
-)
 
 
 def register_schema(name: str, version: int, statements: Sequence[str]) -> None:
@@ -63,14 +49,6 @@ def register_schema(name: str, version: int, statements: Sequence[str]) -> None:
 def schema_generation() -> int:
     """A number that grows with each declaration, so that an open database notices a late one."""
     return _generation
-
-
-def translate(statement: str, dialect: Dialect) -> str:
-    """Say a DDL statement written for SQLite in the words of `dialect`."""
-    if dialect == "postgresql":
-        for pattern, replacement in _TO_POSTGRESQL:
-            statement = pattern.sub(replacement, statement)
-    return statement
 
 
 async def migrate(tx: Tx, dialect: Dialect) -> None:

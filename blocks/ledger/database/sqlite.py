@@ -19,9 +19,9 @@ from typing import Any, TypeVar, cast
 
 from typing_extensions import override
 
+from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
-from tta_dev_primitives.blocks.ledger.database.schema import Dialect
 from tta_dev_primitives.blocks.ledger.database.sqlite_worker import Job, Worker
 from tta_dev_primitives.blocks.ledger.shielded import to_its_end
 from tta_dev_primitives.config.errors import LedgerError

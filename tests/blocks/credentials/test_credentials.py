@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from rude_server import answers, response, rude_server
 from wire_samples import PROVIDERS, at_address, target
 
-from tta_dev_primitives.blocks import registry
+from tta_dev_primitives.blocks import block_types
 from tta_dev_primitives.blocks.credentials.keys import block_name, forget_keys, load_key
 from tta_dev_primitives.blocks.credentials.provider_credentials import (
     CREDENTIALS,
@@ -60,13 +60,13 @@ def config(tmp_path: Path, *, variable: str, base_url: str | None = None) -> Orc
 # --- the block types ---
 
 
-@pytest.mark.parametrize("name", registry.__all__)
+@pytest.mark.parametrize("name", block_types.__all__)
 class TestBlockStandards(BlockStandardTestSuite):
     """Prefect's own suite on every block type that the package registers."""
 
     @pytest.fixture
     def block(self, name: str) -> type[Block]:
-        return getattr(registry, name)  # type: ignore[no-any-return]
+        return getattr(block_types, name)  # type: ignore[no-any-return]
 
     def test_has_a_valid_image(self, block: type[Block]) -> None:
         """Prefect's test downloads the logo; here it is enough that a browser could."""
@@ -78,7 +78,7 @@ def test_the_package_announces_its_blocks_to_prefect() -> None:
     from importlib.metadata import entry_points
 
     (entry,) = [e for e in entry_points(group="prefect.collections") if e.name == "tta_dev_primitives"]
-    assert entry.load() is registry
+    assert entry.load() is block_types
 
 
 @pytest.mark.server
@@ -242,7 +242,7 @@ class TestSync:
         """With its logo, its page of documentation and a description, as the UI shows them."""
         from prefect.client.orchestration import get_client
 
-        kinds = [getattr(registry, name) for name in registry.__all__]
+        kinds = [getattr(block_types, name) for name in block_types.__all__]
         for kind in kinds:
             await kind.register_type_and_schema()
         async with get_client() as client:

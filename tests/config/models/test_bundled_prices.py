@@ -13,7 +13,7 @@ from genai_prices.data_snapshot import get_snapshot
 
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
-from tta_dev_primitives.config.models.prices import list_price
+from tta_dev_primitives.config.models.price_lookup import list_price
 from tta_dev_primitives.config.models.targets import Usage
 
 DAYS = (date(2026, 11, 22), date(2027, 1, 2))

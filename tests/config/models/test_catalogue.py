@@ -13,7 +13,7 @@ import pytest
 from tta_dev_primitives.config import load_catalogue
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import ModelEntry
-from tta_dev_primitives.config.models.prices import bundled_price, list_price
+from tta_dev_primitives.config.models.price_lookup import bundled_price, list_price
 from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.config.options import PriceConfig
 

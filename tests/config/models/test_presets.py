@@ -13,7 +13,7 @@ from tta_dev_primitives.blocks.wire.formats import PROVIDERS, wire_format
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
-from tta_dev_primitives.config.models.prices import list_price
+from tta_dev_primitives.config.models.price_lookup import list_price
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.options import OrchestrationConfig, ProviderName
 from tta_dev_primitives.flows.routing.candidates import candidate_names

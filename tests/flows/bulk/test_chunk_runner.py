@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from tta_dev_primitives.flows.bulk import chunk_runner
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner
 from tta_dev_primitives.flows.bulk.reader import Record
-from tta_dev_primitives.flows.calling.admission import BulkAdmission
 
 
 async def records(count: int) -> AsyncIterator[Record]:

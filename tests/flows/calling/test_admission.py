@@ -21,8 +21,9 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.config.models.targets import Billing, Limits, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress, quota_eta
-from tta_dev_primitives.flows.calling.admission import Admission, BulkAdmission, PostponedError
+from tta_dev_primitives.flows.calling.admission import Admission, PostponedError
 from tta_dev_primitives.flows.calling.call import Call
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.services import Services
