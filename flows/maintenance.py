@@ -29,6 +29,7 @@ from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
+from tta_dev_primitives.flows.reporting.quoted_answer import table_cell
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
 
 _RULINGS_KEPT_S = 100 * 86_400.0
@@ -74,7 +75,8 @@ async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
         if state.state == "gone":
             _emit_retired(state)
     lines = [{k: redact(str(v)) for k, v in state._asdict().items()} for state in states]
-    await acreate_table_artifact(key="tta-models", table=lines, description="What the providers serve today")
+    rows = [{k: table_cell(v) for k, v in line.items()} for line in lines]
+    await acreate_table_artifact(key="tta-models", table=rows, description="What the providers serve today")
     return lines
 
 

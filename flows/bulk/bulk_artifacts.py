@@ -17,6 +17,7 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.reporting.quoted_answer import table_cell
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
@@ -58,13 +59,13 @@ class JobArtifacts:
         self._rows.append(
             {
                 "line": record.number,
-                "id": record.id,
+                "id": table_cell(record.id),
                 "model": result.model or "-",
                 "outcome": "failed" if error else ("accepted" if result.accepted else "not accepted"),
                 "evidence": result.evidence,
                 "calls": len(result.attempts),
                 "cost USD": f"{result.cost_usd:f}",
-                "reason": redact(str(error))[:200] if error else "",
+                "reason": table_cell(redact(str(error))[:200]) if error else "",
             }
         )
         if len(self._rows) >= self._most:

@@ -21,8 +21,17 @@ from tta_dev_primitives.flows.bulk.output import OutputError, open_new
 _FIRST, _LAST = ("id",), ("accepted", "error")
 _ANSWER = "answer"
 """The column of answers that are no objects."""
-_STARTS_A_FORMULA = re.compile(r"[\t\r\n]|[\s\x00-\x20\u200b-\u200f\u2060\ufeff]*[=+\-@＝＋－＠]")
-"""What a spreadsheet may pass over stands in front of it."""
+_UNSEEN = (
+    r"\s\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
+    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
+)
+"""What a spreadsheet may pass over in front of a formula."""
+_EQUALS, _PLUS = "=@＝＠﹦﹫", r"+\-＋－﹢﹣"
+_STARTS_A_FORMULA = re.compile(rf"[\t\r\n]|[{_UNSEEN}]*+[{_EQUALS}{_PLUS}]")
+_OTHER_CELL = re.compile(r"([;\t\r\n])([^;\t\r\n]+)")
+"""What is a cell of its own when a spreadsheet separates by semicolons or tabs."""
+_CALLS = re.compile(rf'[{_UNSEEN}"]*+(?:[{_EQUALS}]|[{_PLUS}].*[(|!\[])')
+"""Text inside a cell: a list item or a negative number is none, it calls no function and no other program."""
 
 
 def is_csv(path: Path) -> bool:
@@ -54,9 +63,13 @@ def cell(value: Any) -> str:
     """A value as the text of a cell. A text that a spreadsheet would run gets a leading quote; numbers stay numbers."""
     if value is None:
         return ""
-    if isinstance(value, str):
-        return f"'{value}" if _STARTS_A_FORMULA.match(value) else value
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, (bool, int, float)):
+        return json.dumps(value)
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    text = _OTHER_CELL.sub(
+        lambda found: f"{found[1]}'{found[2]}" if _CALLS.match(found[2]) else found[0], text
+    )
+    return f"'{text}" if _STARTS_A_FORMULA.match(text) else text
 
 
 def write_csv(results: Path, target: Path, schema: OutputType | None) -> None:

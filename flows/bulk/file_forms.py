@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import shlex
@@ -70,8 +71,15 @@ def opened_text(source: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
 
 
 def delimiter_of(header: str, suffix: str) -> str:
-    """What separates the columns: a tab in `.tsv`, else what the header has most of: comma, semicolon or tab."""
-    return "\t" if suffix == ".tsv" else max(",;\t", key=header.count)
+    """What separates the columns: a tab in `.tsv`, else the comma, semicolon or tab that yields `id` and `task`."""
+    if suffix == ".tsv":
+        return "\t"
+
+    def fits(delimiter: str) -> tuple[bool, int]:
+        names = {name.strip() for name in next(csv.reader([header], delimiter=delimiter), [])}
+        return names >= {"id", "task"}, header.count(delimiter)
+
+    return max(",;\t", key=fits)
 
 
 def not_utf8(path: Path | None) -> str:

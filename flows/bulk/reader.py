@@ -309,38 +309,46 @@ def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[_Entry]:
     text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
     first = text.readline()
     delimiter = delimiter_of(first, table_suffix(path))
-    rows = csv.reader(chain([first], text), delimiter=delimiter)
-    header = _header(path, next(rows, []))
+    rows = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
+    if not first:
+        return
+    header = _header(path, rows)
     while True:
+        number = rows.line_num + 1
         try:
             row = next(rows)
         except StopIteration:
             return
         except csv.Error as error:
-            yield rows.line_num, f"not CSV: {error}"
+            yield number, f"not CSV: {error}. Is a quote not closed, or not doubled?"
             continue
         if not any(row):
             continue
         if len(row) != len(header):
-            yield rows.line_num, f"{len(row)} columns where the header has {len(header)}"
+            yield number, f"{len(row)} columns where the header has {len(header)}"
         elif any("\udc80" <= sign <= "\udcff" for cell in row for sign in cell):
-            yield rows.line_num, not_utf8(path)
+            yield number, not_utf8(path)
         else:
-            yield rows.line_num, (dict(zip(header, row, strict=True)),)
+            yield number, (dict(zip(header, row, strict=True)),)
 
 
-def _header(path: Path, row: Sequence[str]) -> list[str]:
+def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:
     """The names of the columns.
 
     Raises:
-        ConfigError: `id` or `task` is missing, or a column stands twice.
+        ConfigError: `id` or `task` is missing, a column stands twice, or it is not CSV.
     """
-    header = [name.strip() for name in row]
-    missing = [name for name in ("id", "task") if name not in header]
-    if header and missing:
+    try:
+        header = [name.strip() for name in next(rows)]
+    except (csv.Error, StopIteration) as error:
         raise ConfigError(
-            f"{path}: line 1: the header lacks {' and '.join(missing)}. It must name the columns "
-            f"{', '.join(FIELDS)} (id and task are required)."
+            f"{path}: line 1: not CSV: {error}. It must name the columns {', '.join(FIELDS)}."
+        ) from None
+    missing = [name for name in ("id", "task") if name not in header]
+    if missing:
+        raise ConfigError(
+            f"{path}: line 1: the header lacks {' and '.join(missing)}: {','.join(header)!r:.80}. "
+            f"It must name the columns {', '.join(FIELDS)} (id and task are required)."
         )
     doubled = next((name for name in header if header.count(name) > 1), None)
     if doubled is not None:

@@ -57,6 +57,15 @@ def fenced(text: str, *, language: str = "", most: int = PAGE_CHARS) -> list[str
     return [fence + language, shown, fence]
 
 
+def table_cell(text: str) -> str:
+    """Text of a model or provider as a cell: the UI may read cells as Markdown, so active text becomes code."""
+    shown = " ".join(visible(text).split())
+    if inert_line(shown) == shown:
+        return shown
+    ticks = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)
+    return f"{ticks} {shown} {ticks}" if "`" in shown else f"`{shown}`"
+
+
 def quoted_pages(text: str, *, language: str | None = None) -> list[str]:
     """The whole answer as quoted Markdown, in pages of about `PAGE_CHARS` characters.
 

@@ -19,13 +19,15 @@ from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.answer_of_run import answer_artifact
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, defer
-from tta_dev_primitives.flows.reporting.quoted_answer import inert_line, quoted_pages
+from tta_dev_primitives.flows.reporting.quoted_answer import inert_line, quoted_pages, table_cell
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.artifacts")
 _SHOWN_CHARS = 4_000
 _SHOWN_REASON = 1_000
+_SHOWN_ITEMS = 500
+"""Items of a list that the table of the answer holds."""
 _BAR = 30
 
 
@@ -58,9 +60,9 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
     answer = None if result is None else answer_artifact(result)
     if answer is not None:
         requests.append(answer)
-    if result is not None and result.fields:
-        rows = json.dumps(field_rows(result))
-        requests.append(_request(runtime, "table", "tta-data", rows, "The fields of the answer"))
+    if result is not None and (rows := field_rows(result)):
+        data = json.dumps(rows)
+        requests.append(_request(runtime, "table", "tta-data", data, "The fields of the answer"))
     write = partial(_write, requests, _missing_tag(item.use_case))
     if put_off:
         await defer(write)
@@ -147,15 +149,20 @@ def attempt_rows(attempts: Sequence[Attempt]) -> list[dict[str, str | float]]:
 
 
 def field_rows(result: OrchestrationResult) -> list[dict[str, str]]:
-    """The table of a typed answer: one row a field, what the models said of it, and its value."""
+    """The table of a typed answer: one row a field or list item, what the models said of it, and its value."""
     data = result.to_json()["data"]
+    values = {path: value_at(data, path) for path in result.fields}
+    if isinstance(data, list):
+        values = {f"item {n}": part for n, part in enumerate(data[:_SHOWN_ITEMS], 1)}
+    elif data is not None and not isinstance(data, dict):
+        values = {"answer": data}
     return [
         {
-            "field": visible(path),
-            "models": status,
-            "value": redact(visible(json.dumps(value_at(data, path), ensure_ascii=False)[:_SHOWN_CHARS])),
+            "field": table_cell(redact(path)),
+            "models": result.fields.get(path, result.evidence),
+            "value": table_cell(redact(json.dumps(value, ensure_ascii=False))[:_SHOWN_CHARS]),
         }
-        for path, status in result.fields.items()
+        for path, value in values.items()
     ]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -84,11 +85,30 @@ def test_a_csv_is_read_with_quoted_line_breaks(tmp_path: Path) -> None:
     assert [r.number for r in found if isinstance(r, BrokenLine)] == [4]
 
 
-def test_a_csv_without_the_columns_says_which_are_missing(tmp_path: Path) -> None:
-    """The header must name `id` and `task`."""
+def test_an_open_quote_swallows_no_tasks(tmp_path: Path) -> None:
+    """The lines after it would be paid as one task."""
     source = tmp_path / "in.csv"
-    source.write_text("name,text\n1,a\n")
-    with pytest.raises(ConfigError, match="id and task"):
+    source.write_text('id,task\n0,"a" b\n1,"two\nlines"\n2,"open\n3,c\n')
+    strange, whole, broken = read_records(source)
+    assert isinstance(whole, Record)
+    assert (strange.number, whole.number, broken.number) == (2, 3, 5)
+    assert isinstance(broken, BrokenLine)
+    assert "Is a quote not closed" in broken.reason
+
+
+def test_a_csv_without_the_columns_says_which_are_missing(tmp_path: Path) -> None:
+    """The header must name `id` and `task`; what stands there is quoted."""
+    source = tmp_path / "in.csv"
+    for text, shown in (
+        ("name,text\n1,a\n", "'name,text'"),
+        ("id|task\n", "'id|task'"),
+        ("\nid,task\n", "''"),
+    ):
+        source.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(f"id and task: {shown}")):
+            list(read_records(source))
+    source.write_text('id,"task\n')
+    with pytest.raises(ConfigError, match="line 1: not CSV"):
         list(read_records(source))
 
 

@@ -86,6 +86,8 @@ TWO = '{"id": "1", "task": "a"}\n{"id": "2", "task": "b"}\n'
         ("a.csv", b"id\ttask\n1\ta\n2\tb\n"),
         ("a.csv.gz", gzip.compress(b"id,task\n1,a\n2,b\n", mtime=0)),
         ("a.csv", b'id,task\n1,a\n2,"b"\n'),
+        ("a.csv", b'\xef\xbb\xbf"id";"task"\r\n1;a\r\n2;b\r\n'),
+        ("a.csv", b'id,task,"\tuse_case\t"\n1,a,\n2,b,\n'),
     ],
 )
 def test_these_forms_are_read(name: str, data: bytes, tmp_path: Path) -> None:

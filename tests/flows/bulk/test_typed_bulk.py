@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -125,11 +126,11 @@ def test_the_command_writes_csv_and_resumes(
     monkeypatch.chdir(tmp_path)
     Path("contact.json").write_text(json.dumps(Contact.model_json_schema()))
     Path("colour.json").write_text(json.dumps(COLOUR))
-    lines(Path("in.jsonl"), job(1), job(2))
+    Path("in.csv").write_bytes(b'\xef\xbb\xbfid;task\r\nn1;"Extract 1:\r\nAda"\r\nn2;Extract 2\r\n')
 
     def run(schema: str, out: str) -> tuple[int, dict[str, Any]]:
         with pytest.raises(SystemExit) as ended:
-            main(["bulk", "in.jsonl", "--out", out, "-c", config, "--schema", schema, "--json"])
+            main(["bulk", "in.csv", "--out", out, "-c", config, "--schema", schema, "--json"])
         return int(ended.value.code or 0), json.loads(capsys.readouterr().out)
 
     code, report = run("contact.json", "out.csv")
@@ -181,7 +182,31 @@ def test_no_cell_begins_as_a_formula(text: str) -> None:
     shown = cell(text)
     assert not shown.startswith(tuple("=+-@\t\r\n"))
     assert not shown.strip().lstrip("\0\ufeff\u200b").startswith(tuple("=+-@"))
-    assert shown in (text, f"'{text}")
+    assert not any(part.strip().startswith(("=", "@")) for part in re.split("[;\t\r\n]", shown))
+    assert shown.replace("'", "") == text.replace("'", "")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        *(
+            (f"{unseen}=1", f"'{unseen}=1")
+            for unseen in "\xad\u202e\u2066\u180e\u034f\u3164\ufe0f\x7f\u2800\U000e0020"
+        ),
+        ("﹦1", "'﹦1"),
+        ("a;=1", "a;'=1"),
+        ('a;"@x"', 'a;\'"@x"'),
+        ("a\n-1+cmd|' /C x'!A0", "a\n'-1+cmd|' /C x'!A0"),
+        ("a;\t+SUM(1;2)", "a;\t'+SUM(1;2)"),
+        ("See:\n- one\n- two; -5", "See:\n- one\n- two; -5"),
+        (["b;=1"], '["b;\'=1"]'),
+        (-5, "-5"),
+        (True, "true"),
+    ],
+)
+def test_a_cell_is_safe_with_other_separators(value: object, shown: str) -> None:
+    """A spreadsheet may separate by semicolons; a list item and a negative number are no formula."""
+    assert cell(value) == shown
 
 
 def test_numbers_stay_numbers_and_clashing_names_stay_apart(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from tta_dev_primitives.flows.reporting.quoted_answer import PAGE_CHARS, quoted_pages
+from tta_dev_primitives.flows.reporting.quoted_answer import PAGE_CHARS, quoted_pages, table_cell
 
 MARKDOWN = MarkdownIt("commonmark", {"html": True}).enable(["table", "strikethrough"])
 ACTIVE = {"link_open", "image", "html_block", "html_inline"}
@@ -39,6 +39,9 @@ def assert_inert(answer: str) -> None:
             assert token.type not in ACTIVE, (token, page)
             assert token.type != "text" or not LINKED.search(token.content), (token, page)
             assert token.type != "fence" or token.info.lower() != "mermaid", page
+    cell = table_cell(answer)
+    assert not {token.type for token in tokens(cell)} & {*ACTIVE, "fence", "code_block"}, cell
+    assert not any(t.type == "text" and LINKED.search(t.content) for t in tokens(cell)), cell
 
 
 PIECES = [
