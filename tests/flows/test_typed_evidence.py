@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from typed_world import Models, run_job, tasks_of
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.reporting.run_artifacts import field_rows
+from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.field_votes import status_of
@@ -120,6 +122,33 @@ def test_without_money_a_disputed_answer_is_not_accepted() -> None:
     made = ruled(case({"a": "1", "b": "2"}, {"a": "1", "b": "9"}, free=(G, L)), "deliver").without_paid()
     assert next_step(made) == Deliver(0, False, "none", 0.9)
     assert status_of(made)["b"] == "disputed"
+
+
+@pytest.mark.parametrize(
+    ("data", "rows"),
+    [
+        (None, []),
+        ({"a": {"b": "x|y"}, "c": ["<b>", "`"]}, [("a.b", '"x|y"'), ("c", '`` ["<b>", "`"] ``')]),
+        ({"![p](https://e.example)": "two\nlines"}, [("`![p](https://e.example)`", '`"two\\nlines"`')]),
+        ([{"n": 1}, -2], [("item 1", '{"n": 1}'), ("item 2", "-2")]),
+        ("red", [("answer", '"red"')]),
+    ],
+)
+def test_the_table_of_the_ui_has_any_data_as_inert_cells(data: Any, rows: list[tuple[str, str]]) -> None:
+    """The UI may read cells as Markdown; lists are rows as fields are."""
+    budget = BudgetView(month="2026-11", limit_usd=None, spent_usd=Decimal(0), held_usd=Decimal(0))
+    paths = (
+        ["a.b", "c"]
+        if isinstance(data, dict) and "a" in data
+        else list(data)
+        if isinstance(data, dict)
+        else []
+    )
+    result = OrchestrationResult(
+        content="", model="m", provider="p", use_case="simple", accepted=True, budget=budget,
+        data=data, fields=dict.fromkeys(paths, "agreed"),
+    )  # fmt: skip
+    assert [(row["field"], row["value"]) for row in field_rows(result)] == rows
 
 
 GOOD = {"number": "A-7", "total": 12.5}
