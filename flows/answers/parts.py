@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_dev_primitives.flows.answers.fields import cut_schema, with_field
-from tta_dev_primitives.flows.answers.output_type import OutputType
+from tta_dev_primitives.flows.answers.output_type import InvalidAnswerError, OutputType
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,8 @@ class Part:
     base: Mapping[str, Any]
     cut: OutputType
     """The type of the part alone."""
+    output: OutputType
+    """The type of the whole."""
 
     @classmethod
     def of(cls, output: OutputType, fields: Sequence[str], base: str) -> Part:
@@ -28,15 +30,23 @@ class Part:
             fields: Paths, such as `customer.city`.
             base: The text of a valid answer.
         """
-        return cls(tuple(fields), output.read(base).data, OutputType(cut_schema(output.schema, fields)))
+        return cls(
+            tuple(fields), output.read(base).data, OutputType(cut_schema(output.schema, fields)), output
+        )
 
     def whole(self, text: str) -> dict[str, Any]:
-        """The object with the values that a reply gives for the fields.
+        """The object with the values that a reply gives for the fields; of a whole object only these count.
 
         Raises:
-            InvalidAnswerError: The reply is no data of the cut schema.
+            InvalidAnswerError: The reply is neither data of the cut schema nor a whole object.
         """
-        found = self.cut.read(text).data
+        try:
+            found = self.cut.read(text).data
+        except InvalidAnswerError as error:
+            try:
+                found = self.output.read(text).data
+            except InvalidAnswerError:
+                raise error from None
         whole = dict(self.base)
         for path in self.fields:
             whole = with_field(whole, path, found)

@@ -184,7 +184,7 @@ def _print_report(report: BulkReport, tasks: Path) -> None:
     if rows:
         out.print(table("Models in this run", columns, rows, right=columns[1:]))
     fields = [
-        [name, str(f.agreed), str(f.disputed), str(f.corrected), str(f.unchecked)]
+        [" ".join(name.split()), str(f.agreed), str(f.disputed), str(f.corrected), str(f.unchecked)]
         for name, f in list(report.fields.items())[:_MOST_FIELDS]
     ]
     columns = ["field", "agreed", "disputed", "corrected", "unchecked"]

@@ -250,6 +250,8 @@ def test_disputed_fields_are_asked_again_alone_and_put_back() -> None:
     assert whole == GOOD | {"total": "13", "address": {"city": "Bonn", "zip": "1"}, "note": None}
     with pytest.raises(InvalidAnswerError, match="number"):
         part.whole('{"total": "13", "address": {"zip": "1"}, "number": "A-8"}')
+    again = GOOD | {"total": 13.0, "number": "A-8", "address": {"city": "Köln", "zip": "1"}}
+    assert part.whole(json.dumps(again)) == whole, "a whole object: only the disputed fields count"
 
 
 class Lines(BaseModel):
