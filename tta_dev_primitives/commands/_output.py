@@ -102,7 +102,7 @@ def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
 ) -> RenderableType:
     """A plain table; the columns named in `right` hold figures, which are right-aligned and never broken."""
-    return _Fitting(title, columns, rows, right)
+    return _Fitting(title, columns, [[visible(cell) for cell in row] for row in rows], right)
 
 
 @dataclass(frozen=True, slots=True)
