@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from importlib.resources import files
+from typing import Any
 
 from prefect.artifacts import acreate_markdown_artifact, acreate_table_artifact
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,6 +39,8 @@ class JobPart:
     criteria: tuple[str, ...] = ()
     check: LocalCheck | None = None
     """What the answer must pass on this machine before it is judged."""
+    schema: Mapping[str, Any] | None = None
+    """The form that models with structured output are held to; `check` decides what is an answer."""
     repairs: str | None = None
     """What a model whose answer failed the check is asked for once more, such as `file`; None: the next model."""
 
@@ -106,7 +109,7 @@ def _item(runtime: Runtime, number: int, part: JobPart) -> Item:
     item = Item(
         str(number), part.task, use_case=part.use_case, calls_left=attempts, plan=plan, check=part.check
     )
-    item.repairs = part.repairs
+    item.repairs, item.schema = part.repairs, part.schema
     return item
 
 

@@ -13,8 +13,10 @@ from pathlib import Path
 
 from prefect import flow
 from prefect.runtime import flow_run as this_run
+from typing_extensions import TypedDict
 
 from tta_dev_primitives.config.options import ReviewConfig
+from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.given_config import load_given_config
 from tta_dev_primitives.flows.calling.runtime import current_runtime
 from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, to_review
@@ -42,8 +44,7 @@ _CRITERIA = (
     "Every finding is a real defect that the diff shows, at the line named",
     "No defect of high severity is missed",
 )
-
-
+_SCHEMA = OutputType.of(TypedDict("Review", {"findings": list[Finding]})).request_schema
 _TOO_LARGE = f"its change is larger than the {MAX_TASK_BYTES:,} bytes of a task"
 
 
@@ -116,6 +117,7 @@ def _part(change: FileChange, use_case: UseCase) -> JobPart:
         instructions=instructions("review"),
         criteria=_CRITERIA,
         check=partial(_check, change),
+        schema=_SCHEMA,
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from decimal import Decimal
+from typing import Any
 from uuid import UUID
 
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
@@ -66,6 +67,7 @@ class Item:
         "requests",
         "result",
         "route",
+        "schema",
         "seed",
         "step",
         "system",
@@ -101,6 +103,8 @@ class Item:
         """What a model whose answer failed `check` is asked for once more; None: the next model is asked."""
         self.output = output
         """The type of the answer; None: text."""
+        self.schema: Mapping[str, Any] | None = None
+        """The form of a text that `check` reads: models are asked for it, other forms may pass the check."""
         self.seed = seed
         """Which of several independent answers is asked for; None: any."""
         self.route = Route(())

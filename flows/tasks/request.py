@@ -77,7 +77,7 @@ def answer_request(item: Item, target: Target, *, whole: bool = False) -> ChatRe
             messages=(Message("user", item.task),),
             system=system or None,
             max_output_tokens=target.max_output_tokens,
-            json_schema=None if output is None else output.request_schema,
+            json_schema=item.schema if output is None else output.request_schema,
             seed=item.seed,
         )
     return item.requests[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -84,6 +85,8 @@ async def test_the_review_of_an_own_change_cites_only_what_the_diff_shows(
     assert job.accepted
     assert good in job.content
     assert job.parts[0].result.model == LLAMA
+    held = sandbox.calls[0].body["generationConfig"]
+    assert '"findings"' in json.dumps(held), "models with structured output are held to the form of findings"
     assert job.cost_usd == job.parts[0].result.cost_usd
 
 
