@@ -44,7 +44,13 @@ _CRITERIA = (
     "Every finding is a real defect that the diff shows, at the line named",
     "No defect of high severity is missed",
 )
-_SCHEMA = OutputType.of(TypedDict("Review", {"findings": list[Finding]})).request_schema
+
+
+class _Review(TypedDict):
+    findings: list[Finding]
+
+
+_SCHEMA = OutputType.of(_Review).request_schema
 _TOO_LARGE = f"its change is larger than the {MAX_TASK_BYTES:,} bytes of a task"
 
 
