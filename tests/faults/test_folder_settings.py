@@ -91,35 +91,71 @@ def test_trust_is_given_once_and_ends_with_a_change(tmp_path: Path) -> None:
     assert "is not trusted" in refused.stderr
 
 
-def test_a_repositorys_settings_run_no_program(tmp_path: Path) -> None:
-    """`.git/config` of an unpacked folder may name programs for a plain `git diff`: monitor, hook, filter, driver."""
+EVIL = "sh -c 'echo > {0}/PWNED; cat'"
 
-    def git(*arguments: str) -> None:
-        command = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b", *arguments]
-        subprocess.run(command, check=True, capture_output=True)
 
-    git("init")
-    (tmp_path / "a.txt").write_text("a\n")
-    (tmp_path / ".gitattributes").write_text("* filter=evil.one diff=evil\n")
-    git("add", "-A")
-    git("commit", "-m", "a")
-    run = f"sh -c 'env > {tmp_path}/PWNED; cat'"
+@pytest.mark.parametrize(
+    ("attribute", "settings", "file"),
+    [
+        ("", {"core.fsmonitor": EVIL}, "config"),
+        ("", {"core.hooksPath": "{0}/hooks"}, "config"),
+        ("", {"diff.external": EVIL}, "config"),
+        ("diff=evil", {"diff.evil.textconv": EVIL}, "config"),
+        ("diff=evil", {"diff.evil.command": EVIL}, "config"),
+        ("filter=e.one", {"filter.e.one.clean": EVIL, "filter.e.one.required": "true"}, "config"),
+        ("filter=a=b", {"filter.a=b.clean": EVIL}, "config"),
+        ("filter=e", {"filter.e.process": EVIL, "filter.e.required": "true"}, "config"),
+        ("filter=e", {"filter.e.clean": EVIL}, "config.worktree"),
+        ("filter=e", {"filter.e.clean": EVIL}, "included"),
+        ("filter=e", {"filter.e.clean": EVIL}, "../sub/.git/config"),
+        (
+            "missing",
+            {
+                "extensions.partialClone": "o",
+                "remote.o.promisor": "true",
+                "remote.o.url": "/x",
+                "protocol.file.allow": "always",
+                "remote.o.uploadpack": "echo > {0}/PWNED; exit 1;",
+            },
+            "config",
+        ),
+    ],
+)
+def test_a_repositorys_settings_run_no_program(
+    attribute: str, settings: dict[str, str], file: str, tmp_path: Path
+) -> None:
+    """The settings of an unpacked folder may name programs for a plain `git diff`, in each file that git reads."""
+
+    def git(*arguments: str, folder: Path = tmp_path) -> str:
+        own = ["-c", "user.name=a", "-c", "user.email=a@b"]
+        command = ["git", "-C", str(folder), *own, *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
+
+    for folder in (tmp_path / "sub", tmp_path):
+        folder.mkdir(exist_ok=True)
+        git("init", folder=folder)
+        (folder / "a.txt").write_text("a\n")
+        (folder / ".gitattributes").write_text(f"a.txt {attribute}\n")
+        git("add", "-A", folder=folder)
+        git("commit", "-m", "a", folder=folder)
     hook = tmp_path / "hooks" / "post-index-change"
     hook.parent.mkdir()
-    hook.write_text(f"#!/bin/sh\nenv > {tmp_path}/PWNED\n")
+    hook.write_text(f"#!/bin/sh\necho > {tmp_path}/PWNED\n")
     hook.chmod(0o755)
-    for name in (
-        "core.fsmonitor",
-        "filter.evil.one.clean",
-        "diff.external",
-        "diff.evil.textconv",
-        "core.pager",
-    ):
-        git("config", name, run)
-    git("config", "filter.evil.one.required", "true")
-    git("config", "core.hooksPath", str(hook.parent))
-    (tmp_path / "a.txt").write_text("b\n")
-    assert "+b" in git_diff(str(tmp_path), "HEAD")
+    git("config", "extensions.worktreeConfig", "true")
+    git("config", "include.path", "included")
+    for name, value in settings.items():
+        git("config", "--file", str(tmp_path / ".git" / file), name, value.format(tmp_path))
+    for changed in (tmp_path / "sub" / "a.txt", tmp_path / "a.txt"):
+        changed.write_text("b\n")
+    if attribute == "missing":
+        blob = git("rev-parse", "HEAD:a.txt")
+        (tmp_path / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
+        with pytest.raises(ConfigError, match=f"{blob}. Nothing is fetched"):
+            git_diff(str(tmp_path), "HEAD")
+    else:
+        os.utime(tmp_path / ".gitattributes", (1, 1))  # git refreshes the index, which runs a hook
+        assert "+b" in git_diff(str(tmp_path), "HEAD")
     assert not (tmp_path / "PWNED").exists()
     subprocess.run(["git", "-C", str(tmp_path), "diff", "HEAD"], check=False, capture_output=True)
     assert (tmp_path / "PWNED").exists(), "git by itself runs them"
