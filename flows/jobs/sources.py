@@ -118,7 +118,7 @@ def _same_data(repository: str, own: Path) -> list[str]:
         if path.is_dir():
             copy.symlink_to(path)
         elif path.is_file():
-            shutil.copyfile(path, copy)
+            shutil.copy2(path, copy)  # git compares the time of the index with those of files
     listed = os.fsdecode(_git(repository, "config", "--list", "-z")).split("\0")[:-1]
     settings = [
         (key, value if equals else "true") for key, equals, value in (s.partition("\n") for s in listed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -337,3 +338,12 @@ def test_git_says_what_has_changed(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=said):
             git_diff(str(tmp_path), revisions)
     assert not (tmp_path / "x").exists()
+    # A change of the same size, in the second in which the index was written.
+    git("config", "core.trustctime", "false")
+    for text in ("b\n", "c\n"):
+        (tmp_path / "f.txt").write_text(text)
+        os.utime(tmp_path / "f.txt", (9, 9))
+        if text == "b\n":
+            git("update-index", "--refresh")
+    os.utime(tmp_path / ".git" / "index", (9, 9))
+    assert "+c" in git_diff(str(tmp_path), "HEAD")
