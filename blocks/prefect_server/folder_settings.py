@@ -10,17 +10,19 @@ from __future__ import annotations
 import os
 import sys
 import tomllib
+import unicodedata
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
-from tta_dev_primitives.config.reading.dotenv import read_dotenv
+from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.reading.dotenv import read_dotenv, unfiltered_dotenv
 from tta_dev_primitives.config.reading.trusted_files import digest_of_settings, is_home, is_trusted
 
 _TAKEN = frozenset({"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_LOGGING_LEVEL"})
 """What `.env` may say; where the address leads to is checked elsewhere."""
 _TAKEN_API = frozenset({"url", "key", "auth_string"})
+_UNREADABLE = "text that is no TOML"
 
 
 def refuse_folder_settings(folder: Path | None = None) -> None:
@@ -49,25 +51,29 @@ def trust_name(path: Path) -> Path:
 
 
 def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Each file of the folder with the Prefect settings that need trust; files without any are left out."""
+    """Each file of the folder with the Prefect settings that need trust; files without any are left out.
+
+    Raises:
+        ConfigError: `.env` is refused: other users may change it, it is too large, or it is not UTF-8.
+    """
     here = Path.cwd() if folder is None else folder
-    try:
-        variables = read_dotenv(folder)
-    except ConfigError:  # refused elsewhere, in its own words
-        variables = {}
+    taken = read_dotenv(folder)
     found = {
         name: value.get_secret_value()
-        for name, value in variables.items()
-        if name.upper().startswith("PREFECT_") and name not in os.environ
+        for name, value in unfiltered_dotenv(folder)
+        # Prefect's reader compares names in lower case, in which other alphabets have letters of ours.
+        if "prefect" in unicodedata.normalize("NFKC", name).casefold() and not name.lstrip().startswith("#")
+        if name not in os.environ
         # Prefect replaces `$NAME` by a variable of the user's, which may be a key.
-        if name not in _TAKEN or "$" in value.get_secret_value()
+        if name not in _TAKEN or name not in taken or "$" in value.get_secret_value()
     }
     if found:
         yield here / ".env", found
-    for name, table in (
-        ("prefect.toml", _toml(here / "prefect.toml")),
-        ("pyproject.toml", _toml(here / "pyproject.toml").get("tool", {}).get("prefect", {})),
-    ):
+    for name in ("prefect.toml", "pyproject.toml"):
+        table = _toml(here / name)
+        if name == "pyproject.toml" and _UNREADABLE not in table:
+            tool = table.get("tool")
+            table = tool.get("prefect") if isinstance(tool, Mapping) else None
         settings = dict(_settings(table))
         if settings:
             yield here / name, settings
@@ -86,8 +92,12 @@ def _settings(table: Any) -> Iterator[tuple[str, str]]:
 
 
 def _toml(path: Path) -> dict[str, Any]:
+    """The file as Prefect reads it. One that cannot be read needs trust: another reader may understand it."""
+    text = ""
     try:
-        with path.open("rb") as file:
-            return tomllib.load(file)
-    except (OSError, ValueError, RecursionError):
+        text = path.read_text("utf-8")
+        return tomllib.loads(text)
+    except FileNotFoundError:
         return {}
+    except (OSError, ValueError, RecursionError):
+        return {_UNREADABLE: text}

@@ -185,6 +185,24 @@ def _encoding_fault(data: bytes, path: Path) -> str | None:
     return None
 
 
+def unfiltered_dotenv(folder: Path | None = None) -> list[tuple[str, SecretStr]]:
+    """Each line of `.env` as other readers may take it: any name, also lines that `read_dotenv` skips.
+
+    Raises:
+        ConfigError: As `read_dotenv`.
+    """
+    path = (folder or Path()) / ".env"
+    read_dotenv(folder)
+    try:
+        text = path.read_text("utf-8")
+    except OSError:
+        return []
+    return [
+        (one.original.string if one.error or one.key is None else one.key, SecretStr(one.value or ""))
+        for one in parse_stream(io.StringIO(text))
+    ]
+
+
 def parse_dotenv(data: bytes) -> tuple[dict[str, SecretStr], list[int]]:
     """The variables in `data`, and the numbers of the lines that could not be read. No `$NAME` is replaced."""
     text = data.decode("utf-8-sig", "surrogateescape")

@@ -51,6 +51,12 @@ def tta(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
         (".env", "prefect_api_url=http://127.0.0.1:9/api\n", "prefect_api_url"),
         ("prefect.toml", '[logging]\nconfig_path = "logging.yml"\n', "logging"),
         ("pyproject.toml", '[tool.prefect.logging]\nconfig_path = "logging.yml"\n', "logging"),
+        ("prefect.toml", 'logging = {config_path = "logging.yml"}\r', "logging"),
+        (
+            ".env",
+            "PREFECT_API_URL=http://127.0.0.1:9/api\nPREFECT_API_\u212aEY=${K_ONE}\n",
+            "PREFECT_API_\u212aEY",
+        ),
         (
             "prefect.toml",
             '[api]\nurl = "http://127.0.0.1:9/api"\ntls_insecure_skip_verify = true\n',
@@ -64,7 +70,7 @@ def test_a_folders_prefect_settings_run_nothing_without_trust(
     """The refusal names file and setting; nothing ran, also with a configuration that the user chose himself."""
     folder = tmp_path / "clone"
     folder.mkdir()
-    (folder / name).write_text(text)
+    (folder / name).write_text(text, newline="")
     (folder / name).chmod(0o600)
     (folder / "logging.yml").write_text(LOGGING)
     (tmp_path / "own.yaml").write_text(CONFIG)
