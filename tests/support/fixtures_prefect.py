@@ -57,6 +57,8 @@ def own_server(home: Path) -> Iterator[ServerInfo]:
         patch.setenv("TTA_SERVER_FOR_PID", str(os.getpid()))
         patch.setenv("TTA_SERVER_PORT", "0")
         info = start_server(home=home, wait_s=100)
+        # Else the events of these tests go to the server that earlier tests of this process used.
+        EventsWorker.drain_all()
         try:
             with temporary_environment(server_environment(info)):
                 yield info
