@@ -62,7 +62,7 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
         name: value.get_secret_value()
         for name, value in unfiltered_dotenv(folder)
         # Prefect's reader compares names in lower case, in which other alphabets have letters of ours.
-        if "prefect" in unicodedata.normalize("NFKC", name).casefold() and not name.lstrip().startswith("#")
+        if _decides_prefect(name)
         if name not in os.environ
         # Prefect replaces `$NAME` by a variable of the user's, which may be a key.
         if name not in _TAKEN or name not in taken or "$" in value.get_secret_value()
@@ -77,6 +77,13 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
         settings = dict(_settings(table))
         if settings:
             yield here / name, settings
+
+
+def _decides_prefect(name: str) -> bool:
+    """Whether a variable, or a line that was not understood, may change how Prefect runs; its profile lies in TTA_HOME."""
+    if name.lstrip().startswith("#"):
+        return False
+    return name == "TTA_HOME" or "prefect" in unicodedata.normalize("NFKC", name).casefold()
 
 
 def _settings(table: Any) -> Iterator[tuple[str, str]]:

@@ -33,6 +33,7 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import (
     get_json,
     server_version,
 )
+from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings
 from tta_dev_primitives.blocks.prefect_server.server_secrets import client_auth, server_secrets
 from tta_dev_primitives.blocks.prefect_server.server_settings import (
     ServerHome,
@@ -99,7 +100,9 @@ def ensure_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool 
 
     Raises:
         PrefectServerError: The configured API cannot be used, or the embedded one cannot be started.
+        UntrustedConfigError: Settings of Prefect came with the working folder and are not trusted.
     """
+    refuse_folder_settings()
     configured = configured_api()
     if configured is not None:
         server_version(configured)

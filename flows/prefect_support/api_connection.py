@@ -10,7 +10,6 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.prefect_server import manager
-from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings
 from tta_dev_primitives.blocks.prefect_server.manager import (
     ServerInfo,
     ensure_server,
@@ -96,7 +95,6 @@ def address_server() -> ServerInfo:
         PrefectServerError: The configured API cannot be used, or the embedded one cannot be started.
         UntrustedConfigError: Settings of Prefect came with the working folder and are not trusted.
     """
-    refuse_folder_settings()
     with _lock:
         last = _ours[-1] if _ours else None
         # The address that we set ourselves is no configuration of the user's: that server may have ended since.

@@ -254,13 +254,15 @@ def test_the_ledger_of_a_folder_lies_in_it(folder: Path, url: str, words: str) -
             refuse_untrusted_ledger(load_orchestration_config())
 
 
-def test_the_home_of_a_dotenv_lies_in_its_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Server, keys and ledger are written there."""
+@pytest.mark.parametrize("home", ["../elsewhere", "inside"])
+def test_a_folder_chooses_no_home(folder: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Server, keys and ledger are written there; a profile of Prefect that lies there runs code."""
     monkeypatch.delenv("TTA_HOME")
     monkeypatch.setenv("HOME", str(folder.parent))
-    _dotenv(folder, "TTA_HOME=../elsewhere\n")
-    with pytest.raises(UntrustedConfigError, match=r"TTA_HOME would write to .*elsewhere"):
+    _dotenv(folder, f"TTA_HOME={home}\n")
+    with pytest.raises(UntrustedConfigError, match=rf"TTA_HOME would take ledger, keys .*{home[-6:]}"):
         refuse_untrusted_ledger(load_orchestration_config())
+    assert [set(found) for _, found in folder_settings()] == [{"TTA_HOME"}]
 
 
 class _Thief(http.server.BaseHTTPRequestHandler):

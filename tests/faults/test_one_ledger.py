@@ -74,6 +74,19 @@ async def test_a_symbolic_link_is_the_same_ledger(tmp_path: Path) -> None:
     await ledger.database.aclose()
 
 
+async def test_a_link_beside_the_ledger_is_not_followed(tmp_path: Path) -> None:
+    """A folder that came from elsewhere changes no file outside of it."""
+    await _reserve(f"sqlite:///{tmp_path / 'ledger.db'}")
+    (tmp_path / "ledger.db").rename(tmp_path / "theirs.db")
+    theirs = tmp_path / "page.html"
+    theirs.write_text("mine")
+    theirs.chmod(0o644)
+    (tmp_path / "theirs.db.queue").symlink_to(theirs)
+    with pytest.raises(LedgerConfigError, match="not a regular file"):
+        await Ledger.open(f"sqlite:///{tmp_path / 'theirs.db'}").balance()
+    assert (theirs.read_text(), stat.S_IMODE(theirs.stat().st_mode)) == ("mine", 0o644)
+
+
 def _mounts_allowed() -> bool:
     tool = shutil.which("unshare")
     return (

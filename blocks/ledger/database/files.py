@@ -103,7 +103,7 @@ def make_private_file(path: Path) -> None:
     try:
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     except FileExistsError:
-        found = path.stat()
+        found = path.lstat()
         if not stat.S_ISREG(found.st_mode):
             raise LedgerConfigError(
                 f"Ledger {path}: not a regular file; give the ledger a file of its own"

@@ -240,7 +240,7 @@ class Worker:
             )
         make_private_file(self.path)
         make_private_file(queue_file)
-        self._queue_fd = os.open(queue_file, os.O_RDWR | os.O_CLOEXEC)
+        self._queue_fd = os.open(queue_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         self._inode = _identity(_found(self.path))
         connection = sqlite3.connect(
             self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, cached_statements=256
