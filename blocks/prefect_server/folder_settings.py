@@ -80,7 +80,7 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
 
 
 def _decides_prefect(name: str) -> bool:
-    """Whether a variable, or a line that was not understood, may change how Prefect runs; its profile lies in TTA_HOME."""
+    """Whether a variable, or a line that was not understood, changes how Prefect runs; TTA_HOME holds its profile."""
     if name.lstrip().startswith("#"):
         return False
     return name == "TTA_HOME" or "prefect" in unicodedata.normalize("NFKC", name).casefold()
