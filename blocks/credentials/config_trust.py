@@ -131,13 +131,27 @@ def _foreign_dotenv() -> list[str]:
     return names
 
 
+def _own_file() -> OrchestrationConfig | None:
+    """The file in the user's home, which a folder's file does not loosen."""
+    try:
+        return load_orchestration_config(Path(SEARCH_PATHS[-1]), use_env_overrides=False)
+    except (FileNotFoundError, ConfigError):
+        return None
+
+
 def _most_usd() -> Decimal:
     """What a folder may let a month spend: the limit of the user's own file, at most that of the defaults."""
-    try:
-        own = load_orchestration_config(Path(SEARCH_PATHS[-1]), use_env_overrides=False).cost_tracking
-    except (FileNotFoundError, ConfigError):
+    own = _own_file()
+    if own is None or not own.cost_tracking.enabled:
         return _MOST_USD
-    return min(own.budget_limit, _MOST_USD) if own.enabled else _MOST_USD
+    return min(own.cost_tracking.budget_limit, _MOST_USD)
+
+
+def _billed_keys() -> set[str]:
+    """The variables of keys whose calls the user's own file counts as paid."""
+    own = _own_file()
+    found = {} if own is None else defined_targets(own, load_catalogue())
+    return {target.api_key_env for target in found.values() if target.billing == "paid"}
 
 
 def _is_low(limit: str) -> bool:
@@ -204,10 +218,14 @@ def _money_doubts(config: OrchestrationConfig, real: list[Target]) -> Iterator[s
     priced = {e.model for e in config.executors if e.price is not None}
     if config.orchestrator.price is not None:
         priced.add(config.orchestrator.model)
+    billed = _billed_keys()
     for target in real:
         if target.name in priced:
             yield f"{source}: the price of {target.name} is its own, not the provider's"
-        if target.billing == "free" and default_billing(target.provider, target.api_model) == "paid":
+        is_billed = (
+            default_billing(target.provider, target.api_model) == "paid" or target.api_key_env in billed
+        )
+        if target.billing == "free" and is_billed:
             yield f"{source}: {target.name} would be recorded as free, {target.provider} bills it"
 
 

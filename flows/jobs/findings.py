@@ -32,7 +32,10 @@ _DRESS = re.compile(r"[`*_\[\]|]+")
 _PLACE = re.compile(
     r"^(?P<path>.+?):L?(?P<first>\d+)(?:\s*(?:-|–|\.\.|to)\s*L?(?P<last>\d+)|:\d+)?(?=[\s:;,)(–—-]|$)"
 )
-_LIVE = re.compile(r"(?<=\])(?=[(\[:])|(?<=<)(?=[A-Za-z/!?])")
+_LIVE = re.compile(
+    r"(?<=\])(?=[(\[:])|(?<=<)(?=[A-Za-z/!?])|(?<=[a-z]:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=\w)|(?<=mailto:)(?=\S)",
+    re.I,
+)
 _LINK = re.compile(r"\]\([^)\s]*\)")
 _SAYS = re.compile(
     rf"^\W*(?:severity\W+)?(?P<severity>{'|'.join(_SYNONYMS)})\b\W*(?P<message>.*)$", re.I | re.S
@@ -98,7 +101,7 @@ def markdown(findings: Sequence[Finding]) -> str:
 
 
 def inert(text: str) -> str:
-    """The text without links, pictures and HTML: a space stands where they would begin."""
+    """The text without links, addresses, mentions, pictures and HTML: a space stands where they would begin."""
     return _LIVE.sub(" ", text)
 
 

@@ -166,6 +166,18 @@ def test_a_folder_does_not_raise_the_limit_of_the_users_own_file(
     assert doubts() == ""
 
 
+def test_a_key_that_the_users_own_file_counts_as_paid_stays_so(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder that says nothing of billing would record Google's calls as free."""
+    monkeypatch.setenv("HOME", str(folder.parent))
+    gemini = {"model": "gemini-2.5-pro", "provider": "google-ai-studio", "api_key_env": "GOOGLE_API_KEY"}
+    write(folder, executors=[gemini])
+    assert doubts() == ""
+    write(folder.parent, executors=[{**gemini, "billing": "paid"}])
+    assert "gemini-2.5-pro would be recorded as free" in doubts()
+
+
 def test_trust_holds_for_the_content_that_was_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`tta trust` writes a private file; one changed byte ends the trust; TTA_TRUST=1 trusts all."""
     write(folder, executors=[executor("https://evil.example/v1")])
