@@ -11,7 +11,11 @@ from tta_dev_primitives.flows.answers.linear_patterns import pattern_fault
 
 MAX_SCHEMA_BYTES = 65_536
 _MAX_DEPTH = 40
-_REFERENCES = ("$dynamicRef", "$recursiveRef")
+_MOST_PARTS = 50_000
+_REFERENCES = ("$dynamicRef", "$recursiveRef", "$id")
+"""What gives `$ref` another meaning than a path in the schema; `$id` may stand at the root."""
+_DATA = frozenset({"enum", "const", "default", "examples"})
+_NAMED = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
 _ONE_OF = ("anyOf", "oneOf")
 
 Schema = Mapping[str, Any]
@@ -33,12 +37,22 @@ def check_schema(schema: Mapping[str, Any], *, name: str) -> dict[str, Any]:
         raise ConfigError(
             f"{name}: the schema is larger than {MAX_SCHEMA_BYTES // 1024} KiB. Give a smaller one."
         )
-    for place, part in _parts(copy, "#", name, 0):
-        _check_references(copy, part, place, name)
+    parts = dict(_parts(copy, "#", name, 0))
+    known = {id(part) for part in parts.values()}
+    for place, part in parts.items():
+        _check_references(copy, part, place, name, known)
         fault = pattern_fault(part)
         if fault is not None:
             raise ConfigError(f"{name}: {fault} (at {place}). Write it without.")
-    if not _has_end(copy, copy, frozenset()):
+    try:
+        size = _size(copy, copy, {})
+    except RecursionError:
+        size = _MOST_PARTS
+    if size >= _MOST_PARTS:
+        raise ConfigError(
+            f"{name}: its references make more than {_MOST_PARTS:,} parts. Use each part less often."
+        )
+    if not _has_end(copy, list(parts.values())):
         raise ConfigError(
             f"{name}: no finite value satisfies the schema: a required part contains itself. Make that part optional."
         )
@@ -121,56 +135,80 @@ def takes_null(root: Schema, part: Any) -> bool:
     return kinds is None or kinds == "null" or (isinstance(kinds, list) and "null" in kinds)
 
 
-def _parts(value: Any, place: str, name: str, depth: int) -> Iterator[tuple[str, Schema]]:
+def _parts(
+    value: Any, place: str, name: str, depth: int, *, names: bool = False
+) -> Iterator[tuple[str, Schema]]:
+    """Each schema with its place. `names`: the keys of `value` are names that the caller chose, no keywords."""
     if depth > _MAX_DEPTH:
         raise ConfigError(f"{name}: the schema is nested deeper than {_MAX_DEPTH} at {place[:120]}.")
     if isinstance(value, Mapping):
-        yield place, value
+        if not names:
+            yield place, value
         for key, part in value.items():
-            if key not in ("enum", "const", "default", "examples"):
-                yield from _parts(part, f"{place}/{key}", name, depth + 1)
+            if names or key not in _DATA:
+                yield from _parts(part, f"{place}/{key}", name, depth + 1, names=not names and key in _NAMED)
     elif isinstance(value, list):
         for index, part in enumerate(value):
             yield from _parts(part, f"{place}/{index}", name, depth + 1)
 
 
-def _check_references(root: Schema, part: Schema, place: str, name: str) -> None:
-    for key in _REFERENCES:
-        if key in part and not place.endswith("/properties"):
+def _check_references(root: Schema, part: Schema, place: str, name: str, known: set[int]) -> None:
+    for key in _REFERENCES if place != "#" else _REFERENCES[:-1]:
+        if key in part:
             raise ConfigError(
                 f"{name}: {key} at {place} is not supported. Write {'$ref'!r} with a path in the schema."
             )
     reference = part.get("$ref")
-    if reference is None or place.endswith("/properties"):
+    if reference is None:
         return
     if not isinstance(reference, str) or not (reference == "#" or reference.startswith("#/")):
         raise ConfigError(
             f"{name}: the reference {str(reference)[:80]!r} at {place} leaves the schema. Copy that part into $defs."
         )
-    if referred(root, reference) is None:
+    target = referred(root, reference)
+    # A validator decodes `%`. What stands below `default` or `enum` is data, which no check has seen.
+    if "%" in reference or not (isinstance(target, bool) or id(target) in known):
         raise ConfigError(f"{name}: the reference {reference[:80]!r} at {place} finds nothing.")
 
 
-def _has_end(root: Schema, part: Any, open_references: frozenset[str]) -> bool:
-    """Whether some finite value satisfies `part`, as far as recursion goes."""
-    if not isinstance(part, Mapping) or "enum" in part or "const" in part:
-        return part is not False
-    reference = part.get("$ref")
-    if isinstance(reference, str):
-        if reference in open_references:
-            return False
-        if not _has_end(root, referred(root, reference), open_references | {reference}):
-            return False
-    for key in _ONE_OF:
-        choices = part.get(key)
-        if choices and not any(_has_end(root, choice, open_references) for choice in choices):
-            return False
-    if not all(_has_end(root, each, open_references) for each in part.get("allOf", ())):
+def _size(root: Schema, part: Any, sizes: dict[int, int]) -> int:
+    """How many parts the schema has with each reference replaced once, at most `_MOST_PARTS`."""
+    if not isinstance(part, (Mapping, list)):
+        return 1
+    if id(part) not in sizes:
+        sizes[id(part)] = 1
+        inner = list(part.values()) if isinstance(part, Mapping) else part
+        if isinstance(part, Mapping) and isinstance(part.get("$ref"), str):
+            inner.append(referred(root, part["$ref"]))
+        sizes[id(part)] = min(1 + sum(_size(root, each, sizes) for each in inner), _MOST_PARTS)
+    return sizes[id(part)]
+
+
+def _has_end(root: Schema, parts: Sequence[Schema]) -> bool:
+    """Whether some finite value satisfies `root`, as far as recursion goes: the smallest solution over all parts."""
+    ended: set[int] = set()
+    found = -1
+    while found < len(ended):
+        found = len(ended)
+        # Inner parts come last: most schemas are solved in one round.
+        ended |= {id(part) for part in reversed(parts) if id(part) not in ended and _ends(root, part, ended)}
+    return id(root) in ended
+
+
+def _ends(root: Schema, part: Schema, ended: set[int]) -> bool:
+    def done(inner: Any) -> bool:
+        return id(inner) in ended if isinstance(inner, Mapping) else inner is not False
+
+    if "enum" in part or "const" in part:
+        return True
+    if isinstance(part.get("$ref"), str) and not done(referred(root, part["$ref"])):
+        return False
+    if any(part.get(key) and not any(map(done, part[key])) for key in _ONE_OF):
         return False
     inner = part.get("properties", {})
-    required = [inner[key] for key in _names(part.get("required")) if key in inner]
-    required += [part["items"]] if part.get("minItems", 0) and "items" in part else []
-    return all(_has_end(root, each, open_references) for each in required)
+    needed = [*part.get("allOf", ()), *(inner[key] for key in _names(part.get("required")) if key in inner)]
+    needed += [part["items"]] if part.get("minItems", 0) and "items" in part else []
+    return all(map(done, needed))
 
 
 def _names(required: object) -> Sequence[str]:

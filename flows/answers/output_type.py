@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -27,6 +29,7 @@ from jsonschema.validators import Draft202012Validator, extend, validator_for
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUserError
 from pydantic_core import ValidationError as PydanticValidationError
+from referencing import Registry
 
 from tta_dev_primitives.blocks.wire.structured import inlined, with_nulls
 from tta_dev_primitives.config.errors import ConfigError
@@ -37,6 +40,8 @@ from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_va
 _WRAPPED = "answer"
 """Providers want an object at the root: another value travels under this key."""
 _SHOWN = 160
+_MOST_REFERENCES = 100_000
+_followed: ContextVar[list[int]] = ContextVar("references of the schema that this reading has followed")
 
 _FORMATS = FormatChecker()
 
@@ -171,16 +176,45 @@ class OutputType:
         return True
 
     def _check_schema(self, value: Any) -> None:
-        error: ValidationError | None = best_match(self._validator.iter_errors(value))
+        with _bounded():
+            error: ValidationError | None = best_match(self._validator.iter_errors(value))
         if error is not None:
             raise InvalidAnswerError(_path(error.absolute_path), error.message)
 
     @cached_property
     def _validator(self) -> Validator:
         draft = validator_for(self.schema, default=Draft202012Validator)
-        kind = extend(draft, {"pattern": matches})  # type: ignore[no-untyped-call]
-        made: Validator = kind(self.schema, format_checker=_FORMATS)
+        kind = extend(draft, {"pattern": matches, "$ref": _counted(draft.VALIDATORS["$ref"])})  # type: ignore[no-untyped-call]
+        # A registry that fetches nothing: jsonschema's own loads addresses and files.
+        made: Validator = kind(self.schema, format_checker=_FORMATS, registry=Registry())
         return made
+
+
+@contextmanager
+def _bounded() -> Iterator[None]:
+    """References are what makes a short schema long: paths through them can double with each one."""
+    before = _followed.set([0])
+    try:
+        yield
+    except RecursionError:
+        raise InvalidAnswerError("", "the schema refers to itself without end") from None
+    finally:
+        _followed.reset(before)
+
+
+def _counted(follow: Any) -> Any:
+    """The keyword `$ref`, for `jsonschema.validators.extend`."""
+
+    def reference(validator: Any, *of: Any) -> Iterator[ValidationError]:
+        count = _followed.get()
+        count[0] += 1
+        if count[0] > _MOST_REFERENCES:
+            raise InvalidAnswerError(
+                "", f"more than {_MOST_REFERENCES:,} references of the schema were followed"
+            )
+        yield from follow(validator, *of) or ()
+
+    return reference
 
 
 def _text(data: Any) -> str:

@@ -171,7 +171,12 @@ def test_a_key_that_the_users_own_file_counts_as_paid_stays_so(
 ) -> None:
     """A folder that says nothing of billing would record Google's calls as free."""
     monkeypatch.setenv("HOME", str(folder.parent))
-    gemini = {"model": "gemini-2.5-pro", "provider": "google-ai-studio", "api_key_env": "GOOGLE_API_KEY"}
+    gemini = {
+        "model": "gemini-2.5-pro",
+        "provider": "google-ai-studio",
+        "api_key_env": "GOOGLE_API_KEY",
+        "use_cases": ["simple"],
+    }
     write(folder, executors=[gemini])
     assert doubts() == ""
     write(folder.parent, executors=[{**gemini, "billing": "paid"}])

@@ -163,6 +163,48 @@ def test_no_pattern_makes_a_run_hang(pattern: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "object", "properties": {"default": {"$ref": "http://127.0.0.1:9/x.json"}}},
+        {"type": "object", "properties": {"enum": {"$ref": "file:///etc/passwd"}}},
+        {"default": {"x": {"$ref": "http://127.0.0.1:9/"}}, "properties": {"a": {"$ref": "#/default/x"}}},
+        {"properties": {"a": {"$id": "http://127.0.0.1:9/", "$ref": "#/$defs/b"}}, "$defs": {"b": {}}},
+        {"properties": {"a": {"$ref": "#/$defs/%62"}}, "$defs": {"%62": {}, "b": {}}},
+        {"properties": {"const": {"type": "string", "pattern": "^(?=a)(a+)+$"}}},
+        {"type": "string", "pattern": "(?=x)" + "(x|xx|xxx)" * 30 + "!"},
+        {"type": "string", "pattern": r"(.*)(.*)\1$"},
+        {"type": "string", "pattern": "(?!b).*x.*y$"},
+        {"type": "object", "patternProperties": {"(x|xx)" * 40 + "!": {}}},
+        {"$ref": "#/$defs/0", "$defs": {str(n): {"anyOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(30)}
+         | {"30": {"type": "object", "required": ["a"], "properties": {"a": {"$ref": "#/$defs/30"}}}}},
+    ],
+)  # fmt: skip
+def test_a_schema_loads_nothing_and_its_names_hide_nothing(schema: dict[str, Any]) -> None:
+    """Names of properties may be keywords; data is no schema that a reference may use; no check takes long."""
+    with pytest.raises(ConfigError, match=r"leaves|finds nothing|not supported|for ever|more than 50,000"):
+        OutputType.of(schema)
+
+
+def test_a_short_schema_of_many_paths_takes_no_time() -> None:
+    """References that double the schema are refused; an answer follows so many references and no more."""
+    parts = {str(n): {"allOf": [{"$ref": f"#/$defs/{n + 1}"}] * 2} for n in range(30)} | {
+        "30": {"type": "object"}
+    }
+    with pytest.raises(ConfigError, match="make more than 50,000 parts"):
+        OutputType.of({"$ref": "#/$defs/0", "$defs": parts})
+    assert OutputType.of(
+        {"$ref": "#/$defs/25", "$defs": {str(n): parts[str(n)] for n in range(25, 31)}}
+    ).read("{}")
+    endless = OutputType.of({"anyOf": [{"type": "string"}, {"$ref": "#"}]})
+    with pytest.raises(InvalidAnswerError, match="without end"):
+        endless.read("1")
+    twice = {"properties": {"a": {"$ref": "#"}}}
+    doubling = OutputType.of({"type": "object", "allOf": [twice, twice]})
+    with pytest.raises(InvalidAnswerError, match="references"):
+        doubling.read('{"a":' * 18 + "{}" + "}" * 18)
+
+
+@pytest.mark.parametrize(
     ("pattern", "good", "bad"),
     [
         ("^[A-Z]{2}\\d+$", "AB12", "AB"),

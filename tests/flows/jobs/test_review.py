@@ -194,7 +194,8 @@ def test_formats_for_other_tools() -> None:
 
 def test_a_finding_holds_no_link_picture_or_html() -> None:
     """What a hostile change made the model write is posted under a pull request and shown by code scanning."""
-    text = "See [here](http://e.x) ![p](http://e.x/p) <img src=x> <http://e.x> [a][b] www.e.x a@e.x @user if a < b: return x[0]"
+    text = "See [here](http://e.x) ![p](http://e.x/p) <img src=x> <http://e.x> [a][b] www.e.x a@e.x @user "
+    text += "if a < b: return x[0]"
     found = [
         Finding(path="a[b](c).py", first_line=1, last_line=1, severity="low", message=text, suggestion=text)
     ]
