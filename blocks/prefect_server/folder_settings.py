@@ -70,7 +70,7 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
     if found:
         yield here / ".env", found
     for name in ("prefect.toml", "pyproject.toml"):
-        table = _toml(here / name)
+        table: Any = _toml(here / name)
         if name == "pyproject.toml" and _UNREADABLE not in table:
             tool = table.get("tool")
             table = tool.get("prefect") if isinstance(tool, Mapping) else None
