@@ -26,8 +26,17 @@ _SHORTEST = 8
 """Shorter values (sandbox keys such as `x`) are not searched for: they would blank out ordinary words."""
 _SHORTEST_IN_ANSWER = 12
 """Servers on this machine take `lm-studio` or `not-needed`, which are words of answers."""
-_ESCAPE = re.compile(r"\\+(?:u\{?00|x)([0-9a-f]{2})\}?", re.IGNORECASE)
-_UNDOINGS = (unquote, html.unescape, lambda text: _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text))
+_OCTAL = re.compile(r"\\([0-7]{3})")
+_ESCAPE = re.compile(r"(?:\\+(?:u\{?|x\{?)?|%u)0*([0-9a-f]{2})\}? ?", re.IGNORECASE)
+_QUOTED = re.compile(r"\\([^\w\s]|_)")
+_UNDOINGS: tuple[Callable[[str], str], ...] = (
+    unquote,
+    html.unescape,
+    lambda text: _OCTAL.sub(lambda found: chr(int(found[1], 8)), text),
+    lambda text: _ESCAPE.sub(lambda found: chr(int(found[1], 16)), text),
+    lambda text: _QUOTED.sub(r"\1", text),
+)
+_MOST_TIMES = 3
 _secrets: set[str] = set()
 _NOTHING = re.compile(r"(?!)")
 _nets = (_NOTHING, _NOTHING, _NOTHING)
@@ -99,7 +108,7 @@ def _ends(value: str) -> set[str]:
 def _net(forms: Callable[[str], set[str]]) -> re.Pattern[str]:
     """A pattern of all registered keys; each form may be broken into lines."""
     longest_first = sorted(set().union(*map(forms, _secrets)), key=len, reverse=True)
-    whole = (r"\s*".join(map(re.escape, form)) for form in longest_first if len(form) >= _SHORTEST)
+    whole = (r"[\s:]*".join(map(re.escape, form)) for form in longest_first if len(form) >= _SHORTEST)
     return re.compile("|".join(whole) or _NOTHING.pattern)
 
 
@@ -122,11 +131,15 @@ def mask_keys(answer: str) -> str:
 
 
 def _without(text: str, keys: re.Pattern[str]) -> str:
-    text = keys.sub(MASK, text)
-    for undo in _UNDOINGS:
-        plain = undo(text)
-        if plain != text and keys.search(plain):
-            text = keys.sub(MASK, plain)
+    text = plain = keys.sub(MASK, text)
+    for _ in range(_MOST_TIMES):
+        before = plain
+        for undo in _UNDOINGS:
+            plain = undo(plain)
+            if plain != before and keys.search(plain):
+                return keys.sub(MASK, plain)
+        if plain == before:
+            break
     return text
 
 

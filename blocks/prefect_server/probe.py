@@ -160,7 +160,8 @@ def without_proxy(host: str) -> dict[str, str]:
     from urllib.request import getproxies_environment, proxy_bypass
 
     proxies = getproxies_environment()
-    if not proxies.keys() & {"http", "all"} or proxy_bypass(host):
+    # Websockets of plain http take any proxy that is set, also HTTPS_PROXY.
+    if not proxies.keys() - {"no"} or proxy_bypass(host):
         return {}
     value = ",".join(filter(None, [proxies.get("no"), host]))
     return {"NO_PROXY": value, "no_proxy": value}

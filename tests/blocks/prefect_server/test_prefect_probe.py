@@ -175,13 +175,25 @@ def test_a_proxy_of_the_environment_is_used_unless_the_host_is_excluded(
     assert (len(seen), len(direct)) == (1, 1)
 
 
-def test_the_embedded_server_is_reached_past_a_proxy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Prefect's client would send requests for a server on this machine to the proxy."""
-    for name in ("http_proxy", "HTTP_PROXY", "no_proxy", "NO_PROXY", "all_proxy", "ALL_PROXY"):
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "socks_proxy"])
+def test_the_embedded_server_is_reached_past_a_proxy(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Prefect's client would send requests and events for a server on this machine to the proxy."""
+    for name in (
+        "http_proxy",
+        "HTTP_PROXY",
+        "https_proxy",
+        "HTTPS_PROXY",
+        "no_proxy",
+        "NO_PROXY",
+        "all_proxy",
+        "ALL_PROXY",
+    ):
         monkeypatch.delenv(name, raising=False)
     home = ServerHome(tmp_path)
     assert "NO_PROXY" not in client_settings("http://127.0.0.1:4242/api", home=home)
-    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv(variable, "http://proxy.example:3128")
     monkeypatch.setenv("NO_PROXY", "intern.example")
     settings = client_settings("http://127.0.0.1:4242/api", home=home)
     assert settings["NO_PROXY"] == settings["no_proxy"] == "intern.example,127.0.0.1"
