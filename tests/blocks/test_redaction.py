@@ -49,6 +49,17 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "JSON escapes": lambda key: "".join(f"\\u{ord(c):04x}" for c in key),
     "escapes within": lambda key: key.replace("=", "\\u003d").replace("+", "\\u002B"),
     "Python escapes": lambda key: "".join(f"\\x{ord(c):02x}" for c in key),
+    "escapes in braces": lambda key: "".join(f"\\u{{{ord(c):x}}}" for c in key),
+    "long escapes": lambda key: "".join(f"\\U{ord(c):08x}" for c in key),
+    "octal escapes": lambda key: "".join(f"\\{ord(c):03o}" for c in key),
+    "CSS escapes": lambda key: "".join(f"\\{ord(c):x} " for c in key),
+    "Markdown": lambda key: key.replace("-", "\\-").replace("_", "\\_"),
+    "old percent signs": lambda key: "".join(f"%u{ord(c):04x}" for c in key),
+    "twice percent signs": lambda key: "".join(f"%25{ord(c):02x}" for c in key),
+    "hex with colons": lambda key: key.encode().hex(":"),
+    "two kinds": lambda key: (
+        "".join(f"\\x{ord(c):02x}" for c in key[:20]) + "".join(f"&#{ord(c)};" for c in key[20:])
+    ),
     "HTML": lambda key: "".join(f"&#{ord(c)};" for c in key),
     "broken into lines": lambda key: f"{key[:20]}\n  {key[20:]}",
 }
