@@ -32,7 +32,7 @@ from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, encoded_reply, reply_of
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, provider_key
-from tta_dev_primitives.blocks.providers.address_rules import base_of
+from tta_dev_primitives.blocks.providers.address_rules import address_of
 from tta_dev_primitives.blocks.redaction import mask_keys, redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
@@ -105,7 +105,7 @@ async def guarded_send(
     await ledger.check_clock()
 
     async def date() -> tuple[str, str | None, float]:
-        said, took_s = await ask_date() if ask_date and vouches(base_of(target).url) else (None, 0.0)
+        said, took_s = await ask_date() if ask_date and vouches(address_of(target) or "") else (None, 0.0)
         return provider_key(target), said, took_s
 
     hold = await ledger.reserve(
@@ -253,7 +253,7 @@ class _Attempt:
                 ledger_action=LedgerAction.CHARGE_AT_BOUND,
             ) from error
         took_s = time.monotonic() - began
-        if not vouches(base_of(self.target).url):
+        if not vouches(address_of(self.target) or ""):
             return reply
         self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
         try:

@@ -53,14 +53,18 @@ def _joined(url: str, path: str) -> str:
     return f"{url}/{want}"
 
 
+def address_of(target: Target) -> str | None:
+    """The address as it is written, unchecked: the target's own, or its provider's; None: it has none."""
+    return target.base_url or wire_format(target.provider).base_url
+
+
 def base_of(target: Target) -> Base:
     """Check the address of `target` without touching the network.
 
     Raises:
         ConfigError: The address breaks a rule; the message names it and the remedy.
     """
-    own = wire_format(target.provider).base_url
-    text = target.base_url or own
+    text = address_of(target)
     if text is None:
         raise ConfigError(
             f"Model '{target.name}': provider {target.provider} has no address of its own. "

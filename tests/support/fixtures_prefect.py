@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import fcntl
 import os
-from collections.abc import Iterator, Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -58,13 +60,20 @@ def own_server(home: Path) -> Iterator[ServerInfo]:
         patch.setenv("TTA_SERVER_PORT", "0")
         info = start_server(home=home, wait_s=100)
         # Else the events of these tests go to the server that earlier tests of this process used.
-        EventsWorker.drain_all()
+        _outside_of_a_loop(EventsWorker.drain_all)
         try:
             with temporary_environment(server_environment(info)):
                 yield info
-                EventsWorker.drain_all()  # or it looks for the server when it is gone
+                _outside_of_a_loop(EventsWorker.drain_all)  # or it looks for the server when it is gone
         finally:
             stop_server(home=home)
+
+
+def _outside_of_a_loop(drain: Callable[[], Any]) -> None:
+    """Prefect drains at once only where no event loop runs."""
+    thread = threading.Thread(target=drain)
+    thread.start()
+    thread.join(30)
 
 
 @contextmanager

@@ -67,7 +67,7 @@ def start(mode: str, url: str, folder: Path, **options: object) -> subprocess.Po
 def ended(process: subprocess.Popen[str]) -> list[dict[str, Any]]:
     """What a worker reports, once it ended well and without a word on stderr."""
     out, errors = process.communicate()
-    assert (process.returncode, errors) == (0, "")
+    assert (process.returncode, errors) == (0, ""), errors
     report: list[dict[str, Any]] = json.loads(out)
     return report
 
