@@ -316,7 +316,8 @@ def test_a_real_browser_opens_the_ui_by_the_link_and_not_without_it(
         )  # fmt: skip
         return html.unescape(re.sub(r"<(script|style).*?</\1>|<[^>]*>", " ", done.stdout, flags=re.DOTALL))
 
-    _named_flow(prefect_server, "seen-by-friends")
+    # The page lists flows by their names, ten at a time, and other tests have made some.
+    _named_flow(prefect_server, "00-seen-by-friends")
     assert "seen-by-friends" not in text(f"{prefect_server.ui_url}/flows", "stranger")
     assert "seen-by-friends" in text(open_link(prefect_server, "/flows"), "friend")
 
