@@ -37,7 +37,7 @@ from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.reporting.page import shown_usd
 from tta_dev_primitives.flows.tasks.item import Item
-from tta_dev_primitives.flows.validation.next_step import Deliver
+from tta_dev_primitives.flows.validation.steps import Deliver
 
 _POLL_S = 2
 _CENT = Decimal("0.01")

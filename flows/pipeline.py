@@ -36,16 +36,10 @@ from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.outcome import make_result, month_savings
 from tta_dev_primitives.flows.tasks.result import BudgetView
 from tta_dev_primitives.flows.validate import emit_drift, validate
-from tta_dev_primitives.flows.validation.next_step import (
-    Answers,
-    Deliver,
-    PaidSolve,
-    compared_label,
-    label_of,
-    next_step,
-    orchestrator_accepts,
-)
-from tta_dev_primitives.flows.validation.risk import Label
+from tta_dev_primitives.flows.validation.labels import compared_label, label_of, orchestrator_accepts
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.risk_state import Label
+from tta_dev_primitives.flows.validation.steps import Answers, Deliver, PaidSolve
 
 _CLOCK_SKEW_S = 300.0
 """What an extra cost this shortly after the month began may stand in the month before: it is paid twice then."""

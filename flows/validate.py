@@ -19,9 +19,11 @@ from tta_dev_primitives.flows.routing.retired_models import emit_failure, replac
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.validation.case import Candidate, Case, Comparison, Verdict
+from tta_dev_primitives.flows.validation.case_evidence import first_pair
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.local_checks import prompt_was_cut
-from tta_dev_primitives.flows.validation.next_step import (
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.steps import (
     Answers,
     Consult,
     Deliver,
@@ -30,8 +32,6 @@ from tta_dev_primitives.flows.validation.next_step import (
     GiveUp,
     PaidSolve,
     PaidVerdict,
-    first_pair,
-    next_step,
 )
 from tta_dev_primitives.flows.validation.verdicts import (
     comparison_request,

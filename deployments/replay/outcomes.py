@@ -23,7 +23,7 @@ from tta_dev_primitives.flows.bulk.chunks import chunk_sizes, whole_chunk
 from tta_dev_primitives.flows.routing.candidates import route
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.dry_run import DryEnd, DryRun, DryTask
-from tta_dev_primitives.flows.validation.next_step import Deliver
+from tta_dev_primitives.flows.validation.steps import Deliver
 
 _REFUSED = -2
 _FAMILIES = {

@@ -37,7 +37,7 @@ from tta_dev_primitives.flows.planning.plan_model import default_plan, is_unclea
 from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, route
 from tta_dev_primitives.flows.validation.case import Candidate, Policy
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
-from tta_dev_primitives.flows.validation.risk import RiskState
+from tta_dev_primitives.flows.validation.risk_state import RiskState
 from tta_dev_primitives.flows.validation.verdicts import verdict_request
 
 _CHARS_A_TOKEN, _CHAT_TOKENS = 4.0, 8

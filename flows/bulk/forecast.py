@@ -19,7 +19,7 @@ from tta_dev_primitives.flows.bulk.chunks import chunk_sizes, whole_chunk
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.dry_run import DryEnd, DryRun, DryTask
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
-from tta_dev_primitives.flows.validation.risk import RiskState
+from tta_dev_primitives.flows.validation.risk_state import RiskState
 
 _PRIOR = (0.5, 24.5)
 """Rejected and accepted answers of free models that are assumed before anything is recorded."""

@@ -48,7 +48,7 @@ from tta_dev_primitives.flows.tasks.savings import paid_from
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, Ruling
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, Ruling
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 from tta_dev_primitives.flows.validation.statistics import coin
 

@@ -10,7 +10,7 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import RiskState
+from tta_dev_primitives.flows.validation.risk_state import RiskState
 
 _CHECK = Usage(input_tokens=1000, output_tokens=20)
 """A verdict on a short task, the smallest check."""

@@ -29,7 +29,7 @@ from tta_dev_primitives.flows.routing.learned_order import Place, places
 from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore
 from tta_dev_primitives.flows.tasks.savings import Savings
 from tta_dev_primitives.flows.validation.case import Policy
-from tta_dev_primitives.flows.validation.risk import RiskState
+from tta_dev_primitives.flows.validation.risk_state import RiskState
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 _Z = 1.96

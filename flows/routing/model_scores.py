@@ -23,8 +23,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal, TypeVar
 
 from tta_dev_primitives.flows.validation.case import Case
-from tta_dev_primitives.flows.validation.next_step import Deliver, Step, initial_answers, orchestrator_accepts
+from tta_dev_primitives.flows.validation.labels import orchestrator_accepts
+from tta_dev_primitives.flows.validation.next_step import initial_answers
 from tta_dev_primitives.flows.validation.statistics import upper_bound
+from tta_dev_primitives.flows.validation.steps import Deliver, Step
 
 Why = Literal["endorsed", "faster"]
 T = TypeVar("T")

@@ -17,8 +17,8 @@ from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult, 
 from tta_dev_primitives.flows.tasks.same_task import decision_text
 from tta_dev_primitives.flows.tasks.savings import earned, own_answers_cost, paid_from
 from tta_dev_primitives.flows.validation.case import Decided
-from tta_dev_primitives.flows.validation.next_step import Deliver
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, length_class
+from tta_dev_primitives.flows.validation.steps import Deliver
 
 
 async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, parts: bool = False) -> None:

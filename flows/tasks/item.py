@@ -28,8 +28,8 @@ from tta_dev_primitives.flows.routing.candidates import Route
 from tta_dev_primitives.flows.tasks.result import Attempt, BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Decided
 from tta_dev_primitives.flows.validation.local_checks import Checked
-from tta_dev_primitives.flows.validation.next_step import Answers, PaidSolve, Step
 from tta_dev_primitives.flows.validation.rulings import task_key
+from tta_dev_primitives.flows.validation.steps import Answers, PaidSolve, Step
 
 _NAMED = 3
 """Models that the name of a task run holds."""

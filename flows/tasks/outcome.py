@@ -12,7 +12,7 @@ from tta_dev_primitives.flows.tasks.result import BudgetView, FieldStatus, Month
 from tta_dev_primitives.flows.tasks.savings import Savings, savings_of, total
 from tta_dev_primitives.flows.validation.evidence import EvidenceName
 from tta_dev_primitives.flows.validation.field_votes import status_of
-from tta_dev_primitives.flows.validation.next_step import Deliver
+from tta_dev_primitives.flows.validation.steps import Deliver
 
 _STRENGTH: tuple[EvidenceName, ...] = ("none", "checks", "judge", "agreement", "audit", "paid")
 

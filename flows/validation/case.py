@@ -20,7 +20,7 @@ from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.answers.fields import FieldStatus
 from tta_dev_primitives.flows.validation.evidence import EvidenceName
 from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts, tokens_of
-from tta_dev_primitives.flows.validation.risk import Ruling
+from tta_dev_primitives.flows.validation.risk_state import Ruling
 
 Mode = Literal["adaptive", "always", "never"]
 Gate = Literal["balanced", "strict"]

@@ -16,7 +16,12 @@ from typing import Protocol
 
 from tta_dev_primitives.config.models.targets import Usage
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Comparison, Policy, Verdict
-from tta_dev_primitives.flows.validation.next_step import (
+from tta_dev_primitives.flows.validation.labels import compared_label, label_of
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
+from tta_dev_primitives.flows.validation.steps import (
     Answers,
     Consult,
     Deliver,
@@ -26,13 +31,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     PaidSolve,
     PaidVerdict,
     Step,
-    compared_label,
-    label_of,
-    next_step,
 )
-from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
-from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
 _MONTH = "dry"
 

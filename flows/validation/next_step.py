@@ -28,102 +28,35 @@ The loop is finite: every step either adds an answer, a verdict or a ruling, or 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
 
 from tta_dev_primitives.flows.answers.closed_answers import agree
-from tta_dev_primitives.flows.answers.hedging import hedged
 from tta_dev_primitives.flows.validation.case import Candidate, Case, Policy
-from tta_dev_primitives.flows.validation.evidence import Evidence, EvidenceName
-from tta_dev_primitives.flows.validation.field_votes import (
-    FieldVotes,
-    confirmed_fields,
-    free_votes,
-    same_fields,
+from tta_dev_primitives.flows.validation.case_evidence import (
+    closed_evidence,
+    families_of,
+    field_evidence,
+    open_evidence,
+    other_families,
 )
+from tta_dev_primitives.flows.validation.evidence import EvidenceName
+from tta_dev_primitives.flows.validation.field_votes import (
+    free_votes,
+)
+from tta_dev_primitives.flows.validation.labels import orchestrator_accepts, own_answer
 from tta_dev_primitives.flows.validation.opinion_costs import tokens_of
-from tta_dev_primitives.flows.validation.risk import Label, Ruling
-from tta_dev_primitives.flows.validation.statistics import price_class
-
-_FIELDS = "fields"
-"""The signals of typed objects begin so."""
-
-Reason = Literal["escalate", "audit", "always", "rejected", "no_free_answer", "disputed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Answers:
-    """Gather answers: one per slot, the slots at the same time; a slot walks its models until one answers."""
-
-    slots: tuple[tuple[str, ...], ...]
-    fields: tuple[str, ...] = ()
-    """Only these fields of a typed answer are asked for; empty: the whole."""
-    base: int = 0
-    """The answer that they go into."""
-
-
-@dataclass(frozen=True, slots=True)
-class FreeJudge:
-    """Ask the first of `models` that can for a terse verdict on `answers[answer]`."""
-
-    answer: int
-    models: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class FreeCompare:
-    """Ask the first of `models` that can whether `answers[answer]` is at least as good as `answers[own]`."""
-
-    answer: int
-    own: int
-    models: tuple[str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Consult:
-    """Ask the risk ledger whether this evidence may be delivered un-judged."""
-
-    evidence: Evidence
-
-
-@dataclass(frozen=True, slots=True)
-class PaidVerdict:
-    """Ask the orchestrator for a terse verdict on `answers[answer]`."""
-
-    answer: int
-    models: tuple[str, ...]
-    reason: Reason
-
-
-@dataclass(frozen=True, slots=True)
-class PaidSolve:
-    """Ask the orchestrator for its own answer to the task, or for some fields of a typed one as in `Answers`."""
-
-    models: tuple[str, ...]
-    reason: Reason
-    fields: tuple[str, ...] = ()
-    base: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Deliver:
-    """Hand out `answers[index]`."""
-
-    index: int
-    accepted: bool
-    evidence: EvidenceName
-    quality_score: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class GiveUp:
-    """No answer may be handed out; `index` is the least bad one for debugging, if any came."""
-
-    index: int | None
-    reason: str
-
-
-Step = Answers | FreeJudge | FreeCompare | Consult | PaidVerdict | PaidSolve | Deliver | GiveUp
+from tta_dev_primitives.flows.validation.risk_state import Ruling
+from tta_dev_primitives.flows.validation.steps import (
+    Answers,
+    Consult,
+    Deliver,
+    FreeCompare,
+    FreeJudge,
+    GiveUp,
+    PaidSolve,
+    PaidVerdict,
+    Reason,
+    Step,
+)
 
 
 def initial_answers(answer_format: str, policy: Policy, candidates: Sequence[Candidate]) -> int:
@@ -140,7 +73,7 @@ def next_step(case: Case) -> Step:
     """The one next thing to do for this task. Deterministic; see the module's page for how to drive it."""
     if case.decided is not None:
         return _as_before(case)
-    own = _own_answer(case)
+    own = own_answer(case)
     if own is not None:
         return _compared(case, own) or _with_own_answer(case, own)
     if not case.usable:
@@ -153,63 +86,6 @@ def next_step(case: Case) -> Step:
     if case.closed and any(case.answers[i].final is not None for i in case.usable):
         return _compare(case)
     return _judge_open(case)
-
-
-def label_of(case: Case, end: Step) -> Label | None:
-    """What the end of this task teaches the risk ledger about its stratum, None when nothing was asked of it.
-
-    A label's `passed` is None when the orchestrator could not be asked or its answer cannot be compared.
-    """
-    ruling = case.ruling
-    if (
-        case.decided is not None
-        or not isinstance(end, Deliver)
-        or (ruling is not None and ruling.action == "deliver" and not ruling.withheld)
-    ):
-        return None
-    if ruling is None:
-        # The orchestrator answered or judged without a ruling: such a delivery earns budget.
-        return (
-            Label(None, True) if end.accepted and end.evidence in ("paid", "judge") and _paid(case) else None
-        )
-    asked, own = ruling.evidence.answer, _own_answer(case)
-    fields = confirmed_fields(case, own) if case.fielded and own is not None else {}
-    word = None if ruling.action == "deliver" else orchestrator_accepts(case, asked)
-    return Label(ruling, word, end.accepted, fields=fields)
-
-
-def compared_label(case: Case) -> Label | None:
-    """What a comparison with the orchestrator's own answer says; recorded before the task's own label."""
-    ruling = case.ruling
-    compared = None if ruling is None else case.comparison_of(ruling.evidence.answer)
-    return None if compared is None else Label(ruling, compared.passed, proxy=True, ended=False)
-
-
-def orchestrator_accepts(case: Case, asked: int, *, whole: bool = False) -> bool | None:
-    """The orchestrator's word on one answer: its verdict, or whether its own answer says the same; None: unknown.
-
-    Of a typed answer the fields count that are delivered on the models' votes; with `whole` all that can be compared.
-    """
-    own, verdict = _own_answer(case), case.verdict_of(asked, paid=True)
-    if verdict is not None:
-        return verdict.score is not None and verdict.score >= case.policy.threshold
-    if own is not None and case.answers[asked].final is not None and case.answers[own].final is not None:
-        if case.fielded:
-            return same_fields(case, asked, own, whole=whole)
-        return agree(case.answers[asked].final, case.answers[own].final)
-    return None
-
-
-def _paid(case: Case) -> bool:
-    return _own_answer(case) is not None or any(v.by.model == case.orchestrator.model for v in case.verdicts)
-
-
-def _own_answer(case: Case) -> int | None:
-    """The orchestrator's own usable answer."""
-    for i in case.usable:
-        if case.answers[i].by.model == case.orchestrator.model:
-            return i
-    return None
 
 
 def _as_before(case: Case) -> Step:
@@ -266,13 +142,9 @@ def _largest_agreement(case: Case, *, of: Sequence[int]) -> tuple[int, ...]:
         for j in of:
             if j != i and all(agree(case.answers[j].final, case.answers[k].final) for k in group):
                 group.append(j)
-        if _families(case, group) > _families(case, best):
+        if families_of(case, group) > families_of(case, best):
             best = tuple(group)
     return best
-
-
-def _families(case: Case, group: Sequence[int]) -> int:
-    return len({case.answers[i].by.family for i in group if case.answers[i].final is not None})
 
 
 def _proposed(case: Case) -> int | None:
@@ -300,12 +172,12 @@ def _compare(case: Case) -> Step:
     if case.fielded and len(readable) > 1:
         return _compare_fields(case, readable)
     group = _largest_agreement(case, of=readable)
-    agreed = _families(case, group) >= case.policy.agreement
+    agreed = families_of(case, group) >= case.policy.agreement
     if not agreed and case.free_left and len(case.usable) < case.policy.most_answers:
         return Answers((tuple(c.model for c in case.free_left),))
     best = min(group)
     if case.ruling is None:
-        return Consult(_closed_evidence(case, readable, group, agreed=agreed))
+        return Consult(closed_evidence(case, readable, group, agreed=agreed))
     if case.ruling.action == "deliver":
         return _trusted(case, best, agreed=agreed)
     if case.can_solve:
@@ -318,12 +190,12 @@ def _compare(case: Case) -> Step:
 def _compare_fields(case: Case, readable: Sequence[int]) -> Step:
     """Typed tasks: another family votes on the fields that differ, then the orchestrator, on these fields only."""
     votes = free_votes(case, readable)
-    others = tuple(c.model for c in _other_families(case, readable))
+    others = tuple(c.model for c in other_families(case, readable))
     if votes.left and others and len(case.usable) < case.policy.most_answers:
         return Answers((others,), votes.left, votes.best)
     agreed = len(votes.left) < votes.compared
     if case.ruling is None:
-        return Consult(_field_evidence(case, readable, votes, agreed=agreed))
+        return Consult(field_evidence(case, readable, votes, agreed=agreed))
     ruling = case.ruling
     left = tuple(dict.fromkeys((*votes.left, *(path for path in ruling.withheld if path in votes.voted))))
     trusted = ruling.action == "deliver" or (ruling.action == "audit" and not case.can_solve)
@@ -337,76 +209,9 @@ def _compare_fields(case: Case, readable: Sequence[int]) -> Step:
     return Deliver(votes.best, False, "none" if left else "agreement", ruling.quality)
 
 
-def _other_families(case: Case, readable: Sequence[int]) -> list[Candidate]:
-    """Free models that may still vote on disputed fields."""
-    seen = {case.answers[i].by.family for i in readable}
-    return [c for c in case.free_left if c.family not in seen]
-
-
-def _field_evidence(case: Case, readable: Sequence[int], votes: FieldVotes, *, agreed: bool) -> Evidence:
-    """What speaks for the fields that are agreed; the others are the orchestrator's, whatever is ruled."""
-    # An agreed part and an agreed whole share their labels: what is wrong is counted a task, in either.
-    kind = "agree" if agreed else "split"
-    voters = _other_families(case, readable)[: max(0, case.policy.most_answers - len(readable))]
-    pair, disagreed = first_pair(case)
-    return Evidence(
-        use_case=case.use_case,
-        signal=f"{_FIELDS}-{kind}",
-        answer=votes.best,
-        models=_identities(case, readable, voters),
-        pair=pair,
-        disagreed=disagreed,
-        strong=agreed,
-        auditable=_auditable(case, votes.best, case.can_solve),
-        schema=case.schema,
-    )
-
-
 def _trusted(case: Case, index: int, *, agreed: bool) -> Deliver:
     quality = case.ruling.quality if case.ruling is not None else None
     return Deliver(index, True, "agreement" if agreed else "checks", quality)
-
-
-def _closed_evidence(case: Case, readable: Sequence[int], group: Sequence[int], *, agreed: bool) -> Evidence:
-    families, asked = _families(case, group), len(readable)
-    signal = f"agree{families}of{asked}" if agreed else f"split{asked}"
-    if asked == 1:
-        signal = _alone("single", case, min(group))
-    pair, disagreed = first_pair(case)
-    return Evidence(
-        use_case=case.use_case,
-        signal=signal,
-        answer=min(group),
-        models=_identities(case, readable),
-        pair=pair,
-        disagreed=disagreed,
-        strong=agreed,
-        auditable=_auditable(case, min(group), case.can_solve),
-    )
-
-
-def first_pair(case: Case) -> tuple[tuple[str, ...], bool]:
-    """The first two models that answered a closed task, empty when there are not two, and whether they disagree."""
-    first = case.usable[:2]
-    if len(first) < 2 or not case.closed or case.policy.mode != "adaptive":
-        return (), False
-    # One that cannot be read counts as another opinion: a model that gets worse often loses its form.
-    pair = _identities(case, first)
-    # How often objects agree in all their fields is watched apart from how often short answers do.
-    kind = (_FIELDS,) if case.fielded else ()
-    return (*pair, *kind), not agree(*(case.answers[i].final for i in first))
-
-
-def _alone(signal: str, case: Case, answer: int) -> str:
-    """Where nothing but the answer speaks for itself, its own doubts and the task's length tell easy from hard."""
-    shown = case.answers[answer]
-    if case.closed and hedged(shown.text, shown.final):
-        return f"{signal}-doubted"
-    return f"{signal}-{'long' if case.long else 'short'}"
-
-
-def _identities(case: Case, answers: Sequence[int], more: Sequence[Candidate] = ()) -> tuple[str, ...]:
-    return tuple(sorted(by.key or by.model for by in (*(case.answers[i].by for i in answers), *more)))
 
 
 def _judge_open(case: Case) -> Step:
@@ -421,53 +226,12 @@ def _judge_open(case: Case) -> Step:
         if free is not None and _score(case, best) < threshold:
             return _after_rejection(case, best)
     if case.ruling is None:
-        return Consult(
-            Evidence(
-                use_case=case.use_case,
-                signal="judged" if free is not None else _alone("unjudged", case, best),
-                answer=best,
-                models=tuple(
-                    sorted([*_identities(case, [best]), *([free.by.key or free.by.model] if free else [])])
-                ),
-                strong=free is not None,
-                auditable=_auditable(case, best, case.can_solve or case.can_judge),
-                price_class=_price_class(case, best),
-                checks_saved=_checks_saved(case, best),
-            )
-        )
+        return Consult(open_evidence(case, best, free))
     evidence: EvidenceName = "judge" if free is not None else "checks"
     quality = free.score if free is not None else case.ruling.quality
     if case.ruling.action == "deliver":
         return Deliver(best, True, evidence, quality)
     return _paid_opinion(case, best, evidence, quality)
-
-
-def _auditable(case: Case, answer: int, able: bool) -> bool:
-    """Whether a check of this answer is possible, and the month's budget has left what is held for it."""
-    if not able or case.month_left is None or case.costs is None:
-        return able
-    shown = case.answers[answer]
-    read = shown.read or tokens_of(shown.text)
-    return case.costs.check_bound(read, shown.length, closed=case.closed) <= case.month_left
-
-
-def _price_class(case: Case, answer: int) -> str:
-    """What a verdict on this answer costs against the orchestrator's own answer, in fixed classes."""
-    if case.costs is None:
-        return ""
-    shown = case.answers[answer]
-    read = shown.read or tokens_of(shown.text)
-    return price_class(
-        float(case.costs.verdict(read, shown.length)), float(case.costs.answer(read, shown.length))
-    )
-
-
-def _checks_saved(case: Case, answer: int) -> bool:
-    """Whether the month has saved what a verdict on this answer needs."""
-    if case.costs is None or case.savings is None:
-        return True
-    shown = case.answers[answer]
-    return case.savings >= case.costs.verdict_bound(shown.read or tokens_of(shown.text), shown.length)
 
 
 def _after_rejection(case: Case, best: int) -> Step:

@@ -17,7 +17,7 @@ from tta_dev_primitives.blocks.ledger.shared_document import Book, DocumentStore
 from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, Ruling
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, observe_once, rule_once
 
 _LOG = logging.getLogger("tta_dev_primitives.validation")

@@ -16,10 +16,6 @@ from typing import Literal
 
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.risk import (
-    Label,
-    RiskPolicy,
-    RiskState,
-    Ruling,
     compared,
     delivered,
     enrolled,
@@ -29,6 +25,7 @@ from tta_dev_primitives.flows.validation.risk import (
     rule,
     unlabelled,
 )
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.statistics import coin
 
 

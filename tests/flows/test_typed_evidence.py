@@ -20,17 +20,11 @@ from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResul
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.field_votes import status_of
-from tta_dev_primitives.flows.validation.next_step import (
-    Answers,
-    Consult,
-    Deliver,
-    PaidSolve,
-    label_of,
-    next_step,
-    orchestrator_accepts,
-)
-from tta_dev_primitives.flows.validation.risk import Action, Label, RiskPolicy, RiskState, Ruling
+from tta_dev_primitives.flows.validation.labels import label_of, orchestrator_accepts
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.risk_state import Action, Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
+from tta_dev_primitives.flows.validation.steps import Answers, Consult, Deliver, PaidSolve
 
 StartSandbox = Callable[..., Sandbox]
 G, L, D = (Candidate(name, name, "free") for name in ("gemini", "llama", "deepseek"))

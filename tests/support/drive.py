@@ -37,8 +37,8 @@ from tta_dev_primitives.flows.tasks.result import Attempt
 from tta_dev_primitives.flows.validate import validate_items
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.local_checks import Checked
-from tta_dev_primitives.flows.validation.next_step import Deliver, GiveUp, PaidSolve
-from tta_dev_primitives.flows.validation.risk import Ruling
+from tta_dev_primitives.flows.validation.risk_state import Ruling
+from tta_dev_primitives.flows.validation.steps import Deliver, GiveUp, PaidSolve
 
 PAID, FREE = f.MODEL, "fault-free"
 PAID_KEY, FREE_KEY = "FAULT_PAID_KEY", "FAULT_FREE_KEY"

@@ -22,8 +22,13 @@ from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
 from tta_dev_primitives.flows.planning.local_classifier import answer_format, is_long
 from tta_dev_primitives.flows.routing.candidates import candidate_names
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy, Verdict
+from tta_dev_primitives.flows.validation.labels import label_of
 from tta_dev_primitives.flows.validation.local_checks import check_text
-from tta_dev_primitives.flows.validation.next_step import (
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
+from tta_dev_primitives.flows.validation.steps import (
     Answers,
     Consult,
     Deliver,
@@ -33,12 +38,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     PaidSolve,
     PaidVerdict,
     Step,
-    label_of,
-    next_step,
 )
-from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
-from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
 __all__ = ["Recorded", "Scenario", "Score", "load", "mix", "replay", "shuffled"]
 

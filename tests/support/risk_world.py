@@ -13,16 +13,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.risk import (
-    Label,
-    RiskPolicy,
-    RiskState,
-    Ruling,
-    compared,
-    delivered,
-    judged,
-    unlabelled,
-)
+from tta_dev_primitives.flows.validation.risk import compared, delivered, judged, unlabelled
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, observe_once, rule_once
 
 __all__ = ["Task", "World", "learn"]

@@ -13,7 +13,12 @@ from decimal import Decimal
 
 from tta_dev_primitives.config.models.targets import Price, Usage
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Comparison, Policy, Verdict
-from tta_dev_primitives.flows.validation.next_step import (
+from tta_dev_primitives.flows.validation.labels import compared_label, label_of
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
+from tta_dev_primitives.flows.validation.steps import (
     Answers,
     Consult,
     Deliver,
@@ -23,13 +28,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     PaidSolve,
     PaidVerdict,
     Step,
-    compared_label,
-    label_of,
-    next_step,
 )
-from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios, OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
-from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 
 __all__ = ["LENGTHS", "Account", "Month", "World", "run_month"]
 

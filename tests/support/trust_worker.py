@@ -9,7 +9,7 @@ from collections import Counter
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy
 from tta_dev_primitives.flows.validation.risk_store import RiskStore
 
 POLICY = RiskPolicy(0.15)

@@ -21,19 +21,12 @@ from tta_dev_primitives.flows.answers.parts import Part
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.field_votes import status_of
+from tta_dev_primitives.flows.validation.labels import label_of
 from tta_dev_primitives.flows.validation.local_checks import check_answer
-from tta_dev_primitives.flows.validation.next_step import (
-    Answers,
-    Consult,
-    Deliver,
-    GiveUp,
-    PaidSolve,
-    Step,
-    label_of,
-    next_step,
-)
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.next_step import next_step
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
+from tta_dev_primitives.flows.validation.steps import Answers, Consult, Deliver, GiveUp, PaidSolve, Step
 
 __all__ = ["Job", "Models", "TypedTask", "run_job", "tasks_of"]
 

@@ -26,7 +26,7 @@ from tta_dev_primitives.flows.bulk.forecast import Known, Sketch, forecast, outp
 from tta_dev_primitives.flows.bulk.progress import Progress, span_text
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.validation.case import Candidate, Policy
-from tta_dev_primitives.flows.validation.risk import RiskState, Stratum
+from tta_dev_primitives.flows.validation.risk_state import RiskState, Stratum
 
 NOW = 1_795_435_200.0
 OPEN = "Summarize the history of tea."

@@ -31,7 +31,8 @@ from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, pl
 from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, rule
+from tta_dev_primitives.flows.validation.risk import rule
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState
 
 MONTH = "2026-11"
 

@@ -9,7 +9,7 @@ import pytest
 from sandbox_runs import LONG, MakeWorkflow
 
 from tta_dev_primitives.deployments.sandbox import Sandbox
-from tta_dev_primitives.flows.validation.risk import RiskPolicy
+from tta_dev_primitives.flows.validation.risk_state import RiskPolicy
 from tta_dev_primitives.flows.validation.rulings import task_key
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 

@@ -21,7 +21,11 @@ from tta_dev_primitives.flows.validation.case import (
     Verdict,
 )
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.next_step import (
+from tta_dev_primitives.flows.validation.labels import compared_label, label_of
+from tta_dev_primitives.flows.validation.next_step import initial_answers, next_step
+from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
+from tta_dev_primitives.flows.validation.risk_state import Label, Ruling
+from tta_dev_primitives.flows.validation.steps import (
     Answers,
     Consult,
     Deliver,
@@ -31,13 +35,7 @@ from tta_dev_primitives.flows.validation.next_step import (
     PaidSolve,
     PaidVerdict,
     Step,
-    compared_label,
-    initial_answers,
-    label_of,
-    next_step,
 )
-from tta_dev_primitives.flows.validation.opinion_costs import OpinionCosts
-from tta_dev_primitives.flows.validation.risk import Label, Ruling
 
 G = Candidate("gemini", "gemini", "free")
 L = Candidate("llama", "llama", "free")

@@ -14,7 +14,8 @@ from support.risk_world import learn
 
 from tta_dev_primitives.flows.validation.audit_bound import LEAST, AuditBound
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState, Ruling, observe, rule
+from tta_dev_primitives.flows.validation.risk import observe, rule
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState, Ruling
 from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
 AGREED = Evidence("moderate", "agree2of2", 0, ("a", "b"), ("a", "b"), disagreed=False, strong=True)

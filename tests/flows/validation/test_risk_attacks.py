@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from support.risk_world import Task, World
 
-from tta_dev_primitives.flows.validation.risk import RiskPolicy
+from tta_dev_primitives.flows.validation.risk_state import RiskPolicy
 
 SMALL, LARGE = 1, 20
 LONG = 10

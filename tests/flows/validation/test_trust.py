@@ -17,7 +17,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Database, databas
 from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence
-from tta_dev_primitives.flows.validation.risk import Label, RiskPolicy, RiskState
+from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState
 from tta_dev_primitives.flows.validation.risk_store import RiskStore, scope_of
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once, task_key
 
