@@ -23,7 +23,7 @@ from tta_dev_primitives.blocks.ledger.reserve import (
     insert_held,
     month_row,
 )
-from tta_dev_primitives.blocks.ledger.savings_account import hold_extra, read_account
+from tta_dev_primitives.blocks.ledger.savings_account import hold_extra
 from tta_dev_primitives.blocks.ledger.settle import latest_month, write_event
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold
 from tta_dev_primitives.config.errors import SavingsShortError
@@ -168,12 +168,8 @@ class Batches(LedgerCore):
                 opened.refused[call.call.id] = refused
                 continue
             except SavingsShortError as short:
-                account = await read_account(tx, self.scope, month)
-                if account.left + account.held + call.call.credit >= call.bound:
-                    # Only holds stand in the way, those of this batch among them.
-                    opened.refused[call.call.id] = RefusedError("busy", month, {**row})
-                else:
-                    opened.short[call.call.id] = short
+                # Also when only holds stand in the way: they end when a batch does, which takes hours.
+                opened.short[call.call.id] = short
                 continue
             total += bound
             chosen.append((call, bound))

@@ -87,6 +87,17 @@ async def test_as_many_as_the_month_allows(ledger: Ledger, new_call: NewCall) ->
     assert [refused.reason for refused in spent.refused.values()] == ["exhausted"]
 
 
+async def test_calls_beyond_the_savings_do_not_wait_for_the_batch(ledger: Ledger, new_call: NewCall) -> None:
+    """What a batch holds comes back in hours: a call that savings cannot cover now goes another way at once."""
+    asked = [
+        BatchCall(new_call(step_key=k, extra="credit", credit=Decimal(2)), Decimal(1), b"") for k in "abc"
+    ]
+    opened = await ledger.open_batch(batch("one"), asked, LIMIT)
+    assert opened.held == {one.call.id for one in asked[:2]}
+    assert set(opened.short) == {asked[2].call.id}
+    assert not opened.refused
+
+
 async def test_results_after_the_month_changed(ledger: Ledger, new_call: NewCall, clock: Clock) -> None:
     """The month of the submission pays."""
     await ledger.open_batch(batch("one"), calls(new_call, "a"), LIMIT)
