@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Iterator
 from weakref import WeakSet
 
 from prefect.context import FlowRunContext
 
 from tta_dev_primitives.blocks.redaction import redact
-from tta_dev_primitives.config import errors, provider_errors
-from tta_dev_primitives.config.errors import OrchestrationError
+from tta_dev_primitives.config.errors import MissingKeyError, OrchestrationError
 
 _STATE = re.compile(r"Finished in state .*?run encountered an exception:? (\w+):", re.DOTALL)
 _RETRIED = re.compile(r"Task run failed with exception: (\w+)\(")
@@ -56,12 +56,18 @@ def _reaches_a_caller(error: OrchestrationError) -> bool:
     """Whether a missing key is raised to the program that called the flow: that says it, the log need not."""
     run = FlowRunContext.get()
     deployed = run is not None and run.flow_run is not None and run.flow_run.deployment_id is not None
-    return isinstance(error, errors.MissingKeyError) and not deployed
+    return isinstance(error, MissingKeyError) and not deployed
 
 
 def _ours(name: str) -> bool:
-    kind = getattr(errors, name, getattr(provider_errors, name, None))
-    return name in _unsaid or (isinstance(kind, type) and issubclass(kind, OrchestrationError))
+    return name in _unsaid or any(kind.__name__ == name for kind in _kinds(OrchestrationError))
+
+
+def _kinds(kind: type[OrchestrationError]) -> Iterator[type[OrchestrationError]]:
+    """All our errors that are loaded, wherever they are defined."""
+    yield kind
+    for narrower in kind.__subclasses__():
+        yield from _kinds(narrower)
 
 
 def drop_late_event_errors(record: logging.LogRecord) -> bool:

@@ -11,6 +11,7 @@ from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 
 from tta_dev_primitives.config.errors import MissingKeyError
+from tta_dev_primitives.flows.bulk.output import JobBusyError as JobBusyError
 from tta_dev_primitives.flows.prefect_support.log_filter import say_expected_errors_in_one_line
 
 
@@ -27,3 +28,14 @@ def test_a_missing_key_is_one_line_in_the_log_of_a_deployed_run(deployed: bool) 
     if deployed:
         assert record.getMessage() == "MissingKeyError: API key not found: set GROQ_API_KEY."
         assert record.exc_info is None
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [("JobBusyError", False), ("BudgetExceededError", False), ("ProviderError", False), ("ValueError", True)],
+)
+def test_the_state_that_follows_one_of_our_errors_is_not_said_again(error: str, kept: bool) -> None:
+    """Wherever the error is defined."""
+    said = f"Finished in state Failed('Flow run encountered an exception: {error}: a reason')"
+    record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "", 1, said, (), None)
+    assert say_expected_errors_in_one_line(record) is kept
