@@ -38,7 +38,9 @@ _LIVE = re.compile(
 )
 _LINK = re.compile(r"\]\([^)\s]*\)")
 _SAYS = re.compile(
-    rf"^\W*(?:severity\W+)?(?P<severity>{'|'.join(_SYNONYMS)})\b\W*(?P<message>.*)$", re.I | re.S
+    rf"^[\W_]*(?:severity[\W_]+)?(?P<severity>{'|'.join(_SYNONYMS)})(?![^\W_])"
+    r"[`*_)\]]*(?:[:;,.|–—-]+[*_]*)?[\s:;,.|–—-]*(?P<message>.*)$",
+    re.I | re.S,
 )
 _FILE = re.compile(r"[\w)\]-]\.[A-Za-z]\w{0,9}$|/")
 
@@ -189,17 +191,29 @@ def _from_line(line: str, change: FileChange) -> Finding | None:
     if place is None:
         return None
     path = _as_in_diff(place["path"].strip(), change)
-    rest = (plain if line.lstrip().startswith("|") else _DRESS.sub("", head).strip())[place.end() :]
+    rest = plain[place.end() :] if line.lstrip().startswith("|") else _behind(head, place.end())
     says = _SAYS.match(rest)
     if path != change.path and (says is None or not _FILE.search(path)):
         return None
     severity = _SYNONYMS[says["severity"].lower()] if says is not None else "medium"
-    message = (says["message"] if says is not None else rest).strip(" :;,|–—-") or "no reason given"
+    message = says["message"] if says is not None else rest.lstrip("`*_])")
+    if message.count("**") % 2:
+        message = message.removesuffix("**")
+    message = message.strip(" :;,|–—-") or "no reason given"
     first = int(place["first"])
     last = int(place["last"] or first)
     return Finding(
         path=path, first_line=max(first, 1), last_line=max(last, 1), severity=severity, message=message
     )
+
+
+def _behind(text: str, count: int) -> str:
+    """What stands behind so many characters of a text, its decoration and leading space not counted."""
+    at = len(text) - len(text.lstrip("`*_[]| "))
+    while count and at < len(text):
+        count -= _DRESS.match(text[at]) is None
+        at += 1
+    return text[at:]
 
 
 def _as_in_diff(path: str, change: FileChange) -> str:

@@ -67,6 +67,24 @@ def test_a_right_citation_is_taken_in_any_form(answer: str) -> None:
     assert (finding.path, finding.first_line) == ("src/app.py", 12)
 
 
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("- src/app.py:12: high: write (f - 32) * 5 / 9, or x[0]", "write (f - 32) * 5 / 9, or x[0]"),
+        ("- **src/app.py:12**: **high:** `a_b` and __init__ differ", "`a_b` and __init__ differ"),
+        ("- [`src/app.py:12`](src/app.py) - _high_ - __init__ of *args", "__init__ of *args"),
+        ("**src/app.py:12: high: all of it is bold**", "all of it is bold"),
+        ("- `src/app.py:12` - `high`: [x] is a list", "[x] is a list"),
+        ("- `src/app.py:12`: `foo` may be None", "`foo` may be None"),
+        ("1. src/app.py:12 (severity: high) *p is null", "*p is null"),
+    ],
+)
+def test_the_message_of_a_finding_stays_as_it_was_written(answer: str, message: str) -> None:
+    """Code in it may hold what is decoration elsewhere."""
+    (finding,) = read_findings(answer, APP) or []
+    assert finding.message == message
+
+
 @pytest.mark.parametrize(("answer", "problem"), WRONG)
 def test_a_wrong_citation_is_refused_in_any_form(answer: str, problem: str) -> None:
     """Another file, a line or the end of a range outside of the diff, or no finding at all."""
