@@ -37,10 +37,6 @@ def check_config(
 ) -> list[CheckLine]:
     """Judge a loaded configuration.
 
-    Args:
-        today: The day by which lifetimes and prices are judged.
-        environ: Stands in for the process environment when keys are looked up.
-
     Returns:
         Findings in a fixed order: where the settings come from, use cases, models, addresses, keys.
     """

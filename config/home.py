@@ -10,21 +10,13 @@ from tta_dev_primitives.config.reading.dotenv import find_variable
 
 
 def tta_home() -> Path:
-    """The folder of ledger, keys, server and logs: `TTA_HOME` (environment, then `.env`), default `~/.tta`.
-
-    Raises:
-        ConfigError: `.env` may be changed by others.
-    """
+    """The folder of ledger, keys, server and logs: `TTA_HOME` (environment, then `.env`), default `~/.tta`."""
     found = find_variable("TTA_HOME")
     return Path("~/.tta" if found is None else found.text.strip()).expanduser().absolute()
 
 
 def make_private(folder: Path) -> None:
-    """Make a folder and what is missing above it, open to this user only, whatever the umask is.
-
-    Raises:
-        OSError: It cannot be made.
-    """
+    """Make a folder and what is missing above it, open to this user only, whatever the umask is."""
     if not folder.parent.exists():
         make_private(folder.parent)
     try:

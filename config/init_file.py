@@ -70,16 +70,7 @@ def one_model_config(
     base_url: str | None = None,
     private: bool = False,
 ) -> str:
-    """A configuration in which one model of a preset or of one's own server does all the work, as YAML text.
-
-    Args:
-        model: The id that the server takes.
-        provider: `openai-compatible` or a preset.
-        api_key_env: The variable of its key.
-        billing: What its calls cost: `free` or `paid`.
-        base_url: Its address, where the provider has none of its own.
-        private: The address is on this machine or a private network.
-    """
+    """A configuration in which one model of a preset or of one's own server does all the work, as YAML text."""
     lines = [f"provider: {provider}", f"api_key_env: {api_key_env}", f"billing: {billing}"]
     if base_url is not None:
         lines.insert(1, f"base_url: {json.dumps(base_url)}")
@@ -109,7 +100,6 @@ def with_keys_only(text: str, have: Collection[str]) -> str:
     The orchestrator stays; without its key the text says that it is never asked, so that the file can be used.
 
     Args:
-        text: A configuration as `config.template` writes it: block lists, one executor a block.
         have: Variables of the keys that are there.
 
     Raises:

@@ -63,12 +63,7 @@ def load_orchestration_config(
 
 
 def reload_config(config: OrchestrationConfig) -> OrchestrationConfig:
-    """The file of a configuration as it is now, read and trusted in the same way.
-
-    Raises:
-        FileNotFoundError: It is gone, or `config` came from no file.
-        ConfigError: It is wrong.
-    """
+    """The file of a configuration as it is now, read and trusted in the same way."""
     if config.source is None:
         raise FileNotFoundError("The configuration came from no file")
     again = load_orchestration_config(config.source, config.uses_environment)

@@ -93,11 +93,7 @@ def _with_orchestrator(text: str, known: Catalogue, today: date) -> str:
 
 
 def ignore_in_git(name: str) -> bool:
-    """Add `name` to `.gitignore` when the working folder belongs to git and no rule covers it; whether it was added.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
+    """Add `name` to `.gitignore` when the working folder belongs to git and no rule covers it; whether it was added."""
     here = Path.cwd()
     root = next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), None)
     if root is None:
@@ -123,11 +119,7 @@ def ignore_in_git(name: str) -> bool:
 
 
 def write_new_file(path: Path, text: str, *, mode: int = 0o644) -> bool:
-    """Write `text` to `path` whole or not at all; False, and nothing done, if something is there already.
-
-    Raises:
-        ConfigError: The file cannot be written.
-    """
+    """Write `text` to `path` whole or not at all; False, and nothing done, if something is there already."""
     if path.is_dir():
         raise ConfigError(
             f"{path} is a folder; give the name of a file, such as {path / 'orchestration-config.yaml'}"

@@ -49,20 +49,12 @@ _MONEY = ("TTA_HOME", "TTA_LEDGER_URL", "TTA_BUDGET_LIMIT_USD")
 
 
 def refuse_untrusted(config: OrchestrationConfig) -> None:
-    """Stop a run whose configuration came with the working folder and asks for more than it may.
-
-    Raises:
-        UntrustedConfigError: It needs `tta trust`; the message names file, variable and host.
-    """
+    """Stop a run whose configuration came with the working folder and asks for more than it may."""
     _refuse(untrusted(config))
 
 
 def refuse_untrusted_ledger(config: OrchestrationConfig) -> None:
-    """As `refuse_untrusted`, for commands that only open the ledger.
-
-    Raises:
-        UntrustedConfigError: The ledger's place was chosen by a file that is not trusted.
-    """
+    """As `refuse_untrusted`, for commands that only open the ledger."""
     _refuse(list(_ledger_doubts(config, _foreign_dotenv())))
 
 

@@ -23,13 +23,7 @@ _OTHER_DATABASE = ("PREFECT_SERVER_DATABASE_", "PREFECT_API_DATABASE_")
 
 
 def refuse_without_key(config: OrchestrationConfig) -> None:
-    """Stop when no model of the configuration can be called: no variable, no block, no server without keys.
-
-    Raises:
-        MissingKeyError: The message names the variables, and the ways on without a key.
-        UntrustedConfigError: The configuration needs trust before its keys matter.
-        ConfigError: A model that nothing defines, or settings that contradict each other.
-    """
+    """Stop when no model of the configuration can be called: no variable, no block, no server without keys."""
     targets = resolve_targets(config)
     asked = targets if config.enabled else {config.orchestrator.model: targets[config.orchestrator.model]}
     if any(_has_key(target) for target in asked.values()) or _may_hold_block(asked.values()):

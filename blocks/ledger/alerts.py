@@ -34,14 +34,11 @@ class Alerts(LedgerCore):
         A refused call says so before settled spending reaches the limit.
         """
 
-        async def work(tx: Tx) -> Decimal | None:
-            rows = await tx.fetch(
-                "SELECT limit_seen FROM ledger_alert WHERE scope = ? AND month = ? AND threshold_bp = ?",
-                *(self.scope, month, EXHAUSTED_BP),
-            )
-            return from_pico(rows[0]["limit_seen"]) if rows else None
-
-        return await self.database.read(work)
+        rows = await self.database.fetch(
+            "SELECT limit_seen FROM ledger_alert WHERE scope = ? AND month = ? AND threshold_bp = ?",
+            *(self.scope, month, EXHAUSTED_BP),
+        )
+        return from_pico(rows[0]["limit_seen"]) if rows else None
 
     async def claim_alerts(self, *, lease_s: float = 60.0) -> list[Alert]:
         """Take the alerts that are due, for `lease_s` seconds; call `alert_sent` for each that was sent.

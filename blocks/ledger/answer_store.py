@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.core import LedgerCore, answer_of, closed_text, pico_or_none
+from tta_dev_primitives.blocks.ledger.core import LedgerCore, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
-from tta_dev_primitives.blocks.ledger.settle import free_call
+from tta_dev_primitives.blocks.ledger.settle import Answer, free_call
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, KeptAnswer, Outcome, StoredAnswer
 from tta_dev_primitives.config.errors import QuarantinedError
 
@@ -27,18 +27,15 @@ class Answers(LedgerCore):
         outcome: Outcome,
         *,
         billed: Decimal = Decimal(0),
-        answer: tuple[str, bytes | str] | None = None,
+        answer: Answer | None = None,
     ) -> None:
         """Record a call of a free model; the month's money is not touched.
 
         Args:
-            outcome: What its row keeps.
             billed: USD the provider says it took all the same: charged, and the model is closed.
-            answer: Content key and body, kept in the same transaction.
         """
         list_value = pico_or_none(outcome.list_value)
         charge = pico_ceiling(billed, what="cost")
-        kept = None if answer is None else answer_of(*answer)
 
         async def work(tx: Tx) -> None:
             at = self._now(tx)
@@ -51,11 +48,11 @@ class Answers(LedgerCore):
                 list_value=list_value,
                 month=month,
                 at=at,
-                answer=kept,
+                answer=answer,
                 charge=charge,
             )
 
-        await self.database.transact(work, idempotent=True, label="record", ending=True)
+        await self.database.transact(work, idempotent=True, label="record")
 
     async def answer(self, step_key: str) -> StoredAnswer | None:
         """The answer kept under a content key; None when there is none, or its text was damaged."""

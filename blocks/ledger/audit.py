@@ -70,10 +70,7 @@ class Audit(LedgerCore):
         """Raise the limit of one month by `amount` USD; returns all that was approved for it.
 
         Args:
-            month: `YYYY-MM`.
             amount: USD above 0, on top of the configured limit and earlier approvals.
-            who: Who decided it; kept in the journal.
-            reason: Why; kept in the journal.
 
         Raises:
             LedgerError: No amount, or a month that has not begun: months never go back, so it would begin now.
@@ -104,11 +101,6 @@ class Audit(LedgerCore):
         """Put the ledger into `month`, which must be the clock's; returns the USD that came from later months.
 
         Spending and calls of later months, which a wrong clock began, move into it. Approvals of theirs do not.
-
-        Args:
-            month: `YYYY-MM`.
-            who: Who decided it; kept in the journal.
-            reason: Why; kept in the journal.
 
         Raises:
             LedgerConfigError: It is not the month of the clock, or this process's clock is not the machine's.
@@ -167,33 +159,26 @@ class Audit(LedgerCore):
     async def count_answers(self, ending: str) -> int:
         """How many approvals and refusals of all months have a note that ends so."""
 
-        async def work(tx: Tx) -> int:
-            rows = await tx.fetch(
-                "SELECT note FROM ledger_event WHERE scope = ? AND what IN ('approve', 'decline')", self.scope
-            )
-            return sum((row["note"] or "").endswith(ending) for row in rows)
-
-        return await self.database.read(work)
+        rows = await self.database.fetch(
+            "SELECT note FROM ledger_event WHERE scope = ? AND what IN ('approve', 'decline')", self.scope
+        )
+        return sum((row["note"] or "").endswith(ending) for row in rows)
 
     async def open_questions(self) -> list[tuple[str, str]]:
         """Questions to people without an answer: the month, and the end of the note, which names the flow run."""
 
-        async def work(tx: Tx) -> list[tuple[str, str]]:
-            rows = await tx.fetch(
-                "SELECT what, month, note FROM ledger_event WHERE scope = ? "
-                "AND what IN ('ask', 'approve', 'decline', 'unanswered') ORDER BY seq",
-                self.scope,
-            )
-            found: dict[str, str] = {}
-            for row in rows:
-                _, mark, run = (row["note"] or "").rpartition("(flow run ")
-                if row["what"] == "ask" and mark:
-                    found[mark + run] = row["month"]
-                else:
-                    found.pop(mark + run, None)
-            return [(month, ending) for ending, month in found.items()]
-
-        return await self.database.read(work)
+        found: dict[str, str] = {}
+        for row in await self.database.fetch(
+            "SELECT what, month, note FROM ledger_event WHERE scope = ? "
+            "AND what IN ('ask', 'approve', 'decline', 'unanswered') ORDER BY seq",
+            self.scope,
+        ):
+            _, mark, run = (row["note"] or "").rpartition("(flow run ")
+            if row["what"] == "ask" and mark:
+                found[mark + run] = row["month"]
+            else:
+                found.pop(mark + run, None)
+        return [(month, ending) for ending, month in found.items()]
 
     async def reconcile(
         self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
@@ -204,7 +189,6 @@ class Audit(LedgerCore):
             call_id: A call in state `presumed`.
             actual: USD billed; None: the provider did not bill it.
             evidence: Where that is known from, such as the provider's usage id; kept in the journal.
-            who: Who did it.
 
         Raises:
             LedgerError: No such call, it is not presumed, no evidence was given, or its process may still
@@ -309,31 +293,13 @@ class Audit(LedgerCore):
         ]
 
     async def journal(self, month: str, *, decisions: bool = False) -> list[JournalEntry]:
-        """The entries of a month's journal that are kept, in order.
-
-        Args:
-            month: `YYYY-MM`.
-            decisions: Only what people were asked and decided.
-        """
+        """The entries of a month's journal that are kept, in order."""
         marks = ", ".join("?" for _ in DECISIONS)
         only = f" AND what IN ({marks})" if decisions else ""
-
-        return [
-            JournalEntry(
-                seq=row["seq"],
-                month=row["month"],
-                call_id=row["call_id"],
-                what=row["what"],
-                spent=from_pico(row["d_spent"]),
-                held=from_pico(row["d_held"]),
-                approved=from_pico(row["d_approved"]),
-                who=row["who"],
-                note=row["note"],
-                at=row["at"],
-            )
-            for row in await self.database.fetch(
-                "SELECT seq, month, call_id, what, d_spent, d_held, d_approved, who, note, at "  # noqa: S608 - marks
-                f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
-                *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
-            )
-        ]
+        rows = await self.database.fetch(
+            "SELECT seq, month, call_id, what, d_spent AS spent, d_held AS held, d_approved AS approved, who, note, at "  # noqa: S608 - marks
+            f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
+            *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
+        )
+        money = ("spent", "held", "approved")
+        return [JournalEntry(**{**row, **{name: from_pico(row[name]) for name in money}}) for row in rows]

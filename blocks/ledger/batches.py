@@ -123,12 +123,6 @@ class Batches(LedgerCore):
         Args:
             batch: The batch; repeating it with the same id is safe.
             calls: Its requests, one for each content key.
-            limit: The month's limit in force now.
-            ask_date: As for `Ledger.reserve`.
-
-        Raises:
-            WrongClockError: A month would begin, and more than this process says that it has not come.
-            LedgerError: The ledger cannot be used.
         """
         ceiling = pico_floor(limit)
         bounds = [pico_ceiling(call.bound, what="bound") for call in calls]
@@ -281,13 +275,7 @@ class Batches(LedgerCore):
     async def batches(
         self, *, ids: Sequence[str] = (), open_only: bool = False, most: int = 1000
     ) -> list[Batch]:
-        """Batches, the newest first, with their money.
-
-        Args:
-            ids: Only these; empty: all.
-            open_only: Only those whose results are not all settled.
-            most: How many at most.
-        """
+        """Batches, the newest first, with their money."""
         where = "b.scope = ?"
         if open_only:
             where += " AND b.state IN ('submitting', 'open')"

@@ -39,8 +39,6 @@ def checked_usage(
     """`usage`, or the same with what is missing filled in and the flag `usage_implausible`.
 
     Args:
-        usage: What the provider reported.
-        thoughts: What the provider shows of the model's thoughts.
         cut: The answer ended at its token limit, so some tokens were made.
     """
     if usage_problem(usage) is not None or usage.reported_cost_usd:
@@ -91,8 +89,6 @@ def bill_of(
     """Decide the charge of a paid call.
 
     Args:
-        target: The model, with its price.
-        usage: What the provider reported.
         bound: What was reserved, USD.
         answered: The model that answered, when it is not the one that was asked: the dearer of the two counts.
     """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import socket
 import uuid
@@ -16,7 +15,6 @@ from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, ProviderCloc
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.month_evidence import (
-    Machine,
     MachineClock,
     keep_anchor,
     machine_now,
@@ -24,7 +22,7 @@ from tta_dev_primitives.blocks.ledger.month_evidence import (
     read_anchor,
 )
 from tta_dev_primitives.blocks.ledger.months import month_of, zone
-from tta_dev_primitives.blocks.ledger.settle import Answer, Terms, insert_month, latest_month
+from tta_dev_primitives.blocks.ledger.settle import Terms, insert_month, latest_month
 from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
 AskDate = Callable[[], Awaitable[tuple[str, str | None, float]]]
@@ -68,11 +66,7 @@ class LedgerCore:
         self._terms = Terms(scope, _owner(), _alert_lines(alert_threshold), timezone)
 
     def alert_at(self, threshold: Decimal | None) -> None:
-        """Let another share of the limit raise an alert from now on; a line that was reported is not again.
-
-        Raises:
-            LedgerError: It is no share.
-        """
+        """Let another share of the limit raise an alert from now on; a line that was reported is not again."""
         self._terms = replace(self._terms, thresholds_bp=_alert_lines(threshold))
 
     @classmethod
@@ -85,7 +79,6 @@ class LedgerCore:
 
         Raises:
             WrongClockError: It is wrong by more than five minutes, as all of them say.
-            LedgerError: The ledger cannot be used.
         """
         if self.clocks.silent:
             return
@@ -94,11 +87,7 @@ class LedgerCore:
             raise WrongClockError(refusal)
 
     async def keep_time(self) -> None:
-        """Let the ledger know the time that a provider has just confirmed, every ten minutes at most.
-
-        Raises:
-            LedgerError: The ledger cannot be used.
-        """
+        """Let the ledger know the time that a provider has just confirmed, every ten minutes at most."""
         machine = self._machine() if self.database.dialect == "sqlite" else None
         if machine is None or machine.uptime - self._anchored_at < _ANCHOR_EVERY_S:
             return
@@ -117,16 +106,19 @@ class LedgerCore:
 
         Args:
             latest: The month that the ledger is in; None: it is new.
-            month: The month to begin.
             ask_date: Asks a provider for its `Date`, without a key; called only when nothing else can confirm it.
 
         Raises:
             WrongClockError: The clock is contradicted; no month has begun.
-            LedgerError: The ledger cannot be used.
         """
         now, machine = await self._time(), self._machine()
         if latest is not None and not self._trusts_clock:
-            refusal = await self._month_refusal(now, latest, month, machine, ask_date)
+            refusal, doubtful = await self.database.read(
+                lambda tx: self._contradiction(tx, now, latest, month)
+            )
+            if doubtful and ask_date is not None:
+                self.clocks.hear(*await ask_date())
+                refusal = None if self.clocks.agreeing(now) else self.clocks.refusal(now) or refusal
             if refusal is not None:
                 raise WrongClockError(
                     f"{refusal}. No paid call is made. Set the clock; if {month} is right: tta ledger set-month {month}"
@@ -138,27 +130,6 @@ class LedgerCore:
                 await keep_anchor(tx, machine, now, self.clocks.agreeing(now) or "")
 
         await self.database.transact(work, idempotent=True, label="month")
-
-    async def _month_refusal(
-        self, now: float, latest: str, month: str, machine: Machine | None, ask_date: AskDate | None
-    ) -> str | None:
-        if self.clocks.agreeing(now) is not None:
-            return None
-        shared = self.database.dialect == "postgresql"
-
-        anchor = None if shared else await self.database.read(lambda tx: read_anchor(tx, machine))
-        refusal = new_month_refusal(
-            now=now, latest=latest, month=month, machine=machine, anchor=anchor, shared_clock=shared
-        )
-        confirmed = refusal is None and (shared or anchor is not None)
-        process_lies = machine is not None and abs(now - machine.wall) > LARGEST_SKEW_S and not shared
-        if confirmed or process_lies or ask_date is None:
-            return refusal
-        provider, date, took_s = await ask_date()
-        self.clocks.hear(provider, date, took_s)
-        if self.clocks.agreeing(now) is not None:
-            return None
-        return self.clocks.refusal(now) or refusal
 
     def _now(self, tx: Tx) -> float:
         return tx.now() if self._clock is None else self._clock()
@@ -175,17 +146,21 @@ class LedgerCore:
         month, latest = self._month(at), await latest_month(tx, self.scope)
         if latest is None or month == latest or self._trusts_clock:
             return max(month, latest or "")
-        return latest if month < latest or await self._contradicts(tx, at, latest, month) else month
+        if month < latest or (await self._contradiction(tx, at, latest, month))[0] is not None:
+            return latest
+        return month
 
-    async def _contradicts(self, tx: Tx, at: float, latest: str, month: str) -> str | None:
-        """Why `month` may not follow `latest`, as far as can be known without asking anyone."""
+    async def _contradiction(self, tx: Tx, at: float, latest: str, month: str) -> tuple[str | None, bool]:
+        """Why `month` may not follow `latest`; and whether a provider's clock would say more."""
         if self.clocks.agreeing(at) is not None:
-            return None
+            return None, False
         machine, shared = self._machine(), self.database.dialect == "postgresql"
         anchor = None if shared else await read_anchor(tx, machine)
-        return new_month_refusal(
+        refusal = new_month_refusal(
             now=at, latest=latest, month=month, machine=machine, anchor=anchor, shared_clock=shared
         )
+        confirmed = refusal is None and (shared or anchor is not None)
+        return refusal, not confirmed and not self._misread(at)
 
     async def _clock_problems(self, tx: Tx) -> list[str]:
         """What is wrong with the clock or the ledger's month, as far as it can be seen from here."""
@@ -194,7 +169,7 @@ class LedgerCore:
             return []
         month = self._month(at)
         if month > latest:
-            refusal = await self._contradicts(tx, at, latest, month)
+            refusal, _ = await self._contradiction(tx, at, latest, month)
             return [] if refusal is None else [refusal]
         if self._month(at + LARGEST_SKEW_S) < latest:
             return [
@@ -223,12 +198,6 @@ def _owner() -> str:
 def closed_text(key: str, reason: str) -> str:
     """What is said about a model or provider in quarantine."""
     return f"'{key}' is closed: {reason}. Compare the provider's bill, then run `tta ledger resolve`."
-
-
-def answer_of(step_key: str, body: bytes | str) -> Answer:
-    """A body with its checksum, ready to be stored."""
-    raw = body.encode() if isinstance(body, str) else body
-    return Answer(step_key, raw, hashlib.sha256(raw).hexdigest())
 
 
 def pico_or_none(amount: Decimal | None) -> int | None:

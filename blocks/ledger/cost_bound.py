@@ -29,9 +29,6 @@ def bound_usd(target: Target, request: ChatRequest) -> Decimal:
     Byte-level vocabularies never make more tokens than bytes; one that normalises first (NFKC) can make
     more of a few characters, so the longer of both spellings counts. English text is over-reserved by a
     factor of 3 to 5, but only while the call is in flight.
-
-    Raises:
-        UnknownPriceError: `target` has no price.
     """
     return required_price(target).most(input_token_bound(request), request.max_output_tokens)
 
@@ -43,11 +40,7 @@ def token_ceiling(target: Target, request: ChatRequest) -> int:
 
 
 def plausible_usd(target: Target, request: ChatRequest) -> Decimal:
-    """USD that a bill cannot pass even if the bound was wrong: all those tokens at the dearest price.
-
-    Raises:
-        UnknownPriceError: `target` has no price.
-    """
+    """USD that a bill cannot pass even if the bound was wrong: all those tokens at the dearest price."""
     price = required_price(target)
     return token_ceiling(target, request) * max(price.highest_input, price.highest_output) / _MTOK
 

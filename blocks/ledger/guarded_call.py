@@ -55,7 +55,6 @@ async def guarded_send(
     limit: Decimal | None,
     step_key: str,
     wait_busy_s: float = 30.0,
-    free_without_ledger: bool = False,
     looked_up: bool = False,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     was_sent: Callable[[], bool] = lambda: True,
@@ -64,14 +63,8 @@ async def guarded_send(
     """Make one attempt at a provider, with its money accounted for.
 
     Args:
-        ledger: Where money and answers are kept.
         client_send: Sends the request; called once at most, after the money is set aside.
-        request: What `client_send` sends; its bound is what is reserved.
-        call: The attempt, with an id of its own.
         limit: The month's limit in USD now; None: no limit, spending is only recorded.
-        step_key: The content key of the request.
-        wait_busy_s: How long to wait while only calls in flight stand in the way.
-        free_without_ledger: Let a free model go on when the ledger cannot be used.
         looked_up: The caller has just found that there is no stored answer and that the target is open.
         ask_date: Asks a provider whose clock counts for its `Date`, without a key; with the seconds that took.
         turn: Held while the request is open; the wait for it is no part of the call's deadline.
@@ -87,15 +80,8 @@ async def guarded_send(
     if call.step_key != step_key:
         call = replace(call, step_key=step_key)
     attempt = _Attempt(ledger, target, request, call, step_key, turn, was_sent)
-    try:
-        stored, closed = None, None
-        if not looked_up:
-            stored, closed = await ledger.lookup(step_key, call.model_key, call.provider_key)
-    except LedgerError as error:
-        if target.billing == "paid" or not free_without_ledger:
-            raise
-        _log.warning("%s This call of a free model goes on without it.", error)
-    else:
+    if not looked_up:
+        stored, closed = await ledger.lookup(step_key, call.model_key, call.provider_key)
         if stored is not None:
             return reply_of(stored)
         if closed is not None:
@@ -265,7 +251,7 @@ class _Attempt:
     async def _finish(self, entry: Coroutine[Any, Any, Any]) -> LedgerError | None:
         """Write the end of a call even under cancellation; a ledger that is down is left to the sweep."""
         try:
-            await (entry if self.ledger.database.dialect == "sqlite" else uninterrupted(entry))
+            await uninterrupted(entry)
         except LedgerError as error:
             _log.error(
                 "%s Call %s stays held and is charged at its bound after its lease.", error, self.call.id
@@ -325,9 +311,7 @@ async def settle_batch_reply(
     """Settle the hold of a batch's request with its reply, and store the answer. Safe to repeat.
 
     Args:
-        ledger: Where money and answers are kept.
         target: The model, at the batch price of the submission.
-        reply: What the batch's results hold for it.
     """
     attempt = _in_batch(ledger, target, request, hold, step_key)
     return await attempt.settled(hold, _accepted(request, reply))

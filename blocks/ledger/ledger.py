@@ -16,14 +16,15 @@ from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
 from tta_dev_primitives.blocks.ledger.batches import Batches
-from tta_dev_primitives.blocks.ledger.core import AskDate, answer_of, closed_text, pico_or_none
+from tta_dev_primitives.blocks.ledger.core import AskDate, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.proof import Proof
-from tta_dev_primitives.blocks.ledger.reserve import Granted, MonthMovedError, RefusedError, reserve_call
+from tta_dev_primitives.blocks.ledger.reserve import MonthMovedError, RefusedError, reserve_call
 from tta_dev_primitives.blocks.ledger.retention import Retention
 from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount, read_account, read_pairs
 from tta_dev_primitives.blocks.ledger.settle import (
+    Answer,
     Closed,
     Closing,
     close_call,
@@ -41,7 +42,6 @@ from tta_dev_primitives.blocks.ledger.types import (
 from tta_dev_primitives.config.errors import (
     BudgetExceededError,
     LedgerBusyError,
-    LedgerError,
     OrchestrationError,
     QuarantinedError,
 )
@@ -50,7 +50,10 @@ _SWEEP_AT_ONCE = 200
 
 
 class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
-    """One budget's ledger. Its arguments are those of `LedgerCore`."""
+    """One budget's ledger. Its arguments are those of `LedgerCore`.
+
+    Every method raises `LedgerError` when the ledger cannot be used.
+    """
 
     async def reserve(
         self,
@@ -65,9 +68,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
 
         Args:
             call: The attempt; its id must be new for each attempt.
-            bound: What it can cost at most.
             limit: The month's limit in force now; approvals of the month are added to it.
-            wait_busy_s: How long to wait while only calls in flight stand in the way.
             ask_date: Asks a provider for the time, when a month must begin and nothing else confirms it.
 
         Raises:
@@ -83,8 +84,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         latest = ""
         while True:
             try:
-                granted = await self._reserve_once(call, pico, ceiling, latest)
-                return Hold(call.id, granted.month, from_pico(granted.bound), granted.lease_until)
+                return await self._reserve_once(call, pico, ceiling, latest)
             except MonthMovedError as moved:
                 month = self._month(await self._time())
                 latest = moved.latest or ""
@@ -98,12 +98,12 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
                 continue
             swept = True
             if refused.reason != "busy" or time.monotonic() >= deadline:
-                raise await self._refusal(refused, bound, ceiling)
+                raise await self.refusal(refused, bound, limit)
             await asyncio.sleep(pause * (0.5 + random.random()))  # noqa: S311 - jitter, not a secret
             pause = min(pause * 2, 0.5)
 
-    async def _reserve_once(self, call: CallInfo, bound: int, limit: int, latest: str) -> Granted:
-        async def work(tx: Tx) -> Granted:
+    async def _reserve_once(self, call: CallInfo, bound: int, limit: int, latest: str) -> Hold:
+        async def work(tx: Tx) -> Hold:
             at = self._now(tx)
             return await reserve_call(tx, self._terms, call, bound, limit, max(self._month(at), latest), at)
 
@@ -120,18 +120,10 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
             raise
 
     async def refusal(self, refused: RefusedError, bound: Decimal, limit: Decimal) -> OrchestrationError:
-        """Why a call of a batch got no money, in words; raises the alert of a spent budget."""
-        return await self._refusal(refused, bound, pico_floor(limit))
-
-    async def _refusal(
-        self, refused: RefusedError, bound: Decimal, limit: int
-    ) -> LedgerError | BudgetExceededError:
+        """Why a call got no money, in words; raises the alert of a spent budget."""
         if refused.reason == "quarantined":
-            return QuarantinedError(
-                closed_text(refused.key, refused.note),
-                key=refused.key,
-            )
-        ceiling = limit + refused.approved
+            return QuarantinedError(closed_text(refused.key, refused.note), key=refused.key)
+        ceiling = pico_floor(limit) + refused.approved
         spent, held, total = from_pico(refused.spent), from_pico(refused.held), from_pico(ceiling)
         if refused.reason == "busy":
             return LedgerBusyError(
@@ -167,16 +159,13 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         actual: Decimal,
         *,
         outcome: Outcome | None = None,
-        answer: tuple[str, bytes | str] | None = None,
+        answer: Answer | None = None,
         close_key: str | None = None,
     ) -> Closed:
         """End a call with its true cost; a second settle of the same call changes nothing.
 
         Args:
-            hold: What `reserve` gave, or its id.
             actual: USD that were billed.
-            outcome: What the call's row keeps for the report.
-            answer: Content key and body, kept in the same transaction.
             close_key: A model or provider to close for paid calls in the same transaction.
         """
         charge = pico_ceiling(actual, what="cost")
@@ -202,7 +191,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         reason: str,
         *,
         outcome: Outcome | None = None,
-        answer: tuple[str, bytes | str] | None = None,
+        answer: Answer | None = None,
         close_key: str | None = None,
     ) -> Closed:
         """Charge the full bound: what was billed is unknown. A later `settle` puts in the true cost."""
@@ -215,22 +204,19 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         closing: Closing,
         charge: int | None,
         outcome: Outcome,
-        answer: tuple[str, bytes | str] | None,
+        answer: Answer | None,
         close_key: str | None,
     ) -> Closed:
         call_id = hold if isinstance(hold, str) else hold.id
-        kept = None if answer is None else answer_of(*answer)
         amounts = (pico_or_none(outcome.list_value), pico_or_none(outcome.baseline))
 
         async def work(tx: Tx) -> Closed:
             return await close_call(
                 tx, self._terms, call_id, closing, charge, outcome,
-                at=self._now(tx), amounts=amounts, answer=kept, close_key=close_key,
+                at=self._now(tx), amounts=amounts, answer=answer, close_key=close_key,
             )  # fmt: skip
 
-        closed: Closed = await self.database.transact(
-            work, idempotent=True, label=ending_name(closing), ending=True
-        )
+        closed: Closed = await self.database.transact(work, idempotent=True, label=ending_name(closing))
         self._terms.alerted.update(closed.alerts)
         return closed
 
@@ -262,11 +248,7 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         return from_pico(int(row["usd"]))
 
     async def answer_lengths(self, orchestrator: str) -> dict[int, tuple[int, float, float]]:
-        """By length class: pairs of an executor's and the orchestrator's answer, sum of their ratios, of the squares.
-
-        Args:
-            orchestrator: Identity of the orchestrator model.
-        """
+        """By length class: pairs of an executor's and the orchestrator's answer, sums of their ratios and squares."""
         return await self.database.read(lambda tx: read_pairs(tx, self.scope, orchestrator))
 
     async def sweep(self) -> int:

@@ -81,10 +81,6 @@ def new_month_refusal(
 
     Args:
         now: Seconds since 1970, as the clock has it that would decide the month.
-        latest: The month that the ledger is in.
-        month: The month of `now`, later than `latest`.
-        machine: The kernel's clock, if it is known.
-        anchor: What this boot's time is known from, if it is.
         shared_clock: `now` is the database server's, not this process's.
     """
     what = f"month {month} does not follow {latest}"

@@ -14,11 +14,7 @@ _MONTH = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])")
 
 @lru_cache(maxsize=32)
 def zone(name: str) -> ZoneInfo:
-    """The time zone `name`, such as `UTC` or `Europe/Berlin`.
-
-    Raises:
-        LedgerConfigError: No such zone is known on this machine.
-    """
+    """The time zone `name`, such as `UTC` or `Europe/Berlin`."""
     try:
         return ZoneInfo(name)
     except (ZoneInfoNotFoundError, ValueError, OSError):

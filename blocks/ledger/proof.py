@@ -38,30 +38,22 @@ class Proof(LedgerCore):
         """The calls of a month, summed by provider, model, role, use case, billing, state and outcome."""
         of = (self.scope, checked_month(month))
 
-        async def work(tx: Tx) -> _Rows:
-            names, sums = ", ".join(_GROUP), ", ".join(f"{_sum(name)} AS {name}" for name in _AMOUNTS)
-            return await tx.fetch(
-                f"SELECT {names}, {sums} FROM ("  # noqa: S608 - fixed text
-                "SELECT provider, model, role, use_case, billing, state, outcome, calls, input_tokens, "
-                "cache_read_tokens, output_tokens, charged, 0 AS held, list_value, baseline "
-                "FROM ledger_call_sum WHERE scope = ? AND month = ? UNION ALL "
-                "SELECT provider, model, role, coalesce(use_case, ''), billing, state, coalesce(outcome, 'in_flight'), "
-                f"1, input_tokens, cache_read_tokens, output_tokens, charged, {_HELD}, list_value, baseline "
-                "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0) AS called "
-                f"GROUP BY {names} HAVING sum(calls) > 0 ORDER BY {names}",
-                *(*of, *of),
-            )
-
-        rows = await self.database.read(work)
+        names, sums = ", ".join(_GROUP), ", ".join(f"{_sum(name)} AS {name}" for name in _AMOUNTS)
+        rows = await self.database.fetch(
+            f"SELECT {names}, {sums} FROM ("  # noqa: S608 - fixed text
+            "SELECT provider, model, role, use_case, billing, state, outcome, calls, input_tokens, "
+            "cache_read_tokens, output_tokens, charged, 0 AS held, list_value, baseline "
+            "FROM ledger_call_sum WHERE scope = ? AND month = ? UNION ALL "
+            "SELECT provider, model, role, coalesce(use_case, ''), billing, state, coalesce(outcome, 'in_flight'), "
+            f"1, input_tokens, cache_read_tokens, output_tokens, charged, {_HELD}, list_value, baseline "
+            "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0) AS called "
+            f"GROUP BY {names} HAVING sum(calls) > 0 ORDER BY {names}",
+            *(*of, *of),
+        )
+        usd = [{name: from_pico(row[name]) for name in _MONEY} for row in rows]
         return [
-            ReportRow(
-                **{
-                    **row,
-                    "use_case": row["use_case"] or None,
-                    **{name: from_pico(row[name]) for name in _MONEY},
-                }
-            )
-            for row in rows
+            ReportRow(**{**row, **money, "use_case": row["use_case"] or None})
+            for row, money in zip(rows, usd, strict=True)
         ]
 
     async def mean_seconds(self, month: str) -> float | None:
@@ -76,17 +68,13 @@ class Proof(LedgerCore):
     async def entry_count(self, month: str) -> int:
         """How many entries of a month's journal are kept."""
         of = (self.scope, checked_month(month))
-
-        return int(
-            (
-                await self.database.fetch(
-                    f"SELECT {_sum('n')} AS n FROM ("  # noqa: S608 - fixed text
-                    "SELECT entries AS n FROM ledger_event_sum WHERE scope = ? AND month = ? AND kept = 1 UNION ALL "
-                    f"SELECT count(*) FROM ledger_event WHERE scope = ? AND month = ? AND seq > {_UPTO}) AS kept",
-                    *(*of, *of, self.scope),
-                )
-            )[0]["n"]
+        (row,) = await self.database.fetch(
+            f"SELECT {_sum('n')} AS n FROM ("  # noqa: S608 - fixed text
+            "SELECT entries AS n FROM ledger_event_sum WHERE scope = ? AND month = ? AND kept = 1 UNION ALL "
+            f"SELECT count(*) FROM ledger_event WHERE scope = ? AND month = ? AND seq > {_UPTO}) AS kept",
+            *(*of, *of, self.scope),
         )
+        return int(row["n"])
 
     async def verify(self, *, full: bool = False) -> list[str]:
         """Prove the ledger: recompute every month from its journal and from its calls, check answers and clock.

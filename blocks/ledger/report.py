@@ -6,7 +6,7 @@ import csv
 import io
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from decimal import Decimal
 from typing import Any
 
@@ -52,19 +52,12 @@ class Line:
     """The part of `charged` that is not certain."""
 
     def to_json(self) -> dict[str, Any]:
-        """The line as JSON values; money is a string."""
-        return {
-            "name": self.name,
-            "calls": self.calls,
-            "failed": self.failed,
-            "input_tokens": self.input_tokens,
-            "cache_read_tokens": self.cache_read_tokens,
-            "output_tokens": self.output_tokens,
-            "charged_usd": f"{self.charged:f}",
-            "saved_usd": f"{self.saved:f}",
-            "held_usd": f"{self.held:f}",
-            "presumed_usd": f"{self.presumed:f}",
-        }
+        """The line as JSON values; money is a string, its name ends in `_usd`."""
+        return dict(_json_item(field.name, getattr(self, field.name)) for field in fields(self))
+
+
+def _json_item(name: str, value: Any) -> tuple[str, Any]:
+    return (f"{name}_usd", f"{value:f}") if isinstance(value, Decimal) else (name, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,20 +84,15 @@ class MonthReport:
 
     def to_json(self) -> dict[str, Any]:
         """The report as JSON values; money is a string."""
-        balance = self.balance
+        money = {"limit": self.limit, "left": self.left}
+        groups = ("by_provider", "by_model", "by_role", "by_use_case")
         return {
-            "month": balance.month,
-            "limit_usd": None if self.limit is None else f"{self.limit:f}",
-            "spent_usd": f"{balance.spent:f}",
-            "held_usd": f"{balance.held:f}",
-            "presumed_usd": f"{balance.presumed:f}",
-            "approved_usd": f"{balance.approved:f}",
-            "left_usd": None if self.left is None else f"{self.left:f}",
+            **dict(
+                _json_item(field.name, getattr(self.balance, field.name)) for field in fields(self.balance)
+            ),
+            **{f"{name}_usd": None if usd is None else f"{usd:f}" for name, usd in money.items()},
             "total": self.total.to_json(),
-            "by_provider": [line.to_json() for line in self.by_provider],
-            "by_model": [line.to_json() for line in self.by_model],
-            "by_role": [line.to_json() for line in self.by_role],
-            "by_use_case": [line.to_json() for line in self.by_use_case],
+            **{group: [line.to_json() for line in getattr(self, group)] for group in groups},
             "closed": [{"key": one.key, "reason": one.reason, "call_id": one.call_id} for one in self.closed],
             "problems": list(self.problems),
         }
@@ -130,15 +118,7 @@ def month_report(
     closed: Sequence[Quarantine] = (),
     problems: Sequence[str] = (),
 ) -> MonthReport:
-    """Shape a month's report.
-
-    Args:
-        balance: `Ledger.balance`.
-        rows: `Ledger.report_rows` of the same month.
-        limit: `Ledger.effective_limit`, USD.
-        closed: `Ledger.quarantines`.
-        problems: `Ledger.verify`.
-    """
+    """Shape a month's report."""
     ordered = tuple(
         sorted(
             rows, key=lambda r: (r.provider, r.model, r.role, r.use_case or "", r.billing, r.state, r.outcome)
@@ -196,14 +176,7 @@ _NOT_IN_A_BATCH = (
 async def cost_of_runs(
     ledger: LedgerCore, flow_run_ids: Sequence[str], *, with_open_batches: bool = True
 ) -> Decimal:
-    """USD that the calls of these flow runs were charged, with calls still open at their bound.
-
-    Args:
-        with_open_batches: Whether what is held for batches that are not collected yet counts.
-
-    Raises:
-        LedgerError: The ledger cannot be used.
-    """
+    """USD that the calls of these flow runs were charged, with calls still open at their bound."""
 
     unless = "" if with_open_batches else _NOT_IN_A_BATCH
 
@@ -226,9 +199,6 @@ async def spend_by_day(ledger: LedgerCore, month: str) -> dict[str, Decimal]:
 
     Returns:
         `YYYY-MM-DD` -> USD, in order; days without a charge are left out.
-
-    Raises:
-        LedgerError: The database cannot be used.
     """
     quarters = "floor(created_at / 900)" if ledger.database.dialect == "postgresql" else "created_at / 900"
 

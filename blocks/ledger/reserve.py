@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Literal
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
+from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.savings_account import hold_extra
 from tta_dev_primitives.blocks.ledger.settle import ATTEMPT, INSERT_CALL, Terms, latest_month, write_event
-from tta_dev_primitives.blocks.ledger.types import CallInfo
+from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold
 from tta_dev_primitives.config.errors import LedgerError, SavingsShortError
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """A hold that stands."""
-
-    month: str
-    bound: int
-    lease_until: float
 
 
 class RefusedError(Exception):
@@ -58,7 +49,7 @@ _HOLD_MONEY = (
 
 async def reserve_call(
     tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str, at: float
-) -> Granted:
+) -> Hold:
     """Set `bound` aside for `call`; the same id, bound and state again is granted again.
 
     Raises:
@@ -87,7 +78,7 @@ async def reserve_call(
             await explain_refusal(tx, terms, call, bound, limit, month)
             raise RefusedError("busy", month, await month_row(tx, terms.scope, month))
     failpoint("reserve.after_month")
-    return Granted(month, bound, lease)
+    return Hold(call.id, month, from_pico(bound), lease)
 
 
 async def insert_held(
@@ -109,7 +100,7 @@ async def hold_money(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: in
     return bool(await tx.execute(_HOLD_MONEY, bound, scope, month, bound, limit, scope, month, scope, *keys))
 
 
-async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> Granted:
+async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> Hold:
     rows = await tx.fetch(
         "SELECT scope, month, state, bound, lease_until FROM ledger_call WHERE id = ?", call.id
     )
@@ -118,7 +109,7 @@ async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> G
         raise LedgerError(
             f"Ledger: call {call.id} was already used ({row['state']}); every attempt takes a new id"
         )
-    return Granted(row["month"], bound, row["lease_until"])
+    return Hold(call.id, row["month"], from_pico(bound), row["lease_until"])
 
 
 async def explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> None:

@@ -38,19 +38,13 @@ class Retention(LedgerCore):
     """Sums ended rows and deletes old ones, in short transactions."""
 
     async def sum_up(self) -> None:
-        """Move what has ended since the last time into the sums, so that reports and proofs need not read it again.
-
-        Raises:
-            LedgerError: The ledger cannot be used.
-        """
+        """Move what has ended since the last time into the sums, so that reports and proofs need not read it again."""
         for what in (CALLS, RESULTS):
             moved = _ROWS_AT_ONCE
             while moved == _ROWS_AT_ONCE:
                 moved = await self._sum_rows(what)
                 await asyncio.sleep(_PAUSE_S)
-        while True:
-            if not await self._sum_entries():
-                return
+        while await self._sum_entries():  # noqa: ASYNC110 - a pause between transactions
             await asyncio.sleep(_PAUSE_S)
 
     async def _sum_rows(self, what: Summed) -> int:
@@ -60,14 +54,13 @@ class Retention(LedgerCore):
         return await self.database.transact(work, idempotent=True, label="sum")
 
     async def _sum_entries(self) -> int:
-        async def unsummed(tx: Tx) -> bool:
-            return bool(
-                await tx.fetch(
-                    "SELECT seq FROM ledger_event "
-                    "WHERE seq > coalesce((SELECT upto FROM ledger_proof WHERE scope = ?), 0) LIMIT 1",
-                    self.scope,
-                )
-            )
+        # A look first: most of the time there is nothing to lock the journal for.
+        if not await self.database.fetch(
+            "SELECT seq FROM ledger_event "
+            "WHERE seq > coalesce((SELECT upto FROM ledger_proof WHERE scope = ?), 0) LIMIT 1",
+            self.scope,
+        ):
+            return 0
 
         async def work(tx: Tx) -> int:
             upto = await self._lock_journal(tx)
@@ -90,7 +83,7 @@ class Retention(LedgerCore):
             await tx.execute("UPDATE ledger_proof SET upto = ? WHERE scope = ?", last, self.scope)
             return int(last)
 
-        return await self.database.transact(work, label="sum") if await self.database.read(unsummed) else 0
+        return await self.database.transact(work, label="sum")
 
     async def _lock_journal(self, tx: Tx) -> int:
         """Let no other process sum or delete entries meanwhile; returns the last entry in the sums."""
@@ -123,9 +116,6 @@ class Retention(LedgerCore):
 
         Args:
             before: Seconds since 1970.
-
-        Raises:
-            LedgerError: The ledger cannot be used.
         """
         await self.sum_up()
         async with self._large_cache():
@@ -187,20 +177,14 @@ class Retention(LedgerCore):
 
     async def _places(self, table: str) -> list[str]:
         """SQL that cuts a table into parts."""
-        sqlite = self.database.dialect == "sqlite"
-        size, step = (
-            (f"(SELECT max(rowid) FROM {table})", _DELETED_AT_ONCE)  # noqa: S608 - fixed text
-            if sqlite
-            else (_PAGES.format(table), _PAGES_AT_ONCE)
-        )
-
-        async def work(tx: Tx) -> int:
-            return int((await tx.fetch(f"SELECT {size} AS size"))[0]["size"] or 0)
-
-        starts = range(0, await self.database.read(work) + 1, step)
-        if sqlite:
-            return [f"rowid >= {start} AND rowid < {start + step}" for start in starts]
-        return [f"ctid >= '({start},0)'::tid AND ctid < '({start + step},0)'::tid" for start in starts]
+        if self.database.dialect == "sqlite":
+            size, step = f"(SELECT max(rowid) FROM {table})", _DELETED_AT_ONCE  # noqa: S608 - fixed text
+            part = "rowid >= {} AND rowid < {}"
+        else:
+            size, step = _PAGES.format(table), _PAGES_AT_ONCE
+            part = "ctid >= '({},0)'::tid AND ctid < '({},0)'::tid"
+        (row,) = await self.database.fetch(f"SELECT {size} AS size")
+        return [part.format(start, start + step) for start in range(0, (row["size"] or 0) + 1, step)]
 
     async def _prune_entries(self, before: float) -> int:
         last, deleted = 0, 0

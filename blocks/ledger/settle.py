@@ -6,6 +6,7 @@ for lives one statement and a commit.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config.errors import LedgerError
 
 Closing = Literal["settled", "released", "presumed"]
+Answer = tuple[str, bytes]
+"""A reply to keep: its content key and its body."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,15 +32,6 @@ class Terms:
     timezone: str = "UTC"
     alerted: set[tuple[str, int]] = field(default_factory=set)
     """Alert lines known to be in the outbox: they need not be written again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """A reply's body to keep under its content key."""
-
-    step_key: str
-    body: bytes
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,14 +139,8 @@ async def close_call(
     """End a call. Only a held call ends; a presumed or released one may still be settled with the true cost.
 
     Args:
-        terms: Scope and alert lines.
-        closing: How it ends.
         charge: Cost in pico-USD; None charges the bound.
-        outcome: What its row keeps.
-        at: Now.
         amounts: List value and baseline in pico-USD.
-        answer: The answer to keep in the same transaction.
-        close_key: A model or provider to close for paid calls in the same transaction.
     """
     name = ending_name(closing)
     failpoint(f"{name}.begun")
@@ -286,11 +274,12 @@ async def close_key_for(tx: Tx, scope: str, key: str, call_id: str, outcome: Out
 
 
 async def store_answer(tx: Tx, scope: str, call_id: str, answer: Answer, at: float) -> None:
-    """Keep an answer; the first one under a key stays."""
+    """Keep an answer with its checksum; the first one under a key stays."""
+    step_key, body = answer
     await tx.execute(
         "INSERT INTO ledger_answer (scope, step_key, call_id, body, sha256, created_at) "
         "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope, step_key) DO NOTHING",
-        *(scope, answer.step_key, call_id, answer.body, answer.sha256, at),
+        *(scope, step_key, call_id, body, hashlib.sha256(body).hexdigest(), at),
     )
 
 

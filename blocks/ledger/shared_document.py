@@ -62,12 +62,8 @@ class DocumentStore:
         """Replace the document of `scope` by what `work` makes of it, and return the rest of what it returns.
 
         Args:
-            scope: A digest of what the document's content depends on.
             work: Takes the text (None at first), returns the new text and a result. Pure: it may run again
                 when the transaction is repeated, and it runs on the database's thread.
-
-        Raises:
-            LedgerError: The database cannot be used.
         """
 
         async def transaction(tx: Tx) -> T:
@@ -83,16 +79,11 @@ class DocumentStore:
         """Change the document of `scope` and the rows of `tasks` together.
 
         Args:
-            scope: A digest of what the document's content depends on.
-            tasks: Content keys.
             work: Changes the book and returns a result. Pure, as for `change`.
             before: A scope that this one replaces: its document is deleted.
 
         Returns:
             The result, and whether a document of `before` was deleted.
-
-        Raises:
-            LedgerError: The database cannot be used.
         """
         asked = list(dict.fromkeys(tasks))
 

@@ -68,7 +68,6 @@ async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = No
 
     Raises:
         QuarantinedError: There is none, and `target` is closed after a wrong bill.
-        LedgerError: The ledger cannot be used.
     """
     keys = () if target is None else (target.key, provider_key(target))
     stored, closed = await ledger.lookup(step_key, *keys)
@@ -78,11 +77,7 @@ async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = No
 
 
 async def missing_answers(ledger: Ledger, step_keys: Sequence[str], targets: Sequence[Target]) -> list[str]:
-    """Those of `step_keys` without a stored answer; none of them when one of `targets` is closed.
-
-    Raises:
-        LedgerError: The ledger cannot be used.
-    """
+    """Those of `step_keys` without a stored answer; none of them when one of `targets` is closed."""
     closable = sorted({key for target in targets for key in (target.key, provider_key(target))})
     return await ledger.missing(step_keys, closable)
 

@@ -53,11 +53,7 @@ async def keep_decision(tx: Tx, scope: str, decision: TaskDecision, at: float) -
 
 
 async def stored_decisions(ledger: LedgerCore, task_keys: Sequence[str]) -> dict[str, StoredDecision]:
-    """The decisions kept under these keys whose answers are still stored, by key.
-
-    Raises:
-        LedgerError: The ledger cannot be used.
-    """
+    """The decisions kept under these keys whose answers are still stored, by key."""
 
     async def work(tx: Tx) -> dict[str, StoredDecision]:
         found: dict[str, StoredDecision] = {}

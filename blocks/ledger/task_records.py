@@ -122,16 +122,7 @@ _END_AGAIN = (
 async def record_results(
     ledger: LedgerCore, month: str, records: Sequence[TaskRecord], learned: Learned = _NOTHING
 ) -> None:
-    """Keep the records of one batch in one transaction; safe to repeat for a batch that was not yet kept.
-
-    Args:
-        ledger: Whose scope and database they go to.
-        month: The ledger's month in which they ended.
-        learned: What else they leave.
-
-    Raises:
-        LedgerError: The database cannot be used.
-    """
+    """Keep the records of one batch in one transaction; safe to repeat for a batch that was not yet kept."""
     rows = [
         (
             *(ledger.scope, one.flow_run_id, one.item_id, checked_month(month), one.use_case, one.model),
@@ -171,41 +162,26 @@ def _signed_pico(amount: Decimal) -> int:
 
 
 async def result_lines(ledger: LedgerCore, month: str) -> list[ResultLine]:
-    """The tasks that ended in a month, summed into lines.
+    """The tasks that ended in a month, summed into lines."""
 
-    Raises:
-        LedgerError: The database cannot be used.
-    """
-
-    async def work(tx: Tx) -> list[ResultLine]:
-        of = (ledger.scope, checked_month(month))
-        group = "use_case, model, evidence, outcome, accepted, reused"
-        rows = await tx.fetch(
-            f"SELECT {group}, CAST(sum(tasks) AS BIGINT) AS tasks, CAST(sum(cost) AS BIGINT) AS cost, "  # noqa: S608
-            "CAST(sum(baseline) AS BIGINT) AS baseline, sum(quality_sum) AS quality_sum, "
-            "CAST(sum(quality_count) AS BIGINT) AS quality_count FROM ("
-            f"SELECT {group}, tasks, cost, baseline, quality_sum, quality_count "
-            "FROM task_result_sum WHERE scope = ? AND month = ? UNION ALL "
-            f"SELECT {group}, 1, cost, baseline, coalesce(quality, 0), "
-            "CASE WHEN quality IS NULL THEN 0 ELSE 1 END "
-            "FROM task_result WHERE scope = ? AND month = ? AND summed = 0) AS ended "
-            f"GROUP BY {group} HAVING sum(tasks) > 0 ORDER BY {group}",
-            *(*of, *of),
-        )
-        return [
-            ResultLine(
-                use_case=row["use_case"],
-                model=row["model"],
-                evidence=row["evidence"],
-                outcome=row["outcome"],
-                accepted=bool(row["accepted"]),
-                reused=bool(row["reused"]),
-                tasks=int(row["tasks"]),
-                cost=from_pico(int(row["cost"])),
-                baseline=from_pico(int(row["baseline"])),
-                quality=row["quality_sum"] / row["quality_count"] if row["quality_count"] else None,
-            )
-            for row in rows
-        ]
-
-    return await ledger.database.read(work)
+    of = (ledger.scope, checked_month(month))
+    group = "use_case, model, evidence, outcome, accepted, reused"
+    rows = await ledger.database.fetch(
+        f"SELECT {group}, CAST(sum(tasks) AS BIGINT) AS tasks, CAST(sum(cost) AS BIGINT) AS cost, "  # noqa: S608
+        "CAST(sum(baseline) AS BIGINT) AS baseline, sum(quality_sum) AS quality_sum, "
+        "CAST(sum(quality_count) AS BIGINT) AS quality_count FROM ("
+        f"SELECT {group}, tasks, cost, baseline, quality_sum, quality_count "
+        "FROM task_result_sum WHERE scope = ? AND month = ? UNION ALL "
+        f"SELECT {group}, 1, cost, baseline, coalesce(quality, 0), "
+        "CASE WHEN quality IS NULL THEN 0 ELSE 1 END "
+        "FROM task_result WHERE scope = ? AND month = ? AND summed = 0) AS ended "
+        f"GROUP BY {group} HAVING sum(tasks) > 0 ORDER BY {group}",
+        *(*of, *of),
+    )
+    lines = []
+    for row in rows:
+        total, count = row.pop("quality_sum"), row.pop("quality_count")
+        flags = {name: bool(row[name]) for name in ("accepted", "reused")}
+        money = {name: from_pico(row[name]) for name in ("cost", "baseline")}
+        lines.append(ResultLine(**{**row, **flags, **money}, quality=total / count if count else None))
+    return lines

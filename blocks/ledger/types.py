@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import threading
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Self
 
@@ -19,36 +17,6 @@ ExtraKind = Literal["savings", "credit", "choice"]
 """`savings`: a verdict or plan; `credit`: a paid executor; `choice`: what the user asked for at any price."""
 _MOST_TOKENS = 10**15
 _QUERY = re.compile(r"(https?://[^\s?]+)\?\S+")
-
-
-class _Randomness:
-    """Random bytes from the system, fetched many at a time: asking for sixteen costs as much as for thousands."""
-
-    def __init__(self) -> None:
-        self._pid = os.getpid()
-        self._left = b""
-        self._lock = threading.Lock()
-
-    def take(self, count: int) -> bytes:
-        if self._pid != os.getpid():
-            # A forked child: its parent will hand out what is left here, and may hold the lock.
-            self.__init__()  # type: ignore[misc]
-        with self._lock:
-            if len(self._left) < count:
-                self._left = os.urandom(256 * count)
-            taken, self._left = self._left[:count], self._left[count:]
-        return taken
-
-
-_randomness = _Randomness()
-
-
-def _new_id() -> str:
-    """A version 4 UUID."""
-    raw = bytearray(_randomness.take(16))
-    raw[6], raw[8] = (raw[6] & 0x0F) | 0x40, (raw[8] & 0x3F) | 0x80
-    digits = raw.hex()
-    return f"{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
 
 
 def provider_key(target: Target) -> str:
@@ -77,36 +45,20 @@ class CallInfo:
     """USD that an extra call may go below the month's savings."""
     deadline_s: float = 120.0
     """Seconds after which the call is cut off; the hold's lease lasts 60 s longer."""
-    id: str = field(default_factory=_new_id)
+    id: str = field(default_factory=lambda: str(uuid.uuid4()))
 
     @classmethod
-    def of(
-        cls,
-        target: Target,
-        *,
-        role: str,
-        use_case: str | None = None,
-        step_key: str | None = None,
-        flow_run_id: str | None = None,
-        task_run_id: str | None = None,
-        extra: ExtraKind | None = None,
-        credit: Decimal = Decimal(0),
-    ) -> Self:
-        """A new attempt at `target`."""
+    def of(cls, target: Target, *, role: str, **more: Any) -> Self:
+        """A new attempt at `target`; `more` are other fields."""
         return cls(
             provider=target.provider,
             model=target.name,
             role=role,
-            use_case=use_case,
             billing=target.billing,
             model_key=target.key,
             provider_key=provider_key(target),
-            step_key=step_key,
-            flow_run_id=flow_run_id,
-            task_run_id=task_run_id,
-            extra=extra,
-            credit=credit,
             deadline_s=target.timeout_s,
+            **more,
         )
 
 
@@ -143,20 +95,7 @@ class Outcome:
         """The usage as JSON, for the row."""
         if self.raw_usage is not None:
             return self.raw_usage[:2000]
-        if self.usage is None:
-            return None
-        usage = self.usage
-        figures: dict[str, Any] = {
-            "input": usage.input_tokens,
-            "cache_read": usage.cache_read_tokens,
-            "cache_write": usage.cache_write_tokens,
-            "cache_write_1h": usage.cache_write_1h_tokens,
-            "output": usage.output_tokens,
-            "thinking": usage.thinking_tokens,
-        }
-        if usage.reported_cost_usd is not None:
-            figures["reported_cost_usd"] = str(usage.reported_cost_usd)
-        return json.dumps(figures)[:2000]
+        return None if self.usage is None else json.dumps(asdict(self.usage), default=str)[:2000]
 
     def tokens(self) -> tuple[int | None, int | None, int | None]:
         """Input tokens, those of them read from a cache, and output tokens; None when unknown."""

@@ -51,13 +51,8 @@ class Guard:
     """Wraps the Prefect app.
 
     Args:
-        app: The app to protect.
-        activity: Where use is recorded.
         hosts: Host header names that are served (`Host` without port); empty serves all.
         origins: Values of `Origin` that are served; requests without the header (no browser) always are.
-        status: Called for `GET /tta/status`; its dict is the JSON answer.
-        secret: The password of the API.
-        backlog: How many messages wait to be handled.
     """
 
     def __init__(

@@ -14,13 +14,12 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
 _NAMES = "prefect-*.sqlite.gz"
-# The one table with a row: at which migration the schema is. Each server registers block types itself.
-_KEPT = frozenset({"alembic_version"})
 
 
 def shipped_template() -> Path | None:
@@ -56,43 +55,11 @@ def install_template(database: Path) -> bool:
     return True
 
 
-def save_template(database: Path, target: Path) -> None:
-    """Write a compressed copy of `database` without anything that belongs to this installation.
-
-    Raises:
-        ValueError: The database already holds work; a template is taken from a fresh one only.
-    """
-    with tempfile.TemporaryDirectory(dir=target.parent) as scratch:
-        copy = Path(scratch) / "copy.db"
-        source = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)
-        try:
-            source.execute("VACUUM INTO ?", (str(copy),))
-        finally:
-            source.close()
-        _check_empty(copy)
-        packed = copy.with_suffix(".gz")
-        # mtime=0: the same database gives the same bytes.
-        packed.write_bytes(gzip.compress(copy.read_bytes(), 9, mtime=0))
-        packed.replace(target)
-
-
-def _check_empty(database: Path) -> None:
-    connection = sqlite3.connect(database)
-    try:
-        tables = {row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-        for table in sorted(tables - _KEPT):
-            (rows,) = connection.execute(f'SELECT count(*) FROM "{table}"').fetchone()  # noqa: S608 - its own name
-            if rows:
-                raise ValueError(f"{database.name}: table {table} holds {rows} rows; not a fresh database")
-    finally:
-        connection.close()
-
-
-def make_template(target: Path | None = None) -> Path:
+def make_template() -> Path:
     """Run Prefect's migrations on an empty database and keep the result as the shipped template."""
-    goal = target or _FOLDER / f"prefect-{version('prefect')}.sqlite.gz"
+    goal = _FOLDER / f"prefect-{version('prefect')}.sqlite.gz"
     with tempfile.TemporaryDirectory() as scratch:
-        database = Path(scratch) / "prefect.db"
+        database, copy = Path(scratch) / "prefect.db", Path(scratch) / "copy.db"
         env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
         env |= {
             "PREFECT_HOME": scratch,
@@ -102,7 +69,10 @@ def make_template(target: Path | None = None) -> Path:
         }
         # Another process: Prefect reads its settings when it is imported.
         subprocess.run([sys.executable, "-c", _MIGRATE], env=env, cwd=scratch, check=True)  # noqa: S603
-        save_template(database, goal)
+        with closing(sqlite3.connect(database)) as connection:
+            connection.execute("VACUUM INTO ?", (str(copy),))
+        # mtime=0: the same database gives the same bytes.
+        goal.write_bytes(gzip.compress(copy.read_bytes(), 9, mtime=0))
     return goal
 
 

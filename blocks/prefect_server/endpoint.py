@@ -187,12 +187,7 @@ def _active_profile(profiles: Mapping[str, Any], chosen: str | None) -> dict[str
 
 
 def get_json(url: str, *, timeout_s: float, api: ConfiguredApi | None = None) -> tuple[int, Any]:
-    """GET `url`: status and decoded JSON (None when the body is none), as Prefect's client would reach `api`.
-
-    Raises:
-        OSError: Nothing listens, or no whole answer came in time.
-        PrefectConfigError: The certificate file cannot be read.
-    """
+    """GET `url`: status and decoded JSON (None when the body is none), as Prefect's client would reach `api`."""
     options = api.options if api is not None else None
     return probe.get_json(url, timeout_s=timeout_s, headers=_headers(api), options=options)
 

@@ -29,9 +29,6 @@ def refuse_folder_settings(folder: Path | None = None) -> None:
     """Stop before Prefect is imported with settings that came with the working folder and are not trusted.
 
     A process that has imported Prefect already runs the user's own code there: nothing is checked.
-
-    Raises:
-        UntrustedConfigError: It needs `tta trust`; the message names file and settings.
     """
     if "prefect" in sys.modules or is_home(folder or Path()):
         return
@@ -51,11 +48,7 @@ def trust_name(path: Path) -> Path:
 
 
 def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str, str]]]:
-    """Each file of the folder with the Prefect settings that need trust; files without any are left out.
-
-    Raises:
-        ConfigError: `.env` is refused: other users may change it, it is too large, or it is not UTF-8.
-    """
+    """Each file of the folder with the Prefect settings that need trust; files without any are left out."""
     here = Path.cwd() if folder is None else folder
     taken = read_dotenv(folder)
     found = {

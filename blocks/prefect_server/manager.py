@@ -93,8 +93,6 @@ def ensure_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool 
     """The API to use: the configured one, checked, else the embedded server, started when it is not up.
 
     Args:
-        home: Instead of `$TTA_HOME`.
-        wait_s: Seconds a start may take.
         wait: False returns as soon as the address is bound; requests then wait until the server answers, so
             that the caller can import prefect meanwhile. `wait_until_ready` reports a failed start.
 
@@ -165,11 +163,7 @@ def is_serving(info: ServerInfo) -> bool:
 
 
 def stop_server(*, home: Path | None = None, wait_s: float = 15.0) -> ServerStatus:
-    """End the embedded server (SIGTERM, after `wait_s` SIGKILL).
-
-    Returns:
-        What was ended; `running` is False when none ran.
-    """
+    """End the embedded server (SIGTERM, after `wait_s` SIGKILL)."""
     place = ServerHome.find(home)
     info = _info(place) if _running(place) else None
     if info is None or info.pid is None:
@@ -392,9 +386,6 @@ def _proven_status(info: ServerInfo, *, timeout_s: float) -> dict[str, Any] | No
     """What the server says of itself; None when it cannot prove that it knows the secret, which is not sent.
 
     A server that an older version started has no secret and proves nothing.
-
-    Raises:
-        OSError: Nothing answers in time.
     """
     secret = client_auth(info.home) if info.home is not None else None
     nonce = secrets.token_hex(16)

@@ -171,10 +171,8 @@ def client_settings(url: str, *, home: ServerHome | None = None, auth: str | Non
     """The environment of a process that runs flows against `url`.
 
     Args:
-        url: The API address.
         home: Given for the embedded server only. A server that the user configured keeps the user's address,
             key, PREFECT_HOME, profile and log settings.
-        auth: `user:password` of the embedded server, when it asks for one.
     """
     settings = {"DO_NOT_TRACK": "1"}
     if url.startswith("http://") and "PREFECT_API_SSL_CERT_FILE" not in os.environ:

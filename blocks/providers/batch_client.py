@@ -35,9 +35,6 @@ _MOST_RESULTS = 512 * 1024 * 1024
 class BatchClient:
     """The batch API of one target with one key.
 
-    Args:
-        target: A model whose provider has batches.
-
     Raises:
         ConfigError: The provider has no batches.
     """
@@ -50,11 +47,7 @@ class BatchClient:
         self._client, self._target, self._key = client, target, key
 
     async def upload(self, lines: Sequence[BatchLine], key: str) -> str | None:
-        """Upload the lines; the id of the file, or None where they travel with the submission.
-
-        Raises:
-            ProviderError: They were not taken; nothing runs.
-        """
+        """Upload the lines; the id of the file, or None where they travel with the submission."""
         call = self.form.upload(lines, key)
         if call is None:
             return None
@@ -70,66 +63,38 @@ class BatchClient:
         return self._read(await self._fetch(call, SUBMIT_S), self.form.status)
 
     async def look(self, batch: str) -> BatchStatus:
-        """The state of a batch.
-
-        Raises:
-            ProviderError: It cannot be asked for now.
-        """
+        """The state of a batch."""
         return self._read(await self._fetch(self.form.look(batch), _FETCH_S), self.form.status)
 
     async def cancel(self, batch: str) -> None:
-        """Ask the provider to stop a batch.
-
-        Raises:
-            ProviderError: It was not taken.
-        """
+        """Ask the provider to stop a batch."""
         await self._fetch(self.form.cancel(batch), SUBMIT_S)
 
     async def newest(self) -> list[BatchStatus]:
-        """The newest batches of the account.
-
-        Raises:
-            ProviderError: They cannot be listed now.
-        """
+        """The newest batches of the account."""
         return self._read(await self._fetch(self.form.listing(), SUBMIT_S), self.form.statuses)
 
     async def results(self, status: BatchStatus) -> list[LineResult]:
-        """The results of a batch that is over, in no order.
-
-        Raises:
-            ProviderError: They cannot be fetched now.
-        """
+        """The results of a batch that is over, in no order."""
         found = list(self.form.inline_results(status))
         for path in status.results:
             found += self.form.results(await self._fetch(HttpCall("GET", path), _FETCH_S))
         return found
 
     async def is_ours(self, status: BatchStatus, key: str) -> bool:
-        """Whether the batch runs over the file that was uploaded under our key.
-
-        Raises:
-            ProviderError: The file cannot be looked at now.
-        """
+        """Whether the batch runs over the file that was uploaded under our key."""
         if status.file is None or not isinstance(self.form, OpenAIBatches):
             return False
         body = await self._fetch(HttpCall("GET", self.form.file_path(status.file)), SUBMIT_S)
         return self._read(body, lambda payload: bool(at(payload, "filename") == file_name(key)))
 
     async def delete_file(self, name: str | None) -> None:
-        """Delete uploaded requests, if there are any.
-
-        Raises:
-            ProviderError: They are not deleted.
-        """
+        """Delete uploaded requests, if there are any."""
         if name is not None and isinstance(self.form, OpenAIBatches):
             await self._fetch(HttpCall("DELETE", self.form.file_path(name)), SUBMIT_S)
 
     def reply(self, result: LineResult, *, now: float) -> ChatReply:
-        """The reply in a result line, read as the chat endpoint's would be.
-
-        Raises:
-            ProviderError: The line holds an error, or no reply.
-        """
+        """The reply in a result line, read as the chat endpoint's would be."""
         headers = {"content-type": "application/json"}
         if result.request_id:
             headers["x-request-id"] = result.request_id

@@ -170,22 +170,14 @@ def lesson_of(target: Target, request: ChatRequest, error: ProviderError) -> Les
 
 
 class LearnedCapabilities:
-    """What providers taught about models, over the ledger's database.
-
-    Args:
-        clock: Epoch seconds.
-    """
+    """What providers taught about models, over the ledger's database."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._db, self._clock = database, clock
         self._read: dict[str, tuple[float, dict[str, str | bool]]] = {}
 
     async def applied_to(self, target: Target, key_id: str) -> Target:
-        """The target with what is known of it; the configuration's own words hold above that.
-
-        Raises:
-            LedgerError: The database cannot be used.
-        """
+        """The target with what is known of it; the configuration's own words hold above that."""
         known = await self._known(_scope(target, key_id))
         changes = {field: value for field, value in known.items() if field not in target.fixed_capabilities}
         if not changes:
@@ -196,11 +188,7 @@ class LearnedCapabilities:
         )
 
     async def keep(self, target: Target, key_id: str, lessons: list[Lesson]) -> None:
-        """Remember for a week what a call has proved.
-
-        Raises:
-            LedgerError: The database cannot be used.
-        """
+        """Remember for a week what a call has proved."""
         scope, until = _scope(target, key_id), self._clock() + KEPT_S
         _, known = self._read.get(scope, (0.0, {}))
         self._read[scope] = (time.monotonic(), known | {one.field: one.value for one in lessons})

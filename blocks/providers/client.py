@@ -75,9 +75,6 @@ class ProviderClient:
     """Sends chat calls to any configured provider over one connection pool.
 
     A client belongs to the event loop it is first used in; close it there (`async with`, or `aclose`).
-
-    Args:
-        verify: A TLS context instead of the certificate authorities of the environment or the bundled ones.
     """
 
     def __init__(self, *, verify: ssl.SSLContext | None = None) -> None:
@@ -86,11 +83,7 @@ class ProviderClient:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def address_of(self, target: Target) -> Base:
-        """Where the calls of a target go.
-
-        Raises:
-            ConfigError: The address breaks a rule.
-        """
+        """Where the calls of a target go."""
         return base_of(target)
 
     def prepare(self, target: Target, request: ChatRequest, *, key: SecretStr) -> Prepared:
@@ -145,7 +138,6 @@ class ProviderClient:
         """Make one attempt; no retry. The reply may still be cut or empty: see `wire.problems.reply_problem`.
 
         Args:
-            prepared: From `prepare`.
             deadline_s: Total seconds, connection to last byte. Default: `target.timeout_s`.
             on_sent: Called once, when bytes may start to leave; until then a cancelled call cost nothing.
             clock: Epoch seconds, to turn a provider's wait into a moment.
@@ -183,12 +175,7 @@ class ProviderClient:
     async def list_models(
         self, target: Target, *, key: SecretStr, deadline_s: float = 30.0
     ) -> tuple[ModelInfo, ...]:
-        """Ask the provider of `target` which models it serves, with their lifecycle as far as it says.
-
-        Raises:
-            ProviderError: As `send`.
-            ConfigError: As `send`.
-        """
+        """Ask the provider of `target` which models it serves, with their lifecycle as far as it says."""
         form = wire_format(target.provider)
         body = await self.fetch(target, HttpCall("GET", form.models_path), key=key, deadline_s=deadline_s)
         try:
@@ -207,12 +194,7 @@ class ProviderClient:
         deadline_s: float = 30.0,
         most_bytes: int = MAX_BODY,
     ) -> bytes:
-        """Any other call of the provider's API than a chat call: the body of its 2xx reply.
-
-        Raises:
-            ProviderError: As `send`.
-            ConfigError: As `send`.
-        """
+        """Any other call of the provider's API than a chat call: the body of its 2xx reply."""
         form, base = wire_format(target.provider), self.address_of(target)
         _require_usable(target, key)
         headers = {**_COMMON_HEADERS, **form.headers}
@@ -229,11 +211,7 @@ class ProviderClient:
         return bytes(answer.body)
 
     async def date_of(self, target: Target, *, deadline_s: float = 5.0) -> tuple[str | None, float]:
-        """The provider's `Date`, asked for without a key, and how many seconds that took; None when it has none.
-
-        Raises:
-            ConfigError: The address breaks a rule; nothing was sent.
-        """
+        """The provider's `Date`, asked for without a key, and how many seconds that took; None when it has none."""
         base, began = self.address_of(target), time.monotonic()
         url, pool = base.join(wire_format(target.provider).models_path), self._pool(base)
         try:

@@ -30,16 +30,7 @@ class ListState:
 async def ask_model_lists(
     targets: Sequence[Target], catalogue: Catalogue, *, client: ProviderClient
 ) -> list[ListState]:
-    """Ask each provider once which models it serves; costs nothing.
-
-    Args:
-        targets: The models to look for, in order.
-        catalogue: Knows under which other names a provider may list a model.
-        client: Sends the requests, at the same time.
-
-    Returns:
-        One state for each target.
-    """
+    """Ask each provider once which models it serves; costs nothing."""
     asked: dict[tuple[str, str | None, str], asyncio.Task[Sequence[ModelInfo]]] = {}
     async with asyncio.TaskGroup() as group:
         for target in targets:

@@ -80,11 +80,7 @@ def certificates() -> tuple[str, str] | None:
 
 
 def verifying_context() -> ssl.SSLContext:
-    """A TLS context that always verifies, by the authorities that the environment names, else by the bundled ones.
-
-    Raises:
-        ConfigError: `SSL_CERT_FILE` or `SSL_CERT_DIR` names nothing that can be read.
-    """
+    """A TLS context that always verifies, by the authorities that the environment names, else by the bundled ones."""
     return _context(certificates())
 
 
@@ -107,11 +103,7 @@ def _context(chosen: tuple[str, str] | None) -> ssl.SSLContext:
 
 
 def network_facts() -> list[str]:
-    """What is in effect, one line each, without passwords.
-
-    Raises:
-        ConfigError: A variable is wrong.
-    """
+    """What is in effect, one line each, without passwords."""
     proxies = getproxies_environment()
     url = proxies.get("https") or proxies.get("all")
     facts = ["no proxy"]

@@ -97,11 +97,6 @@ def guarded_session(
 
     Args:
         reach: Where connections may end. Through a proxy it is the proxy that resolves names.
-        verify: A TLS context; default: what the environment says.
-        proxy: Address of the proxy through which all connections of this pool go.
-
-    Raises:
-        ConfigError: The environment names certificate authorities that cannot be read.
     """
     if verify is None:
         # Plain http needs no certificates: an empty context is made in a millisecond.

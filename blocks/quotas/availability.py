@@ -83,11 +83,7 @@ class _Verdict:
 
 
 class Availability:
-    """The memory of one process: the lasting part in the database, the rest in this object.
-
-    Args:
-        clock: Epoch seconds.
-    """
+    """The memory of one process: the lasting part in the database, the rest in this object."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
         self._db = database
@@ -104,9 +100,6 @@ class Availability:
         Args:
             targets: Each with the id of its key (`key_ids.key_id`). A model listed with several keys is out
                 when all of them are, until the first comes back.
-
-        Raises:
-            LedgerError: The database cannot be used.
         """
         now = self._clock()
         scopes = [(target.key, _scopes(target, key_id)) for target, key_id in targets]
@@ -150,11 +143,7 @@ class Availability:
         self._reported[scope] = (now + _FRESH_S, Blocked(until, what, error.error_class))
 
     async def record_failure(self, target: Target, key_id: str, error: ProviderError) -> Blocked | None:
-        """Remember what a failed attempt says about the model or the key; None when it says nothing lasting.
-
-        Raises:
-            LedgerError: The database cannot be used.
-        """
+        """Remember what a failed attempt says about the model or the key; None when it says nothing lasting."""
         now = self._clock()
         if getattr(error, "own_quota", False):
             return (
@@ -199,11 +188,7 @@ class Availability:
             self._doubtful.difference_update(stale)
 
     async def clear(self) -> int:
-        """Forget everything, here and in the database; returns how many rows went.
-
-        Raises:
-            LedgerError: The database cannot be used.
-        """
+        """Forget everything, here and in the database; returns how many rows went."""
         self._this_run.clear()
         self._in_a_row.clear()
         self._reported.clear()

@@ -43,8 +43,6 @@ def learn(
 
     Args:
         provider: As the configuration names it; says whether "requests" means a minute's or a day's.
-        headers: At least the rate-limit headers of the reply, good or bad.
-        now: Epoch seconds, to turn durations into moments.
         period: The window that an error in the same reply speaks of, when there is one.
     """
     found: list[Observation] = []

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
@@ -65,22 +65,6 @@ class Wait:
     target: Target
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of a slot, for `done_many`."""
-
-    slot: Slot
-    usage: Usage | None = None
-    headers: Mapping[str, str] | None = None
-    error: ProviderError | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Ask:
-    target: Target
-    scope: str
-
-
 def scope_of(target: Target, key_id: str) -> str:
     """Name what shares one quota: a key with a model, or with a pool of models."""
     shared = f"pool:{target.limits.pool}" if target.limits.pool else target.api_model
@@ -97,7 +81,6 @@ class Quota:
 
     Args:
         clock: Epoch seconds; all processes that share the database should agree to within seconds.
-        sleep: How `acquire` waits.
     """
 
     def __init__(
@@ -125,17 +108,13 @@ class Quota:
         """Take one slot, waiting up to `max_wait_s` for it.
 
         Args:
-            key_id: `key_ids.key_id` of the key in use.
             tokens: The most the request may count against TPM and TPD (see `tokens_of`).
             priority: Bulk work leaves headroom for interactive work.
             max_wait_s: Seconds; a longer wait is answered at once with `Wait`.
-
-        Raises:
-            LedgerError: The database cannot be used.
         """
         end = self._clock() + max_wait_s
         while True:
-            got = (await self.acquire_many([(target, key_id)], [tokens], priority=priority))[0]
+            got = await self.acquire_first([(target, key_id)], tokens, priority=priority)
             if isinstance(got, Slot):
                 return got
             now = self._clock()
@@ -144,41 +123,29 @@ class Quota:
             # Short naps: somebody may give a slot back, or take the one that was to come free.
             await self._sleep(min(max(got.seconds, 0.05), _LONGEST_NAP_S))
 
-    async def acquire_many(
-        self, targets: Sequence[tuple[Target, str]], tokens: Sequence[int], *, priority: Priority = "bulk"
-    ) -> list[Slot | Wait]:
-        """Take a slot for each of many requests, in one transaction.
-
-        Each request gets the first of `targets` that has quota for it now; when none has, the `Wait` of the
-        one that is free soonest. One target alone keeps a request at that model.
+    async def acquire_first(
+        self, targets: Sequence[tuple[Target, str]], tokens: int, *, priority: Priority = "bulk"
+    ) -> Slot | Wait:
+        """Take one slot at the first of `targets` that has quota now; else the `Wait` of the one that is free soonest.
 
         Args:
             targets: Models in order of preference, each with the id of its key; at least one.
-            tokens: For each request, the most it may count.
-            priority: As in `acquire`.
-
-        Raises:
-            LedgerError: The database cannot be used.
+            tokens: As in `acquire`, of any of them at most.
         """
-        if not targets:
-            raise ValueError("acquire_many needs at least one target")
-        asks = [_Ask(target, scope_of(target, key_id)) for target, key_id in targets]
-        free_of_limits = [await self._uncounted(ask) for ask in asks]
-        if free_of_limits[0]:
-            now = self._clock()
-            return [Slot(asks[0].target, asks[0].scope, n, priority, now, counted=False) for n in tokens]
+        asks = [(target, scope_of(target, key_id)) for target, key_id in targets]
+        counted = {scope for target, scope in asks if not await self._uncounted(target, scope)}
+        if asks[0][1] not in counted:
+            return Slot(*asks[0], tokens, priority, self._clock(), counted=False)
 
-        async def work(tx: Tx) -> list[Slot | Wait]:
+        async def work(tx: Tx) -> Slot | Wait:
             now = self._clock()
-            books = await _load(
-                tx, [a.scope for a, open_ in zip(asks, free_of_limits, strict=True) if not open_]
-            )
-            for ask in asks:
-                if ask.scope in books:
-                    books[ask.scope].advance(now, ask.target.limits)
-            answers = [_grant(asks, books, n, priority, now) for n in tokens]
+            books = await _load(tx, counted)
+            for target, scope in asks:
+                if scope in books:
+                    books[scope].advance(now, target.limits)
+            answer = _grant(asks, books, tokens, priority, now)
             await _store(tx, books, now)
-            return answers
+            return answer
 
         return await self._db.transact(work, label="quota.acquire")
 
@@ -193,43 +160,31 @@ class Quota:
         """Say what became of a slot: corrects the token estimate and learns limits and resets.
 
         Args:
-            slot: From `acquire`.
-            usage: What the reply reported; None leaves the estimate.
             headers: The reply's rate-limit headers, lower case.
             error: What the attempt ended with; a refusal used no tokens and may close a window.
-
-        Raises:
-            LedgerError: The database cannot be used.
         """
-        await self.done_many([Done(slot, usage, headers, error)])
-
-    async def done_many(self, results: Sequence[Done]) -> None:
-        """`done` for many slots, in one transaction. Raises as `done` does."""
         now = self._clock()
-        lessons = [(done, *_lessons(done, now)) for done in results]
+        seen, closed = _lessons(slot.target, headers, error, now)
         # A slot that was not counted and whose reply says nothing of limits needs no database.
-        lessons = [lesson for lesson in lessons if lesson[0].slot.counted or lesson[1] or lesson[2]]
-        if not lessons:
+        if not (slot.counted or seen or closed):
             return
 
         async def work(tx: Tx) -> None:
-            books = await _load(tx, [done.slot.scope for done, _, _ in lessons])
-            for done, seen, closed in lessons:
-                slot, book = done.slot, books[done.slot.scope]
-                book.advance(now, slot.target.limits)
-                if not slot.counted and seen:
-                    book.take(slot.tokens, slot.priority)
-                for observation in seen:
-                    book.observe(observation, slot.at)
-                if slot.counted:
-                    book.correct(slot.at, _actual(done) - slot.tokens, priority=slot.priority)
-                if closed is not None:
-                    book.close(*closed)
+            books = await _load(tx, [slot.scope])
+            book = books[slot.scope]
+            book.advance(now, slot.target.limits)
+            if not slot.counted and seen:
+                book.take(slot.tokens, slot.priority)
+            for observation in seen:
+                book.observe(observation, slot.at)
+            if slot.counted:
+                book.correct(slot.at, _actual(slot, usage, error) - slot.tokens, priority=slot.priority)
+            if closed is not None:
+                book.close(*closed)
             await _store(tx, books, now)
 
         await self._db.transact(work, label="quota.done")
-        for done, _, _ in lessons:
-            self._counted[done.slot.scope] = (True, now)
+        self._counted[slot.scope] = (True, now)
 
     async def give_back(self, slot: Slot) -> None:
         """Return a slot whose request was never sent (the budget refused it, the run was cancelled)."""
@@ -248,49 +203,52 @@ class Quota:
     async def snapshot(self, targets: Sequence[tuple[Target, str]]) -> list[Windows]:
         """The windows of each target as they stand, in one read: for estimates and progress."""
         scopes = [scope_of(target, key_id) for target, key_id in targets]
+        return await self._books([target for target, _ in targets], scopes)
+
+    async def _uncounted(self, target: Target, scope: str) -> bool:
+        if limited(target.limits):
+            return False
         now = self._clock()
-        states = await self._db.read(lambda tx: _read(tx, scopes))
+        counted, read_at = self._counted.get(scope, (True, float("-inf")))
+        if now - read_at > _READ_AGAIN_S:
+            (book,) = await self._books([target], [scope])
+            counted = bool(book.learned) or book.closed_until() > now
+            self._counted[scope] = (counted, now)
+        return not counted
+
+    async def _books(self, targets: Sequence[Target], scopes: Sequence[str]) -> list[Windows]:
+        now, states = self._clock(), await self._db.read(lambda tx: _read(tx, scopes))
         books = [Windows.from_json(states.get(scope)) for scope in scopes]
-        for book, (target, _) in zip(books, targets, strict=True):
+        for book, target in zip(books, targets, strict=True):
             book.advance(now, target.limits)
         return books
 
-    async def _uncounted(self, ask: _Ask) -> bool:
-        if limited(ask.target.limits):
-            return False
-        now = self._clock()
-        counted, read_at = self._counted.get(ask.scope, (True, float("-inf")))
-        if now - read_at > _READ_AGAIN_S:
-            states = await self._db.read(lambda tx: _read(tx, [ask.scope]))
-            book = Windows.from_json(states.get(ask.scope))
-            book.advance(now, ask.target.limits)
-            counted = bool(book.learned) or book.closed_until() > now
-            self._counted[ask.scope] = (counted, now)
-        return not counted
-
 
 def _grant(
-    asks: Sequence[_Ask], books: Mapping[str, Windows], tokens: int, priority: Priority, now: float
+    asks: Sequence[tuple[Target, str]],
+    books: Mapping[str, Windows],
+    tokens: int,
+    priority: Priority,
+    now: float,
 ) -> Slot | Wait:
-    soonest: Wait | None = None
-    for ask in asks:
-        book = books.get(ask.scope)
+    waits: list[Wait] = []
+    for target, scope in asks:
+        book = books.get(scope)
         if book is None:
-            return Slot(ask.target, ask.scope, tokens, priority, now, counted=False)
-        wait_s, kind = book.free_in(ask.target.limits, tokens, priority)
+            return Slot(target, scope, tokens, priority, now, counted=False)
+        wait_s, kind = book.free_in(target.limits, tokens, priority)
         if kind is None:
             book.take(tokens, priority)
-            return Slot(ask.target, ask.scope, tokens, priority, now, counted=True)
+            return Slot(target, scope, tokens, priority, now, counted=True)
         book.want(priority)
-        if soonest is None or wait_s < soonest.seconds:
-            soonest = Wait(wait_s, kind, ask.target)
-    assert soonest is not None
-    return soonest
+        waits.append(Wait(wait_s, kind, target))
+    return min(waits, key=lambda wait: wait.seconds)
 
 
-def _lessons(done: Done, now: float) -> tuple[list[Observation], tuple[Kind, float] | None]:
-    error, target = done.error, done.slot.target
-    headers = done.headers if done.headers is not None else getattr(error, "rate_headers", None)
+def _lessons(
+    target: Target, headers: Mapping[str, str] | None, error: ProviderError | None, now: float
+) -> tuple[list[Observation], tuple[Kind, float] | None]:
+    headers = headers if headers is not None else getattr(error, "rate_headers", None)
     period = period_of(error) if error is not None else None
     seen = learn(target.provider, headers or {}, now, period=period)
     if error is None:
@@ -298,13 +256,13 @@ def _lessons(done: Done, now: float) -> tuple[list[Observation], tuple[Kind, flo
     return seen + learn_from_error(error, now), closed_by(error, target.limits, now)
 
 
-def _actual(done: Done) -> int:
-    usage = done.usage if done.usage is not None else getattr(done.error, "usage", None)
+def _actual(slot: Slot, usage: Usage | None, error: ProviderError | None) -> int:
+    usage = usage if usage is not None else getattr(error, "usage", None)
     if isinstance(usage, Usage) and usage.flag is None:
-        return tokens_of(done.slot.target.limits, usage.total_input, usage.output_tokens)
-    if done.error is not None and done.error.status in (400, 401, 403, 404, 413, 422, 429):
+        return tokens_of(slot.target.limits, usage.total_input, usage.output_tokens)
+    if error is not None and error.status in (400, 401, 403, 404, 413, 422, 429):
         return 0
-    return done.slot.tokens
+    return slot.tokens
 
 
 async def _read(tx: Tx, scopes: Sequence[str]) -> dict[str, str]:
@@ -313,10 +271,10 @@ async def _read(tx: Tx, scopes: Sequence[str]) -> dict[str, str]:
     return {row["scope"]: row["state"] for row in rows}
 
 
-async def _load(tx: Tx, scopes: Sequence[str]) -> dict[str, Windows]:
+async def _load(tx: Tx, scopes: Collection[str]) -> dict[str, Windows]:
     """Lock the rows, always in the same order so that no two processes wait for each other, and read them."""
     books: dict[str, Windows] = {}
-    for scope in sorted(set(scopes)):
+    for scope in sorted(scopes):
         lock = "UPDATE quota_scope SET touched_at = touched_at WHERE scope = ? RETURNING state"
         rows = await tx.fetch(lock, scope)
         if not rows:

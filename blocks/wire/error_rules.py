@@ -192,10 +192,6 @@ def by_status(
     """Judge by the HTTP status; the formats call this when their own codes say nothing.
 
     Args:
-        status: Of the reply.
-        body: Of the reply.
-        headers: Of the reply, lower case.
-        now: Epoch seconds.
         overloaded: The body is an answer by which this provider turns requests away before it works on them. Any
             other 5xx may come from a gateway in front of a model that is at work: it may be billed.
     """

@@ -28,11 +28,7 @@ def _presets() -> Mapping[str, WireFormat]:
 
 
 def wire_format(provider: str) -> WireFormat:
-    """Return the format of `provider`.
-
-    Raises:
-        ConfigError: The name is not one of `PROVIDERS`.
-    """
+    """Return the format of `provider`."""
     try:
         return _FORMATS.get(provider) or _presets()[provider]
     except KeyError:

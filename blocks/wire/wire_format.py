@@ -60,11 +60,7 @@ class WireFormat:
         *,
         now: float | None = None,
     ) -> ChatReply:
-        """Read one whole reply, or a recorded stream.
-
-        Raises:
-            ProviderError: For every reply that is no answer of this format, whatever its bytes.
-        """
+        """Read one whole reply, or a recorded stream."""
         low, now = lower_headers(headers), time.time() if now is None else now
         if not 200 <= status < 300:
             raise failed(self.classify, target, status, low, error_payload(low, body), now)
@@ -79,11 +75,7 @@ class WireFormat:
     def parse_stream(
         self, target: Target, text: str, *, headers: Mapping[str, str] | None = None, now: float | None = None
     ) -> ChatReply:
-        """Read a recorded event stream as the one reply it adds up to.
-
-        Raises:
-            ProviderError: An error event, an unreadable event, or a stream that ends before its answer does.
-        """
+        """Read a recorded event stream as the one reply it adds up to."""
         low, now = lower_headers(headers or {}), time.time() if now is None else now
         try:
             return self.stream(target, _decoded(text), low, now)

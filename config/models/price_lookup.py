@@ -41,9 +41,6 @@ def list_price(
     where there is no paid variant to compare with.
 
     Args:
-        provider: One of the configuration's provider names.
-        api_model: The id that the provider takes.
-        today: The day on which the price must hold.
         own: The `price:` of the configuration, which stands above all.
 
     Raises:

@@ -36,11 +36,6 @@ def resolve_targets(
     A name means the executor of that name, else the orchestrator, else the catalogue's entry. The provider of
     the orchestrator is what it says itself, else the catalogue's for its model, else anthropic.
 
-    Args:
-        config: The configuration.
-        catalogue: The model catalogue; None takes the one that ships.
-        today: The day for prices; None is today (UTC).
-
     Returns:
         Targets by configured name, in the order: executors, orchestrator, fallback list.
 
@@ -96,12 +91,6 @@ def replacement_for(
 
     It has the same provider, key and billing. A model with a `base_url` of its own is never replaced, and a
     free one only by one that the provider's free plan covers.
-
-    Args:
-        target: The model that is gone.
-        config: The configuration (its allow_private_hosts and executors hold for the replacement, too).
-        catalogue: The model catalogue; None takes the one that ships.
-        today: The day by which the replacement itself must be served.
     """
     known, day = catalogue or load_catalogue(), today or today_utc()
     entry = known.find(target.api_model, target.provider)

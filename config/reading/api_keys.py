@@ -31,12 +31,7 @@ def find_api_key(variable: str, environ: Mapping[str, str] | None = None) -> Sec
 
 
 def check_key(secret: SecretStr, variable: str) -> SecretStr:
-    """`secret` as a key, less one trailing line break.
-
-    Raises:
-        MissingKeyError: It is a placeholder.
-        ConfigError: It cannot be sent as a header.
-    """
+    """`secret` as a key, less one trailing line break."""
     # Only frames that cannot raise hold the text: a traceback with local variables shows no key.
     key = SecretStr(secret.get_secret_value().removesuffix("\n").removesuffix("\r"))
     if is_placeholder(key.get_secret_value()):

@@ -54,7 +54,6 @@ def find_variable(name: str, environ: Mapping[str, str] | None = None) -> Variab
     """The variable `name` from the environment, else from `.env`; an empty one counts as absent.
 
     Args:
-        name: The variable to look up.
         environ: Stands in for the process environment; `.env` is read all the same.
 
     Raises:
@@ -152,11 +151,7 @@ def _is_private_group(found: os.stat_result) -> bool:
 
 
 def refuse_other_encodings(folder: Path | None = None) -> None:
-    """Stop before Prefect reads a `.env` that is not UTF-8: it would end with a traceback.
-
-    Raises:
-        ConfigError: The file is UTF-16 or another encoding; the message names the line.
-    """
+    """Stop before Prefect reads a `.env` that is not UTF-8: it would end with a traceback."""
     path = (folder or Path()) / ".env"
     try:
         readable = path.is_file() and path.stat().st_size <= MAX_BYTES
@@ -186,11 +181,7 @@ def _encoding_fault(data: bytes, path: Path) -> str | None:
 
 
 def unfiltered_dotenv(folder: Path | None = None) -> list[tuple[str, SecretStr]]:
-    """Each line of `.env` as other readers may take it: any name, also lines that `read_dotenv` skips.
-
-    Raises:
-        ConfigError: As `read_dotenv`.
-    """
+    """Each line of `.env` as other readers may take it: any name, also lines that `read_dotenv` skips."""
     path = (folder or Path()) / ".env"
     read_dotenv(folder)
     try:

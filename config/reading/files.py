@@ -28,10 +28,6 @@ def read_regular_file(path: Path, *, what: str = "Configuration file") -> FileCo
     A FIFO or device neither blocks nor is read: it is looked at before it is opened, opened without blocking,
     and looked at again.
 
-    Args:
-        path: The file to read.
-        what: How messages call it.
-
     Raises:
         FileNotFoundError: There is no such file (or the link leads nowhere).
         ConfigError: It is not a regular file, cannot be read, or is larger than `MAX_BYTES`.

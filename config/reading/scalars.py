@@ -62,11 +62,7 @@ def plain_scalar(text: str) -> object:
 
 
 def plain_number(text: str) -> int | Decimal | None:
-    """The number that `text` writes in plain decimal form; None if it is no number at all.
-
-    Raises:
-        OddScalarError: It is a number in a form that readers disagree on, or one of absurd length.
-    """
+    """The number that `text` writes in plain decimal form; None if it is no number at all."""
     whole = _INTEGER.fullmatch(text)
     if whole or _DECIMAL.fullmatch(text):
         if len(text) > _MAX_DIGITS:

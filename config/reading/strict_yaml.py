@@ -48,23 +48,14 @@ class Document:
         return self.lines.get(path)
 
     def checked(self) -> Document:
-        """This document, if it has no faults.
-
-        Raises:
-            ConfigError: It has; all of them in one message.
-        """
+        """This document, if it has no faults."""
         if self.faults:
             raise config_error(self.faults, self.source)
         return self
 
 
 def read_yaml(path: Path, *, shown_as: str | None = None) -> Document:
-    """Read and parse the file at `path`.
-
-    Raises:
-        FileNotFoundError: There is no such file.
-        ConfigError: It cannot be trusted or parsed.
-    """
+    """Read and parse the file at `path`."""
     content = read_regular_file(path)
     source = shown_as or str(path)
     if content.stat.st_mode & _WORLD_WRITABLE:
@@ -73,11 +64,7 @@ def read_yaml(path: Path, *, shown_as: str | None = None) -> Document:
 
 
 def parse_yaml(data: bytes, source: str) -> Document:
-    """Parse the bytes of one document; `source` is the name that errors give.
-
-    Raises:
-        ConfigError: It is not the YAML described at the head of this module.
-    """
+    """Parse the bytes of one document; `source` is the name that errors give."""
     text = _decode(data, source)
     try:
         with contextlib.closing(_Reader(_Loader(text))) as reader:

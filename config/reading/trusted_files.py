@@ -60,11 +60,7 @@ def is_trusted(path: Path, digest: str) -> bool:
 
 
 def trust_file(path: Path, digest: str) -> None:
-    """Trust the file at `path` from now on, with exactly this content.
-
-    Raises:
-        ConfigError: The list cannot be read or written.
-    """
+    """Trust the file at `path` from now on, with exactly this content."""
     known = _read()
     known[os.path.realpath(path)] = [digest]
     place = _place()
@@ -107,12 +103,7 @@ def _read() -> dict[str, list[str]]:
 
 
 def foreign_file(path: Path, roots: Iterable[Path]) -> str | None:
-    """Why the file at `path` may be another user's; None: it and its folders are this user's.
-
-    Args:
-        path: The file; links are followed.
-        roots: The folders below which it must lie.
-    """
+    """Why the file at `path` may be another user's; None: it and its folders are this user's."""
     real = Path(os.path.realpath(path))
     tops = [Path(os.path.realpath(root)) for root in roots]
     if not any(real.is_relative_to(top) for top in tops if top != Path("/")):

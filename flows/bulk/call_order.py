@@ -203,7 +203,7 @@ class BulkAdmission(Admission):
         if not open_now:
             return _NoQuota(soonest)
         tokens = max(request_tokens(target, call.request_of(target)) for target, _ in open_now)
-        got = (await services.quota.acquire_many(open_now, [tokens], priority="bulk"))[0]
+        got = await services.quota.acquire_first(open_now, tokens)
         return Chosen(got.target, got) if isinstance(got, Slot) else _NoQuota(min(got.seconds, soonest))
 
     async def _out(self, services: Services, keyed: Sequence[tuple[Target, str]]) -> Mapping[str, Blocked]:

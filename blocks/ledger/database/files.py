@@ -37,12 +37,7 @@ _OCTAL = re.compile(rb"\\([0-7]{3})")
 
 
 def file_system_of(path: Path, mounts: bytes) -> tuple[str, str]:
-    """Where the file system that holds `path` is mounted, and its type.
-
-    Args:
-        path: An absolute path; it need not exist.
-        mounts: The text of `/proc/self/mounts`.
-    """
+    """Where the file system that holds `path` is mounted, and its type."""
     best, kind = "", "unknown"
     for line in mounts.splitlines():
         fields = line.split(b" ")
@@ -56,11 +51,7 @@ def file_system_of(path: Path, mounts: bytes) -> tuple[str, str]:
 
 
 def refuse_mounts(path: Path) -> None:
-    """Refuse a network file system, and a file that is mounted alone (both known on Linux only).
-
-    Raises:
-        LedgerConfigError: SQLite's locks or its write-ahead log do not hold there.
-    """
+    """Refuse a network file system, and a file that is mounted alone (both known on Linux only)."""
     if not _MOUNTS.exists():
         return
     point, kind = file_system_of(path, _MOUNTS.read_bytes())
@@ -77,11 +68,7 @@ def refuse_mounts(path: Path) -> None:
 
 
 def refuse_hard_links(path: Path, found: os.stat_result) -> None:
-    """Refuse a file that has a second name: each name has a write-ahead log of its own.
-
-    Raises:
-        LedgerConfigError: The file has more than one name.
-    """
+    """Refuse a file that has a second name: each name has a write-ahead log of its own."""
     if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
         raise LedgerConfigError(
             f"Ledger {path}: the file has {found.st_nlink} names (hard links), and each name has a write-ahead "
@@ -94,10 +81,6 @@ def make_private_file(path: Path) -> None:
 
     An existing file is never opened here: closing it would drop the locks that SQLite holds on it for
     another connection of this process.
-
-    Raises:
-        LedgerConfigError: It is not a regular file.
-        OSError: The folder or file cannot be made.
     """
     make_private(path.parent)
     try:

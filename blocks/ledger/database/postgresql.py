@@ -15,7 +15,6 @@ from typing_extensions import override
 
 from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.blocks.ledger.database.postgresql_pool import Server
-from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import LedgerConfigError
@@ -38,16 +37,13 @@ class PostgresDatabase(Database):
         self.place = place
         self._dsn = dsn
         self._forget()
-        close_at_process_end(self)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._server: Server | None = None
 
     @override
-    async def transact(
-        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
-    ) -> T:
+    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
         return cast(T, await self._submit(lambda server: server.transact(work, idempotent, label)))
 
     @override
@@ -84,13 +80,13 @@ class PostgresDatabase(Database):
         if server is not None:
             await asyncio.to_thread(server.stop, 5.0)
 
+    @override
     def close_at_exit(self) -> None:
-        """Close the connections; waits two seconds at most."""
         if self._server is not None:
             self._server.stop(2.0)
 
+    @override
     def after_fork(self) -> None:
-        """In a forked child: leave the parent's connections alone and start afresh."""
         _leaked.append(self._server)
         self._forget()
 

@@ -15,6 +15,7 @@ rollback) and returns plain values. It runs on the database's own thread, not on
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
 import threading
@@ -60,21 +61,15 @@ class Database(ABC):
     """Where it is, for messages; without a password."""
 
     @abstractmethod
-    async def transact(
-        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
-    ) -> T:
+    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
         """Run `work` in one durable transaction and return its result once that is on disk.
 
         An exception of `work` rolls back its own statements and reaches the caller unchanged. A cancelled
         caller may still see its work committed.
 
         Args:
-            work: See the module's page.
             idempotent: `work` may run again after it was committed (a COMMIT whose reply was lost is then
                 repeated instead of reported).
-            label: Names the operation at the crash points of tests.
-            ending: It must come to its end: a cancelled caller waits for it, and is cancelled then. SQLite sees to
-                that itself; on PostgreSQL, where an ending may be a statement of its own, `endings.uninterrupted`.
 
         Raises:
             LedgerError: The database cannot be used, or was busy for 30 seconds; the message says which.
@@ -94,15 +89,19 @@ class Database(ABC):
 
     @abstractmethod
     async def compact(self) -> None:
-        """Give the space of deleted rows back to the file system; PostgreSQL does so by itself (autovacuum).
-
-        Raises:
-            LedgerError: The disk is full, or another program keeps the file locked.
-        """
+        """Give the space of deleted rows back to the file system; PostgreSQL does so by itself (autovacuum)."""
 
     @abstractmethod
     async def aclose(self) -> None:
         """Close files, threads and connections of this process; the next use opens them again."""
+
+    @abstractmethod
+    def close_at_exit(self) -> None:
+        """At the end of the process: let what has begun come to its end, for two seconds at most."""
+
+    @abstractmethod
+    def after_fork(self) -> None:
+        """In a forked child: leave the parent's connections alone and start afresh."""
 
 
 def in_parts(values: Sequence[T], most: int = 200) -> Iterator[tuple[str, Sequence[T]]]:
@@ -113,11 +112,7 @@ def in_parts(values: Sequence[T], most: int = 200) -> Iterator[tuple[str, Sequen
 
 
 def default_ledger_url(configured: str | None = None) -> HiddenUrl:
-    """Where the ledger is: `TTA_LEDGER_URL` (environment, then `.env`), else `configured`, else in `TTA_HOME`.
-
-    Args:
-        configured: `cost_tracking.ledger_url` of the configuration.
-    """
+    """Where the ledger is: `TTA_LEDGER_URL` (environment, then `.env`), else `configured`, else in `TTA_HOME`."""
     found = find_variable("TTA_LEDGER_URL")
     if found is not None:
         return HiddenUrl(found.text.strip())
@@ -154,6 +149,9 @@ def database_for(url: str) -> Database:
     else:
         raise LedgerConfigError(_unknown_url(scheme))
     with _open_locks.setdefault(os.getpid(), threading.Lock()):
+        if not _open:
+            atexit.register(lambda: [database.close_at_exit() for database in _open.values()])
+            os.register_at_fork(after_in_child=lambda: [database.after_fork() for database in _open.values()])
         key = (os.getpid(), identity)
         if key not in _open:
             _open[key] = make()
@@ -161,11 +159,7 @@ def database_for(url: str) -> Database:
 
 
 def sqlite_path(url: str) -> Path | None:
-    """The file of a `sqlite://` URL, taken as written: `?`, `#` and `%` are parts of a name like any other.
-
-    Raises:
-        LedgerConfigError: It names no file, or takes options.
-    """
+    """The file of a `sqlite://` URL, taken as written: `?`, `#` and `%` are parts of a name like any other."""
     scheme, separator, name = url.partition("://")
     if scheme != "sqlite" or not separator:
         return None

@@ -26,14 +26,10 @@ def register_schema(name: str, version: int, statements: Sequence[str]) -> None:
     Call it at import, once a version, from 1 upward; databases apply what they lack at their next use.
 
     Args:
-        name: The owner of the tables, such as `ledger` or `quota`.
         version: 1 for the first tables, then one more for each change. A released version never changes.
         statements: DDL or DML without arguments, in SQLite's words: types INTEGER, REAL, TEXT, BLOB, and
             `INTEGER PRIMARY KEY /* counted */` for numbers that the database gives; end a table with `STRICT`,
             or with `STRICT /* hot */` when its rows are updated all the time.
-
-    Raises:
-        ValueError: A version is skipped, or declared again with other statements.
     """
     global _generation
     versions = _registered.setdefault(name, {})

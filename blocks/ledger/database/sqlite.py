@@ -20,28 +20,12 @@ from typing import Any, TypeVar, cast
 from typing_extensions import override
 
 from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
-from tta_dev_primitives.blocks.ledger.database.process_ends import close_at_process_end
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
 from tta_dev_primitives.blocks.ledger.database.sqlite_worker import Job, Worker
-from tta_dev_primitives.blocks.ledger.shielded import to_its_end
 from tta_dev_primitives.config.errors import LedgerError
 
 T = TypeVar("T")
 _WAIT_S = 30.0
-
-
-class _Turn:
-    """What one turn of an event loop submits: handed over together."""
-
-    __slots__ = ("handed_over", "jobs", "loop", "open", "timer")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.loop = loop
-        self.jobs: list[Job] = []
-        self.open = 0
-        """How many of its callers still wait."""
-        self.handed_over = False
-        self.timer: asyncio.TimerHandle | None = None
 
 
 class SqliteDatabase(Database):
@@ -52,60 +36,34 @@ class SqliteDatabase(Database):
     def __init__(self, path: Path) -> None:
         self.path = path
         self.place = str(path)
+        self._busy = f"Ledger {path}: busy for {_WAIT_S:.0f} s; another process holds its lock. Try again."
         self._forget()
-        close_at_process_end(self)
 
     def _forget(self) -> None:
         self._lock = threading.Lock()
         self._worker: Worker | None = None
-        self._turn: _Turn | None = None
 
     @override
-    async def transact(
-        self, work: Work[T], *, idempotent: bool = False, label: str = "tx", ending: bool = False
-    ) -> T:
-        return cast(T, await self._submit(Job(work, read_only=False, label=label), ending=ending))
+    async def transact(self, work: Work[T], *, idempotent: bool = False, label: str = "tx") -> T:
+        return cast(T, await self._submit(Job(work, read_only=False, label=label)))
 
     @override
     async def read(self, work: Work[T]) -> T:
         return cast(T, await self._submit(Job(work, read_only=True, label="read")))
 
-    async def _submit(self, job: Job, *, ending: bool = False) -> Any:
-        turn = self._turn
-        if turn is None or turn.loop is not job.loop:
-            turn = self._turn = _Turn(job.loop)
-            job.loop.call_soon(self._hand_over, turn)
-        turn.jobs.append(job)
-        turn.open += 1
+    async def _submit(self, job: Job) -> Any:
+        with self._lock:
+            if self._worker is None:
+                self._worker = Worker(self.path)
+            self._worker.jobs.put(job)
+        timer = job.loop.call_later(_WAIT_S, job.give_up, self._busy)
         try:
-            return await (_ended(job) if ending else job.future)
+            return await job.future
         except asyncio.CancelledError:
             job.take()
             raise
         finally:
-            turn.open -= 1
-            if not turn.open and turn.timer is not None:
-                turn.timer.cancel()
-
-    def _hand_over(self, turn: _Turn) -> None:
-        """Give the worker what one turn of a loop has brought: one wake-up and one timer for all of it."""
-        if turn.handed_over:
-            return
-        turn.handed_over = True
-        if self._turn is turn:
-            self._turn = None
-        with self._lock:
-            if self._worker is None:
-                self._worker = Worker(self.path)
-            for job in turn.jobs:
-                self._worker.jobs.put(job)
-        if turn.open:
-            turn.timer = turn.loop.call_later(_WAIT_S, self._give_up, turn)
-
-    def _give_up(self, turn: _Turn) -> None:
-        message = f"Ledger {self.place}: busy for {_WAIT_S:.0f} s; another process holds its lock. Try again."
-        for job in turn.jobs:
-            job.give_up(message)
+            timer.cancel()
 
     @override
     async def compact(self) -> None:
@@ -113,42 +71,28 @@ class SqliteDatabase(Database):
 
     @override
     async def aclose(self) -> None:
-        turn = self._turn
-        if turn is not None and turn.loop is asyncio.get_running_loop():
-            self._hand_over(turn)
         with self._lock:
             worker, self._worker = self._worker, None
         if worker is not None:
             worker.jobs.put(None)
             await asyncio.to_thread(worker.thread.join, _WAIT_S)
 
+    @override
     def close_at_exit(self) -> None:
-        """Let the worker finish what it has begun, for two seconds at most."""
         worker = self._worker
         if worker is not None:
             worker.jobs.put(None)
             worker.thread.join(2.0)
 
+    @override
     def after_fork(self) -> None:
-        """In a forked child: leave the parent's connection alone and start afresh.
-
-        A SQLite connection must not be used or closed in a child, so it is kept unreachable; the copy of
-        the lock file is closed, since it would hold the parent's lock beyond the parent's death.
-        """
+        # A SQLite connection must not be used or closed in a child, so it is kept unreachable; the copy of
+        # the lock file is closed, since it would hold the parent's lock beyond the parent's death.
         worker = self._worker
         if worker is not None:
             _leaked.append(worker.connection)
             worker.close_queue_file()
         self._forget()
-
-
-async def _ended(job: Job) -> Any:
-    try:
-        # To shield a future costs a fraction of a task around all of its work.
-        return await asyncio.shield(job.future)
-    except asyncio.CancelledError:
-        await to_its_end(job.future)
-        raise
 
 
 _leaked: list[Any] = []
@@ -162,9 +106,6 @@ def compact_file(path: Path) -> None:
     """Shrink a ledger by its free pages, in short steps between which other processes go on.
 
     A ledger from before this was possible is written anew once; other processes wait meanwhile.
-
-    Raises:
-        LedgerError: The disk is full, or another program keeps the file locked.
     """
     queue_fd = os.open(path.with_name(f"{path.name}.queue"), os.O_RDWR | os.O_CLOEXEC)
     try:

@@ -56,11 +56,7 @@ def at_batch_price(target: Target) -> Target:
 
 
 def batch_line(target: Target, request: ChatRequest, name: str) -> BatchLine:
-    """One request as a line: the body of the chat endpoint, without what a batch decides itself.
-
-    Raises:
-        ProviderError: The request cannot be built for this model.
-    """
+    """One request as a line: the body of the chat endpoint, without what a batch decides itself."""
     body = dict(wire_format(target.provider).build(target, request).body)
     body.pop("stream", None)
     return BatchLine(name, body)

@@ -112,11 +112,7 @@ class BatchFormat(ABC):
 
     @abstractmethod
     def status(self, payload: Any) -> BatchStatus:
-        """Read the reply of `submit`, `look` and `cancel`.
-
-        Raises:
-            Unreadable: It is no batch.
-        """
+        """Read the reply of `submit`, `look` and `cancel`."""
 
     def statuses(self, payload: Any) -> list[BatchStatus]:
         """Read the reply of `listing`; Together sends a bare list."""
@@ -161,11 +157,7 @@ def json_lines(body: bytes) -> Iterator[Mapping[str, Any]]:
 
 
 def required_id(payload: Any, *path: str) -> str:
-    """The id of a batch or file.
-
-    Raises:
-        Unreadable: There is none.
-    """
+    """The id of a batch or file."""
     found = text_of(at(payload, *path))
     if not found or len(found) > 400 or not found.isprintable():
         raise Unreadable(f"it holds no {'.'.join(path)}")

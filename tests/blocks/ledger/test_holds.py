@@ -395,7 +395,7 @@ async def test_stored_answers_are_listed_and_forgotten_by_age(
     first = clock.now
     for number, key in enumerate(("a", "b", "c")):
         clock.now = first + number
-        await ledger.record_free(new_call(step_key=key), Outcome(), answer=(key, "x" * (number + 1)))
+        await ledger.record_free(new_call(step_key=key), Outcome(), answer=(key, b"x" * (number + 1)))
     sums, kept = await ledger.kept_answers(math.inf, most=2)
     assert (sums.answers, sums.size, sums.oldest) == (3, 6, first)
     assert [(k.step_key, k.size, k.at, k.model, k.use_case) for k in kept] == [

@@ -181,7 +181,7 @@ async def test_a_decision_lasts_as_long_as_its_answer(ledger: Ledger, new_call: 
     """The same task again finds the reply that was delivered; with the answers, decisions are deleted."""
     call = new_call(step_key="s1")
     hold = await ledger.reserve(call, Decimal("0.01"), LIMIT)
-    await ledger.settle(hold, Decimal("0.01"), answer=("s1", "the reply"))
+    await ledger.settle(hold, Decimal("0.01"), answer=("s1", b"the reply"))
     kept = [
         TaskDecision("t1", call.id, "how"),
         TaskDecision("t2", None, "plan"),

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from provider_model import ProviderModel, VirtualClock, Wire, target_of
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
 from tta_dev_primitives.blocks.quotas.plan import time_needed
-from tta_dev_primitives.blocks.quotas.quota import Done, Quota, Slot, Wait
+from tta_dev_primitives.blocks.quotas.quota import Quota, Slot, Wait
 from tta_dev_primitives.config.models.targets import Limits, Usage
 from tta_dev_primitives.config.provider_errors import ProviderError
 
@@ -109,7 +111,8 @@ class Job:
                 self.free_at = float("inf") if self.wire.next_at < float("inf") else self.clock.now
             return
         self.free_at = 0.0
-        for got in await quota.acquire_many(self.targets, [ASKED] * room):
+        asking = [quota.acquire_first(self.targets, ASKED) for _ in range(room)]
+        for got in await asyncio.gather(*asking):
             if isinstance(got, Wait):
                 self.free_at = self.clock.now + got.seconds
                 break
@@ -118,7 +121,7 @@ class Job:
             self.wire.at(self.clock.now + self.rng.uniform(0.02, 0.5), call)
 
     async def _receive(self, quota: Quota) -> None:
-        back: list[Done] = []
+        back: list[Coroutine[Any, Any, None]] = []
         for moment, call in self.wire.due(self.clock.now):
             assert isinstance(call, Call)
             provider = self.by_name[call.slot.target.name]
@@ -130,14 +133,14 @@ class Job:
                 continue
             self.in_flight -= 1
             usage = None if call.error else Usage(input_tokens=call.used - 100, output_tokens=100)
-            back.append(Done(call.slot, usage, call.headers, call.error))
+            back.append(quota.done(call.slot, usage, call.headers, error=call.error))
             if call.error:
                 self.todo += 1
             else:
                 self.done, self.tokens = self.done + 1, self.tokens + call.used
         if back:
             self.free_at = 0.0 if self.free_at == float("inf") else self.free_at
-            await quota.done_many(back)
+            await asyncio.gather(*back)
 
     async def _eta(self, quota: Quota) -> float:
         windows = await quota.snapshot(self.targets)

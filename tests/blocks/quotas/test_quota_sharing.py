@@ -14,7 +14,7 @@ import pytest
 from provider_model import VirtualClock, target_of
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work, database_for
-from tta_dev_primitives.blocks.quotas.quota import Done, Quota, Slot, Wait, scope_of
+from tta_dev_primitives.blocks.quotas.quota import Quota, Slot, Wait, scope_of
 from tta_dev_primitives.config.models.targets import Limits, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
@@ -32,7 +32,7 @@ async def main():
     database = database_for(sys.argv[1])
     quota, got = Quota(database), 0
     while True:
-        batch = await quota.acquire_many([(target, "key")], [1] * 3, priority="interactive")
+        batch = await asyncio.gather(*(quota.acquire(target, "key", 1) for _ in range(3)))
         slots = [s for s in batch if isinstance(s, Slot)]
         got += len(slots)
         if not slots:
@@ -93,7 +93,8 @@ async def test_a_restart_forgets_nothing(database: Database) -> None:
     """What one scheduler granted binds the next one over the same database."""
     clock = VirtualClock(START)
     target = target_of("m", "groq", Limits(rpm=3))
-    first = await Quota(database, clock=clock).acquire_many([(target, "k")], [1] * 5, priority="interactive")
+    quota = Quota(database, clock=clock)
+    first = [await quota.acquire(target, "k", 1) for _ in range(5)]
     assert [isinstance(got, Slot) for got in first] == [True, True, True, False, False]
     wait = await Quota(database, clock=clock).acquire(target, "k", 1)
     assert isinstance(wait, Wait)
@@ -151,7 +152,7 @@ async def test_many_requests_go_to_the_first_model_with_quota_and_then_to_the_ne
     """Five requests, two places at each of two models: one waits for whichever is free sooner."""
     quota = Quota(database, clock=VirtualClock(START))
     first, second = (target_of(name, "groq", Limits(rpm=2)) for name in ("a", "b"))
-    got = await quota.acquire_many([(first, "k"), (second, "k")], [1] * 5)
+    got = [await quota.acquire_first([(first, "k"), (second, "k")], 1) for _ in range(5)]
     assert [g.target.name for g in got[:4]] == ["a", "a", "b", "b"]
     assert isinstance(got[4], Wait)
 
@@ -160,7 +161,7 @@ async def test_a_paid_model_without_limits_takes_what_the_free_ones_cannot(datab
     """The last target knows no limit, so nothing waits."""
     quota = Quota(database, clock=VirtualClock(START))
     free = target_of("a", "groq", Limits(rpm=2))
-    got = await quota.acquire_many([(free, "k"), (UNLIMITED, "k")], [1] * 4)
+    got = [await quota.acquire_first([(free, "k"), (UNLIMITED, "k")], 1) for _ in range(4)]
     assert [g.target.name for g in got if isinstance(g, Slot)] == ["a", "a", "local", "local"]
 
 
@@ -202,7 +203,7 @@ async def test_a_refusal_for_the_day_closes_the_model_until_the_reset_and_no_lon
         status=429,
         reset_at=START + 12 * 3600,
     )
-    await quota.done_many([Done(slot, error=refusal)])
+    await quota.done(slot, error=refusal)
     waits = await quota.acquire(target, "k", 1)
     assert isinstance(waits, Wait)
     assert clock.now + waits.seconds == START + 12 * 3600
