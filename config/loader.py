@@ -66,8 +66,8 @@ def reload_config(config: OrchestrationConfig) -> OrchestrationConfig:
     """The file of a configuration as it is now, read and trusted in the same way."""
     if config.source is None:
         raise FileNotFoundError("The configuration came from no file")
-    again = load_orchestration_config(config.source, config.uses_environment)
-    return again.with_provenance(replace(again.provenance, from_folder=config.from_folder))
+    again = load_orchestration_config(config.source, config.provenance.environment)
+    return again.with_provenance(replace(again.provenance, from_folder=config.provenance.from_folder))
 
 
 def find_config_file() -> Path | None:

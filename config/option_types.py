@@ -34,58 +34,42 @@ def looks_like_a_key(text: str) -> bool:
     return bool(_KEY_SHAPES.match(text)) or (len(text) >= 32 and mixed)
 
 
+def _number(value: Any, low: int, high: int, form: str, places: int | None = None) -> Decimal:
+    """An exact number from what YAML, a variable or code gives (a float by its shortest text)."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
+        quoted = isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value)
+        raise wrong(f"expected {form}" + (", without quotes" if quoted else ""))
+    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
+    if not (number.is_finite() and low <= number <= high):
+        raise wrong(f"expected {form}")
+    exponent = number.normalize().as_tuple().exponent
+    if places is not None and isinstance(exponent, int) and -exponent > places:
+        raise wrong(f"expected at most {places} decimals")
+    return number.copy_abs()  # -0.0 is 0.0
+
+
 def _fraction(value: Any) -> float:
-    number = _decimal(value, "a number from 0 to 1, such as 0.85")
-    if not 0 <= number <= 1:
-        raise wrong("expected a number from 0 to 1, such as 0.85")
-    return abs(float(number))  # -0.0 is 0.0
+    return float(_number(value, 0, 1, "a number from 0 to 1, such as 0.85"))
 
 
 def usd_decimal(value: Any) -> Decimal:
-    """Exact USD from what YAML, a variable or code gives (a float by its shortest text)."""
-    form = f"an amount in USD from 0 to {MAX_USD}, such as 100.0"
-    number = _decimal(value, form)
-    if not 0 <= number <= MAX_USD:
-        raise wrong(f"expected {form}")
-    return _at_most_places(number.copy_abs(), _PICO_PLACES)
+    """Exact USD."""
+    return _number(value, 0, MAX_USD, f"an amount in USD from 0 to {MAX_USD}, such as 100.0", _PICO_PLACES)
 
 
 def _usd_per_mtok(value: Any) -> Decimal:
     form = "a price in USD per million tokens from 0 to 100000, such as 0.15"
-    number = _decimal(value, form)
-    if not 0 <= number <= 100_000:
-        raise wrong(f"expected {form}")
-    return _at_most_places(number, _PRICE_PLACES)
-
-
-def _at_most_places(number: Decimal, places: int) -> Decimal:
-    exponent = number.normalize().as_tuple().exponent
-    if isinstance(exponent, int) and -exponent > places:
-        raise wrong(f"expected at most {places} decimals")
-    return number
+    return _number(value, 0, 100_000, form, _PRICE_PLACES)
 
 
 def _seconds(value: Any) -> float:
-    number = _decimal(value, "seconds from 1 to 3600, such as 120")
-    if not 1 <= number <= 3600:
-        raise wrong("expected seconds from 1 to 3600, such as 120")
-    return float(number)
+    return float(_number(value, 1, 3600, "seconds from 1 to 3600, such as 120"))
 
 
 def _whole(value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int):
         raise wrong("expected a whole number")
     return value
-
-
-def _decimal(value: Any, form: str) -> Decimal:
-    if isinstance(value, bool) or not isinstance(value, (int, float, Decimal)):
-        quoted = isinstance(value, str) and re.fullmatch(r"\s*[-+]?[0-9.]+\s*", value)
-        raise wrong(f"expected {form}" + (", without quotes" if quoted else ""))
-    number = Decimal(repr(value)) if isinstance(value, float) else Decimal(value)
-    if not number.is_finite():
-        raise wrong(f"expected {form}")
-    return number
 
 
 def _model_name(value: Any) -> str:

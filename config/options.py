@@ -288,8 +288,11 @@ class Provenance:
     overrides: Mapping[str, str] = field(default_factory=dict, compare=False)
     digest: str | None = field(default=None, compare=False)
     from_folder: bool = field(default=False, compare=False)
+    """The file was found by search in the working folder, rather than chosen by the user."""
     environment: bool = field(default=True, compare=False)
+    """The `TTA_*` variables may override the file."""
     cost_tracking: CostTrackingConfig | None = field(default=None, compare=False)
+    """The section as it was loaded, whatever a copy has changed since."""
 
 
 class OrchestrationConfig(_Options):
@@ -351,21 +354,6 @@ class OrchestrationConfig(_Options):
     def digest(self) -> str | None:
         """SHA-256 of the file's bytes, as they were loaded."""
         return self._provenance.digest
-
-    @property
-    def loaded_cost_tracking(self) -> CostTrackingConfig | None:
-        """The section as it was loaded, whatever a copy has changed since."""
-        return self._provenance.cost_tracking
-
-    @property
-    def uses_environment(self) -> bool:
-        """Whether the `TTA_*` variables may override the file."""
-        return self._provenance.environment
-
-    @property
-    def from_folder(self) -> bool:
-        """Whether the file was found by search in the working folder, rather than chosen by the user."""
-        return self._provenance.from_folder
 
     @property
     def overrides(self) -> Mapping[str, str]:

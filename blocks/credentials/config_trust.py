@@ -108,7 +108,7 @@ def trust_config(config: OrchestrationConfig) -> list[Path]:
 
 
 def _is_foreign(config: OrchestrationConfig) -> bool:
-    if not config.from_folder or config.source is None or config.digest is None:
+    if not config.provenance.from_folder or config.source is None or config.digest is None:
         return False
     return not is_trusted(config.source, config.digest)
 

@@ -109,9 +109,7 @@ class ProviderClient:
             raise error_rules.error_of(target, fault, status=None, headers={}, sent=False) from None
         _require_usable(target, key)
         headers = {**_COMMON_HEADERS, "content-type": "application/json", "content-length": str(len(body))}
-        return Prepared(
-            target, request, form, base, url, body, {**headers, **form.headers, **wire.headers}, key
-        )
+        return Prepared(target, request, form, base, url, body, {**headers, **form.headers}, key)
 
     async def send(
         self,

@@ -9,7 +9,10 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any
+
+from typing_extensions import override
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
@@ -36,7 +39,7 @@ from tta_dev_primitives.blocks.wire.types import (
     ModelInfo,
     WireRequest,
 )
-from tta_dev_primitives.blocks.wire.wire_format import Events, WireFormat
+from tta_dev_primitives.blocks.wire.wire_format import Answered, Events, WireFormat
 from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
@@ -74,70 +77,129 @@ _DISABLED = re.compile(r"organization has been disabled", re.IGNORECASE)
 _FILTERED = re.compile(r"content filtering policy|usage policy", re.IGNORECASE)
 
 
-def build(target: Target, request: ChatRequest) -> WireRequest:
-    """Translate `request` for `target`; sampling and thinking only where the model's capabilities allow."""
-    can = target.capabilities
-    body: dict[str, Any] = {
-        "model": target.api_model,
-        "max_tokens": request.max_output_tokens,
-        "messages": [{"role": m.role, "content": m.content} for m in request.messages],
-        "stream": False,
-    }
-    system = request.system or ""
-    if request.json_schema is not None:
-        schema = strict_schema(request.json_schema)
-        if can.json_mode == "json_schema" and schema is not None and within_limits(schema, **_LIMITS):
-            body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
-        elif can.json_mode == "tool":
-            body["tools"] = [{"name": request.schema_name, "input_schema": dict(request.json_schema)}]
-            body["tool_choice"] = {"type": "tool", "name": request.schema_name}
-        else:
-            system = f"{system}\n\n{instruction(request.json_schema)}".strip()
-    if system and can.system_role:
-        # A mark keeps what comes before it, the tools included, for five minutes from its last use.
-        mark = {"cache_control": {"type": "ephemeral"}}
-        body["system"] = [{"type": "text", "text": system, **mark}] if request.cache_system else system
-    elif system:
-        first = body["messages"][0]
-        first["content"] = f"{system}\n\n{first['content']}"
-    if request.stop and can.stop:
-        body["stop_sequences"] = list(request.stop)
-    if request.temperature is not None and can.temperature:
-        body["temperature"] = request.temperature
-    if can.thinking == "anthropic_adaptive" and request.thinking == "low":
-        body["thinking"] = {"type": "disabled"}
-    return WireRequest(PATH, body)
+class Anthropic(WireFormat):
+    """The Messages API."""
 
+    provider, base_url = "anthropic", "https://api.anthropic.com"
+    models_path = "/v1/models?limit=1000"
+    key_header, key_prefix = "x-api-key", ""
+    headers = MappingProxyType({"anthropic-version": VERSION})
 
-def _stream(target: Target, events: Events, headers: Mapping[str, str], now: float) -> ChatReply:
-    message: dict[str, Any] = {}
-    blocks: dict[Any, dict[str, Any]] = {}
-    usage: dict[str, Any] = {}
-    ended = False
-    for _, event in events:
-        match at(event, "type"):
-            case "error":
-                # What was generated until now is reported by no event: the call is charged at its bound.
-                raise error_rules.failed(classify, target, 200, headers, event, now)
-            case "message":
-                return _reply(target, 200, headers, event, now)
-            case "message_start":
-                message = dict(obj(at(event, "message")))
-                usage |= obj(message.get("usage"))
-            case "content_block_start":
-                blocks[_index(event)] = dict(obj(at(event, "content_block")))
-            case "content_block_delta":
-                _grow(blocks.setdefault(_index(event), {"type": "text"}), obj(at(event, "delta")))
-            case "message_delta":
-                message |= obj(at(event, "delta"))
-                # The figures of message_delta are cumulative: they replace those of message_start.
-                usage |= {k: v for k, v in obj(at(event, "usage")).items() if v is not None}
-            case "message_stop":
-                ended = True
-    if not ended and not text_of(message.get("stop_reason")):
-        raise error_rules.cut_off(target, headers)
-    whole = message | {"type": "message", "usage": usage, "content": [_closed(b) for b in blocks.values()]}
-    return _reply(target, 200, headers, whole, now)
+    @override
+    def build(self, target: Target, request: ChatRequest) -> WireRequest:
+        """Translate `request` for `target`; sampling and thinking only where the model's capabilities allow."""
+        can = target.capabilities
+        body: dict[str, Any] = {
+            "model": target.api_model,
+            "max_tokens": request.max_output_tokens,
+            "messages": [{"role": m.role, "content": m.content} for m in request.messages],
+            "stream": False,
+        }
+        system = request.system or ""
+        if request.json_schema is not None:
+            schema = strict_schema(request.json_schema)
+            if can.json_mode == "json_schema" and schema is not None and within_limits(schema, **_LIMITS):
+                body["output_config"] = {"format": {"type": "json_schema", "schema": schema}}
+            elif can.json_mode == "tool":
+                body["tools"] = [{"name": request.schema_name, "input_schema": dict(request.json_schema)}]
+                body["tool_choice"] = {"type": "tool", "name": request.schema_name}
+            else:
+                system = f"{system}\n\n{instruction(request.json_schema)}".strip()
+        if system and can.system_role:
+            # A mark keeps what comes before it, the tools included, for five minutes from its last use.
+            mark = {"cache_control": {"type": "ephemeral"}}
+            body["system"] = [{"type": "text", "text": system, **mark}] if request.cache_system else system
+        elif system:
+            first = body["messages"][0]
+            first["content"] = f"{system}\n\n{first['content']}"
+        if request.stop and can.stop:
+            body["stop_sequences"] = list(request.stop)
+        if request.temperature is not None and can.temperature:
+            body["temperature"] = request.temperature
+        if can.thinking == "anthropic_adaptive" and request.thinking == "low":
+            body["thinking"] = {"type": "disabled"}
+        return WireRequest(PATH, body)
+
+    @override
+    def stream(self, got: Answered, events: Events) -> ChatReply:
+        message: dict[str, Any] = {}
+        blocks: dict[Any, dict[str, Any]] = {}
+        usage: dict[str, Any] = {}
+        ended = False
+        for _, event in events:
+            match at(event, "type"):
+                case "error":
+                    # What was generated until now is reported by no event: the call is charged at its bound.
+                    raise self.failed(got, event)
+                case "message":
+                    return self.reply(got, event)
+                case "message_start":
+                    message = dict(obj(at(event, "message")))
+                    usage |= obj(message.get("usage"))
+                case "content_block_start":
+                    blocks[_index(event)] = dict(obj(at(event, "content_block")))
+                case "content_block_delta":
+                    _grow(blocks.setdefault(_index(event), {"type": "text"}), obj(at(event, "delta")))
+                case "message_delta":
+                    message |= obj(at(event, "delta"))
+                    # The figures of message_delta are cumulative: they replace those of message_start.
+                    usage |= {k: v for k, v in obj(at(event, "usage")).items() if v is not None}
+                case "message_stop":
+                    ended = True
+        if not ended and not text_of(message.get("stop_reason")):
+            raise got.cut_off()
+        whole = message | {
+            "type": "message",
+            "usage": usage,
+            "content": [_closed(b) for b in blocks.values()],
+        }
+        return self.reply(got, whole)
+
+    @override
+    def reply(self, got: Answered, payload: Any) -> ChatReply:
+        payload = payload[0] if isinstance(payload, list) and len(payload) == 1 else payload
+        if at(payload, "type") != "message" and error_rules.is_error(payload):
+            raise self.failed(got, payload)
+        content = at(payload, "content")
+        if at(payload, "type") != "message" or not (content is None or isinstance(content, list)):
+            raise got.error(error_rules.unreadable("it is not a message object"))
+        raw = text_of(at(payload, "stop_reason")) or None
+        finish = finish_of(raw)
+        written = "".join(text_of(at(b, "text")) for b in content or () if at(b, "type") == "text")
+        text, thoughts = split_thoughts(written)
+        apart = "".join(text_of(at(b, "thinking")) for b in content or () if at(b, "type") == "thinking")
+        if got.target.capabilities.json_mode == "tool":
+            inputs = [at(b, "input") for b in content or () if at(b, "type") == "tool_use"]
+            if inputs and isinstance(inputs[0], dict):
+                text = text_of(json.dumps(inputs[0], ensure_ascii=False, default=float))
+                finish = "stop" if finish == "tool" else finish
+        return ChatReply(
+            text=text,
+            finish=finish,
+            usage=_usage(at(payload, "usage")),
+            raw_finish=raw,
+            reasoning="\n\n".join(filter(None, (apart, thoughts))),
+            model_returned=flat(at(payload, "model"), limit=200) or None,
+            request_id=error_rules.request_id_of(got.headers, payload),
+            reply_id=flat(at(payload, "id"), limit=120) or None,
+            headers=rate_headers(got.headers),
+        )
+
+    @override
+    def classify(self, status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
+        body = error_rules.read_error(payload)
+        if 200 <= status < 300:
+            status = STATUS_OF_TYPE.get(body.type) or error_rules.status_inside(body) or 500
+        fault = _special(status, headers, body, now)
+        if fault is None:
+            busy = body.type == "overloaded_error"
+            fault = error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
+        return error_rules.overridden(fault, headers)
+
+    @override
+    def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
+        """Read `GET /v1/models`: ids with the provider's own lifecycle."""
+        return tuple(model for entry in seq(at(payload, "data")) if (model := _model(entry)).id)
 
 
 def _index(event: Any) -> int:
@@ -159,37 +221,6 @@ def _closed(block: dict[str, Any]) -> dict[str, Any]:
         except Unreadable:
             block["input"] = None
     return block
-
-
-def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float) -> ChatReply:
-    payload = payload[0] if isinstance(payload, list) and len(payload) == 1 else payload
-    if at(payload, "type") != "message" and error_rules.is_error(payload):
-        raise error_rules.failed(classify, target, status, headers, payload, now)
-    content = at(payload, "content")
-    if at(payload, "type") != "message" or not (content is None or isinstance(content, list)):
-        fault = error_rules.unreadable("it is not a message object")
-        raise error_rules.error_of(target, fault, status=status, headers=headers)
-    raw = text_of(at(payload, "stop_reason")) or None
-    finish = finish_of(raw)
-    written = "".join(text_of(at(b, "text")) for b in content or () if at(b, "type") == "text")
-    text, thoughts = split_thoughts(written)
-    apart = "".join(text_of(at(b, "thinking")) for b in content or () if at(b, "type") == "thinking")
-    if target.capabilities.json_mode == "tool":
-        inputs = [at(b, "input") for b in content or () if at(b, "type") == "tool_use"]
-        if inputs and isinstance(inputs[0], dict):
-            text = text_of(json.dumps(inputs[0], ensure_ascii=False, default=float))
-            finish = "stop" if finish == "tool" else finish
-    return ChatReply(
-        text=text,
-        finish=finish,
-        usage=_usage(at(payload, "usage")),
-        raw_finish=raw,
-        reasoning="\n\n".join(filter(None, (apart, thoughts))),
-        model_returned=flat(at(payload, "model"), limit=200) or None,
-        request_id=error_rules.request_id_of(headers, payload),
-        reply_id=flat(at(payload, "id"), limit=120) or None,
-        headers=rate_headers(headers),
-    )
 
 
 def _usage(node: Any) -> Usage:
@@ -236,18 +267,6 @@ def _counts(node: Any) -> Usage:
     )
 
 
-def classify(status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
-    """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
-    body = error_rules.read_error(payload)
-    if 200 <= status < 300:
-        status = STATUS_OF_TYPE.get(body.type) or error_rules.status_inside(body) or 500
-    fault = _special(status, headers, body, now)
-    if fault is None:
-        busy = body.type == "overloaded_error"
-        fault = error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
-    return error_rules.overridden(fault, headers)
-
-
 def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
     message, rel = body.message[:4000], LedgerAction.RELEASE
     detail = text_of(at(body.node, "details", "error_code"))
@@ -286,11 +305,6 @@ def _bucket_wait(headers: Mapping[str, str], now: float) -> float | None:
     return max(known) if known else None
 
 
-def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
-    """Read `GET /v1/models`: ids with the provider's own lifecycle."""
-    return tuple(model for entry in seq(at(payload, "data")) if (model := _model(entry)).id)
-
-
 def _model(entry: Any) -> ModelInfo:
     return ModelInfo(
         id=flat(text_of(at(entry, "id")), limit=200),
@@ -300,18 +314,3 @@ def _model(entry: Any) -> ModelInfo:
         context_tokens=count_of(at(entry, "max_input_tokens")),
         max_output_tokens=count_of(at(entry, "max_tokens")),
     )
-
-
-ANTHROPIC = WireFormat(
-    provider="anthropic",
-    base_url="https://api.anthropic.com",
-    models_path="/v1/models?limit=1000",
-    build=build,
-    reply=_reply,
-    stream=_stream,
-    classify=classify,
-    parse_models=parse_models,
-    key_header="x-api-key",
-    key_prefix="",
-    headers={"anthropic-version": VERSION},
-)

@@ -7,7 +7,7 @@ what becomes of the hold, how long to wait and how far it reaches (this model, o
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -71,10 +71,6 @@ class Fault:
     wait_s: float | None = None
     reset_at: float | None = None
     retryable: bool | None = None
-
-
-Classify = Callable[[int, Mapping[str, str], Any, float], Fault]
-"""Judges an error reply: status, headers in lower case, decoded body or None, epoch seconds."""
 
 
 def read_error(payload: Any) -> ErrorBody:
@@ -286,30 +282,6 @@ def after_start(fault: Fault, usage: Usage | None) -> Fault:
 def unreadable(reason: str) -> Fault:
     """A 200 that cannot be read: the model ran, the answer is lost."""
     return Fault(ErrorClass.MALFORMED, _PRE, f"reply cannot be read: {reason}")
-
-
-def cut_off(target: Target, headers: Mapping[str, str]) -> ProviderError:
-    """A stream that ended before its answer did: what was generated until then is charged at the bound."""
-    cut = Fault(ErrorClass.TRANSPORT, _PRE, "the stream ended before the answer did")
-    return error_of(target, cut, status=200, headers=headers)
-
-
-def failed(
-    classify: Classify,
-    target: Target,
-    status: int,
-    headers: Mapping[str, str],
-    payload: Any,
-    now: float,
-    usage: Usage | None = None,
-) -> ProviderError:
-    """The error of a reply by its format's own judgement; inside a 200 the generation had begun."""
-    fault = classify(status, headers, payload, now)
-    if 200 <= status < 300:
-        fault = after_start(fault, usage)
-    return error_of(
-        target, fault, status=status, headers=headers, usage=usage, request_id=request_id_of(headers, payload)
-    )
 
 
 def error_of(

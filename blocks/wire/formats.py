@@ -5,17 +5,25 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 
-from tta_dev_primitives.blocks.wire.anthropic import ANTHROPIC
-from tta_dev_primitives.blocks.wire.gemini import GEMINI
-from tta_dev_primitives.blocks.wire.groq import GROQ
-from tta_dev_primitives.blocks.wire.openai_chat import chat_format
-from tta_dev_primitives.blocks.wire.openrouter import OPENROUTER
+from tta_dev_primitives.blocks.wire.anthropic import Anthropic
+from tta_dev_primitives.blocks.wire.gemini import Gemini
+from tta_dev_primitives.blocks.wire.groq import Groq
+from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat
+from tta_dev_primitives.blocks.wire.openrouter import OpenRouter
 from tta_dev_primitives.blocks.wire.wire_format import WireFormat
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 
-_COMPATIBLE = chat_format("openai-compatible", None)
-_FORMATS = {f.provider: f for f in (ANTHROPIC, GEMINI, GROQ, OPENROUTER, _COMPATIBLE)}
+_FORMATS: Mapping[str, WireFormat] = {
+    form.provider: form
+    for form in (
+        Anthropic(),
+        Gemini(),
+        Groq("groq", "https://api.groq.com"),
+        OpenRouter("openrouter", "https://openrouter.ai/api/v1"),
+        OpenAIChat("openai-compatible", None),
+    )
+}
 PROVIDERS = tuple(_FORMATS)
 """Provider names as the configuration writes them, without the presets of the catalogue."""
 
@@ -24,7 +32,7 @@ PROVIDERS = tuple(_FORMATS)
 def _presets() -> Mapping[str, WireFormat]:
     """The formats of the catalogue's presets."""
     entries = load_catalogue().providers.values()
-    return {e.name: chat_format(e.name, e.base_url) for e in entries if e.base_url is not None}
+    return {e.name: OpenAIChat(e.name, e.base_url) for e in entries if e.base_url is not None}
 
 
 def wire_format(provider: str) -> WireFormat:

@@ -12,6 +12,8 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import quote
 
+from typing_extensions import override
+
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
 from tta_dev_primitives.blocks.wire.reading import (
@@ -30,7 +32,7 @@ from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_midnigh
 from tta_dev_primitives.blocks.wire.structured import gemini_schema, instruction
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
-from tta_dev_primitives.blocks.wire.wire_format import Events, WireFormat
+from tta_dev_primitives.blocks.wire.wire_format import Answered, Events, WireFormat
 from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
@@ -57,91 +59,124 @@ _PER_MINUTE = re.compile(r"per[ _-]?minute", re.IGNORECASE)
 _LIMIT_ZERO = re.compile(r"\blimit: ?0\b")
 
 
-def build(target: Target, request: ChatRequest) -> WireRequest:
-    """Translate `request` for `target`. The model stands in the path, percent-encoded."""
-    can = target.capabilities
-    settings: dict[str, Any] = {"maxOutputTokens": request.max_output_tokens}
-    system = request.system or ""
-    if request.temperature is not None and can.temperature:
-        settings["temperature"] = request.temperature
-    if request.stop and can.stop:
-        settings["stopSequences"] = list(request.stop)
-    if request.json_schema is not None:
-        if can.json_mode != "none":
-            settings["responseMimeType"] = "application/json"
-        schema = gemini_schema(request.json_schema)
-        if can.json_mode == "json_schema" and schema is not None:
-            settings["responseJsonSchema"] = schema
-        else:
-            system = f"{system}\n\n{instruction(request.json_schema)}".strip()
-    if request.thinking == "low" and can.thinking == "gemini_budget":
-        settings["thinkingConfig"] = {"thinkingBudget": can.min_thinking_budget}
-    elif request.thinking == "low" and can.thinking == "gemini_level":
-        settings["thinkingConfig"] = {"thinkingLevel": "LOW"}
-    contents: list[dict[str, Any]] = [
-        {"role": "model" if m.role == "assistant" else "user", "parts": [{"text": m.content}]}
-        for m in request.messages
-    ]
-    body: dict[str, Any] = {"contents": contents, "generationConfig": settings}
-    if system and can.system_role:
-        body["systemInstruction"] = {"parts": [{"text": system}]}
-    elif system:
-        contents[0]["parts"].insert(0, {"text": f"{system}\n\n"})
-    model = quote(target.api_model.removeprefix("models/"), safe="")
-    return WireRequest(f"/v1beta/models/{model}:generateContent", body)
+class Gemini(WireFormat):
+    """The Gemini API of Google AI Studio."""
 
+    provider, base_url = "google-ai-studio", "https://generativelanguage.googleapis.com"
+    models_path = "/v1beta/models?pageSize=1000"
+    key_header, key_prefix = "x-goog-api-key", ""
 
-def _stream(target: Target, events: Events, headers: Mapping[str, str], now: float) -> ChatReply:
-    # This format ends without a mark of its own; proxies add the one of OpenAI's.
-    reply = _reply(target, 200, headers, [data for _, data in events if data is not None], now)
-    if reply.raw_finish is None:
-        raise error_rules.cut_off(target, headers)
-    return reply
-
-
-def _reply(target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float) -> ChatReply:
-    """Add up the chunks of a stream; a plain reply is a stream of one chunk."""
-    chunks = payload if isinstance(payload, list) else [payload]
-    text, apart, raw, model, reply_id, meta, found = "", "", "", "", "", None, False
-    for chunk in chunks:
-        # Usage is cumulative and complete in each chunk: the last one holds.
-        meta = at(chunk, "usageMetadata") or meta
-        if obj(chunk).get("error") is not None:
-            counted = at(chunk, "usageMetadata")
-            spent = _usage(counted) if counted else None
-            raise error_rules.failed(classify, target, status, headers, chunk, now, spent)
-        first = obj(seq(at(chunk, "candidates"))[0]) if seq(at(chunk, "candidates")) else {}
-        for part in seq(at(first, "content", "parts")):
-            if at(part, "thought") is True:
-                apart += text_of(at(part, "text"))
+    @override
+    def build(self, target: Target, request: ChatRequest) -> WireRequest:
+        """Translate `request` for `target`. The model stands in the path, percent-encoded."""
+        can = target.capabilities
+        settings: dict[str, Any] = {"maxOutputTokens": request.max_output_tokens}
+        system = request.system or ""
+        if request.temperature is not None and can.temperature:
+            settings["temperature"] = request.temperature
+        if request.stop and can.stop:
+            settings["stopSequences"] = list(request.stop)
+        if request.json_schema is not None:
+            if can.json_mode != "none":
+                settings["responseMimeType"] = "application/json"
+            schema = gemini_schema(request.json_schema)
+            if can.json_mode == "json_schema" and schema is not None:
+                settings["responseJsonSchema"] = schema
             else:
-                text += text_of(at(part, "text"))
-        raw = text_of(first.get("finishReason")) or _blocked(chunk) or raw
-        model = text_of(at(chunk, "modelVersion")) or model
-        reply_id = text_of(at(chunk, "responseId")) or reply_id
-        found = found or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
-    if not found and chunks and error_rules.is_error(chunks[0]):
-        raise error_rules.failed(classify, target, status, headers, chunks[0], now)
-    if not found:
-        fault = error_rules.unreadable("it holds neither a candidate nor a verdict on the prompt")
-        raise error_rules.error_of(target, fault, status=status, headers=headers)
-    usage = _usage(meta)
-    if raw == "PUP_LIMITED_DISABLED":
-        ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.CHARGE_AT_BOUND
-        fault = Fault(ErrorClass.AUTH, ledger, "the account is limited", raw, "provider")
-        raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
-    text, thoughts = split_thoughts(text)
-    return ChatReply(
-        text=text,
-        finish="content_filter" if raw.startswith("prompt:") else finish_of(raw),
-        reasoning="\n\n".join(filter(None, (apart, thoughts))),
-        usage=usage,
-        raw_finish=raw.removeprefix("prompt:") or None,
-        model_returned=flat(model.removeprefix("models/"), limit=200) or None,
-        request_id=flat(reply_id, limit=120) or None,
-        reply_id=flat(reply_id, limit=120) or None,
-        headers=rate_headers(headers),
-    )
+                system = f"{system}\n\n{instruction(request.json_schema)}".strip()
+        if request.thinking == "low" and can.thinking == "gemini_budget":
+            settings["thinkingConfig"] = {"thinkingBudget": can.min_thinking_budget}
+        elif request.thinking == "low" and can.thinking == "gemini_level":
+            settings["thinkingConfig"] = {"thinkingLevel": "LOW"}
+        contents: list[dict[str, Any]] = [
+            {"role": "model" if m.role == "assistant" else "user", "parts": [{"text": m.content}]}
+            for m in request.messages
+        ]
+        body: dict[str, Any] = {"contents": contents, "generationConfig": settings}
+        if system and can.system_role:
+            body["systemInstruction"] = {"parts": [{"text": system}]}
+        elif system:
+            contents[0]["parts"].insert(0, {"text": f"{system}\n\n"})
+        model = quote(target.api_model.removeprefix("models/"), safe="")
+        return WireRequest(f"/v1beta/models/{model}:generateContent", body)
+
+    @override
+    def stream(self, got: Answered, events: Events) -> ChatReply:
+        # This format ends without a mark of its own; proxies add the one of OpenAI's.
+        reply = self.reply(got, [data for _, data in events if data is not None])
+        if reply.raw_finish is None:
+            raise got.cut_off()
+        return reply
+
+    @override
+    def reply(self, got: Answered, payload: Any) -> ChatReply:
+        """Add up the chunks of a stream; a plain reply is a stream of one chunk."""
+        chunks = payload if isinstance(payload, list) else [payload]
+        text, apart, raw, model, reply_id, meta, found = "", "", "", "", "", None, False
+        for chunk in chunks:
+            # Usage is cumulative and complete in each chunk: the last one holds.
+            meta = at(chunk, "usageMetadata") or meta
+            if obj(chunk).get("error") is not None:
+                counted = at(chunk, "usageMetadata")
+                spent = _usage(counted) if counted else None
+                raise self.failed(got, chunk, spent)
+            first = obj(seq(at(chunk, "candidates"))[0]) if seq(at(chunk, "candidates")) else {}
+            for part in seq(at(first, "content", "parts")):
+                if at(part, "thought") is True:
+                    apart += text_of(at(part, "text"))
+                else:
+                    text += text_of(at(part, "text"))
+            raw = text_of(first.get("finishReason")) or _blocked(chunk) or raw
+            model = text_of(at(chunk, "modelVersion")) or model
+            reply_id = text_of(at(chunk, "responseId")) or reply_id
+            found = found or bool(first or _blocked(chunk) or obj(at(chunk, "usageMetadata")))
+        if not found and chunks and error_rules.is_error(chunks[0]):
+            raise self.failed(got, chunks[0])
+        if not found:
+            raise got.error(
+                error_rules.unreadable("it holds neither a candidate nor a verdict on the prompt")
+            )
+        usage = _usage(meta)
+        if raw == "PUP_LIMITED_DISABLED":
+            ledger = LedgerAction.SETTLE if settled(usage) else LedgerAction.CHARGE_AT_BOUND
+            fault = Fault(ErrorClass.AUTH, ledger, "the account is limited", raw, "provider")
+            raise got.error(fault, usage)
+        text, thoughts = split_thoughts(text)
+        return ChatReply(
+            text=text,
+            finish="content_filter" if raw.startswith("prompt:") else finish_of(raw),
+            reasoning="\n\n".join(filter(None, (apart, thoughts))),
+            usage=usage,
+            raw_finish=raw.removeprefix("prompt:") or None,
+            model_returned=flat(model.removeprefix("models/"), limit=200) or None,
+            request_id=flat(reply_id, limit=120) or None,
+            reply_id=flat(reply_id, limit=120) or None,
+            headers=rate_headers(got.headers),
+        )
+
+    @override
+    def classify(self, status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
+        body = error_rules.read_error(payload)
+        name = flat(body.node.get("status"), limit=60)
+        body = replace(body, code=name or body.code)
+        if 200 <= status < 300:
+            status = _STATUS_OF_NAME.get(name) or error_rules.status_inside(body) or 500
+        details = [obj(d) for d in seq(body.node.get("details"))]
+        if status == 429:
+            return _limited(body, details, headers, now)
+        reasons = {text_of(d.get("reason")) for d in details}
+        bad_key = "API_KEY_INVALID" in reasons or _BAD_KEY.search(body.message[:2000])
+        if status == 400 and (bad_key or name == "FAILED_PRECONDITION"):
+            # A wrong key and a country or plan without access are 400 here: both put the whole provider out.
+            code = "API_KEY_INVALID" if bad_key else name
+            return Fault(ErrorClass.AUTH, LedgerAction.RELEASE, body.message, code, "provider")
+        busy = name == "UNAVAILABLE" and _BUSY.search(body.message[:2000]) is not None
+        return error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
+
+    @override
+    def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
+        """Read `GET /v1beta/models`: the list names no lifecycle, only what exists."""
+        return tuple(model for entry in seq(at(payload, "models")) if (model := _model(entry)).id)
 
 
 def _blocked(chunk: Any) -> str:
@@ -175,26 +210,6 @@ def _usage(node: Any) -> Usage:
     )
 
 
-def classify(status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
-    """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
-    body = error_rules.read_error(payload)
-    name = flat(body.node.get("status"), limit=60)
-    body = replace(body, code=name or body.code)
-    if 200 <= status < 300:
-        status = _STATUS_OF_NAME.get(name) or error_rules.status_inside(body) or 500
-    details = [obj(d) for d in seq(body.node.get("details"))]
-    if status == 429:
-        return _limited(body, details, headers, now)
-    reasons = {text_of(d.get("reason")) for d in details}
-    bad_key = "API_KEY_INVALID" in reasons or _BAD_KEY.search(body.message[:2000])
-    if status == 400 and (bad_key or name == "FAILED_PRECONDITION"):
-        # A wrong key and a country or plan without access are 400 here: both put the whole provider out.
-        code = "API_KEY_INVALID" if bad_key else name
-        return Fault(ErrorClass.AUTH, LedgerAction.RELEASE, body.message, code, "provider")
-    busy = name == "UNAVAILABLE" and _BUSY.search(body.message[:2000]) is not None
-    return error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
-
-
 def _limited(
     body: ErrorBody, details: Sequence[Mapping[str, Any]], headers: Mapping[str, str], now: float
 ) -> Fault:
@@ -219,11 +234,6 @@ def _limited(
     return error_rules.limited(body, headers=headers, now=now)
 
 
-def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
-    """Read `GET /v1beta/models`: the list names no lifecycle, only what exists."""
-    return tuple(model for entry in seq(at(payload, "models")) if (model := _model(entry)).id)
-
-
 def _model(entry: Any) -> ModelInfo:
     return ModelInfo(
         id=flat(text_of(at(entry, "name")), limit=200).removeprefix("models/"),
@@ -231,17 +241,3 @@ def _model(entry: Any) -> ModelInfo:
         context_tokens=count_of(at(entry, "inputTokenLimit")),
         max_output_tokens=count_of(at(entry, "outputTokenLimit")),
     )
-
-
-GEMINI = WireFormat(
-    provider="google-ai-studio",
-    base_url="https://generativelanguage.googleapis.com",
-    models_path="/v1beta/models?pageSize=1000",
-    build=build,
-    reply=_reply,
-    stream=_stream,
-    classify=classify,
-    parse_models=parse_models,
-    key_header="x-goog-api-key",
-    key_prefix="",
-)

@@ -1,14 +1,16 @@
 """OpenAI chat completions: the format that Groq, OpenRouter and every compatible server share.
 
-What is particular to one of them is a `Profile`: a path, extra request fields, and its own reading of errors.
+What is particular to one of them is a subclass: a path, extra request fields, and its own reading of errors.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
+
+from typing_extensions import override
 
 from tta_dev_primitives.blocks.wire import error_rules
 from tta_dev_primitives.blocks.wire.error_rules import ErrorBody, Fault
@@ -32,24 +34,12 @@ from tta_dev_primitives.blocks.wire.structured import (
 )
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
-from tta_dev_primitives.blocks.wire.wire_format import Events, WireFormat
+from tta_dev_primitives.blocks.wire.wire_format import Answered, Events, WireFormat
 from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
-from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
 
 _LIMITS = {"properties": 5000, "depth": 10, "choices": 1000, "unions": 5000}
 """Of strict mode, as OpenAI documents them."""
-
-Special = Callable[[int, Mapping[str, str], ErrorBody, float], Fault | None]
-Extras = Callable[[Target, ChatRequest, dict[str, Any]], None]
-
-
-def _no_extras(_target: Target, _request: ChatRequest, _body: dict[str, Any]) -> None:
-    return None
-
-
-def _never(_status: int, _headers: Mapping[str, str], _body: ErrorBody, _now: float) -> Fault | None:
-    return None
-
 
 _BUSY = re.compile(
     r"(?:engine|model|server|service)\b.{0,60}\boverloaded"
@@ -61,33 +51,33 @@ _BUSY_CODES = frozenset(
 )
 
 
-def _busy(body: ErrorBody) -> bool:
-    """OpenAI, Ollama, llama.cpp and others: turned away before any work."""
-    return bool({body.code, body.type} & _BUSY_CODES or _BUSY.search(body.message[:2000]))
+class OpenAIChat(WireFormat):
+    """The chat-completions format, as a server without a name of its own speaks it."""
 
-
-@dataclass(frozen=True, slots=True)
-class Profile:
-    """The facts by which one server differs from the shared format."""
-
-    path: str = "/chat/completions"
+    path = "/chat/completions"
     """Relative to the base address as the provider's SDK takes it."""
-    extras: Extras = _no_extras
-    """Adds the provider's own request fields."""
-    special: Special = _never
-    """Judges an error by the provider's own codes; None leaves it to the status."""
-    overloaded: Callable[[ErrorBody], bool] = _busy
-    """Whether an error is the answer by which this server turns requests away before it works on them."""
-    reports_cost: bool = False
+    models_path = "/models"
+    reports_cost = False
     """Its `usage.cost` is what it charged, in USD; of any other server the meaning of such a figure is unknown."""
 
+    def __init__(self, provider: str, base_url: str | None) -> None:
+        self.provider, self.base_url = provider, base_url
 
-@dataclass(frozen=True, slots=True)
-class OpenAIChat:
-    """The chat-completions format under one profile."""
+    def extras(self, target: Target, request: ChatRequest, body: dict[str, Any]) -> None:
+        """Add the provider's own request fields."""
 
-    profile: Profile
+    def special(self, status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
+        """Judge an error by the provider's own codes; None leaves it to the status."""
+        return None
 
+    def overloaded(self, body: ErrorBody) -> bool:
+        """Whether an error is the answer by which this server turns requests away before it works on them.
+
+        OpenAI, Ollama, llama.cpp and others.
+        """
+        return bool({body.code, body.type} & _BUSY_CODES or _BUSY.search(body.message[:2000]))
+
+    @override
     def build(self, target: Target, request: ChatRequest) -> WireRequest:
         """Translate `request` for `target`, sending the least that says it."""
         can = target.capabilities
@@ -117,11 +107,11 @@ class OpenAIChat:
             body["stop"] = list(request.stop)
         if request.temperature is not None and can.temperature:
             body["temperature"] = request.temperature
-        self.profile.extras(target, request, body)
-        return WireRequest(self.profile.path, body)
+        self.extras(target, request, body)
+        return WireRequest(self.path, body)
 
-    def stream(self, target: Target, events: Events, headers: Mapping[str, str], now: float) -> ChatReply:
-        """Add up the chunks of a stream."""
+    @override
+    def stream(self, got: Answered, events: Events) -> ChatReply:
         whole: dict[str, Any] = {}
         content, refusal, reasoning, finish, done = "", "", "", None, False
         for name, chunk in events:
@@ -130,14 +120,14 @@ class OpenAIChat:
                 continue
             error_at = chunk if name == "error" or obj(chunk).get("error") else at(chunk, "x_groq")
             if name == "error" or obj(error_at).get("error"):
-                raise self._failed(target, 200, headers, error_at, now, self._usage_or_none(chunk))
+                raise self.failed(got, error_at, self._usage_or_none(chunk))
             usage = at(chunk, "usage") or at(chunk, "x_groq", "usage")
             whole |= {k: v for k, v in obj(chunk).items() if v is not None} | (
                 {"usage": usage} if usage else {}
             )
             for choice in filter(_is_first, map(obj, seq(at(chunk, "choices")))):
                 if choice.get("error"):
-                    raise self._failed(target, 200, headers, choice, now, self._usage_or_none(chunk))
+                    raise self.failed(got, choice, self._usage_or_none(chunk))
                 # Some servers put a whole message where a stream has pieces.
                 piece = obj(choice.get("delta")) or obj(choice.get("message"))
                 content += _content(piece.get("content"))
@@ -145,29 +135,27 @@ class OpenAIChat:
                 reasoning += _reasoning(piece)
                 finish = text_of(choice.get("finish_reason")) or finish
         if not done and finish is None:
-            raise error_rules.cut_off(target, headers)
+            raise got.cut_off()
         message = {"content": content, "refusal": refusal, "reasoning": reasoning}
         whole |= {"choices": [{"message": message, "finish_reason": finish}]}
-        return self.reply(target, 200, headers, whole, now)
+        return self.reply(got, whole)
 
+    @override
     def classify(self, status: int, headers: Mapping[str, str], payload: Any, now: float) -> Fault:
-        """Judge an error reply. `headers` in lower case; `payload` is the decoded body or None."""
         body = error_rules.read_error(payload)
         started = 200 <= status < 300
         if started:
             status = error_rules.status_inside(body) or 500
-        fault = self.profile.special(status, headers, body, now)
+        fault = self.special(status, headers, body, now)
         if fault is None and (started or status < 500):
             fault = _common(body)
         if fault is None:
-            busy = self.profile.overloaded(body)
+            busy = self.overloaded(body)
             fault = error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
         return error_rules.overridden(fault, headers)
 
-    def reply(
-        self, target: Target, status: int, headers: Mapping[str, str], payload: Any, now: float
-    ) -> ChatReply:
-        """Read a decoded body."""
+    @override
+    def reply(self, got: Answered, payload: Any) -> ChatReply:
         payload = payload[0] if isinstance(payload, list) and len(payload) == 1 else payload
         usage = self._usage(at(payload, "usage") or at(payload, "x_groq", "usage"))
         choices = [*map(obj, seq(at(payload, "choices")))]
@@ -175,16 +163,16 @@ class OpenAIChat:
         raw = text_of(choice.get("finish_reason")) or None
         for node in (payload, choice):
             if obj(node).get("error") or at(node, "object") == "error":
-                raise self._failed(target, status, headers, node, now, usage)
+                raise self.failed(got, node, usage)
         if not choices and error_rules.is_error(payload):
-            raise self._failed(target, status, headers, payload, now, usage)
+            raise self.failed(got, payload, usage)
         if (raw or "").strip().lower() == "error":
             node = {"error": {"message": "the provider ended the answer with an error"}}
-            raise self._failed(target, status, headers, node, now, usage)
+            raise self.failed(got, node, usage)
         message = choice.get("message")
         if not isinstance(message, dict):
             fault = error_rules.after_start(error_rules.unreadable("it holds no message"), usage)
-            raise error_rules.error_of(target, fault, status=status, headers=headers, usage=usage)
+            raise got.error(fault, usage)
         text, thoughts = split_thoughts(_content(message.get("content")))
         refused, finish = text_of(message.get("refusal")), finish_of(raw)
         return ChatReply(
@@ -194,29 +182,24 @@ class OpenAIChat:
             raw_finish=raw,
             reasoning="\n\n".join(filter(None, (_reasoning(message), thoughts))),
             model_returned=flat(at(payload, "model"), limit=200) or None,
-            request_id=error_rules.request_id_of(headers, payload),
+            request_id=error_rules.request_id_of(got.headers, payload),
             reply_id=flat(at(payload, "id"), limit=120) or None,
-            headers=rate_headers(headers),
+            headers=rate_headers(got.headers),
         )
 
     def _usage(self, node: Any) -> Usage:
         usage = _usage(node)
-        return _with_reported_cost(usage, node) if self.profile.reports_cost else usage
+        return _with_reported_cost(usage, node) if self.reports_cost else usage
 
     def _usage_or_none(self, chunk: Any) -> Usage | None:
         node = at(chunk, "usage") or at(chunk, "x_groq", "usage")
         return self._usage(node) if node else None
 
-    def _failed(
-        self,
-        target: Target,
-        status: int,
-        headers: Mapping[str, str],
-        payload: Any,
-        now: float,
-        usage: Usage | None,
-    ) -> ProviderError:
-        return error_rules.failed(self.classify, target, status, headers, payload, now, usage)
+    @override
+    def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
+        # What is listed is served; some servers call the array `models`.
+        entries: Sequence[Any] = seq(at(payload, "data")) or seq(at(payload, "models")) or seq(payload)
+        return tuple(model for entry in entries if (model := _model(entry)).id)
 
 
 def _response_format(mode: str, request: ChatRequest) -> dict[str, Any] | None:
@@ -341,12 +324,6 @@ def _common(body: ErrorBody) -> Fault | None:
     )
 
 
-def parse_models(payload: Any) -> tuple[ModelInfo, ...]:
-    """Read `GET /models`: what is listed is served; some servers call the array `models`."""
-    entries: Sequence[Any] = seq(at(payload, "data")) or seq(at(payload, "models")) or seq(payload)
-    return tuple(model for entry in entries if (model := _model(entry)).id)
-
-
 def _model(entry: Any) -> ModelInfo:
     return ModelInfo(
         id=flat(text_of(at(entry, "id")) or text_of(at(entry, "name")), limit=200),
@@ -354,21 +331,4 @@ def _model(entry: Any) -> ModelInfo:
         retires_at=flat(at(entry, "expiration_date")) or None,
         context_tokens=count_of(at(entry, "context_length") or at(entry, "context_window")),
         max_output_tokens=count_of(at(entry, "top_provider", "max_completion_tokens")),
-    )
-
-
-def chat_format(
-    provider: str, base_url: str | None, models_path: str = "/models", profile: Profile | None = None
-) -> WireFormat:
-    """The format of a server that speaks chat completions."""
-    chat = OpenAIChat(profile or Profile())
-    return WireFormat(
-        provider=provider,
-        base_url=base_url,
-        models_path=models_path,
-        build=chat.build,
-        reply=chat.reply,
-        stream=chat.stream,
-        classify=chat.classify,
-        parse_models=parse_models,
     )

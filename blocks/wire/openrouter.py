@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from typing_extensions import override
+
 from tta_dev_primitives.blocks.wire.error_rules import CONTEXT_WORDS, ErrorBody, Fault, by_status, limited
-from tta_dev_primitives.blocks.wire.openai_chat import Profile, chat_format
+from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat
 from tta_dev_primitives.blocks.wire.reading import flat, lower_headers, obj, text_of
 from tta_dev_primitives.blocks.wire.retry_after import header_wait, next_midnight, seconds_of
 from tta_dev_primitives.blocks.wire.types import ChatRequest
@@ -65,47 +67,55 @@ _KEY_CAP = re.compile(r"key limit exceeded", re.IGNORECASE)
 _FREE_DAY = re.compile(r"free-models-per-day|openrouter_free_tier_daily", re.IGNORECASE)
 
 
-def _extras(target: Target, request: ChatRequest, body: dict[str, Any]) -> None:
-    if target.capabilities.thinking == "openrouter_effort" and request.thinking == "low":
-        body["reasoning"] = {"effort": "low"}
-    if "response_format" in body:
-        # Parameters that an upstream does not know are dropped silently unless this is set.
-        body["provider"] = {"require_parameters": True}
+class OpenRouter(OpenAIChat):
+    """OpenRouter."""
 
+    reports_cost = True
 
-def _special(status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
-    metadata = obj(body.node.get("metadata"))
-    availability = obj(body.node.get("availability")) or obj(metadata.get("availability"))
-    error_type = flat(metadata.get("error_type"), limit=60)
-    said = f"{body.message} {text_of(metadata.get('raw'))}"[:4000]
-    # The headers of a limit are also copied into the body, which survives proxies.
-    copied = {k: text_of(v) or str(v)[:60] for k, v in obj(metadata.get("headers")).items()}
-    headers = {**lower_headers(copied), **headers}
-    body = replace(body, message=said.strip(), code=error_type or body.code)
-    known = _AVAILABILITY.get(text_of(availability.get("code")))
-    if known is not None:
-        return _unavailable(known, availability, headers, body, now)
-    if status in (400, 403, 404, 413, 422) and error_type in _TYPES:
-        return Fault(_TYPES[error_type], _REL, body.message, error_type)
-    if status in (400, 404) and _NO_SUCH_MODEL.search(said):
-        filtered = next((code for code, words in _FILTERED if words.search(said)), body.code)
-        return Fault(ErrorClass.MODEL_GONE, _REL, body.message, filtered)
-    if status == 403 and (metadata.get("reasons") or _MODERATED.search(said)):
-        return Fault(ErrorClass.CONTENT, _REL, body.message, error_type or "moderation")
-    if status == 403 and _KEY_CAP.search(said):
-        # The cap that the user gave this key: as good as no credit.
-        return Fault(ErrorClass.QUOTA, _REL, body.message, body.code, "provider")
-    if status == 400 and CONTEXT_WORDS.search(said):
-        return Fault(ErrorClass.CONTEXT, _REL, body.message, body.code)
-    if status == 429:
-        return _limited(headers, metadata, body, now)
-    busy = _overloaded(body)
-    return by_status(_STATUS_OF_TYPE.get(error_type, status), body, headers=headers, now=now, overloaded=busy)
+    @override
+    def extras(self, target: Target, request: ChatRequest, body: dict[str, Any]) -> None:
+        if target.capabilities.thinking == "openrouter_effort" and request.thinking == "low":
+            body["reasoning"] = {"effort": "low"}
+        if "response_format" in body:
+            # Parameters that an upstream does not know are dropped silently unless this is set.
+            body["provider"] = {"require_parameters": True}
 
+    @override
+    def special(self, status: int, headers: Mapping[str, str], body: ErrorBody, now: float) -> Fault | None:
+        metadata = obj(body.node.get("metadata"))
+        availability = obj(body.node.get("availability")) or obj(metadata.get("availability"))
+        error_type = flat(metadata.get("error_type"), limit=60)
+        said = f"{body.message} {text_of(metadata.get('raw'))}"[:4000]
+        # The headers of a limit are also copied into the body, which survives proxies.
+        copied = {k: text_of(v) or str(v)[:60] for k, v in obj(metadata.get("headers")).items()}
+        headers = {**lower_headers(copied), **headers}
+        body = replace(body, message=said.strip(), code=error_type or body.code)
+        known = _AVAILABILITY.get(text_of(availability.get("code")))
+        if known is not None:
+            return _unavailable(known, availability, headers, body, now)
+        if status in (400, 403, 404, 413, 422) and error_type in _TYPES:
+            return Fault(_TYPES[error_type], _REL, body.message, error_type)
+        if status in (400, 404) and _NO_SUCH_MODEL.search(said):
+            filtered = next((code for code, words in _FILTERED if words.search(said)), body.code)
+            return Fault(ErrorClass.MODEL_GONE, _REL, body.message, filtered)
+        if status == 403 and (metadata.get("reasons") or _MODERATED.search(said)):
+            return Fault(ErrorClass.CONTENT, _REL, body.message, error_type or "moderation")
+        if status == 403 and _KEY_CAP.search(said):
+            # The cap that the user gave this key: as good as no credit.
+            return Fault(ErrorClass.QUOTA, _REL, body.message, body.code, "provider")
+        if status == 400 and CONTEXT_WORDS.search(said):
+            return Fault(ErrorClass.CONTEXT, _REL, body.message, body.code)
+        if status == 429:
+            return _limited(headers, metadata, body, now)
+        busy = self.overloaded(body)
+        return by_status(
+            _STATUS_OF_TYPE.get(error_type, status), body, headers=headers, now=now, overloaded=busy
+        )
 
-def _overloaded(body: ErrorBody) -> bool:
-    """No upstream took the request."""
-    return body.code == "provider_overloaded" or _NO_UPSTREAM.search(body.message[:2000]) is not None
+    @override
+    def overloaded(self, body: ErrorBody) -> bool:
+        # No upstream took the request.
+        return body.code == "provider_overloaded" or _NO_UPSTREAM.search(body.message[:2000]) is not None
 
 
 def _unavailable(
@@ -157,11 +167,3 @@ def _reset(text: str, now: float) -> float | None:
         return None
     seconds = int(text) / 1000
     return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None
-
-
-OPENROUTER = chat_format(
-    "openrouter",
-    # As the official SDK takes it.
-    "https://openrouter.ai/api/v1",
-    profile=Profile(extras=_extras, special=_special, overloaded=_overloaded, reports_cost=True),
-)

@@ -49,7 +49,6 @@ class WireRequest:
     path: str
     """Relative to the provider's base address."""
     body: Mapping[str, Any]
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -81,7 +81,8 @@ def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
     prices = model.get_prices(datetime.combine(today, time(12), tzinfo=UTC))
     if prices.input_mtok is None or prices.output_mtok is None:
         return None
-    tiers = [tier for value in _amounts(prices) for tier in getattr(value, "tiers", ())]
+    amounts = (prices.input_mtok, prices.output_mtok, prices.cache_read_mtok)
+    tiers = [tier for value in amounts for tier in getattr(value, "tiers", ())]
     long_above = min((tier.start for tier in tiers), default=None)
     return Price(
         input_usd_per_mtok=_base(prices.input_mtok),
@@ -132,10 +133,6 @@ def _own_price(own: PriceConfig) -> Price:
     )
 
 
-def _amounts(prices: Any) -> tuple[Any, ...]:
-    return prices.input_mtok, prices.output_mtok, prices.cache_read_mtok
-
-
 def _base(value: Any) -> Decimal:
     return Decimal(getattr(value, "base", value))
 
@@ -146,6 +143,5 @@ def _optional_base(value: Any) -> Decimal | None:
 
 def _dearest(value: Any) -> Decimal | None:
     """The highest of all tiers: with more tiers than one, a price that is right or too high."""
-    if value is None:
-        return None
-    return max([_base(value), *(Decimal(tier.price) for tier in getattr(value, "tiers", ()))])
+    tiers = (Decimal(tier.price) for tier in getattr(value, "tiers", ()))
+    return None if value is None else max([_base(value), *tiers])

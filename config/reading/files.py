@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import stat
 from dataclasses import dataclass, field
@@ -36,10 +35,10 @@ def read_regular_file(path: Path, *, what: str = "Configuration file") -> FileCo
         _require_regular(os.stat(path), path, what)
         flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
         descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
-        with open(descriptor, "rb", buffering=0) as stream:
+        with open(descriptor, "rb") as stream:
             found = os.fstat(descriptor)
             _require_regular(found, path, what)
-            data = _read_capped(stream)
+            data = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{what} not found: {path}") from None
     except ValueError as error:
@@ -53,18 +52,6 @@ def read_regular_file(path: Path, *, what: str = "Configuration file") -> FileCo
         del data  # a traceback with local variables must not show what is in the file
         raise ConfigError(f"{what} {path} has {size:,} bytes; at most {MAX_BYTES:,} (256 KiB) are read.")
     return FileContent(data, found)
-
-
-def _read_capped(stream: io.FileIO) -> bytes:
-    parts: list[bytes] = []
-    left = MAX_BYTES + 1
-    while left > 0:
-        part = stream.read(left)
-        if not part:
-            break
-        parts.append(part)
-        left -= len(part)
-    return b"".join(parts)
 
 
 def _require_regular(found: os.stat_result, path: Path, what: str) -> None:

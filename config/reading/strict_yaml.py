@@ -7,7 +7,6 @@ is read as a stream of events: a hostile one is left at its first bad event, not
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import re
 from collections.abc import Iterator
@@ -67,8 +66,11 @@ def parse_yaml(data: bytes, source: str) -> Document:
     """Parse the bytes of one document; `source` is the name that errors give."""
     text = _decode(data, source)
     try:
-        with contextlib.closing(_Reader(_Loader(text))) as reader:
-            return _Builder(source).document(reader.events())
+        loader = _Loader(text)
+        try:
+            return _Builder(source).document(iter(lambda: loader.check_event() and loader.get_event(), False))
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark: Any = error.problem_mark or error.context_mark
         line = mark.line + 1 if mark else 1
@@ -136,20 +138,6 @@ def _not_filled_in(named: re.Match[str], path: KeyPath) -> str:
 
 def _line(event: Any) -> int:
     return int(event.start_mark.line) + 1
-
-
-class _Reader:
-    """The events of a loader, which libyaml wants to be closed again."""
-
-    def __init__(self, loader: Any) -> None:
-        self._loader = loader
-
-    def events(self) -> Iterator[Any]:
-        while self._loader.check_event():
-            yield self._loader.get_event()
-
-    def close(self) -> None:
-        self._loader.dispose()
 
 
 class _Builder:

@@ -36,7 +36,7 @@ class SafetySettings:
     ) -> None:
         self._config, self._changed = config, changed
         self._tracking = given = config.cost_tracking
-        loaded = config.loaded_cost_tracking or given
+        loaded = config.provenance.cost_tracking or given
         # What the file may not change: options that wait for a restart, and those that were set in code.
         self._fixed = {
             name: getattr(given, name)

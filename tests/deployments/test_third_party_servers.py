@@ -198,7 +198,7 @@ def test_aimocks_streams_add_up_to_the_same_answer(aimock: str, provider: str) -
     headers = {**form.headers, **wire.headers, **form.key_headers(KEY)}
     response = httpx.post(url, json=body, headers=headers)
     assert response.headers["content-type"].startswith("text/event-stream")
-    reply = form.parse_stream(model, response.text, headers=response.headers)
+    reply = form.parse(model, 200, response.headers, response.content)
     assert (reply.text, reply.finish) == (ANSWER, "stop")
 
 

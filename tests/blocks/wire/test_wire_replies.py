@@ -232,7 +232,7 @@ def test_of_several_choices_the_first_by_its_index_counts() -> None:
     assert parse("openai-compatible", {"choices": choices}).text == "42"
     deltas = [{"index": 0, "delta": {"content": "42"}}, {"index": 1, "delta": {"content": "41"}}]
     text = f"data: {json.dumps({'choices': deltas})}\n\ndata: [DONE]\n\n"
-    assert wire_format("groq").parse_stream(target("groq"), text).text == "42"
+    assert wire_format("groq").parse(target("groq"), 200, {}, text.encode()).text == "42"
 
 
 def test_an_error_object_within_a_200_is_an_error() -> None:
@@ -385,7 +385,7 @@ STREAM_CLASSES = {"groq": ErrorClass.MODEL_SLIP, "openai-compatible": ErrorClass
 def test_a_stream_that_breaks_off_is_no_answer(provider: str) -> None:
     """What was generated is paid for; half an answer is not delivered (fault 6)."""
     with pytest.raises(ProviderError) as caught:
-        wire_format(provider).parse_stream(target(provider), STREAMS_CUT[provider], now=NOW)
+        wire_format(provider).parse(target(provider), 200, {}, STREAMS_CUT[provider].encode(), now=NOW)
     assert caught.value.error_class is ErrorClass.TRANSPORT
     assert caught.value.ledger_action is LedgerAction.CHARGE_AT_BOUND
 
@@ -395,7 +395,7 @@ def test_an_error_within_a_stream_is_an_error(provider: str) -> None:
     """It comes after HTTP 200, so the call may be billed (fault 23)."""
     text = STREAMS_FAILED[provider]
     with pytest.raises(ProviderError) as caught:
-        wire_format(provider).parse_stream(target(provider), text, now=NOW)
+        wire_format(provider).parse(target(provider), 200, {}, text.encode(), now=NOW)
     assert caught.value.error_class is STREAM_CLASSES.get(provider, ErrorClass.OVERLOADED)
     assert caught.value.ledger_action is LedgerAction.CHARGE_AT_BOUND
 
@@ -408,7 +408,9 @@ def test_figures_of_a_stream_that_fails_half_way_are_not_believed(provider: str)
         "google-ai-studio": STREAMS_WHOLE[provider].replace("data: [DONE]", ""),
     }
     with pytest.raises(ProviderError) as caught:
-        wire_format(provider).parse_stream(target(provider), begun[provider] + STREAMS_FAILED[provider])
+        wire_format(provider).parse(
+            target(provider), 200, {}, (begun[provider] + STREAMS_FAILED[provider]).encode()
+        )
     assert (caught.value.ledger_action, caught.value.usage) == (LedgerAction.CHARGE_AT_BOUND, None)
 
 
@@ -481,7 +483,7 @@ def _only_provider_errors(provider: str, status: int, headers: dict[str, str], b
     form, model = wire_format(provider), target(provider, json_mode="tool")
     for read in (
         lambda: form.parse(model, status, headers, body, now=NOW),
-        lambda: form.parse_stream(model, body.decode("utf-8", "replace"), headers=headers, now=NOW),
+        lambda: form.parse(model, 200, headers | {"content-type": "text/event-stream"}, body, now=NOW),
     ):
         try:
             reply = read()
