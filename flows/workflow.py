@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import gc
-from collections.abc import AsyncIterable, Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterable, Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -73,28 +71,8 @@ class MultiModelWorkflow:
         task: str,
         use_case: str | None = None,
         system: str | None = None,
-        output_type: None = None,
-        *,
-        fresh: bool = False,
-    ) -> OrchestrationResult[None]: ...
-    @overload
-    def run(
-        self,
-        task: str,
-        use_case: str | None = None,
-        system: str | None = None,
         *,
         output_type: type[T],
-        fresh: bool = False,
-    ) -> OrchestrationResult[T]: ...
-    @overload
-    def run(
-        self,
-        task: str,
-        use_case: str | None,
-        system: str | None,
-        output_type: type[T],
-        *,
         fresh: bool = False,
     ) -> OrchestrationResult[T]: ...
     @overload
@@ -143,28 +121,8 @@ class MultiModelWorkflow:
         task: str,
         use_case: str | None = None,
         system: str | None = None,
-        output_type: None = None,
-        *,
-        fresh: bool = False,
-    ) -> OrchestrationResult[None]: ...
-    @overload
-    async def execute(
-        self,
-        task: str,
-        use_case: str | None = None,
-        system: str | None = None,
         *,
         output_type: type[T],
-        fresh: bool = False,
-    ) -> OrchestrationResult[T]: ...
-    @overload
-    async def execute(
-        self,
-        task: str,
-        use_case: str | None,
-        system: str | None,
-        output_type: type[T],
-        *,
         fresh: bool = False,
     ) -> OrchestrationResult[T]: ...
     @overload
@@ -302,27 +260,15 @@ class MultiModelWorkflow:
             refuse_without_key(self._config)
             loop = asyncio.get_running_loop()
             addressed = loop.run_in_executor(None, address_server)
-            with _not_collecting():
-                # A process is being started: time to import what needs no Prefect, whose settings must be there first.
-                import tta_dev_primitives.blocks.ledger.guarded_call
-                import tta_dev_primitives.blocks.providers.client  # noqa: F401
+            # A process is being started: time to import what needs no Prefect, whose settings must be there first.
+            import tta_dev_primitives.blocks.ledger.guarded_call
+            import tta_dev_primitives.blocks.providers.client  # noqa: F401
 
-                answers = loop.run_in_executor(None, wait_until_ready, await addressed)
-                # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
-                from tta_dev_primitives.flows.prefect_support import recorded_run  # noqa: F401
+            answers = loop.run_in_executor(None, wait_until_ready, await addressed)
+            # Importing Prefect takes seconds; a server that has just been started comes up meanwhile.
+            from tta_dev_primitives.flows.prefect_support import recorded_run  # noqa: F401
+
             await answers
         from tta_dev_primitives.flows.calling.runtime import Runtime
 
         return await Runtime.of(self._config)
-
-
-@contextmanager
-def _not_collecting() -> Iterator[None]:
-    """Imports make a hundred thousand objects that stay: looking through them for garbage is a tenth of the time."""
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()

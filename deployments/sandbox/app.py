@@ -21,7 +21,7 @@ from tta_dev_primitives.deployments.sandbox import connection
 from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
 from tta_dev_primitives.deployments.sandbox.anthropic.responses import AnthropicResponses, check_version
 from tta_dev_primitives.deployments.sandbox.batches import BatchRoutes
-from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf
+from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf, catalogue_price
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
 from tta_dev_primitives.deployments.sandbox.gemini.responses import GeminiResponses
@@ -94,7 +94,7 @@ class App:
         *,
         keys: Keys | None = None,
         calls: list[Call] | None = None,
-        price_of: PriceOf | None = None,
+        price_of: PriceOf = catalogue_price,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -216,7 +216,7 @@ class App:
 
     def _cost(self, ask: Ask, decision: Decision) -> Decimal | None:
         """List price of the call, for OpenRouter's `usage.cost`."""
-        if decision.answer is None or ask.provider != "openrouter" or self._price_of is None:
+        if decision.answer is None or ask.provider != "openrouter":
             return None
         price = self._price_of(ask.provider, ask.model)
         return price.cost(decision.answer.usage) if price else None

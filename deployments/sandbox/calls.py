@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any
@@ -13,7 +13,6 @@ from tta_dev_primitives.config.models.targets import Price, Usage
 BATCH_RATE = Decimal("0.5")
 """What a request of a batch costs against one alone."""
 PriceOf = Callable[[str, str], Price | None]
-Prices = Mapping[str, Price] | PriceOf
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +48,7 @@ class Call:
     at: float = 0.0
     """When it was decided, epoch seconds of the sandbox's clock."""
 
-    def cost(self, prices: Prices) -> Decimal:
+    def cost(self, price_of: PriceOf) -> Decimal:
         """USD the provider charges: 0 when it does not.
 
         Raises:
@@ -59,35 +58,21 @@ class Call:
             return Decimal(0)
         if self.usage.reported_cost_usd is not None:
             return self.usage.reported_cost_usd
-        price = price_lookup(prices)(self.provider, self.model)
+        price = price_of(self.provider, self.model)
         if price is None:
             raise LookupError(f"No price for {self.model} of {self.provider}.")
         cost = price.cost(self.usage)
         return cost * BATCH_RATE if self.batch else cost
 
 
-def price_lookup(prices: Prices) -> PriceOf:
-    """One way to ask for a price, whichever way it was given; `:free` models cost nothing."""
-
-    def lookup(provider: str, model: str) -> Price | None:
-        if model.endswith(":free"):
-            return Price(Decimal(0), Decimal(0), source="free variant")
-        return prices.get(model) if isinstance(prices, Mapping) else prices(provider, model)
-
-    return lookup
-
-
 def catalogue_price(provider: str, model: str) -> Price | None:
-    """The list price of today, from the catalogue; None when it is unknown."""
+    """The list price of today, from the catalogue, 0 for `:free` models; None when it is unknown."""
     from tta_dev_primitives.config.models.catalogue import load_catalogue, today_utc
     from tta_dev_primitives.config.models.price_lookup import list_price
 
+    if model.endswith(":free"):
+        return Price(Decimal(0), Decimal(0), source="free variant")
     try:
         return list_price(provider, model, catalogue=load_catalogue(), today=today_utc())
     except UnknownPriceError:
         return None
-
-
-def billed(calls: Iterable[Call], prices: Prices, *, provider: str | None = None) -> Decimal:
-    """What `calls` cost in USD, of one provider or of all."""
-    return sum((c.cost(prices) for c in calls if provider in (None, c.provider)), Decimal(0))

@@ -20,7 +20,7 @@ from starlette.types import Scope as AsgiScope
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.sandbox.app import App, Keys
-from tta_dev_primitives.deployments.sandbox.calls import Call, Prices, billed, catalogue_price, price_lookup
+from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf, catalogue_price
 from tta_dev_primitives.deployments.sandbox.scenario.director import Answers, Director
 from tta_dev_primitives.deployments.sandbox.scenario.file import load_scenario
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Scenario
@@ -41,7 +41,7 @@ class Sandbox:
         scenario: A `Scenario`, the path of a scenario file, or None for the default answers.
         keys: Accepted keys by provider; a provider that is not named takes any key.
         answers: Another source of answers, such as a `Replay`, asked where no rule matches.
-        prices: List prices, for OpenRouter's `usage.cost` and for `billed`; the catalogue's by default.
+        prices: List price of a provider's model, for OpenRouter's `usage.cost` and for `billed`.
         clock: Epoch seconds, for quotas and their resets; a simulation hands in its own.
         sleep: How a latency passes.
     """
@@ -52,7 +52,7 @@ class Sandbox:
         keys: Keys | None = None,
         *,
         answers: Answers | None = None,
-        prices: Prices | None = None,
+        prices: PriceOf = catalogue_price,
         clock: Callable[[], float] = time.time,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
@@ -60,10 +60,10 @@ class Sandbox:
         """Every request so far, in order of arrival."""
         self.host = "127.0.0.1"
         self.port = 0
-        self._scenario, self._keys, self._answers = _scenario(scenario), keys, answers
-        self._prices: Prices = catalogue_price if prices is None else prices
-        self._clock, self._sleep = clock, sleep
-        self._app: App | None = None
+        self._answers, self._prices, self._clock = answers, prices, clock
+        self._app = App(
+            self._director(scenario), keys=keys, calls=self.calls, price_of=prices, clock=clock, sleep=sleep
+        )
         self._server: _Server | None = None
         self._thread: threading.Thread | None = None
 
@@ -77,7 +77,7 @@ class Sandbox:
             raise RuntimeError("this sandbox is running")
         listener = bind(self.host, port)
         self.port = listener.getsockname()[1]
-        self._server = _Server(self.app())
+        self._server = _Server(self._app)
         serve = functools.partial(self._server.run, sockets=[listener])
         self._thread = threading.Thread(target=serve, name="tta-sandbox", daemon=True)
         self._thread.start()
@@ -92,7 +92,7 @@ class Sandbox:
         """
         listener = bind(self.host, port)
         self.port = listener.getsockname()[1]
-        server = _Server(self.app())
+        server = _Server(self._app)
         server.on_start = on_start
         # Uvicorn raises the signal again once it has ended in good order: here that is the end, not an error.
         usual = signal.signal(signal.SIGTERM, lambda *_: None)
@@ -102,18 +102,10 @@ class Sandbox:
         finally:
             signal.signal(signal.SIGTERM, usual)
 
-    def app(self) -> App:
-        """The application, for running it in the foreground."""
-        if self._app is None:
-            price_of = price_lookup(self._prices)
-            self._app = App(
-                self._director(), keys=self._keys, calls=self.calls, price_of=price_of,
-                clock=self._clock, sleep=self._sleep,
-            )  # fmt: skip
-        return self._app
-
-    def _director(self) -> Director:
-        return Director(self._scenario, clock=self._clock, answers=self._answers)
+    def _director(self, scenario: Scenario | str | Path | None) -> Director:
+        if not isinstance(scenario, Scenario):
+            scenario = Scenario() if scenario is None else load_scenario(scenario)
+        return Director(scenario, clock=self._clock, answers=self._answers)
 
     @property
     def url(self) -> str:
@@ -126,21 +118,16 @@ class Sandbox:
 
     def use(self, scenario: Scenario | str | Path | None) -> None:
         """Change the scenario while running; counters begin anew, the log of calls stays."""
-        self._scenario = _scenario(scenario)
-        self.app().director = self._director()
+        self._app.director = self._director(scenario)
 
-    def billed(self, provider: str | None = None, prices: Prices | None = None) -> Decimal:
+    def billed(self, provider: str | None = None) -> Decimal:
         """USD that the calls so far cost, counted on the provider's side.
 
         Raises:
             LookupError: A billed call's price is not known.
         """
-        return billed(self.calls, self._prices if prices is None else prices, provider=provider)
-
-    def reset(self) -> None:
-        """Forget the calls, and begin the scenario's counters and quotas anew."""
-        self.calls.clear()
-        self.app().director = self._director()
+        mine = (call for call in self.calls if provider in (None, call.provider))
+        return sum((call.cost(self._prices) for call in mine), Decimal(0))
 
     def stop(self) -> None:
         """End the server; replies under way are cut. Doing it twice does no harm."""
@@ -174,12 +161,6 @@ def bind(host: str, port: int) -> socket.socket:
         raise ConfigError(f"Sandbox: cannot listen on {host}:{port}: {reason}. {hint}") from None
     listener.listen(2048)
     return listener
-
-
-def _scenario(given: Scenario | str | Path | None) -> Scenario:
-    if given is None:
-        return Scenario()
-    return given if isinstance(given, Scenario) else load_scenario(given)
 
 
 class _Server(uvicorn.Server):

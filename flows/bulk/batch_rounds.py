@@ -19,7 +19,6 @@ from decimal import Decimal
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, Opened
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
-from tta_dev_primitives.blocks.ledger.reserve import RefusedError
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
 from tta_dev_primitives.config.errors import (
     LedgerBusyError,
@@ -30,7 +29,6 @@ from tta_dev_primitives.config.errors import (
 from tta_dev_primitives.config.provider_errors import ProviderError
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.parked_calls import InStore, OneByOne, ParkedCall, mark_shared, park, parts
-from tta_dev_primitives.flows.bulk.progress import span_text
 from tta_dev_primitives.flows.bulk.provider_batches import (
     Looked,
     NotRun,
@@ -42,6 +40,7 @@ from tta_dev_primitives.flows.bulk.provider_batches import (
 from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Outcome, refused
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
+from tta_dev_primitives.flows.calling.quota_wait import span_text
 from tta_dev_primitives.flows.calling.services import Services
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
@@ -67,49 +66,32 @@ class _Open:
     words: str = "submitted"
 
 
+@dataclass(slots=True)
 class BatchRounds:
-    """The parked calls and open batches of one run of a job.
+    """The parked calls and open batches of one run of a job."""
 
-    Args:
-        services: The job's services, with its clock.
-        provider_batches: Submits and collects.
-        admission: Whether the job has stopped.
-        job_budget: The job's own ceiling.
-        wait_s: How long the run waits for its batches before it ends and says when to go on.
-        patience_s: How old a batch may become before the job stops waiting for it, over all runs.
-        change_before: By how much the cost of earlier runs has changed: their holds end when a batch is collected.
-        runs: Flow runs of this job, this one included.
-    """
-
-    def __init__(
-        self,
-        services: Services,
-        provider_batches: ProviderBatches,
-        admission: BulkAdmission,
-        job_budget: JobBudget,
-        *,
-        wait_s: float = math.inf,
-        patience_s: float = math.inf,
-        change_before: Callable[[], Awaitable[Decimal]],
-        runs: Callable[[], Collection[str | None]],
-    ) -> None:
-        self._services, self._batches, self._admission, self._budget = (
-            services,
-            provider_batches,
-            admission,
-            job_budget,
-        )
-        self._wait_s, self._patience_s = wait_s, patience_s
-        self._change_before = change_before
-        self._runs = runs
-        self._under_way = self._waiting = 0
-        self._moved = asyncio.Event()
-        self._moves = 0
-        self._parked: list[ParkedCall] = []
-        self._open: dict[str, _Open] = {}
-        self._one_by_one: set[str] = set()
-        self._busy_tries = 0
-        self._idle_since: float | None = None
+    services: Services
+    """The job's, with its clock."""
+    batches: ProviderBatches
+    admission: BulkAdmission
+    budget: JobBudget
+    wait_s: float
+    """How long the run waits for its batches before it ends and says when to go on."""
+    patience_s: float
+    """How old a batch may become before the job stops waiting for it, over all runs."""
+    change_before: Callable[[], Awaitable[Decimal]]
+    """By how much the cost of earlier runs has changed: their holds end when a batch is collected."""
+    runs: Callable[[], Collection[str | None]]
+    """Flow runs of this job, this one included."""
+    _under_way: int = 0
+    _waiting: int = 0
+    _moves: int = 0
+    _moved: asyncio.Event = field(default_factory=asyncio.Event)
+    _parked: list[ParkedCall] = field(default_factory=list)
+    _open: dict[str, _Open] = field(default_factory=dict)
+    _one_by_one: set[str] = field(default_factory=set)
+    _busy_tries: int = 0
+    _idle_since: float | None = None
 
     @contextmanager
     def counted(self) -> Iterator[None]:
@@ -133,14 +115,14 @@ class BatchRounds:
             PostponedError: The job stopped first, or the request was canceled or expired; the next run goes on.
             LedgerError: The ledger cannot be used.
         """
-        self._admission.check_open()
+        self.admission.check_open()
         step_key = content_key(call.target, call.request)
-        stored, closed = await self._services.ledger.lookup(step_key)
+        stored, closed = await self.services.ledger.lookup(step_key)
         if stored is not None or closed is not None:
             self._look_again(step_key)
             return None
         try:
-            parked = await park(self._services, call, step_key)
+            parked = await park(self.services, call, step_key)
         except (MissingKeyError, UnknownPriceError) as why:
             return refused(call.target, why)
         except ProviderError as error:
@@ -159,7 +141,7 @@ class BatchRounds:
 
     def _look_again(self, step_key: str) -> None:
         """The next layer must look into the store itself: it may have found the answer missing before it came."""
-        self._services.answers.missing.pop(step_key, None)
+        self.services.answers.missing.pop(step_key, None)
 
     def _move(self) -> None:
         self._moves += 1
@@ -175,7 +157,7 @@ class BatchRounds:
             return None
         requests = sum(len(batch.waiting) for batch in self._open.values())
         words = next(iter(self._open.values())).words
-        soonest = min(batch.next_look for batch in self._open.values()) - self._services.clock()
+        soonest = min(batch.next_look for batch in self._open.values()) - self.services.clock()
         count = len(self._open)
         return (
             f"{count} batch{'es' if count != 1 else ''} of {requests} requests at the provider ({words}), next look "
@@ -188,33 +170,26 @@ class BatchRounds:
             while True:
                 await self._step()
         except OrchestrationError as error:
-            self._give_all(error)
+            self._fail_all(error)
             raise
-        except asyncio.CancelledError:
-            raise
-        except BaseException as error:
-            self._give_all(OrchestrationError(f"batches: unexpected {type(error).__name__}"))
+        except Exception as error:
+            self._fail_all(OrchestrationError(f"batches: unexpected {type(error).__name__}"))
             raise
 
-    def _give_all(self, error: OrchestrationError) -> None:
-        for parked in self._all_waiting():
+    def _fail_all(self, error: Exception) -> None:
+        at_providers = (p for b in self._open.values() for calls in b.waiting.values() for p in calls)
+        for parked in (*self._parked, *at_providers):
             parked.fail(error)
-
-    def _all_waiting(self) -> list[ParkedCall]:
-        return [
-            *self._parked,
-            *(p for b in self._open.values() for calls in b.waiting.values() for p in calls),
-        ]
 
     async def _step(self) -> None:
         self._moved.clear()
-        now = self._services.clock()
-        if now >= self._admission.until:
-            if self._admission.closed is None and self._open:
+        now = self.services.clock()
+        if now >= self.admission.until:
+            if self.admission.closed is None and self._open:
                 await self._look(list(self._open))
-            self._admission.close("the deadline has passed")
-        if self._admission.closed is not None:
-            self._postpone()
+            self.admission.close("the deadline has passed")
+        if self.admission.closed is not None:
+            self._fail_all(PostponedError(str(self.admission.closed)))
             await self._moved.wait()
             return
         due = [name for name, batch in self._open.items() if batch.next_look <= now]
@@ -223,13 +198,13 @@ class BatchRounds:
             return
         if self._parked and self._idle:
             before = self._moves
-            await asyncio.sleep(self._batches.timing.quiet_s)
+            await asyncio.sleep(self.batches.timing.quiet_s)
             if before == self._moves and self._idle:
                 await self._submit()
             return
         if self._open and self._idle:
             self._suspend_when_long(now)
-            if self._admission.closed is not None:
+            if self.admission.closed is not None:
                 return
         else:
             self._idle_since = None
@@ -243,27 +218,22 @@ class BatchRounds:
         if self._idle_since is None:
             self._idle_since = now
         soonest = min(batch.next_look for batch in self._open.values())
-        soonest = min(soonest, self._admission.until - _LAST_LOOK_S)
-        if soonest - self._idle_since > self._wait_s:
-            self._admission.close(f"waits for {len(self._open)} batch(es) at the provider", opens_at=soonest)
+        soonest = min(soonest, self.admission.until - _LAST_LOOK_S)
+        if soonest - self._idle_since > self.wait_s:
+            self.admission.close(f"waits for {len(self._open)} batch(es) at the provider", opens_at=soonest)
 
     async def _nap(self, now: float) -> None:
         """Until a call moves, a batch is due, the deadline comes or the job stops."""
         looks = [batch.next_look for batch in self._open.values()]
-        seconds = min([*looks, self._admission.until], default=math.inf) - now
-        waits = [asyncio.ensure_future(self._moved.wait()), asyncio.ensure_future(self._admission.stopped())]
+        seconds = min([*looks, self.admission.until], default=math.inf) - now
+        waits = [asyncio.ensure_future(self._moved.wait()), asyncio.ensure_future(self.admission.stopped())]
         if math.isfinite(seconds):
-            waits.append(asyncio.ensure_future(self._services.sleep(max(0.0, seconds))))
+            waits.append(asyncio.ensure_future(self.services.sleep(max(0.0, seconds))))
         try:
             await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for wait in waits:
                 wait.cancel()
-
-    def _postpone(self) -> None:
-        why = str(self._admission.closed)
-        for parked in self._all_waiting():
-            parked.fail(PostponedError(why))
 
     # --- submit
 
@@ -275,12 +245,12 @@ class BatchRounds:
         held_before = len(self._open)
         progressed = False
         for group in groups.values():
-            for part in parts(group, self._budget):
+            for part in parts(group, self.budget):
                 progressed |= await self._submit_part(part)
         if progressed or held_before:
             self._busy_tries = 0
             if not progressed:
-                await self._nap(self._services.clock())
+                await self._nap(self.services.clock())
             return
         # Only holds of others stand in the way: as for single calls, wait a little, then give up.
         self._busy_tries += 1
@@ -293,7 +263,7 @@ class BatchRounds:
         mark_shared(part)
         calls = [BatchCall(p.info, p.bound, encode_request(p.call.request)) for p in part]
         try:
-            opened = await self._batches.submit(
+            opened = await self.batches.submit(
                 new_batch(name, first.target, first.key),
                 first.target,
                 calls,
@@ -334,7 +304,7 @@ class BatchRounds:
                 self._join(name, key, same[key])
                 joined.add(key)
                 self._open[name].held.add(key)
-                self._budget.held += parked.bound
+                self.budget.held += parked.bound
             elif key in opened.elsewhere:
                 self._join(opened.elsewhere[key], key, same[key])
                 joined.add(key)
@@ -346,70 +316,65 @@ class BatchRounds:
                 found = opened.refused[parked.info.id]
                 if found.reason == "busy" and (self._open or self._busy_tries + 1 < _BUSY_TRIES):
                     continue  # it goes out when other holds have ended
-                parked.give(refused(parked.target, await self._refusal(found, parked)))
+                limit = MAX_USD if self.services.limit is None else self.services.limit
+                why = await self.services.ledger.refusal(found, parked.bound, limit)
+                parked.give(refused(parked.target, why))
             changed = True
         gone = {id(parked) for key in joined for parked in same[key]}
         self._parked = [p for p in self._parked if id(p) not in gone and not p.future.done()]
         return changed
 
-    async def _refusal(self, found: RefusedError, parked: ParkedCall) -> OrchestrationError:
-        limit = MAX_USD if self._services.limit is None else self._services.limit
-        return await self._services.ledger.refusal(found, parked.bound, limit)
-
     def _join(self, name: str, step_key: str, calls: Sequence[ParkedCall]) -> None:
         """Let a call, and all that ask the same, wait for a batch."""
         batch = self._open.get(name)
         if batch is None:
-            now = self._services.clock()
+            now = self.services.clock()
             batch = self._open[name] = _Open(
-                now + min(self._batches.timing.first_s, self._patience_s), since=now
+                now + min(self.batches.timing.first_s, self.patience_s), since=now
             )
         batch.waiting.setdefault(step_key, []).extend(calls)
 
     # --- look
 
     async def _look(self, due: Sequence[str]) -> None:
-        for batch in await self._services.ledger.batches(ids=list(due)):
-            looked = await self._batches.look(batch)
+        for batch in await self.services.ledger.batches(ids=list(due)):
+            looked = await self.batches.look(batch)
             if looked.over:
                 await self._over(batch, looked)
             else:
-                now = self._services.clock()
+                now = self.services.clock()
                 mine = self._open[batch.id]
                 mine.since = batch.submitted_at
                 mine.words = looked.words
-                mine.next_look = now + self._batches.timing.interval(now - batch.submitted_at)
-                ends = mine.since + self._patience_s
+                mine.next_look = now + self.batches.timing.interval(now - batch.submitted_at)
+                ends = mine.since + self.patience_s
                 if now < ends:
                     mine.next_look = min(mine.next_look, ends)
                 elif self._idle:
-                    self._admission.close("the patience for what is at the provider is used up")
+                    self.admission.close("the patience for what is at the provider is used up")
 
     async def _over(self, batch: Batch, looked: Looked) -> None:
         mine = self._open.pop(batch.id)
         self._idle_since = None
         for key, settled in looked.results.items():
             if key in mine.held:
-                self._budget.held -= looked.lines[key].hold.bound
-                self._budget.spent += _cost(settled)
+                self.budget.held -= looked.lines[key].hold.bound
+                self.budget.spent += _cost(settled)
         if any(key not in mine.held for key in looked.lines):
-            await self._count_earlier_runs()
+            # What earlier runs held is settled now: the budget counts the cost instead of the bounds.
+            self.budget.spent += await self.change_before()
         for key, calls in mine.waiting.items():
             settled_here = looked.results.get(key)
             if settled_here is None:
                 # Another process has collected it: what it brought is in the store, or may be asked again.
                 self._parked += [p for p in calls if not p.future.done()]
             elif calls:
-                ours = looked.lines[key].flow_run_id in self._runs()
+                ours = looked.lines[key].flow_run_id in self.runs()
                 if isinstance(settled_here, GuardedReply) and not ours:
                     # Another job has asked for it, and counts its cost.
                     settled_here = replace(settled_here, cost_usd=Decimal(0), reused=True)
                 self._give_settled(batch, calls, settled_here)
         self._move()
-
-    async def _count_earlier_runs(self) -> None:
-        """What earlier runs held is settled now: the job's budget counts the cost instead of the bounds."""
-        self._budget.spent += await self._change_before()
 
     def _give_settled(self, batch: Batch, calls: Sequence[ParkedCall], settled: Settled) -> None:
         first, rest = calls[0], calls[1:]

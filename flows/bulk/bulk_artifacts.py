@@ -6,9 +6,7 @@ A Prefect API that is slow or down costs the picture, never the job: writing hap
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Awaitable
 from uuid import UUID
 
 from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
@@ -18,9 +16,9 @@ from tta_dev_primitives.config.errors import OrchestrationError
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.reporting.quoted_answer import table_cell
+from tta_dev_primitives.flows.reporting.run_artifacts import quietly
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
-_LOG = logging.getLogger("tta_dev_primitives.bulk")
 _EVERY_S = 2.0
 _ROWS = 100
 _MOST_WRITING = 4
@@ -40,7 +38,6 @@ class JobArtifacts:
         self._rows: list[dict[str, str | int | float]] = []
         self._id: UUID | None = None
         self._last = 0.0
-        self._tables = 0
         self._writing: set[asyncio.Task[None]] = set()
 
     async def open(self) -> None:
@@ -52,7 +49,7 @@ class JobArtifacts:
             )
             self._id = made
 
-        await _quietly(first())
+        await quietly(first())
 
     def add(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
         """Add a task's row."""
@@ -76,7 +73,7 @@ class JobArtifacts:
         if self._id is None or time.monotonic() - self._last < _EVERY_S:
             return
         self._last = time.monotonic()
-        await _quietly(aupdate_progress_artifact(self._id, self._progress.percent, self._progress.line()))
+        await quietly(aupdate_progress_artifact(self._id, self._progress.percent, self._progress.line()))
 
     async def close(self, why: OrchestrationError | None) -> None:
         """Write what is left, and wait for it."""
@@ -86,7 +83,7 @@ class JobArtifacts:
             await asyncio.wait(self._writing, timeout=30)
         if self._id is not None:
             line = self._progress.line() + (f" · stopped: {redact(str(why))}" if why is not None else "")
-            await _quietly(aupdate_progress_artifact(self._id, self._progress.percent, line))
+            await quietly(aupdate_progress_artifact(self._id, self._progress.percent, line))
 
     def _write_table(self) -> None:
         rows, self._rows = self._rows, []
@@ -97,17 +94,9 @@ class JobArtifacts:
             if len(rows) < 50 * _ROWS:
                 return
             self._rows = []
-        self._tables += 1
         text = f"Tasks {rows[0]['id']} to {rows[-1]['id']}, in the order of their ends"
         task = asyncio.create_task(
-            _quietly(acreate_table_artifact(key="tta-bulk-chunk", table=rows, description=redact(text)))
+            quietly(acreate_table_artifact(key="tta-bulk-chunk", table=rows, description=redact(text)))
         )
         self._writing.add(task)
         task.add_done_callback(self._writing.discard)
-
-
-async def _quietly(write: Awaitable[object]) -> None:
-    try:
-        await write
-    except Exception as error:  # a picture: the work it shows is in the output and the ledger
-        _LOG.warning("an artifact was not written: %s", redact(str(error)))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
@@ -28,7 +29,7 @@ from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import moment, patience, usd_amount, whole
 from tta_dev_primitives.flows.bulk.file_job import FileJob
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
-from tta_dev_primitives.flows.bulk.reader import Record
+from tta_dev_primitives.flows.bulk.reader import streamed
 from tta_dev_primitives.flows.bulk.recording import close_dead_runs
 from tta_dev_primitives.flows.bulk.runner import PATIENCE_S, JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner, parameters_of_shards, require_deployment
@@ -128,7 +129,8 @@ async def orchestrate_bulk(
     schema = None if here is None else here.output
     if schema is None and output_schema is not None:
         schema = OutputType.of(output_schema, name="output_schema")
-    options = JobOptions(
+    options = replace(
+        here or JobOptions(),
         output=schema,
         concurrency=concurrency,
         chunk_size=chunk_size,
@@ -140,7 +142,6 @@ async def orchestrate_bulk(
         allow_extra=allow_extra,
         samples=samples,
         batch=batch and shards == 1,
-        **({} if here is None else _local(here)),
     )
     runtime = current_runtime() or await Runtime.load(config_path)
     report = await _file_job(
@@ -158,17 +159,6 @@ async def orchestrate_bulk(
         await _sleep_until(report.resume_at, report.reason or "waits for free quota")
     # Prefect takes the state for the run's own and hands on its data.
     return cast(BulkReport, end_state(report))
-
-
-def _local(here: JobOptions) -> dict[str, Any]:
-    return {
-        "in_process_s": here.in_process_s,
-        "observer": here.observer,
-        "clock": here.clock,
-        "sleep": here.sleep,
-        "batch_wait_s": here.batch_wait_s,
-        "batch_timing": here.batch_timing,
-    }
 
 
 async def run_file(local: JobOptions, **parameters: Any) -> BulkReport:
@@ -232,7 +222,7 @@ async def _file_job(
                 job.set_plan(await run.plan(job.sample))
             if shards > 1:
                 run.shards = await _shards(run, job, options.max_cost, shards)
-            await run.run(_each(job.todo()), job.file.plan)
+            await run.run(streamed(job.todo()), job.file.plan)
         finally:
             with suppress(OrchestrationError):
                 job.close_run(run.admission.waited_s)
@@ -255,11 +245,6 @@ async def _shards(run: JobRun, job: FileJob, max_cost: Decimal | None, count: in
         left_usd=None if max_cost is None else max_cost - spent,
     )
     return ShardRunner(job, count, parameters, run.admission)
-
-
-async def _each(records: Iterable[Record]) -> AsyncIterator[Record]:
-    for record in records:
-        yield record
 
 
 async def _sleep_until(moment: datetime, why: str) -> None:

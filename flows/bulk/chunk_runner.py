@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from decimal import Decimal
 
 from tta_dev_primitives.blocks.redaction import redact
@@ -33,53 +34,42 @@ Ended = Callable[[Record, OrchestrationResult, OrchestrationError | None], None]
 """Called with each task that has ended, with its error if it failed."""
 
 
+@dataclass(slots=True)
 class ChunkRunner:
-    """Runs records in chunks.
+    """Runs records in chunks."""
 
-    Args:
-        admission: Who may call now.
-        plan_of: The plan of one record.
-        ended: Called with each task.
-        postponed: Called with each task that was taken but not done, because the job stopped.
-        chunk_size: Tasks a chunk.
-        chunks: Chunks under way at most.
-        budget: The month's budget when the job began, for tasks that end before their own look at it.
-        brake: Looks at what is refused; None: the job goes on whatever fails.
-        learns: Begin with small chunks, one after the other: the paid checks of the first tasks spare later ones.
-    """
+    runtime: Runtime
+    admission: BulkAdmission
+    plan_of: Callable[[Record], Plan]
+    ended: Ended
+    postponed: Callable[[Record], None]
+    """Called with each task that was taken but not done, because the job stopped."""
+    size: int
+    """Tasks a chunk."""
+    most: int
+    """Chunks under way at most."""
+    budget: BudgetView
+    """The month's budget when the job began, for tasks that end before their own look at it."""
+    brake: Brake | None = None
+    """Looks at what is refused; None: the job goes on whatever fails."""
+    learns: bool = False
+    """Begin with small chunks, one after the other: the paid checks of the first tasks spare later ones."""
+    problem: OrchestrationError | None = None
+    """What stopped the job: the ledger, the budget or the output; not a task's own failure."""
+    _taken: int = 0
+    _drifts: int = field(init=False)
+    _under_way: set[asyncio.Task[None]] = field(default_factory=set)
 
-    def __init__(
-        self,
-        runtime: Runtime,
-        admission: BulkAdmission,
-        plan_of: Callable[[Record], Plan],
-        *,
-        ended: Ended,
-        postponed: Callable[[Record], None],
-        chunk_size: int,
-        chunks: int,
-        budget: BudgetView,
-        brake: Brake | None = None,
-        learns: bool = False,
-    ) -> None:
-        self._brake = brake
-        self._runtime, self._admission, self._plan_of = runtime, admission, plan_of
-        self._ended, self._postponed = ended, postponed
-        self._size, self._most = chunk_size, chunks
-        self._taken, self._learns = 0, learns
-        self._drifts = runtime.drifts
-        self._budget = budget
-        self._under_way: set[asyncio.Task[None]] = set()
-        self.problem: OrchestrationError | None = None
-        """What stopped the job: the ledger, the budget or the output; not a task's own failure."""
+    def __post_init__(self) -> None:
+        self._drifts = self.runtime.drifts
 
     async def run(self, records: AsyncIterator[Record]) -> None:
         """Run every record, as long as the job has not stopped."""
         try:
-            while self._admission.closed is None and (chunk := await self._next(records)):
+            while self.admission.closed is None and (chunk := await self._next(records)):
                 task = asyncio.create_task(self._chunk(chunk))
                 self._under_way.add(task)
-                while len(self._under_way) >= (1 if self._learning() else self._most):
+                while len(self._under_way) >= (1 if self._learning() else self.most):
                     await self._some_end()
             while self._under_way:
                 await self._some_end()
@@ -91,7 +81,7 @@ class ChunkRunner:
 
     async def _next(self, records: AsyncIterator[Record]) -> list[Record]:
         chunk: list[Record] = []
-        size = next_size(self._taken, self._size) if self._learning() else self._size
+        size = next_size(self._taken, self.size) if self._learning() else self.size
         async for record in records:
             chunk.append(record)
             if len(chunk) == size:
@@ -101,10 +91,10 @@ class ChunkRunner:
 
     def _learning(self) -> bool:
         """Whether evidence has earned too little trust yet: what one chunk taught must reach the next one."""
-        if self._runtime.drifts > self._drifts:
+        if self.runtime.drifts > self._drifts:
             # An alarm took trust away: many tasks at once would all be paid for before it is earned again.
-            self._drifts, self._learns, self._taken = self._runtime.drifts, True, 0
-        return self._learns and self._taken < LEARNT
+            self._drifts, self.learns, self._taken = self.runtime.drifts, True, 0
+        return self.learns and self._taken < LEARNT
 
     async def _some_end(self) -> None:
         done, self._under_way = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
@@ -119,8 +109,8 @@ class ChunkRunner:
 
         items = [self._item(record) for record in records]
         try:
-            self._admission.check_open()
-            await run_items(self._runtime, items, done=done)
+            self.admission.check_open()
+            await run_items(self.runtime, items, done=done)
         except (LedgerError, BudgetExceededError, OutputError, ConfigError) as error:
             self._stop(error)
         except PostponedError as postponed:
@@ -133,7 +123,7 @@ class ChunkRunner:
                     item.error = OrchestrationError(text)
                     done(item)
         for record in open_records.values():
-            self._postponed(record)
+            self.postponed(record)
 
     def _item(self, record: Record) -> Item:
         item = Item(
@@ -141,47 +131,45 @@ class ChunkRunner:
             record.task,
             use_case=record.use_case,
             system=record.system,
-            calls_left=self._runtime.config.fallback_strategy.max_attempts,
+            calls_left=self.runtime.config.fallback_strategy.max_attempts,
             output=record.output,
             seed=record.seed,
         )
-        item.plan = self._plan_of(record)
-        item.watch = None if self._brake is None else self._brake.answered
+        item.plan = self.plan_of(record)
+        item.watch = None if self.brake is None else self.brake.answered
         return item
 
     def _end(self, record: Record, item: Item) -> None:
         if isinstance(item.error, PostponedError):
-            self._postponed(record)
+            self.postponed(record)
             return
-        if self._brake is not None:
+        if self.brake is not None:
             answers = item.case.answers if item.case is not None else ()
-            self._brake.ended(answers, failed=item.result is None)
+            self.brake.ended(answers, failed=item.result is None)
         try:
             if item.result is not None:
-                self._ended(record, item.result, None)
+                self.ended(record, item.result, None)
             else:
                 error = item.error or OrchestrationError("ended without a result")
-                self._ended(record, self._failed(record, error, item), error)
+                use_case = item.use_case or (item.plan.use_case if item.plan is not None else "")
+                budget = item.budget or self.budget
+                self.ended(
+                    record, failed_result(record.id, error, self.runtime, budget, use_case, item), error
+                )
         except OutputError as error:
-            self._postponed(record)
+            self.postponed(record)
             self._stop(error)
-
-    def _failed(self, record: Record, error: OrchestrationError, item: Item) -> OrchestrationResult:
-        use_case = item.use_case or (item.plan.use_case if item.plan is not None else "")
-        budget = item.budget or self._budget
-        return failed_result(record.id, error, self._runtime, budget=budget, use_case=use_case, item=item)
 
     def _stop(self, error: OrchestrationError) -> None:
         if self.problem is None:
             self.problem = error
-        self._admission.close(str(error))
+        self.admission.close(str(error))
 
 
 def failed_result(
     name: str,
     error: OrchestrationError,
     runtime: Runtime,
-    *,
     budget: BudgetView,
     use_case: str,
     item: Item | None = None,

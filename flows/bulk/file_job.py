@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
@@ -13,39 +14,34 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.csv_output import is_csv, jsonl_beside, write_csv
-from tta_dev_primitives.flows.bulk.job_file import JobFile, JobPlan, config_digest
+from tta_dev_primitives.flows.bulk.job_file import SAMPLE, JobFile, config_digest
 from tta_dev_primitives.flows.bulk.output import Output
-from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.progress import MOST_LISTED, LineReport, Progress
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
+from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")
-_MOST_KEPT = 1000
-_SAMPLE = 8
 
 
+@dataclass(slots=True)
 class FileJob:
     """One run of the job whose results are in an output file. Make it with `open`, use it as a context manager."""
 
-    def __init__(
-        self,
-        source: Path,
-        target: Path,
-        output: Output,
-        file: JobFile,
-        schema: OutputType | None,
-        allow_extra: bool = False,
-        samples: int = 1,
-    ) -> None:
-        self.allow_extra, self.samples = allow_extra, samples
-        self.source, self.target, self.output, self.file = source, target, output, file
-        self.schema = schema
-        self.progress = Progress(total=0)
-        self.broken: list[tuple[int, str, str | None]] = []
-        self.duplicates: list[tuple[int, str, str | None]] = []
-        self.sample: list[Record] = []
-        self.warnings: list[str] = []
-        self._end = 0
+    source: Path
+    target: Path
+    output: Output
+    file: JobFile
+    schema: OutputType | None
+    allow_extra: bool
+    samples: int
+    end: int
+    """Bytes of the input when the run began: what is added later is left to the next run."""
+    progress: Progress = field(default_factory=lambda: Progress(total=0))
+    broken: list[LineReport] = field(default_factory=list)
+    duplicates: list[LineReport] = field(default_factory=list)
+    sample: list[Record] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
 
     @classmethod
     def open(
@@ -81,8 +77,8 @@ class FileJob:
             digest = config_digest(config)
             file = JobFile.read(output.path)
             new = JobFile(input=str(source.resolve()), config_digest=digest)
-            job = cls(source, target, output, file or new, schema, allow_extra, samples)
-            job._scan(end, force=force)
+            job = cls(source, target, output, file or new, schema, allow_extra, samples, end)
+            job._scan(force=force)
             if file is not None:
                 job._compare(digest, force=force)
         except BaseException:
@@ -103,7 +99,7 @@ class FileJob:
     def _records(self) -> Iterator[Record | BrokenLine]:
         return read_records(
             self.source,
-            end=self._end,
+            end=self.end,
             output=self.schema,
             allow_extra=self.allow_extra,
             samples=self.samples,
@@ -117,7 +113,7 @@ class FileJob:
         """
         self.output.write(record, result, None if error is None else _error(error))
 
-    def set_plan(self, plan: JobPlan | None) -> None:
+    def set_plan(self, plan: Plan | None) -> None:
         """Keep the job's plan for this and later runs."""
         self.file.plan, self.file.planned = plan, True
         self.file.write(self.output.path)
@@ -145,8 +141,7 @@ class FileJob:
     def __exit__(self, *_: object) -> None:
         self.output.__exit__()
 
-    def _scan(self, end: int, *, force: bool) -> None:
-        self._end = end
+    def _scan(self, *, force: bool) -> None:
         changed: list[str] = []
         tasks = todo = 0
         for record in self._records():
@@ -157,7 +152,7 @@ class FileJob:
                 self._repeat(record)
                 continue
             tasks += 1
-            if len(self.sample) < _SAMPLE:
+            if len(self.sample) < SAMPLE:
                 self.sample.append(record)
             state = self.output.done(record)
             if state == "changed":
@@ -197,19 +192,15 @@ class FileJob:
     def _break(self, line: BrokenLine) -> None:
         self.progress.broken += 1
         _LOG.warning("%s: line %d: %s (skipped)", self.source, line.number, line.reason)
-        if len(self.broken) < _MOST_KEPT:
-            self.broken.append((line.number, line.reason, line.id))
+        if len(self.broken) < MOST_LISTED:
+            self.broken.append(LineReport(line=line.number, reason=line.reason, id=line.id))
 
     def _repeat(self, record: Record) -> None:
         self.progress.duplicates += 1
-        _LOG.warning(
-            "%s: line %d: the id %r stands on an earlier line (skipped)",
-            self.source,
-            record.number,
-            record.id,
-        )
-        if len(self.duplicates) < _MOST_KEPT:
-            self.duplicates.append((record.number, "the id stands on an earlier line", record.id))
+        why = "the id stands on an earlier line"
+        _LOG.warning("%s: line %d: %r: %s (skipped)", self.source, record.number, record.id, why)
+        if len(self.duplicates) < MOST_LISTED:
+            self.duplicates.append(LineReport(line=record.number, reason=why, id=record.id))
 
 
 def _error(error: OrchestrationError) -> dict[str, Any]:

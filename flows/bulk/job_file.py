@@ -11,27 +11,16 @@ import os
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ValidationError
 
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
 from tta_dev_primitives.flows.bulk.output import OutputError, open_new
+from tta_dev_primitives.flows.planning.plan_model import Plan
 
 _MOST_RUNS = 10_000
-
-
-class JobPlan(BaseModel):
-    """What the orchestrator decided once for all tasks of a job."""
-
-    model_config = ConfigDict(frozen=True)
-
-    use_case: str
-    """For tasks whose use case is neither named nor clear."""
-    instructions: str = ""
-    acceptance_criteria: tuple[str, ...] = ()
-    answer_format: AnswerFormat = "open"
-    """For tasks whose own words name no form."""
+SAMPLE = 8
+"""How many of the first tasks the planner sees."""
 
 
 class JobFile(BaseModel):
@@ -40,7 +29,8 @@ class JobFile(BaseModel):
     version: int = 1
     input: str
     config_digest: str
-    plan: JobPlan | None = None
+    plan: Plan | None = None
+    """One for all tasks: its use case and format are for those whose own words name none."""
     planned: bool = False
     """The plan is settled, even when there is none."""
     flow_run_ids: list[str] = []

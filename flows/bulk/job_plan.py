@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from prefect import task
 
 from tta_dev_primitives.config.errors import SavingsShortError
-from tta_dev_primitives.flows.bulk.job_file import JobPlan
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.plan import ask_planner, free_planners
@@ -16,8 +15,6 @@ from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan, typ
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.tasks.item import Item
 
-SAMPLE = 8
-"""How many of the first tasks the planner sees."""
 _SHOWN = 1200
 
 
@@ -32,21 +29,14 @@ def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
 
 
 @task(name="plan", task_run_name="plan", persist_result=False, retries=0, retry_delay_seconds=0)
-async def plan_job(runtime: Runtime, asked: Item) -> JobPlan | None:
+async def plan_job(runtime: Runtime, asked: Item) -> Plan | None:
     """Ask the orchestrator once, or a free model; None without a usable plan. The attempts stay with `asked`."""
     await runtime.choose_orchestrator()
     try:
         made = await ask_planner(runtime, asked, [runtime.orchestrator])
     except SavingsShortError:
         made = await ask_planner(runtime, asked, await free_planners(runtime, "moderate"))
-    if made is None:
-        return None
-    return JobPlan(
-        use_case=made.use_case,
-        instructions=made.instructions,
-        acceptance_criteria=tuple(made.acceptance_criteria),
-        answer_format=made.answer_format,
-    )
+    return None if made is None else made.model_copy(update={"subtasks": []})
 
 
 def plan_request(sample: Sequence[Record]) -> Item:
@@ -63,7 +53,7 @@ def plan_request(sample: Sequence[Record]) -> Item:
     )
 
 
-def plan_of(runtime: Runtime, job: JobPlan | None, record: Record) -> Plan:
+def plan_of(runtime: Runtime, job: Plan | None, record: Record) -> Plan:
     """The plan of one task: its own use case and answer format, else what its words say clearly, else the job's."""
     allowed = configured_use_cases(runtime.config)
     free = default_plan(record.task, record.use_case, allowed=allowed, system=record.system)
@@ -72,11 +62,9 @@ def plan_of(runtime: Runtime, job: JobPlan | None, record: Record) -> Plan:
     if job is None:
         return free
     unclear = record.use_case is None and not classify(record.task).sure
-    return free.model_copy(
+    return job.model_copy(
         update={
             "use_case": job.use_case if unclear else free.use_case,
-            "instructions": job.instructions,
-            "acceptance_criteria": list(job.acceptance_criteria),
             "answer_format": free.answer_format if free.closed else job.answer_format,
         }
     )

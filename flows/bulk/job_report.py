@@ -13,23 +13,12 @@ from pydantic import BaseModel, ConfigDict, Field
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.config.errors import OrchestrationError
+from tta_dev_primitives.flows.bulk.progress import LineReport, ModelLine
 from tta_dev_primitives.flows.tasks.result import Usd
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.file_job import FileJob
     from tta_dev_primitives.flows.bulk.runner import JobRun
-
-_MOST_LISTED = 100
-
-
-class ModelReport(BaseModel):
-    """What one model did in this run."""
-
-    calls: int
-    failed: int
-    answers: int
-    tokens: int
-    cost_usd: Usd
 
 
 class FieldReport(BaseModel):
@@ -39,14 +28,6 @@ class FieldReport(BaseModel):
     disputed: int
     corrected: int = Field(description="Disputed, and the orchestrator gave the value")
     unchecked: int
-
-
-class LineReport(BaseModel):
-    """A line that was not run or has no answer, and why."""
-
-    line: int
-    reason: str
-    id: str | None = None
 
 
 class BulkReport(BaseModel):
@@ -83,7 +64,7 @@ class BulkReport(BaseModel):
         description="About what the tasks that are left cost by the paid model; empty: not known",
     )
     seconds: float = 0.0
-    models: dict[str, ModelReport] = Field(default_factory=dict)
+    models: dict[str, ModelLine] = Field(default_factory=dict)
     fields: dict[str, FieldReport] = Field(default_factory=dict, description="Of typed tasks: each field")
     reason: str | None = None
     """Why it stopped before its end."""
@@ -136,21 +117,18 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         failed=progress.failed,
         left=left,
         broken=progress.broken,
-        broken_lines=_lines(job.broken) if job is not None else (),
+        broken_lines=tuple(job.broken) if job is not None else (),
         duplicate=progress.duplicates,
-        duplicates=_lines(job.duplicates) if job is not None else (),
+        duplicates=tuple(job.duplicates) if job is not None else (),
         errors=dict(progress.errors),
-        failures=_lines(run.failures),
+        failures=tuple(run.failures),
         cost_usd=progress.cost_usd,
         baseline_cost_usd=progress.baseline_usd,
         savings_ratio=progress.savings_ratio,
         baseline_one_by_one_usd=_one_by_one(run),
         paid_rest_usd=progress.paid_rest_usd,
         seconds=round(progress.elapsed_s, 3),
-        models={
-            name: ModelReport.model_validate(line, from_attributes=True)
-            for name, line in sorted(progress.models.items())
-        },
+        models=dict(sorted(progress.models.items())),
         fields={
             name: FieldReport(**{kind: seen[kind] for kind in FieldReport.model_fields})
             for name, seen in progress.fields.items()
@@ -179,7 +157,3 @@ def _one_by_one(run: JobRun) -> Decimal | None:
     if not run.runtime.batched:
         return None
     return run.progress.baseline_usd / batch_factor(run.runtime.orchestrator)
-
-
-def _lines(found: list[tuple[int, str, str | None]]) -> tuple[LineReport, ...]:
-    return tuple(LineReport(line=n, reason=why, id=name) for n, why, name in found[:_MOST_LISTED])

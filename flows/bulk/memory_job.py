@@ -15,9 +15,10 @@ from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import job_options
 from tta_dev_primitives.flows.bulk.chunk_runner import failed_result
-from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, plan_of
+from tta_dev_primitives.flows.bulk.job_file import SAMPLE
+from tta_dev_primitives.flows.bulk.job_plan import plan_of
 from tta_dev_primitives.flows.bulk.job_report import BulkReport, JobFailedError, end_state, report_of
-from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of
+from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, check_items, record_of, streamed
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support.stopping import ending, stoppable
@@ -88,20 +89,15 @@ class _MemoryJob:
         options: JobOptions,
     ) -> None:
         self.options = options
-        self._items = items
+        self.items = items
         self._on_result = on_result
         self._results: dict[int, OrchestrationResult] = {}
         self._ids: set[str] = set()
         self._places: list[BrokenLine | Record] = []
 
-    @property
-    def size(self) -> int | None:
-        """How many items there are; None when only the end of an iterator will tell."""
-        return len(self._items) if isinstance(self._items, Sized) else None
-
     async def records(self, run: JobRun) -> AsyncIterator[Record]:
         """Every item that can be run; the others get their result at once."""
-        async for entry in _iterate(self._items):
+        async for entry in streamed(self.items):
             found = record_of(
                 entry, len(self._places) + 1, self.options.output, allow_extra=self.options.allow_extra
             )
@@ -136,7 +132,7 @@ class _MemoryJob:
         use_case = place.use_case
         if use_case is None and isinstance(place, Record):
             use_case = plan_of(run.runtime, None, place).use_case
-        return failed_result(place.id or "", error, run.runtime, budget=run.budget, use_case=use_case or "")
+        return failed_result(place.id or "", error, run.runtime, run.budget, use_case or "")
 
     def results(self) -> list[OrchestrationResult]:
         """All results in the order of the items."""
@@ -158,10 +154,12 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
     job = _JOB.get()
     runtime = current_runtime() or await Runtime.load(None)
     run = JobRun(runtime, job.options, job.ended)
-    run.progress.total = job.size
+    run.progress.total = len(job.items) if isinstance(job.items, Sized) else None
     await run.open()
     records = job.records(run)
-    first = [record async for record in _head(records, SAMPLE)]
+    first: list[Record] = []
+    while len(first) < SAMPLE and (record := await anext(records, None)) is not None:
+        first.append(record)
     try:
         plan = await run.plan(first)
         await run.run(_chain(first, records), plan)
@@ -175,27 +173,8 @@ async def _bulk_in_memory(concurrency: int) -> BulkReport:
     return cast(BulkReport, end_state(report_of(run, None)))
 
 
-async def _head(records: AsyncIterator[Record], count: int) -> AsyncIterator[Record]:
-    for _ in range(count):
-        try:
-            yield await anext(records)
-        except StopAsyncIteration:
-            return
-
-
 async def _chain(first: Iterable[Record], rest: AsyncIterator[Record]) -> AsyncIterator[Record]:
     for record in first:
         yield record
     async for record in rest:
         yield record
-
-
-async def _iterate(
-    items: Iterable[Mapping[str, Any]] | AsyncIterable[Mapping[str, Any]],
-) -> AsyncIterator[Mapping[str, Any]]:
-    if isinstance(items, AsyncIterable):
-        async for item in items:
-            yield item
-    else:
-        for item in items:
-            yield item

@@ -15,8 +15,9 @@ from tta_dev_primitives.blocks.quotas.plan import time_needed
 from tta_dev_primitives.blocks.quotas.windows import limited
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.flows.calling.quota_wait import span_text
 from tta_dev_primitives.flows.calling.services import Services
-from tta_dev_primitives.flows.tasks.result import OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
 
 _WINDOW = 200
 _MOST_PATH = 120
@@ -24,6 +25,19 @@ _MOST_PATH = 120
 
 def _none() -> None:
     return None
+
+
+MOST_LISTED = 100
+"""Lines of each kind that a report holds."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineReport:
+    """A line that was not run or has no answer, and why."""
+
+    line: int
+    reason: str
+    id: str | None = None
 
 
 @dataclass(slots=True)
@@ -34,7 +48,7 @@ class ModelLine:
     failed: int = 0
     answers: int = 0
     tokens: int = 0
-    cost_usd: Decimal = Decimal(0)
+    cost_usd: Usd = Decimal(0)
 
 
 @dataclass(slots=True)
@@ -177,17 +191,6 @@ class Progress:
             parts.append(f"waiting {span} for free quota, until {until:%H:%M:%S}{now}")
         batches = self.batches()
         return " · ".join([*parts, batches] if batches else parts)
-
-
-def span_text(seconds: float) -> str:
-    """A duration for people."""
-    if not math.isfinite(seconds):
-        return "no end"
-    whole = int(seconds + 0.5)
-    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
-    return (
-        f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
-    )
 
 
 _ENOUGH = 5

@@ -77,10 +77,13 @@ class Looked:
 
 
 class ProviderBatches:
-    """The batches of one configuration. See the module's page."""
+    """The batches of one configuration."""
 
     def __init__(self, services: Services, timing: BatchTiming) -> None:
         self._services, self.timing = services, timing
+
+    async def _client(self, target: Target) -> BatchClient:
+        return BatchClient(self._services.client, target, await self._services.keys.key_of(target))
 
     async def submit(
         self, new: NewBatch, target: Target, calls: Sequence[BatchCall], lines: Mapping[str, BatchLine]
@@ -94,8 +97,7 @@ class ProviderBatches:
             ProviderError: It was refused, and every hold is released; nothing runs.
             LedgerError: The ledger cannot be used; nothing was sent.
         """
-        services = self._services
-        client = BatchClient(services.client, target, await services.keys.key_of(target))
+        services, client = self._services, await self._client(target)
 
         async def date() -> tuple[str, str | None, float]:
             said, took_s = await services.client.date_of(target)
@@ -153,14 +155,15 @@ class ProviderBatches:
         if batch.state not in ("submitting", "open"):
             return Looked(over=True, words=batch.state)
         target = self._target_of(batch)
-        client = BatchClient(services.client, target, await services.keys.key_of(target))
+        client = await self._client(target)
         age = services.clock() - batch.submitted_at
         try:
             name, unclear = batch.provider_batch, False
             if name is None:
                 name, unclear = await self._find(batch, client)
             if name is None and not unclear and age > self.timing.horizon_s:
-                return await self._lost(batch, "the provider has no such batch: its submission never arrived")
+                why = "the provider has no such batch: its submission never arrived"
+                return await self._lost(batch, why, may_have_run=False)
             if name is None:
                 return Looked(over=False, words="submission not confirmed yet")
             status = await client.look(name)
@@ -170,7 +173,7 @@ class ProviderBatches:
                 await client.cancel(name)
         except ProviderError as error:
             if error.error_class is ErrorClass.MODEL_GONE and age > self.timing.overdue_s:
-                return await self._unknown(batch, f"the provider no longer has it: {error}")
+                return await self._lost(batch, f"the provider no longer has it: {error}", may_have_run=True)
             _LOG.warning("batch %s cannot be looked at now: %s", batch.id, error)
             return Looked(over=False, words=f"cannot be looked at: {error.error_class.value}")
         words = (
@@ -191,8 +194,7 @@ class ProviderBatches:
         """
         if batch.state not in ("submitting", "open"):
             raise ConfigError(f"batch {batch.id} is {batch.state}: there is nothing to cancel.")
-        target = self._target_of(batch)
-        client = BatchClient(self._services.client, target, await self._services.keys.key_of(target))
+        client = await self._client(self._target_of(batch))
         name = batch.provider_batch or (await self._find(batch, client))[0]
         if name is None:
             raise ConfigError(
@@ -235,20 +237,16 @@ class ProviderBatches:
                 return status.id, False
         return None, unclear
 
-    async def _lost(self, batch: Batch, why: str) -> Looked:
-        """Nothing ran: every hold is released."""
-        lines = await self._services.ledger.open_lines(batch.id)
-        await self._release(lines, why, "lost_submission")
-        await self._services.ledger.end_batch(batch.id, "lost", why)
-        return _all(lines, NotRun(why), "lost")
-
-    async def _unknown(self, batch: Batch, why: str) -> Looked:
-        """What ran is not known: every hold is charged."""
-        lines = await self._services.ledger.open_lines(batch.id)
+    async def _lost(self, batch: Batch, why: str, *, may_have_run: bool) -> Looked:
+        """End a batch without results: its holds are charged where it may have run, else released."""
         ledger = self._services.ledger
-        await gather_all(ledger.charge_at_bound(line.hold, why) for line in lines)
+        lines = {line.step_key: line for line in await ledger.open_lines(batch.id)}
+        if may_have_run:
+            await gather_all(ledger.charge_at_bound(line.hold, why) for line in lines.values())
+        else:
+            await self._release(list(lines.values()), why, "lost_submission")
         await ledger.end_batch(batch.id, "lost", why)
-        return _all(lines, NotRun(why), "lost")
+        return Looked(True, "lost", dict.fromkeys(lines, NotRun(why)), lines)
 
     async def _collect(
         self, batch: Batch, target: Target, client: BatchClient, status: BatchStatus
@@ -359,15 +357,6 @@ def _by_id(
     if repeated or len(results) > batch.lines:
         _LOG.warning("batch %s: %d repeated and %d unknown results are ignored", batch.id, repeated, unknown)
     return found
-
-
-def _all(lines: Sequence[OpenLine], settled: Settled, words: str) -> Looked:
-    return Looked(
-        over=True,
-        words=words,
-        results={line.step_key: settled for line in lines},
-        lines={line.step_key: line for line in lines},
-    )
 
 
 def encode_request(request: ChatRequest) -> bytes:

@@ -12,13 +12,13 @@ import json
 import os
 import stat
 import zlib
-from collections.abc import AsyncIterable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import Any, TypeAlias, TypeVar, cast
 
 from typing_extensions import override
 
@@ -43,6 +43,7 @@ from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, check_task
 
 _MOST_LINE = 4 * MAX_TASK_BYTES
 _MOST_ID = 512
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,10 @@ class Record:
     @property
     def digest(self) -> str:
         """What an answer depends on: changes when text, use case, system text or schema change."""
-        return digest_of(self.task, self.use_case, self.system, self.output, self.seed)
+        parts = [self.task, self.use_case, self.system]
+        parts += [] if self.output is None else [self.output.digest]
+        parts += [] if self.seed is None else [f"seed {self.seed}"]
+        return blake2b(json.dumps(parts, separators=(",", ":")).encode(), digest_size=8).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,18 +110,14 @@ def check_items(items: object) -> None:
             )
 
 
-def digest_of(
-    task: str,
-    use_case: str | None,
-    system: str | None,
-    output: OutputType | None = None,
-    seed: int | None = None,
-) -> str:
-    """16 hex digits for a task's text and options."""
-    parts = [task, use_case, system] + ([] if output is None else [output.digest])
-    parts += [] if seed is None else [f"seed {seed}"]
-    text = json.dumps(parts, separators=(",", ":"))
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+async def streamed(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
+    """The items, whichever way they come."""
+    if isinstance(items, AsyncIterable):
+        async for item in items:
+            yield item
+    else:
+        for item in items:
+            yield item
 
 
 def record_of(

@@ -26,9 +26,9 @@ from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner, Ended, error_class
 from tta_dev_primitives.flows.bulk.chunks import whole_chunk
-from tta_dev_primitives.flows.bulk.job_file import JobPlan
-from tta_dev_primitives.flows.bulk.job_plan import SAMPLE, needs_job_plan, plan_job, plan_of, plan_request
-from tta_dev_primitives.flows.bulk.progress import Progress, quota_eta
+from tta_dev_primitives.flows.bulk.job_file import SAMPLE
+from tta_dev_primitives.flows.bulk.job_plan import needs_job_plan, plan_job, plan_of, plan_request
+from tta_dev_primitives.flows.bulk.progress import LineReport, Progress, quota_eta
 from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, ProviderBatches
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.recording import paced
@@ -36,6 +36,7 @@ from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S
 from tta_dev_primitives.flows.calling.runtime import Runtime
+from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.prefect_support.event_batch import in_batches
 from tta_dev_primitives.flows.prefect_support.stopping import current_stop
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
@@ -138,8 +139,8 @@ class JobRun:
     problem: OrchestrationError | None = None
     _before: Decimal = Decimal(0)
     """What earlier runs of the job have cost, as it was last counted."""
-    failures: list[tuple[int, str, str | None]] = field(default_factory=list)
-    """Line, reason and id of the first tasks that failed."""
+    failures: list[LineReport] = field(default_factory=list)
+    """The first tasks that failed."""
 
     def __post_init__(self) -> None:
         until = self.options.until
@@ -190,13 +191,13 @@ class JobRun:
             ProviderBatches(services, options.batch_timing),
             self.admission,
             budget,
-            wait_s=options.in_process_s if options.batch_wait_s is None else options.batch_wait_s,
-            patience_s=options.patience_s if own_patience else math.inf,
-            change_before=change_before,
-            runs=lambda: (self.runtime.flow_run_id(), *self.earlier_runs),
+            options.in_process_s if options.batch_wait_s is None else options.batch_wait_s,
+            options.patience_s if own_patience else math.inf,
+            change_before,
+            lambda: (self.runtime.flow_run_id(), *self.earlier_runs),
         )
 
-    async def plan(self, sample: Sequence[Record]) -> JobPlan | None:
+    async def plan(self, sample: Sequence[Record]) -> Plan | None:
         """The job's plan; asks the orchestrator at most once."""
         if not needs_job_plan(self.runtime, sample[:SAMPLE]):
             return None
@@ -224,7 +225,7 @@ class JobRun:
             return False
         return (await self.runtime.risk.state()).items < _EXPERIENCED
 
-    async def run(self, records: AsyncIterator[Record], plan: JobPlan | None) -> None:
+    async def run(self, records: AsyncIterator[Record], plan: Plan | None) -> None:
         """Run the records to their end, or as far as deadline, quota, budget and signals allow."""
         artifacts = JobArtifacts(self.progress, per_chunk=self.options.size > 1)
         chunks: ChunkRunner | ShardRunner = ChunkRunner(
@@ -233,8 +234,8 @@ class JobRun:
             lambda record: plan_of(self.runtime, plan, record),
             ended=lambda record, result, error: self._end(artifacts, record, result, error),
             postponed=self._postpone,
-            chunk_size=self.options.size,
-            chunks=self.options.chunks,
+            size=self.options.size,
+            most=self.options.chunks,
             budget=self.budget,
             brake=None if self.options.keep_going else self.brake,
             learns=await self._learns(),
@@ -291,7 +292,7 @@ class JobRun:
         self.ended(record, result, error)
         self.progress.add(result, None if error is None else error_class(error))
         if error is not None and len(self.failures) < _MOST_FAILURES:
-            self.failures.append((record.number, redact(str(error)), record.id))
+            self.failures.append(LineReport(line=record.number, reason=redact(str(error)), id=record.id))
         artifacts.add(record, result, error)
 
     def _postpone(self, record: Record) -> None:

@@ -57,34 +57,21 @@ class Permit:
         self._permits, self._connections = permits, connections
         self._held = True
 
-    def connection(self) -> _Connection:
-        """One of the connections that may be open at once, for the body of `async with`."""
-        return _Connection(self, self._connections)
+    @asynccontextmanager
+    async def connection(self) -> AsyncGenerator[None]:
+        """One of the connections that may be open at once, for the body; the permit ends with it."""
+        async with self._connections:
+            self.check()
+            try:
+                yield
+            finally:
+                self.leave()
 
     def leave(self) -> None:
         """Give the permit up, if it is still held."""
         if self._held:
             self._held = False
             self._permits.release()
-
-
-class _Connection:
-    __slots__ = ("_connections", "_permit")
-
-    def __init__(self, permit: Permit, connections: asyncio.Semaphore) -> None:
-        self._permit, self._connections = permit, connections
-
-    async def __aenter__(self) -> None:
-        await self._connections.acquire()
-        try:
-            self._permit.check()
-        except BaseException:
-            self._connections.release()
-            raise
-
-    async def __aexit__(self, *_: object) -> None:
-        self._connections.release()
-        self._permit.leave()
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from tta_dev_primitives.flows.calling.admission import Admission, Admitted
 from tta_dev_primitives.flows.calling.attempts import Attempts
 from tta_dev_primitives.flows.calling.batched import Batched, Batches, Counted
 from tta_dev_primitives.flows.calling.call import Call, Result
-from tta_dev_primitives.flows.calling.hold import LedgerHold, Send
+from tta_dev_primitives.flows.calling.hold import LedgerHold
 from tta_dev_primitives.flows.calling.job_budget import JobBudget, WithinJobBudget
 from tta_dev_primitives.flows.calling.prefix_cache import PrefixCache
 from tta_dev_primitives.flows.calling.provider_limit import WithinProviderLimit
@@ -36,7 +36,7 @@ class Calls:
         fresh: bool = False,
         batches: Batches | None = None,
     ) -> None:
-        hold = LedgerHold(Send(services), services)
+        hold = LedgerHold(services)
         polite = WithinProviderLimit(hold) if services.config.prefect_limits else hold
         budget = WithinJobBudget(polite, job_budget)
         quota = QuotaSlots(budget, services, priority=priority, waits=waits_for_quota)

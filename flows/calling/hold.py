@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from decimal import Decimal
 from functools import partial
 from typing import TYPE_CHECKING
@@ -20,56 +21,21 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services
 
 
-class Send:
-    """The end of the chain: one request through the client."""
+class LedgerHold:
+    """Holds the cost bound of a paid call and settles it. Nothing is held for a request that cannot be built."""
 
     def __init__(self, services: Services) -> None:
         self._services = services
 
-    async def __call__(self, call: Call, prepared: Prepared, sent: Sent) -> ChatReply:
-        """The provider's reply.
-
-        Raises:
-            ProviderError: There is none.
-        """
-        try:
-            return await self._services.client.exchange(
-                prepared, on_sent=sent.mark, clock=self._services.clock
-            )
-        except ProviderError as error:
-            # Before the connection is free: the next call of this model must not be made in vain.
-            self._services.availability.hear(call.target, key_id(call.key), error)
-            raise
-
-
-class Sent:
-    """Whether a byte of the request may have left."""
-
-    __slots__ = ("value",)
-
-    def __init__(self) -> None:
-        self.value = False
-
-    def mark(self) -> None:
-        """From here on the provider may have the request."""
-        self.value = True
-
-
-class LedgerHold:
-    """Holds the cost bound of a paid call and settles it. Nothing is held for a request that cannot be built."""
-
-    def __init__(self, then: Send, services: Services) -> None:
-        self._then, self._services = then, services
-
     async def __call__(self, call: Call) -> Outcome:
         """The reply with its cost, or why there is none."""
-        target, sent = call.target, Sent()
+        target, sent = call.target, asyncio.Event()
         try:
             prepared = self._services.client.prepare(target, call.request, key=call.key)
             reply = await guarded_send(
                 ledger=self._services.ledger,
-                client_send=partial(self._then, call, prepared, sent),
-                was_sent=lambda: sent.value,
+                client_send=partial(self._send, call, prepared, sent),
+                was_sent=sent.is_set,
                 turn=call.permit.connection,
                 ask_date=partial(self._services.client.date_of, target),
                 target=target,
@@ -84,6 +50,16 @@ class LedgerHold:
         except ProviderError as error:
             return Failed(target, error)
         return Answered(target, reply)
+
+    async def _send(self, call: Call, prepared: Prepared, sent: asyncio.Event) -> ChatReply:
+        """The provider's reply; `sent` is set when a byte of the request may have left."""
+        services = self._services
+        try:
+            return await services.client.exchange(prepared, on_sent=sent.set, clock=services.clock)
+        except ProviderError as error:
+            # Before the connection is free: the next call of this model must not be made in vain.
+            services.availability.hear(call.target, key_id(call.key), error)
+            raise
 
 
 def call_info(call: Call, learning_credit: Decimal) -> CallInfo:

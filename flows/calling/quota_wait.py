@@ -13,8 +13,6 @@ IN_PROCESS_S = 120.0
 class Step(StrEnum):
     """What to do next."""
 
-    RUN = "run"
-    """Free quota is there."""
     WAIT = "wait"
     """Wait in this process."""
     SLEEP = "sleep"
@@ -31,7 +29,7 @@ class Decision:
 
     step: Step
     seconds: float
-    """Until free quota comes back; 0 for `run` and `spend`."""
+    """Until free quota comes back; 0 for `spend`."""
     reason: str
 
 
@@ -53,31 +51,28 @@ def decide(
         may_spend: A paid model is a candidate and the budget allows it.
         deadline_s: Seconds until the job must have ended (`--until`).
         in_process_s: The longest wait in this process.
-
-    Raises:
-        ValueError: A negative or NaN duration.
     """
-    for name, value in (("wait_s", wait_s), ("patience_s", patience_s), ("waited_s", waited_s)):
-        if not value >= 0:
-            raise ValueError(f"patience: {name} must be 0 or more seconds, not {value}")
-    if wait_s == 0:
-        return Decision(Step.RUN, 0.0, "free quota is left")
     left = patience_s - waited_s if math.isfinite(patience_s) else math.inf
     reachable = math.isfinite(wait_s) and wait_s < deadline_s
     if may_spend and patience_s != math.inf and (wait_s > left or not reachable):
-        why = f"free quota is {_span(wait_s)} away, patience for {_span(max(0.0, left))} is left"
+        why = f"free quota {_when(wait_s)}, patience for {span_text(max(0.0, left))} is left"
         return Decision(Step.SPEND, 0.0, why if reachable else f"{why}; the job would not end in time")
     if not reachable:
-        return Decision(Step.STOP, wait_s, f"free quota is {_span(wait_s)} away and nothing may be spent")
+        return Decision(Step.STOP, wait_s, f"free quota {_when(wait_s)} and nothing may be spent")
     step = Step.WAIT if wait_s <= in_process_s else Step.SLEEP
-    return Decision(step, wait_s, f"free quota comes back in {_span(wait_s)}")
+    return Decision(step, wait_s, f"free quota comes back in {span_text(wait_s)}")
 
 
-def _span(seconds: float) -> str:
+def _when(seconds: float) -> str:
+    return f"is {span_text(seconds)} away" if math.isfinite(seconds) else "never comes"
+
+
+def span_text(seconds: float) -> str:
+    """A duration for people."""
     if not math.isfinite(seconds):
-        return "for ever"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
+        return "no end"
+    whole = int(seconds + 0.5)
+    hours, minutes, rest = whole // 3600, whole // 60 % 60, whole % 60
     return (
         f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
     )

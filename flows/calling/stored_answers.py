@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from tta_dev_primitives.blocks.ledger.stored_replies import content_key, missing_answers, stored_reply
@@ -54,7 +55,7 @@ class StoredAnswers:
     async def __call__(self, call: Call) -> Outcome:
         """The stored answer, or what the next layer returns."""
         key = call.step_key = self._index.step_key(call.target, call.request)
-        async with _Alone(self._index.under_way, key):
+        async with _alone(self._index.under_way, key):
             if self._fresh and key not in self._asked:
                 self._asked.add(key)
                 await self._services.ledger.forget_answer(key)
@@ -88,19 +89,14 @@ class StoredAnswers:
         return [(*one, key) for one, key in zip(asked, keys, strict=True) if key in unanswered]
 
 
-class _Alone:
-    """Holds a content key for the body of `async with`; a second holder waits."""
-
-    __slots__ = ("_key", "_mine", "_under_way")
-
-    def __init__(self, under_way: dict[str, asyncio.Future[None]], key: str) -> None:
-        self._under_way, self._key = under_way, key
-
-    async def __aenter__(self) -> None:
-        while (other := self._under_way.get(self._key)) is not None:
-            await asyncio.wait([other])
-        self._mine = self._under_way[self._key] = asyncio.get_running_loop().create_future()
-
-    async def __aexit__(self, *_: object) -> None:
-        del self._under_way[self._key]
-        self._mine.set_result(None)
+@asynccontextmanager
+async def _alone(under_way: dict[str, asyncio.Future[None]], key: str) -> AsyncIterator[None]:
+    """Hold a content key for the body; a second holder waits."""
+    while (other := under_way.get(key)) is not None:
+        await asyncio.wait([other])
+    mine = under_way[key] = asyncio.get_running_loop().create_future()
+    try:
+        yield
+    finally:
+        del under_way[key]
+        mine.set_result(None)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -19,13 +17,11 @@ from tta_dev_primitives.flows.jobs.findings import Finding
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.reporting.quoted_answer import fenced, quoted_pages
-from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows, page_key
+from tta_dev_primitives.flows.reporting.run_artifacts import attempt_rows, page_key, quietly
 from tta_dev_primitives.flows.tasks.item import Item, LocalCheck
 from tta_dev_primitives.flows.tasks.request import UseCase, check_task
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
 from tta_dev_primitives.flows.tasks.savings import Savings
-
-_LOG = logging.getLogger("tta_dev_primitives.jobs")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,22 +149,15 @@ async def finish(
     first, *more = quoted_pages(redact(job.content))
     for number, page in enumerate(["\n".join([*lines, first]), *more], 1):
         key, text = page_key("tta-job", number), redact(page)
-        await _quietly(acreate_markdown_artifact(key=key, markdown=text, description="What the job brought"))
+        await quietly(acreate_markdown_artifact(key=key, markdown=text, description="What the job brought"))
     return job
 
 
 async def _publish_attempts(items: Sequence[Item]) -> None:
     rows = attempt_rows([attempt for item in items for attempt in item.attempts])
-    await _quietly(
+    await quietly(
         acreate_table_artifact(key="tta-attempts", table=rows, description="Every call to a provider")
     )
-
-
-async def _quietly(artifact: object) -> None:
-    """A Prefect API that is down costs the picture, never the result."""
-    (problem,) = await asyncio.gather(artifact, return_exceptions=True)  # type: ignore[call-overload]
-    if isinstance(problem, BaseException):
-        _LOG.warning("an artifact was not written: %s", redact(str(problem)))
 
 
 def instructions(job: str) -> str:

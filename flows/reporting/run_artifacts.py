@@ -6,7 +6,6 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Sequence
-from decimal import Decimal
 from functools import partial
 from uuid import UUID
 
@@ -19,6 +18,7 @@ from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support.answer_of_run import answer_artifact
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, defer
+from tta_dev_primitives.flows.reporting.page import money_bar
 from tta_dev_primitives.flows.reporting.quoted_answer import inert_line, quoted_pages, table_cell
 from tta_dev_primitives.flows.tasks.item import Item
 from tta_dev_primitives.flows.tasks.result import Attempt, OrchestrationResult
@@ -28,7 +28,6 @@ _SHOWN_CHARS = 4_000
 _SHOWN_REASON = 1_000
 _SHOWN_ITEMS = 500
 """Items of a list that the table of the answer holds."""
-_BAR = 30
 
 
 async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off: bool = False) -> None:
@@ -67,21 +66,27 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
     if put_off:
         await defer(write)
         return
+    await quietly(write())
+
+
+async def quietly(work: Awaitable[object]) -> None:
+    """Do work for the Prefect UI; an API that is down costs what people would see there, never a result."""
     try:
-        await write()
+        await work
     except Exception as problem:
-        _LOG.warning("an artifact was not written: %s", redact(str(problem)))
+        _LOG.warning("what the Prefect UI shows of a run is not complete: %s", redact(str(problem)))
 
 
 async def write_budget_panel(runtime: Runtime) -> None:
-    """Write the month's budget as it stands now; a Prefect API or ledger that is down costs the picture only."""
-    try:
+    """Write the month's budget as it stands now; a Prefect API or ledger that is down costs the panel only."""
+
+    async def write() -> None:
         budget = await budget_state(runtime)
         text = budget_markdown(budget)
         panel = _request(runtime, "markdown", f"tta-spend-{budget.month}", text, "The month's budget")
         await _write([panel], None)
-    except Exception as problem:
-        _LOG.warning("the budget panel was not written: %s", redact(str(problem)))
+
+    await quietly(write())
 
 
 def _request(runtime: Runtime, kind: str, key: str, data: str, description: str) -> ArtifactCreate:
@@ -103,12 +108,8 @@ def page_key(key: str, number: int) -> str:
 async def tag_run(use_case: str | None) -> None:
     """Tag the running flow run with its use case now; a Prefect API that is down costs the tag only."""
     missing = _missing_tag(use_case)
-    if missing is None:
-        return
-    try:
-        await _write([], missing)
-    except Exception as problem:
-        _LOG.warning("the run was not tagged: %s", redact(str(problem)))
+    if missing is not None:
+        await quietly(_write([], missing))
 
 
 def _missing_tag(use_case: str | None) -> tuple[UUID, set[str]] | None:
@@ -213,10 +214,8 @@ def budget_markdown(budget: BudgetState) -> str:
     """The month's budget with a bar; the same text for every caller."""
     if budget.limit is None:
         return f"## {budget.month}\n\nSpent **${budget.spent:f}**, held ${budget.held:f}. No limit is set."
-    share = budget.spent / budget.limit if budget.limit else Decimal(1)
-    filled = min(_BAR, int(share * _BAR))
     return (
-        f"## {budget.month}\n\n`{'█' * filled}{'░' * (_BAR - filled)}` {share:.1%}\n\n"
+        f"## {budget.month}\n\n{money_bar(budget.spent, budget.limit)}\n\n"
         f"| spent | held | left | limit |\n|--:|--:|--:|--:|\n"
         f"| ${budget.spent:f} | ${budget.held:f} | ${budget.left:f} | ${budget.limit:f} |\n"
     )

@@ -41,44 +41,6 @@ LocalCheck = Callable[[str], Awaitable[Sequence[str]]]
 class Item:
     """One task and everything a run has learned about it."""
 
-    __slots__ = (
-        "attempts",
-        "before",
-        "budget",
-        "calls_left",
-        "case",
-        "check",
-        "decided",
-        "earned",
-        "error",
-        "id",
-        "kept",
-        "key",
-        "logged",
-        "month",
-        "output",
-        "pair",
-        "parts",
-        "plan",
-        "reasons",
-        "refusal",
-        "repairs",
-        "replies",
-        "requests",
-        "result",
-        "route",
-        "schema",
-        "seed",
-        "step",
-        "system",
-        "targets",
-        "task",
-        "task_runs",
-        "use_case",
-        "warnings",
-        "watch",
-    )
-
     def __init__(
         self,
         id: str,
@@ -225,8 +187,6 @@ class AttemptChain:
         walks: The items, each with its models.
         left: Called with each item that is answered, or has no model left.
     """
-
-    __slots__ = ("after", "failures", "left", "open", "size", "walks")
 
     def __init__(
         self,

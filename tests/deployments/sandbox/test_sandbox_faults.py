@@ -197,15 +197,6 @@ def test_a_port_in_use_is_said(sandbox: Sandbox) -> None:
         Sandbox().start(99_999)
 
 
-def test_reset_forgets_calls_and_counters() -> None:
-    """After `reset` the first call is the first again."""
-    with Sandbox(parse_scenario("rules: [{times: 1, reply: {error: timeout}}]")) as sandbox:
-        assert [ask(sandbox, "groq").status_code for _ in range(2)] == [504, 200]
-        sandbox.reset()
-        assert sandbox.calls == []
-        assert ask(sandbox, "groq").status_code == 504
-
-
 @pytest.mark.server
 def test_it_starts_without_prefect() -> None:
     """Importing and starting it loads neither Prefect nor the price tables."""

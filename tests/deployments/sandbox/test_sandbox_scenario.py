@@ -303,11 +303,11 @@ def test_scripted_usage_is_reported_and_billed(sandbox: Sandbox) -> None:
     lied = ask(sandbox, "anthropic").json()["usage"]
     assert (told["input_tokens"], told["output_tokens"], lied["output_tokens"]) == (1000, 2000, -7)
     assert sandbox.calls[1].usage.output_tokens > 0
-    prices = {"claude-sonnet-4-5": Price(Decimal(3), Decimal(15))}
+    price = Price(Decimal(3), Decimal(15))
     honest = sandbox.calls[1].usage
     second = (honest.input_tokens * Decimal(3) + honest.output_tokens * Decimal(15)) / 1_000_000
-    assert sandbox.billed(prices=prices) == Decimal("0.033") + second
-    assert sandbox.billed("groq", prices) == 0
+    assert [call.cost(lambda *_: price) for call in sandbox.calls] == [Decimal("0.033"), second]
+    assert sandbox.billed("groq") == 0
 
 
 def test_an_unknown_price_is_an_error_not_zero(sandbox: Sandbox) -> None:
@@ -316,7 +316,7 @@ def test_an_unknown_price_is_an_error_not_zero(sandbox: Sandbox) -> None:
     sandbox.calls.clear()
     ask(sandbox, "openai-compatible")
     with pytest.raises(LookupError, match="No price for sandbox-model"):
-        sandbox.billed(prices={})
+        sandbox.billed()
 
 
 def test_openrouter_tells_what_it_charges(sandbox: Sandbox) -> None:

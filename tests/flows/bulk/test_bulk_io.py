@@ -298,7 +298,7 @@ def test_a_repeated_id_runs_once_and_is_reported(tmp_path: Path, open_job: OpenJ
     write_tasks(tmp_path / "in.jsonl", "1", "2", "1")
     with open_job() as job:
         assert [r.number for r in job.todo()] == [1, 2]
-        assert [(line, name) for line, _, name in job.duplicates] == [(3, "1")]
+        assert [(one.line, one.id) for one in job.duplicates] == [(3, "1")]
 
 
 def test_lines_that_come_while_it_runs_are_left_to_the_next_run(tmp_path: Path, open_job: OpenJob) -> None:

@@ -36,7 +36,7 @@ async def test_an_alarm_makes_the_chunks_small_again(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(ChunkRunner, "_end", lambda self, record, item: None)
     pump = ChunkRunner(
         runtime, BulkAdmission(10), lambda record: None, ended=lambda *_: None, postponed=lambda _: None,
-        chunk_size=20, chunks=1, budget=SimpleNamespace(),
+        size=20, most=1, budget=SimpleNamespace(),
     )  # type: ignore[arg-type, return-value]  # fmt: skip
     await pump.run(records(300))
     assert sizes[:5] == [20] * 5

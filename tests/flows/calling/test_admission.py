@@ -237,14 +237,14 @@ def test_a_job_never_spends_more_than_its_ceiling(limit: int, calls: list[tuple[
     """Under any interleaving: spent and held together stay within the ceiling, and holds end once."""
 
     async def scenario() -> Decimal:
-        budget = JobBudget(Decimal(limit), look_again_s=0)
+        budget = JobBudget(Decimal(limit))
 
         async def call(bound: int, cost: int) -> None:
             with suppress(BudgetExceededError):
-                async with budget.hold(Decimal(bound)) as hold:
-                    assert budget.spent + budget.held <= limit
-                    await asyncio.sleep(0)
-                    hold.cost = Decimal(min(bound, cost))
+                await budget.hold(Decimal(bound))
+                assert budget.spent + budget.held <= limit
+                await asyncio.sleep(0)
+                budget.settle(Decimal(bound), Decimal(min(bound, cost)))
 
         await asyncio.gather(*(call(*one) for one in calls))
         assert budget.held == 0
