@@ -14,13 +14,15 @@ import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Usage
-from tta_dev_primitives.config.options import USE_CASES
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for
+from tta_dev_primitives.flows.tasks.request import UseCase
 
 Record = Mapping[str, Any]
 _WINDOW = 40
@@ -65,73 +67,38 @@ def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
     return records
 
 
+class _Turn(BaseModel):
+    answer: str
+
+
+class _Answer(BaseModel, strict=True):
+    """What one recorded model said."""
+
+    answer: str | None = None
+    final: str | None = None
+    turns: list[_Turn] | None = None
+    correct: bool | None = None
+    truncated: bool | None = None
+    score: Annotated[float, Field(ge=0, le=1)] | None = None
+    input_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
+    output_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
+
+
+class _Record(BaseModel, strict=True):
+    prompt: str = Field(pattern=r"\S")
+    question: str | None = None
+    use_case: UseCase | None = None
+    models: dict[str, _Answer] = Field(min_length=1)
+
+
 def _record(line: bytes, where: str) -> Record:
     try:
-        record = json.loads(line.decode("utf-8"))
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{where}: not UTF-8 at byte {error.start} of the line.") from None
-    except RecursionError:
-        raise ConfigError(f"{where}: nested too deeply.") from None
-    except ValueError as error:
-        raise ConfigError(f"{where}: not JSON: {error}") from None
-    wrong = _wrong(record)
-    if wrong is not None:
-        raise ConfigError(f"{where}: {wrong}.")
-    return dict(record)
-
-
-def _wrong(record: Any) -> str | None:
-    """What keeps a value from being a record, None when nothing does."""
-    if not isinstance(record, dict):
-        return "a record is a JSON object with prompt and models"
-    for name in ("prompt", "models"):
-        if name not in record:
-            return f"a record needs prompt and models; {name} is missing"
-    if not isinstance(record["prompt"], str) or not record["prompt"].strip():
-        return "prompt must be a text that is not empty"
-    texts = [record["prompt"], record.get("question") or ""]
-    if not isinstance(texts[1], str):
-        return "question must be a text"
-    use_case = record.get("use_case")
-    if use_case is not None and use_case not in USE_CASES:
-        return f"use_case {str(use_case)[:40]!r} is unknown. Must be one of: {', '.join(USE_CASES)}"
-    models = record["models"]
-    if not isinstance(models, dict) or not models:
-        return "models must be an object: recorded model -> its answer"
-    for name, answer in models.items():
-        wrong = _wrong_answer(answer)
-        if wrong is not None:
-            return f"models.{name[:60]}: {wrong}"
-        texts += [name, _text(answer) or ""]
-    if any("\ud800" <= c <= "\udfff" for text in texts for c in text):
-        return "holds half a character (a lone surrogate), which is no text"
-    return None
-
-
-def _wrong_answer(answer: Any) -> str | None:
-    if not isinstance(answer, dict):
-        return "expected an object with answer, correct, input_tokens and output_tokens"
-    for name in ("answer", "final"):
-        if not isinstance(answer.get(name), str | None):
-            return f"{name} must be a text or null"
-    turns = answer.get("turns") or []
-    if not isinstance(turns, list) or any(
-        not isinstance(t, dict) or not isinstance(t.get("answer"), str) for t in turns
-    ):
-        return "turns must be a list of objects with an answer"
-    for name in ("correct", "truncated"):
-        if not isinstance(answer.get(name), bool | None):
-            return f"{name} must be true or false"
-    score = answer.get("score")
-    if score is not None and (
-        isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1
-    ):
-        return "score must be a number from 0 to 1"
-    for name in ("input_tokens", "output_tokens"):
-        count = answer.get(name, 0)
-        if isinstance(count, bool) or not isinstance(count, int) or not 0 <= count <= _MOST_TOKENS:
-            return f"{name} must be a whole number from 0 to {_MOST_TOKENS:,}"
-    return None
+        _Record.model_validate_json(line)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(str(part)[:60] for part in first["loc"]) or "record"
+        raise ConfigError(f"{where}: {place}: {first['msg']}.") from None
+    return dict(json.loads(line))
 
 
 class Replay:

@@ -164,7 +164,7 @@ async def replay_scenario(
     os.environ[_KEY] = "replay-needs-no-key"
     with Sandbox(Scenario(quotas=_quotas()), answers=Replay(records, by_api)).start() as sandbox:
         workflow = MultiModelWorkflow(
-            _config_file(sandbox, config_text, targets, folder), use_env_overrides=False
+            config_at_sandbox(sandbox, config_text, folder, _KEY), use_env_overrides=False
         )
         items = [
             {"id": str(n), "task": task, "use_case": record.get("use_case") or "moderate"}
@@ -197,32 +197,30 @@ def _targets(config_text: str, folder: Path) -> dict[str, Target]:
     return resolve_targets(load_orchestration_config(path, use_env_overrides=False))
 
 
-def _config_file(sandbox: Sandbox, text: str, targets: Mapping[str, Target], folder: Path) -> Path:
-    """The given configuration with every address and key pointed at the sandbox; nothing else is changed."""
+def config_at_sandbox(sandbox: Sandbox, text: str, folder: Path, key_variable: str) -> Path:
+    """Write a configuration with every address and key pointed at the sandbox; nothing else is changed.
+
+    Args:
+        text: The configuration as it was given.
+        folder: Where it is written, and where its ledger is.
+        key_variable: The variable of every key.
+    """
+    targets = _targets(text, folder)
     options = (yaml.safe_load(text) or {}).get("orchestration") or {}
     options["allow_private_hosts"] = True
-    tracking = options.setdefault("cost_tracking", {})
-    tracking["ledger_url"] = f"sqlite:///{folder / 'ledger.db'}"
+    options.setdefault("cost_tracking", {})["ledger_url"] = f"sqlite:///{folder / 'ledger.db'}"
     orchestrator = options.setdefault("orchestrator", {})
     model = orchestrator.get("model", OrchestrationConfig().orchestrator.model)
-    orchestrator |= {"api_key_env": _KEY, "base_url": sandbox.base_url(targets[model].provider)}
+    orchestrator |= {"api_key_env": key_variable, "base_url": sandbox.base_url(targets[model].provider)}
     executors = options.setdefault("executors", [])
     named = {executor["model"] for executor in executors} | {model}
-    for executor in executors:
-        executor |= {"api_key_env": _KEY, "base_url": sandbox.base_url(executor["provider"])}
     for target in targets.values():
         if target.name not in named:
-            # Only the fallback list names it: an executor of a use case that no record has gives it an address.
-            executors.append(
-                {
-                    "model": target.name,
-                    "provider": target.provider,
-                    "api_key_env": _KEY,
-                    "use_cases": ["speed-critical"],
-                    "base_url": sandbox.base_url(target.provider),
-                    "billing": target.billing,
-                }
-            )
+            # Only the fallback list names it: an executor of a use case that no task has gives it an address.
+            own = {"model": target.name, "provider": target.provider, "billing": target.billing}
+            executors.append({**own, "use_cases": ["speed-critical"]})
+    for executor in executors:
+        executor |= {"api_key_env": key_variable, "base_url": sandbox.base_url(executor["provider"])}
     path = folder / "orchestration-config.yaml"
     path.write_text(yaml.safe_dump({"orchestration": options}, sort_keys=False), encoding="utf-8")
     return path

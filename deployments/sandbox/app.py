@@ -17,7 +17,6 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tta_dev_primitives.config.models.targets import Usage
-from tta_dev_primitives.deployments.sandbox import connection
 from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
 from tta_dev_primitives.deployments.sandbox.anthropic.responses import AnthropicResponses, check_version
 from tta_dev_primitives.deployments.sandbox.batches import BatchRoutes
@@ -71,18 +70,24 @@ class _Exchange:
 
 @dataclass(frozen=True, slots=True)
 class _Sending:
-    """A reply, and the script of its latency and faults."""
+    """A reply, and how long it is held back."""
 
     reply: Reply
-    decision: Decision | None = None
+    latency: float = 0.0
     sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
 
-    async def send(self, scope: Scope, send: Send) -> None:
-        if self.decision is None:
-            return await connection.send_reply(send, self.reply)
-        if self.decision.latency:
-            await self.sleep(self.decision.latency)
-        return await connection.send_scripted(send, self.reply, self.decision.script, scope["tta.transport"])
+    async def send(self, send: Send) -> None:
+        if self.latency:
+            await self.sleep(self.latency)
+        reply, chunks = self.reply, self.reply.chunks
+        headers = {"content-type": "application/json", **reply.headers}
+        if chunks is None:
+            headers["content-length"] = str(len(reply.content))
+        pairs = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()]
+        await send({"type": "http.response.start", "status": reply.status, "headers": pairs})
+        for part in [reply.content] if chunks is None else chunks:
+            await send({"type": "http.response.body", "body": part, "more_body": True})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
 
 class App:
@@ -202,17 +207,14 @@ class App:
             reply = responses.error(decision.failure, sent)
         elif decision.answer is None:
             reply = Reply(headers=responses.headers(sent))
-        elif script.fault == "mid_stream_error":
-            reply = responses.broken_stream(ask, decision.answer, sent)
         else:
             reply = responses.answer(ask, decision.answer, sent)
         if script.status is not None:
             body = reply.body if decision.failure is not None and script.body is None else script.body
             raw = body.encode() if isinstance(body, str) else {} if body is None else body
             reply = Reply(script.status, raw, headers=_with_retry(reply.headers, script))
-        reply = Reply(reply.status, reply.body, reply.chunks, {**reply.headers, **script.headers})
         self._log(exchange, reply.status, decision)
-        return _Sending(reply, decision, self._sleep)
+        return _Sending(reply, decision.latency, self._sleep)
 
     def _cost(self, ask: Ask, decision: Decision) -> Decimal | None:
         """List price of the call, for OpenRouter's `usage.cost`."""
@@ -280,13 +282,12 @@ class App:
     ) -> None:
         ask, answer = exchange.ask, decision.answer if decision else None
         failure = decision.failure if decision else failure
-        fault = decision.script.fault if decision else None
         self.calls.append(Call(
             number=exchange.number, provider=exchange.responses.provider, endpoint=exchange.endpoint,
-            status=0 if fault in ("reset", "hang") else status,
-            model=ask.model if ask else str(exchange.body.get("model", "")), prompt=ask.prompt if ask else "",
+            status=status, model=ask.model if ask else str(exchange.body.get("model", "")),
+            prompt=ask.prompt if ask else "",
             stream=bool(ask and ask.stream), usage=answer.usage if answer else Usage(),
-            billed=bool(decision and decision.billed), rule=decision.rule if decision else None, fault=fault,
+            billed=bool(decision and decision.billed), rule=decision.rule if decision else None,
             error=failure.kind if failure else None, request_id=exchange.request_id,
             text=answer.text if answer else "", body=exchange.body, at=exchange.at, batch=exchange.batch,
         ))  # fmt: skip
@@ -362,4 +363,4 @@ class _Endpoint:
             sending = await self._handle(Request(scope, receive))
         except ClientDisconnect:
             return
-        await sending.send(scope, send)
+        await sending.send(send)

@@ -24,7 +24,7 @@ class Call:
     endpoint: str
     """`chat`, `models`, `batches` or `unknown`."""
     status: int
-    """HTTP status sent; 0 when the connection was cut before any."""
+    """HTTP status sent."""
     model: str = ""
     prompt: str = ""
     """`plan`, `verdict` or `solve`."""
@@ -35,12 +35,11 @@ class Call:
     """Whether the provider charges for this call."""
     rule: str | None = None
     """Name of the scenario rule that answered."""
-    fault: str | None = None
     error: str | None = None
     """Kind of the error that was sent."""
     request_id: str = ""
     text: str = ""
-    """The answer's text, before any fault of the connection."""
+    """The answer's text."""
     body: Mapping[str, Any] = field(default_factory=dict)
     """The request as it came."""
     batch: bool = False

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from tta_dev_primitives.config.models.targets import Usage
 
-Finish = Literal["stop", "length", "content_filter", "refusal", "tool", "error"]
+Finish = Literal["stop", "length", "content_filter", "refusal", "tool"]
 
 ErrorKind = Literal[
     "invalid_request", "context_length", "too_large", "bad_key", "forbidden", "no_credit", "model_gone", "rate_limit",
@@ -80,15 +80,9 @@ class Answer:
     usage: Usage
     finish: Finish = "stop"
     thinking: str = ""
-    raw_finish: str | None = None
-    """The provider's own word for the finish, instead of the usual one."""
     stop_sequence: str | None = None
-    model: str | None = None
-    """The model id the reply names, when it is not the requested one."""
     usage_override: Literal["missing", "invalid"] | dict[str, Any] | None = None
     """What the reply says instead of the true usage; a mapping is merged over the provider's usage object."""
-    blocked_prompt: bool = False
-    """Gemini's blocked prompt: a reply without candidates."""
 
     def within(self, ask: Ask) -> Answer:
         """Cut the answer as a provider would: at a stop sequence, and at `max_tokens`."""

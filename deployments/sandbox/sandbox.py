@@ -15,8 +15,6 @@ from pathlib import Path
 from typing import Self
 
 import uvicorn
-from starlette.types import Receive, Send
-from starlette.types import Scope as AsgiScope
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.sandbox.app import App, Keys
@@ -164,16 +162,11 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 class _Server(uvicorn.Server):
-    """Uvicorn that says when it is up, ends at once, and lets a fault reach the connection below HTTP."""
+    """Uvicorn that says when it is up, and ends at once."""
 
     def __init__(self, app: App) -> None:
-        async def asgi(scope: AsgiScope, receive: Receive, send: Send) -> None:
-            # Uvicorn hands out its own method as `send`; the connection is an attribute of its owner.
-            scope["tta.transport"] = getattr(getattr(send, "__self__", None), "transport", None)
-            await app.asgi(scope, receive, send)
-
         super().__init__(uvicorn.Config(
-            asgi, http="h11", ws="none", lifespan="off", proxy_headers=False, server_header=False, access_log=False,
+            app.asgi, http="h11", ws="none", lifespan="off", proxy_headers=False, server_header=False, access_log=False,
             log_config=None, log_level="critical", backlog=2048, timeout_keep_alive=75,
         ))  # fmt: skip
         self.up = threading.Event()

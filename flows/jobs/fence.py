@@ -22,7 +22,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tta_dev_primitives.config.errors import OrchestrationError
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.jobs.modules import Module
 
 _HERE = Path(__file__).parent
@@ -131,13 +131,27 @@ class Fence:
         return [*command, "--chdir", "/trial/scratch", self.python, "-I", f"/trial/{_RUNNER.name}"]
 
 
-async def find_fence(module: Module, python: str | None = None) -> Fence | None:
-    """The first fence that holds here, tried by a process that attempts to get out of it.
+def find_python(given: str | None) -> str:
+    """The interpreter that runs the tests: the given one, that of the active virtual environment, or this one's.
 
-    Args:
-        python: The interpreter that runs the tests; default: that of this program.
+    Raises:
+        ConfigError: There is none at the given path.
     """
-    view = await _view(module, python or sys.executable)
+    active = os.environ.get("VIRTUAL_ENV")
+    found = given or (str(Path(active, "bin", "python")) if active else "")
+    if found and os.access(found, os.X_OK) and Path(found).is_file():
+        # Not resolved: a virtual environment is known by the path of its link.
+        return os.path.abspath(found)
+    if given:
+        raise ConfigError(
+            f"--python {given}: no program there. Give the path of an interpreter, such as .venv/bin/python."
+        )
+    return sys.executable
+
+
+async def find_fence(module: Module, python: str = sys.executable) -> Fence | None:
+    """The first fence that holds here, tried by a process that attempts to get out of it."""
+    view = await _view(module, python)
     kinds: tuple[Kind, ...] = ("bubblewrap", "landlock") if _bwrap() else ("landlock",)
     for kind in kinds:
         fence = replace(view, kind=kind)
@@ -150,9 +164,9 @@ async def find_fence(module: Module, python: str | None = None) -> Fence | None:
     return None
 
 
-async def no_fence(module: Module, python: str | None = None) -> Fence:
+async def no_fence(module: Module, python: str = sys.executable) -> Fence:
     """No fence at all, for those who have put one around the whole program."""
-    return await _view(module, python or sys.executable)
+    return await _view(module, python)
 
 
 def _made() -> str:

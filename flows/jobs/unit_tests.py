@@ -17,8 +17,7 @@ from prefect.runtime import deployment
 from pydantic import Field
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.jobs.fence import Fence, find_fence, no_fence
-from tta_dev_primitives.flows.jobs.interpreter import find_python
+from tta_dev_primitives.flows.jobs.fence import Fence, find_fence, find_python, no_fence
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, code_in, read_module
 from tta_dev_primitives.flows.jobs.trial import NO_FENCE, import_fault, syntax_fault, trial

@@ -39,7 +39,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import server_environment,
 from tta_dev_primitives.config.errors import OrchestrationError
 
 FAULTS = (
-    "fault: reset", "fault: truncated", "fault: html", "fault: mid_stream_error", "fault: garbage",
+    "error: server_error", "error: bad_gateway", "error: timeout",
     "status: 500, body: {error: {message: oops}}",
     "status: 502, body: {error: {message: gateway}}",
     "error: overloaded", "status: 429, retry_after: 0.1, body: {error: {message: slow down}}", "usage: missing",

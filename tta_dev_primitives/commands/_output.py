@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any, Literal
 
@@ -96,6 +97,11 @@ def usd(value: Decimal, places: int = 6) -> str:
     """Dollars for people: rounded only here, where they are shown."""
     rounded = value.quantize(Decimal(1).scaleb(-places))
     return f"${rounded:f}"
+
+
+def moment(at: float) -> str:
+    """A moment in UTC, of seconds since the epoch."""
+    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def table(

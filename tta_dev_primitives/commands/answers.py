@@ -6,11 +6,10 @@ import asyncio
 import math
 import time
 from dataclasses import asdict
-from datetime import UTC, datetime
 
 from tta_dev_primitives.commands._ledger import open_ledger, seconds_of
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, print_json, table
+from tta_dev_primitives.commands._output import console, moment, print_json, table
 
 _MOST_SHOWN = 20
 
@@ -39,19 +38,15 @@ def answers(
         return 0
     sums, kept = asyncio.run(ledger.kept_answers(before, most=1_000_000 if json else _MOST_SHOWN))
     if json:
-        documents = [{**asdict(one), "at": _moment(one.at)} for one in kept]
+        documents = [{**asdict(one), "at": moment(one.at)} for one in kept]
         print_json({"answers": sums.answers, "bytes": sums.size, "kept": documents})
         return 0
     out = console()
     if kept:
-        rows = [[_moment(k.at), k.model or "", k.role or "", k.use_case or "", f"{k.size:,}"] for k in kept]
+        rows = [[moment(k.at), k.model or "", k.role or "", k.use_case or "", f"{k.size:,}"] for k in kept]
         out.print(
             table("Stored answers", ["stored", "model", "role", "use case", "bytes"], rows, right=["bytes"])
         )
-    since = f", the oldest from {_moment(sums.oldest)}" if sums.oldest is not None else ""
+    since = f", the oldest from {moment(sums.oldest)}" if sums.oldest is not None else ""
     out.print(f"{sums.answers} stored answers, {sums.size:,} bytes{since}")
     return 0
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")

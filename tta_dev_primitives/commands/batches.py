@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import asdict
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from tta_dev_primitives.commands._ledger import open_ledger
 from tta_dev_primitives.commands._options import Config, Json
-from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.commands._output import console, moment, print_json, table, usd
 from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 
@@ -81,7 +80,7 @@ def _show(found: list[Batch]) -> None:
             f"{one.lines - one.open_lines}/{one.lines}",
             usd(one.held, 4),
             usd(one.charged, 4),
-            _moment(one.submitted_at),
+            moment(one.submitted_at),
         ]
         for one in found[:_MOST_SHOWN]
     ]
@@ -96,9 +95,5 @@ def _show(found: list[Batch]) -> None:
 def _document(one: Batch) -> dict[str, Any]:
     fields = asdict(one)
     del fields["price"], fields["key_id"]
-    ended = None if one.ended_at is None else _moment(one.ended_at)
-    return {**fields, "submitted_at": _moment(one.submitted_at), "ended_at": ended}
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
+    ended = None if one.ended_at is None else moment(one.ended_at)
+    return {**fields, "submitted_at": moment(one.submitted_at), "ended_at": ended}

@@ -21,8 +21,6 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.config.errors import OrchestrationError
 
 if TYPE_CHECKING:
-    import yaml
-
     from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
     from tta_dev_primitives.deployments.replay.run import Outcome
     from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -154,36 +152,14 @@ async def _all(out: Console, sandbox: Sandbox, home: Path) -> tuple[list[_Done],
 
 def _config_file(sandbox: Sandbox, folder: Path, budget_usd: Decimal | None) -> Path:
     """The guide's full example with the sandbox's addresses and a ledger of its own."""
-    import yaml
-
     from tta_dev_primitives.config.template import guide_config
+    from tta_dev_primitives.deployments.replay.run import config_at_sandbox
 
-    options = yaml.safe_load(guide_config())["orchestration"]
-    options["allow_private_hosts"] = True
-    options["orchestrator"] |= {"api_key_env": _KEY, "base_url": sandbox.base_url("anthropic")}
-    for executor in options["executors"]:
-        executor |= {"api_key_env": _KEY, "base_url": sandbox.base_url(executor["provider"])}
-    options["cost_tracking"]["ledger_url"] = f"sqlite:///{folder / 'ledger.db'}"
+    text = guide_config()
     if budget_usd is not None:
-        options["cost_tracking"]["budget_limit_usd"] = budget_usd
+        text = text.replace("budget_limit_usd: 100.0", f"budget_limit_usd: {budget_usd:f}")
     folder.mkdir(mode=0o700)
-    path = folder / "orchestration-config.yaml"
-    text = yaml.dump({"orchestration": options}, Dumper=_exact_dumper(), sort_keys=False)
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _exact_dumper() -> type[yaml.SafeDumper]:
-    """Writes a Decimal as the plain number that it is, never by way of a float."""
-    import yaml
-
-    class Exact(yaml.SafeDumper):
-        pass
-
-    tag = "tag:yaml.org,2002:float"
-    Exact.add_representer(Decimal, lambda dumper, value: dumper.represent_scalar(tag, f"{value:f}"))
-    return Exact
+    return config_at_sandbox(sandbox, text, folder, _KEY)
 
 
 async def _one(out: Console, workflow: MultiModelWorkflow, task: DemoTask, number: int) -> _Done:

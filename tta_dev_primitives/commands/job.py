@@ -214,7 +214,7 @@ def unit_tests(
     if not 1 <= seconds <= 600:
         raise ConfigError(f"--seconds {seconds:g}: expected 1 to 600.")
     # Before a server is started, and from this folder.
-    from tta_dev_primitives.flows.jobs.interpreter import find_python
+    from tta_dev_primitives.flows.jobs.fence import find_python
 
     interpreter = find_python(None if python is None else str(python))
 

@@ -6,7 +6,6 @@ import asyncio
 import getpass
 import os
 from dataclasses import asdict
-from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import JournalEntry, OpenCall
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger, seconds_of
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.commands._output import console, moment, print_json, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 
 _MOST_SHOWN = 20
@@ -52,7 +51,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
                 "journal_entries": entries,
                 "decisions": [
                     {
-                        "at": _moment(e.at), "what": e.what, "amount_usd": _amount_of(e), "who": e.who, "why": e.note,
+                        "at": moment(e.at), "what": e.what, "amount_usd": _amount_of(e), "who": e.who, "why": e.note,
                         "call_id": e.call_id,
                     }
                     for e in decisions
@@ -79,7 +78,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     if presumed:
         out.print("compare presumed calls with the bill: `tta ledger reconcile ID AMOUNT --evidence TEXT`")
     for entry in decisions:
-        out.print(f"{_moment(entry.at)}: {_said(entry)}: {entry.note}")
+        out.print(f"{moment(entry.at)}: {_said(entry)}: {entry.note}")
     for one in closed:
         out.print(f"closed: {one.key}: {one.reason}  (`tta ledger resolve '{one.key}' --reason TEXT`)")
     return 0
@@ -88,17 +87,13 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
 def _document(call: OpenCall) -> dict[str, Any]:
     fields = asdict(call)
     amount = fields.pop("amount")
-    return {**fields, "at": _moment(call.at), "amount_usd": amount}
+    return {**fields, "at": moment(call.at), "amount_usd": amount}
 
 
 def _line_of(call: OpenCall) -> str:
-    words = [f"{call.state}: {call.id}", _moment(call.at), f"{call.provider} {call.model} ({call.role})"]
+    words = [f"{call.state}: {call.id}", moment(call.at), f"{call.provider} {call.model} ({call.role})"]
     words += [usd(call.amount), *([f"request {call.request_id}"] if call.request_id else [])]
     return ", ".join(words) + (f": {call.note}" if call.note else "")
-
-
-def _moment(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
 def _said(entry: JournalEntry) -> str:

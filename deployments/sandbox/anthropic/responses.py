@@ -24,7 +24,7 @@ from tta_dev_primitives.deployments.sandbox.requests import refuse
 _VERSIONS = ("2023-06-01", "2026-10-21")
 _STOP_REASON = {
     "stop": "end_turn", "length": "max_tokens", "content_filter": "refusal", "refusal": "refusal",
-    "tool": "tool_use", "error": "end_turn",
+    "tool": "tool_use",
 }  # fmt: skip
 _DATES = {"claude-sonnet-4-5": "20250929", "claude-opus-4-5": "20251101", "claude-haiku-4-5": "20251001"}
 
@@ -63,15 +63,6 @@ class AnthropicResponses:
             return Reply(body=message, headers=self.headers(sent))
         headers = {**self.headers(sent), "content-type": "text/event-stream; charset=utf-8"}
         return Reply(chunks=_events(message), headers=headers)
-
-    def broken_stream(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
-        """A stream that ends in an `error` event; a plain 500 when no stream was asked."""
-        if not ask.stream:
-            return self.error(Failure("server_error"), sent)
-        whole = self.answer(ask, answer, sent)
-        begun = list(whole.chunks or ())[:4]
-        error = self.error(Failure("overloaded"), sent).body
-        return Reply(chunks=[*begun, _event("error", error)], headers=whole.headers)
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"type": "error", "error": {...}, "request_id": ...}`."""
@@ -134,11 +125,11 @@ def _content(ask: Ask, answer: Answer, sent: Sent) -> list[dict[str, Any]]:
 
 
 def _message(ask: Ask, answer: Answer, sent: Sent) -> dict[str, Any]:
-    reason = answer.raw_finish or ("stop_sequence" if answer.stop_sequence else _STOP_REASON[answer.finish])
+    reason = "stop_sequence" if answer.stop_sequence else _STOP_REASON[answer.finish]
     dated = f"{ask.model}-{_DATES[ask.model]}" if ask.model in _DATES else ask.model
     message: dict[str, Any] = {
         "id": f"msg_{token('msg', sent.number, sent.request_id)}", "type": "message", "role": "assistant",
-        "model": answer.model or dated, "content": _content(ask, answer, sent), "stop_reason": reason,
+        "model": dated, "content": _content(ask, answer, sent), "stop_reason": reason,
         "stop_sequence": answer.stop_sequence if reason == "stop_sequence" else None,
         "stop_details": {"type": "refusal", "category": None, "explanation": None} if reason == "refusal" else None,
     }  # fmt: skip

@@ -28,7 +28,7 @@ _QUOTAS = {
 }
 _FINISH = {
     "stop": "STOP", "length": "MAX_TOKENS", "content_filter": "SAFETY", "refusal": "PROHIBITED_CONTENT",
-    "tool": "STOP", "error": "OTHER",
+    "tool": "STOP",
 }  # fmt: skip
 
 
@@ -53,17 +53,7 @@ class GeminiResponses:
         """One body, or its event stream."""
         if not ask.stream:
             return Reply(body=_body(ask, answer, sent, _parts(answer)), headers=self.headers(sent))
-        return self._streamed(_stream_bodies(ask, answer, sent), sent)
-
-    def broken_stream(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
-        """A stream that ends in an error object; a plain 500 when no stream was asked."""
-        if not ask.stream:
-            return self.error(Failure("server_error"), sent)
-        begun = _stream_bodies(ask, answer, sent)[:1]
-        return self._streamed([*begun, _error_body(error_form(self.provider, Failure("overloaded")))], sent)
-
-    def _streamed(self, bodies: list[dict[str, Any]], sent: Sent) -> Reply:
-        chunks = [b"data: " + dumps(body) + b"\r\n\r\n" for body in bodies]
+        chunks = [b"data: " + dumps(body) + b"\r\n\r\n" for body in _stream_bodies(ask, answer, sent)]
         return Reply(chunks=chunks, headers={**self.headers(sent), "content-type": "text/event-stream"})
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
@@ -82,9 +72,6 @@ class GeminiResponses:
         return self._error(form, details, sent)
 
     def _exhausted(self, failure: Failure, sent: Sent) -> Reply:
-        if failure.facts.get("capacity"):
-            busy = "Resource has been exhausted (e.g. check quota)."
-            return self._error(ErrorForm(429, "RESOURCE_EXHAUSTED", None, busy), [], sent)
         metric = failure.facts.get("metric") or METRIC[failure.kind]
         quota, quota_id = _QUOTAS[metric]
         limit, model = failure.limit if failure.limit is not None else 5, failure.facts.get("model", "")
@@ -148,11 +135,9 @@ def _parts(answer: Answer) -> list[dict[str, Any]]:
 def _body(
     ask: Ask, answer: Answer, sent: Sent, parts: list[dict[str, Any]], *, last: bool = True
 ) -> dict[str, Any]:
-    ids = {"modelVersion": answer.model or ask.model, "responseId": token("gemini", sent.number, length=22)}
+    ids = {"modelVersion": ask.model, "responseId": token("gemini", sent.number, length=22)}
     usage = {"usageMetadata": _usage(answer)} if answer.usage_override != "missing" else {}
-    if answer.blocked_prompt:
-        return {"promptFeedback": {"blockReason": answer.raw_finish or "PROHIBITED_CONTENT"}, **usage, **ids}
-    finish = answer.raw_finish or _FINISH[answer.finish]
+    finish = _FINISH[answer.finish]
     candidate: dict[str, Any] = {"content": {"parts": parts, "role": "model"}, "index": 0}
     if not parts:
         candidate["content"] = {} if finish == "SAFETY" else {"role": "model"}
@@ -180,7 +165,7 @@ def _usage(answer: Answer) -> dict[str, Any]:
 
 
 def _stream_bodies(ask: Ask, answer: Answer, sent: Sent) -> list[dict[str, Any]]:
-    if answer.blocked_prompt or not answer.text:
+    if not answer.text:
         return [_body(ask, answer, sent, _parts(answer))]
     texts: list[dict[str, Any]] = [{"text": piece} for piece in pieces(answer.text)]
     if answer.thinking:

@@ -22,7 +22,7 @@ from tta_dev_primitives.deployments.sandbox.http_reply import (
 
 _FINISH = {
     "stop": "stop", "length": "length", "content_filter": "content_filter", "refusal": "content_filter",
-    "tool": "stop", "error": "stop",
+    "tool": "stop",
 }  # fmt: skip
 _NATIVE = {"stop": "end_turn", "length": "max_tokens"}
 _NO_KEY = (
@@ -58,18 +58,11 @@ class OpenAIResponses:
         """A chat completion, or its event stream."""
         if ask.stream:
             return self._streamed([*self._chunks(ask, answer, sent), b"data: [DONE]\n\n"], sent)
-        finish = answer.raw_finish or self.finishes[answer.finish]
+        finish = self.finishes[answer.finish]
         choice = self._choice({"message": self._message(answer)}, finish, answer)
         usage = {} if answer.usage_override == "missing" else {"usage": self._shown(answer, sent)}
         body = {**self._envelope(ask, answer, sent, "chat.completion"), "choices": [choice], **usage}
         return Reply(body=body | self._tail(sent), headers=self.headers(sent))
-
-    def broken_stream(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
-        """A stream that ends in a frame with `error`; a plain 500 when no stream was asked."""
-        error = self.error(Failure("server_error"), sent)
-        if not ask.stream:
-            return error
-        return self._streamed([*self._chunks(ask, answer, sent)[:2], _event(error.body)], sent)
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """OpenAI's `{"error": {message, type, param, code}}`."""
@@ -102,7 +95,7 @@ class OpenAIResponses:
             "id": f"{self.id_prefix}{token('chat', sent.number, sent.request_id)}",
             "created": int(sent.at),
         }
-        return {**ids, "object": kind, "model": answer.model or ask.model, "system_fingerprint": "fp_sandbox"}
+        return {**ids, "object": kind, "model": ask.model, "system_fingerprint": "fp_sandbox"}
 
     def _tail(self, sent: Sent) -> dict[str, Any]:
         return {}
@@ -124,7 +117,7 @@ class OpenAIResponses:
         return overridden(self._usage(answer, sent), answer, _INVALID)
 
     def _chunks(self, ask: Ask, answer: Answer, sent: Sent) -> list[bytes]:
-        finish = answer.raw_finish or self.finishes[answer.finish]
+        finish = self.finishes[answer.finish]
         deltas: list[dict[str, Any]] = [{"role": "assistant", "content": ""}]
         deltas += [{"reasoning": piece} for piece in pieces(answer.thinking)]
         deltas += [{"content": piece} for piece in pieces(answer.text)]
@@ -233,7 +226,6 @@ class OpenRouterResponses(OpenAIResponses):
     provider = "openrouter"
     id_prefix = "gen-"
     no_key = "No auth credentials found"
-    finishes: ClassVar[Mapping[str, str]] = {**_FINISH, "error": "error"}
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"error": {code, message, metadata}}`."""
@@ -250,10 +242,7 @@ class OpenRouterResponses(OpenAIResponses):
                 "code": "free_variant_ended" if free else "no_endpoints", "retryable": False,
                 "fallback_models": [model.removesuffix(":free")] if free else [],
             }  # fmt: skip
-        if failure.facts.get("upstream"):
-            error["message"] = "Provider returned error"
-            metadata |= {"provider_name": "Sandbox", "raw": f"{model} is temporarily rate-limited upstream."}
-        elif failure.kind in ("rate_limit", "daily_limit", "token_limit"):
+        if failure.kind in ("rate_limit", "daily_limit", "token_limit"):
             wait = failure.retry_after
             if not isinstance(wait, (int, float)):
                 wait = 86_400.0 if failure.kind == "daily_limit" else 60.0
@@ -264,18 +253,6 @@ class OpenRouterResponses(OpenAIResponses):
             metadata |= {"headers": limits, "provider_name": None}
         reply = self._error(status, error, failure, sent, **limits)
         return Reply(status, {**reply.body, "user_id": "user_sandbox"}, headers=reply.headers)
-
-    def broken_stream(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
-        """A 200 that carries an error: in a stream's last chunk, or in the choice of a whole reply."""
-        error = {"code": 502, "message": "Provider returned error", "metadata": {"provider_name": "Sandbox"}}
-        if ask.stream:
-            envelope = self._envelope(ask, answer, sent, "chat.completion.chunk")
-            choice = self._choice({"delta": {"content": ""}}, "error", answer)
-            last = _event({**envelope, "error": error, "choices": [choice]})
-            return self._streamed([*self._chunks(ask, answer, sent)[:3], last, b"data: [DONE]\n\n"], sent)
-        whole = self.answer(ask, answer, sent)
-        choice = self._choice({"message": {"role": "assistant", "content": ""}}, "error", answer)
-        return Reply(body={**whole.body, "choices": [{**choice, "error": error}]}, headers=whole.headers)
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """The generation id."""
@@ -307,9 +284,8 @@ class OpenRouterResponses(OpenAIResponses):
         return {**super()._envelope(ask, answer, sent, kind), "provider": "Sandbox", **fingerprint}
 
     def _choice(self, inner: dict[str, Any], finish: str | None, answer: Answer) -> dict[str, Any]:
-        native = None if finish is None else answer.raw_finish or _NATIVE.get(answer.finish, answer.finish)
-        shown = finish if finish is None or answer.raw_finish is None else self.finishes[answer.finish]
-        return {**super()._choice(inner, shown, answer), "native_finish_reason": native}
+        native = None if finish is None else _NATIVE.get(answer.finish, answer.finish)
+        return {**super()._choice(inner, finish, answer), "native_finish_reason": native}
 
     def _message(self, answer: Answer) -> dict[str, Any]:
         return {"refusal": None, "reasoning": None, **super()._message(answer)}

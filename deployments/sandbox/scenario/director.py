@@ -24,9 +24,6 @@ from tta_dev_primitives.deployments.sandbox.scenario.scenario import (
 Answers = Callable[[Ask], Answer | None]
 """Another source of answers, such as a replay: None leaves the call to the default answer."""
 
-_RAN = {"reset", "hang", "truncated", "garbage", "html", "mid_stream_error"}
-"""Faults after which a model may have run: the provider charges."""
-
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -54,7 +51,7 @@ class Director:
         self._nth: Counter[tuple[str, str]] = Counter()
         self._used: Counter[int] = Counter()
         self._cache = PromptCache()
-        self._quotas = Quotas(scenario.quotas, clock=clock, speed=scenario.clock.speed)
+        self._quotas = Quotas(scenario.quotas, clock=clock)
 
     def decide(self, ask: Ask, key: str, *, batched: bool = False) -> Decision:
         """The reply to `ask`.
@@ -100,22 +97,19 @@ class Director:
         if script.error is not None:
             return self._failed(_failure(script, ask), nth, name, ask, script)
         if script.status is not None:
-            billed = bool(script.billed)
-            return Decision(nth, name, None, None, script, self._latency(script, ask, nth), billed)
+            return Decision(nth, name, None, None, script, self._latency(script, ask, nth), billed=False)
         try:
             answer = self._answer(script, ask)
         except Refusal as refusal:
             return self._failed(refusal.failure, nth, name, ask, script)
-        ran = script.fault is None or script.fault in _RAN
-        billed = ran if script.billed is None else script.billed
-        return Decision(nth, name, answer, None, script, self._latency(script, ask, nth), billed)
+        return Decision(nth, name, answer, None, script, self._latency(script, ask, nth), billed=True)
 
     def _failed(
         self, failure: Failure, nth: int, rule: str | None, ask: Ask, script: Reply | None = None
     ) -> Decision:
         script = script or Reply()
         latency = self._latency(script, ask, nth)
-        return Decision(nth, rule, None, failure, script, latency, billed=bool(script.billed))
+        return Decision(nth, rule, None, failure, script, latency, billed=False)
 
     def _latency(self, script: Reply, ask: Ask, nth: int) -> float:
         wanted = self.scenario.defaults.latency if script.latency is None else script.latency
@@ -131,14 +125,9 @@ class Director:
         answer = answer.within(ask)  # before a scripted usage, which may claim anything
         if script.finish is not None:
             answer = replace(answer, finish=script.finish)
-        answer = replace(
-            answer,
-            raw_finish=script.raw_finish,
-            model=script.model,
-            blocked_prompt=script.blocked_prompt,
-            usage_override=script.usage if isinstance(script.usage, str) else None,
-        )
-        return _with_usage(answer, script.usage) if isinstance(script.usage, UsageScript) else answer
+        if isinstance(script.usage, str):
+            return replace(answer, usage_override=script.usage)
+        return answer if script.usage is None else _with_usage(answer, script.usage)
 
     def _text_answer(self, script: Reply, ask: Ask) -> Answer:
         if script.text is not None:
@@ -161,9 +150,8 @@ def _is_json_object(text: str) -> bool:
 
 
 def _failure(script: Reply, ask: Ask) -> Failure:
-    facts = {"model": ask.model, "capacity": script.capacity, "upstream": script.capacity}
     kind = script.error or "server_error"
-    return Failure(kind, script.message, retry_after=script.retry_after, facts=facts)
+    return Failure(kind, script.message, retry_after=script.retry_after, facts={"model": ask.model})
 
 
 def _with_usage(answer: Answer, script: UsageScript) -> Answer:

@@ -14,7 +14,7 @@ from tta_dev_primitives.config.reading.strict_yaml import Document, parse_yaml, 
 from tta_dev_primitives.deployments.sandbox.scenario import scenario as s
 
 _BLOCKS: dict[str, type[BaseModel]] = {
-    "clock": s.Clock, "defaults": s.Defaults, "quotas": s.Quota, "rules": s.Rule, "match": s.Match,
+    "defaults": s.Defaults, "quotas": s.Quota, "rules": s.Rule, "match": s.Match,
     "batches": s.BatchScript, "reply": s.Reply, "usage": s.UsageScript,
 }  # fmt: skip
 

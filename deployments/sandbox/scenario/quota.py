@@ -1,4 +1,4 @@
-"""Counts calls and tokens against a scenario's quotas, on a clock that may run fast."""
+"""Counts calls and tokens against a scenario's quotas."""
 
 from __future__ import annotations
 
@@ -70,22 +70,21 @@ def _window(quota: Quota, provider: str, metric: str, limit: int) -> _Window:
 
 
 class Quotas:
-    """Windows per key and model; `speed` seconds of a quota pass in one second of `clock` (epoch seconds)."""
+    """Windows per key and model."""
 
-    def __init__(self, quotas: Sequence[Quota], *, clock: Callable[[], float], speed: float = 1.0) -> None:
-        self._quotas, self._clock, self._speed = quotas, clock, speed
-        self._began = clock()
+    def __init__(self, quotas: Sequence[Quota], *, clock: Callable[[], float]) -> None:
+        self._quotas, self._clock = quotas, clock
         self._windows: dict[tuple[int, str, str, str], _Window] = {}
 
     def _of(self, key: str, ask: Ask) -> tuple[float, list[tuple[str, _Window]]]:
         """The time of the quotas, and each limit that counts `ask`."""
-        now = self._began + (self._clock() - self._began) * self._speed
+        now = self._clock()
         found = []
         for index, quota in enumerate(self._quotas):
             limits = [(metric, getattr(quota, metric)) for metric in _METRICS]
             for metric, limit in limits if quota.holds(ask.provider, ask.model) else ():
                 if limit is not None:
-                    place = (index, key, "*" if quota.shared else ask.model, metric)
+                    place = (index, key, ask.model, metric)
                     if place not in self._windows:
                         self._windows[place] = _window(quota, ask.provider, metric, limit)
                     self._windows[place].tidy(now)
@@ -103,7 +102,7 @@ class Quotas:
             alone = metric.startswith("t") and amount > window.limit
             return Failure(
                 "request_over_limit" if alone else _METRICS[metric][1],
-                retry_after=None if alone else round(window.wait(now, amount) / self._speed, 3),
+                retry_after=None if alone else round(window.wait(now, amount), 3),
                 limit=window.limit,
                 used=window.used,
                 requested=amount,
@@ -116,7 +115,4 @@ class Quotas:
     def limits(self, key: str, ask: Ask) -> list[RateLimit]:
         """What is left, for the rate-limit headers."""
         now, windows = self._of(key, ask)
-        return [
-            RateLimit(metric, w.limit, max(0, w.limit - w.used), w.full_in(now) / self._speed)
-            for metric, w in windows
-        ]
+        return [RateLimit(metric, w.limit, max(0, w.limit - w.used), w.full_in(now)) for metric, w in windows]

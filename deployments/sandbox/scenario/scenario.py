@@ -1,6 +1,5 @@
 """Scenario files: what the sandbox answers, scripted by rules. Pure: text in, decisions out.
 
-clock: {speed: 60}                       # a quota's minute passes in a second
 defaults: {latency: 0.05, verdict: accept}
 models:
   claude-opus-4-0: {gone: true}
@@ -28,9 +27,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 from tta_dev_primitives.deployments.sandbox.chat import Ask, ErrorKind, Finish
 
 Provider = Literal["anthropic", "google-ai-studio", "groq", "openrouter", "openai-compatible"]
-Fault = Literal["reset", "hang", "truncated", "garbage", "html", "redirect", "mid_stream_error"]
 _SPAN = re.compile(r"(?:(\d{1,9})(?:\s*-\s*(\d{1,9})|\s*(\+))?|every\s+(\d{1,9}))", re.ASCII)
-_ROLES = {"plan": "plan", "execute": "solve", "validate": "verdict"}
 Seconds = Annotated[float, Field(ge=0, le=3600, allow_inf_nan=False)]
 
 
@@ -79,16 +76,9 @@ class Match(_Part):
     model: str | None = None
     """API model id; `*` and `?` stand for anything."""
     prompt: Literal["plan", "verdict", "solve"] | None = None
-    role: Literal["plan", "execute", "validate"] | None = None
-    """The same as `prompt`, in the words of a result's attempts."""
     contains: str | None = None
     """In the last user message; upper and lower case alike."""
     regex: Regex | None = None
-    system_contains: str | None = None
-    system_regex: Regex | None = None
-    schema_: str | None = Field(default=None, alias="schema")
-    """Name of the structured output that is asked for."""
-    stream: bool | None = None
     nth: Annotated[tuple[tuple[int, int, int], ...], BeforeValidator(_spans)] | None = None
     """Which calls of that model, counted from 1: 3, "2-4", "5+", "every 3", or a list."""
     share: float | None = Field(default=None, gt=0, le=1)
@@ -100,13 +90,8 @@ class Match(_Part):
             self.provider in (None, ask.provider)
             and (self.model is None or fnmatch.fnmatchcase(ask.model, self.model))
             and self.prompt in (None, ask.prompt)
-            and (self.role is None or _ROLES[self.role] == ask.prompt)
             and (self.contains is None or self.contains.casefold() in ask.user.casefold())
             and (self.regex is None or re.search(self.regex, ask.user) is not None)
-            and (self.system_contains is None or self.system_contains.casefold() in ask.system.casefold())
-            and (self.system_regex is None or re.search(self.system_regex, ask.system) is not None)
-            and self.schema_ in (None, ask.schema_name)
-            and self.stream in (None, ask.stream)
             and (self.nth is None or any(_in(nth, span) for span in self.nth))
             and (self.share is None or _fraction(ask.provider, ask.model, nth) < self.share)
         )
@@ -144,36 +129,22 @@ class UsageScript(_Part):
 
 
 class Reply(_Part):
-    """An answer, an error or a fault of the connection, and the time it takes."""
+    """An answer or an error, and the time it takes."""
 
     text: str | None = None
     json_: Any = Field(default=None, alias="json")
     verdict: Literal["accept", "reject"] | None = None
     thinking: str = ""
     finish: Finish | None = None
-    raw_finish: str | None = None
-    blocked_prompt: bool = False
-    model: str | None = None
     usage: Literal["missing", "invalid"] | UsageScript | None = None
 
     error: ErrorKind | None = None
     message: str | None = None
-    capacity: bool = False
-    """With `error: rate_limit`: the provider is short of capacity, not the key of quota."""
     status: int | None = Field(default=None, ge=200, le=599)
     body: Any = None
-    headers: dict[str, str] = Field(default_factory=dict)
     retry_after: float | str | None = None
 
-    fault: Fault | None = None
-    location: str | None = None
-    """Where `fault: redirect` points; the sandbox's own `/redirected` by default."""
-
     latency: Seconds | tuple[Seconds, Seconds] | None = None
-    drip: Seconds | None = None
-    """Seconds between any two bytes of the body."""
-    billed: bool | None = None
-    """Whether the provider charges for the call; by default it does when a model may have run."""
 
     @field_validator("json_", "body", mode="before")
     @classmethod
@@ -189,8 +160,6 @@ class Reply(_Part):
             raise ValueError(f"{' and '.join(given)} exclude each other")
         if self.body is not None and self.status is None and self.error is None:
             raise ValueError("body needs a status")
-        if any("\r" in v or "\n" in v or not v.isascii() for v in self.headers.values()):
-            raise ValueError("headers must be ASCII without line ends")
         if isinstance(self.retry_after, str) and (not self.retry_after.isascii() or "\n" in self.retry_after):
             raise ValueError("retry_after must be seconds or the text of a header")
         return self
@@ -212,7 +181,7 @@ class Rule(_Part):
 
 
 class Quota(_Part):
-    """Limits of one key, for each model that matches or, `shared`, for all of them together."""
+    """Limits of one key, for each model that matches."""
 
     provider: Provider | None = None
     model: str = "*"
@@ -223,7 +192,6 @@ class Quota(_Part):
     reset: Literal["sliding", "utc-day", "pacific-day"] | None = None
     """How rpd and tpd come back: each call after 24 hours, or all at midnight. Unsaid: as Gemini does it for
     google-ai-studio (midnight US/Pacific), sliding for the others. Minutes always slide."""
-    shared: bool = False
 
     def holds(self, provider: str, model: str) -> bool:
         """Whether this limit is about `model`."""
@@ -237,12 +205,6 @@ class Model(_Part):
     """The provider no longer serves it."""
     listed: bool = True
     """Whether the model list shows it."""
-
-
-class Clock(_Part):
-    """How fast the sandbox's time runs for quotas."""
-
-    speed: float = Field(default=1.0, gt=0, le=1_000_000)
 
 
 class BatchScript(_Part):
@@ -274,7 +236,6 @@ class Scenario(_Part):
     """A whole scenario file."""
 
     version: Literal[1] = 1
-    clock: Clock = Clock()
     defaults: Defaults = Defaults()
     models: dict[str, Model] = Field(default_factory=dict)
     quotas: tuple[Quota, ...] = ()

@@ -105,7 +105,7 @@ def test_wrong_replays_are_refused_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no record of gpt; recorded are judge, large, small"):
         Replay(RECORDS, {"m": "gpt"})
     (tmp_path / "bad.jsonl").write_text('{"prompt": "x", "models": {"m": {"answer": "a"}}}\n{"prompt": 1}\n')
-    with pytest.raises(ConfigError, match=r"bad\.jsonl:2: a record needs prompt and models"):
+    with pytest.raises(ConfigError, match=r"bad\.jsonl:2: prompt: Input should be a valid string"):
         read_records(tmp_path / "bad.jsonl")
     with pytest.raises(ConfigError, match="cannot be read: No such file"):
         read_records(tmp_path / "none.jsonl")

@@ -74,7 +74,6 @@ def texts(director: Director, *asks: Ask) -> list[str]:
         ),
         ("rules: [{reply: {body: a}}]", "rules[0].reply", "body needs a status"),
         ("rules: [{reply: {status: 99}}]", "rules[0].reply.status", "greater than or equal to 200"),
-        ("rules: [{reply: {headers: {x: 'ü'}}}]", "rules[0].reply", "ASCII"),
         ("rules: [{reply: {usage: {output: 1, thinking: 2}}}]", "rules[0].reply.usage", "part of output"),
         ("rules:\n- match: {model: a}\n  match: {model: b}", "rules[0].match", "duplicate key"),
         ("rules: &a []\nquotas: *a", "", "anchors"),
@@ -125,7 +124,7 @@ VALUES = st.recursive(
     | st.booleans()
     | st.integers(-5, 10**12)
     | st.text(max_size=8)
-    | st.sampled_from(["reset", "missing"]),
+    | st.sampled_from(["timeout", "missing"]),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
@@ -156,16 +155,10 @@ MATCHES = [
     ("{provider: openai-compatible}", question(), Ask("groq", "m", "", "", "")),
     ("{contains: 'CAPITAL of'}", question("The capital of France"), question("The capital city")),
     ("{regex: '^\\d+$'}", question("42"), question("42a")),
-    ("{system_contains: terse}", question(system="Be TERSE."), question("terse")),
-    ("{system_regex: 'v\\d'}", question(system="v2"), question(system="v")),
-    ("{schema: tta_plan}", question(schema_name="tta_plan"), question(schema_name="tta_verdict")),
-    ("{stream: true}", question(stream=True), question()),
     ("{prompt: plan}", question(system="[tta:plan/1]\nPlan."), question(system="Plan.")),
     ("{prompt: verdict}", question("[tta:verdict/2]\nGrade."), question("see [tta:verdict/2]")),
     ("{prompt: verdict}", question(schema_name="tta_verdict"), question(tool="tta_plan")),
     ("{prompt: solve}", question(), question(system="[tta:plan/1]")),
-    ("{role: validate}", question(schema_name="tta_verdict"), question()),
-    ("{role: execute}", question(), question(schema_name="tta_plan")),
 ]
 
 
@@ -250,30 +243,12 @@ def test_a_pacific_day_is_an_hour_shorter_when_summer_time_begins() -> None:
     assert refused.retry_after == 23 * 3600
 
 
-def test_quotas_hold_for_each_key_and_model_or_for_all_together() -> None:
-    """Each key and model has its own count; a shared quota has one for all models it names."""
+def test_quotas_hold_for_each_key_and_model() -> None:
+    """Each key and model has its own count."""
     one = director("quotas: [{rpm: 1}]")
     assert [one.decide(question(model=m), k).failure is None for m, k in ("ak", "bk", "al", "ak")] == [
         True
     ] * 3 + [False]
-    both = director("quotas: [{model: '*:free', rpm: 1, shared: true}]")
-    assert [both.decide(question(model=m), "k").failure is None for m in ("a:free", "b:free", "c")] == [
-        True,
-        False,
-        True,
-    ]
-
-
-def test_a_fast_clock_shortens_the_waits() -> None:
-    """At sixty times the speed a minute's quota is back after a second, and the wait says so."""
-    now = [0.0]
-    one = director("clock: {speed: 60}\nquotas: [{rpm: 1}]", clock=lambda: now[0])
-    one.decide(question(), "k")
-    refused = one.decide(question(), "k").failure
-    assert refused is not None
-    assert refused.retry_after == 1.0
-    now[0] = 1.01
-    assert one.decide(question(), "k").failure is None
 
 
 def test_groq_counts_the_tokens_that_are_asked_for() -> None:

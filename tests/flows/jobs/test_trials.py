@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.jobs.fence import Fence, find_fence
-from tta_dev_primitives.flows.jobs.interpreter import find_python
+from tta_dev_primitives.flows.jobs.fence import Fence, find_fence, find_python
 from tta_dev_primitives.flows.jobs.modules import Module, read_module
 from tta_dev_primitives.flows.jobs.trial import import_fault, trial
 
