@@ -99,13 +99,7 @@ async def deploy_all(
     and the server's value did not. A paused deployment stays paused.
 
     Args:
-        work_pool: The pool whose workers run the deployments.
-        config_path: The configuration file that was found here.
         working_dir: Where workers of a process pool run the flows.
-        given: Options that replace what stands on the server.
-        automations: Create or update the automations as well.
-        notify: Notification block of the automations.
-        reset: The definition replaces what people set.
 
     Raises:
         ConfigError: `notify` names no block.

@@ -40,7 +40,6 @@ async def apply_automations(
             block of the last call, if any. Without one, automations that would only send a notice are left out.
         stale_after_s: Seconds of silence after which a run counts as crashed, instead of the file's; more than
             three heartbeats of the workers.
-        reset: The file replaces what people changed.
 
     Raises:
         ConfigError: The block or a deployment does not exist.

@@ -53,8 +53,6 @@ def merge(
 
     Args:
         base: Digests of the definition that was deployed last; None or a missing field: not known.
-        definition: What the definition says now.
-        server: What stands on the server now.
         given: Options of this call; they replace every other value.
         reset: The definition replaces the server's values.
 

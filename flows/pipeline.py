@@ -52,7 +52,6 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
     """Take every item from its text to a result or an error (`item.result`, `item.error`).
 
     Args:
-        runtime: Clients, ledger, quotas and keys of this process.
         done: Called with each item as soon as it has ended, before the others have.
 
     Returns:
@@ -60,7 +59,6 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 
     Raises:
         BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
-        LedgerError: The ledger cannot be used.
         PrefectConfigError: A concurrency limit of a tag is 0.
     """
     try:

@@ -114,8 +114,6 @@ def replay_outcomes(
 
     Args:
         config: Route, threshold and gate are taken from it.
-        name: How the outcome is called.
-        seed: Of the order; None: as recorded.
         concurrency: Decides how many tasks meet the risk ledger together.
 
     Raises:

@@ -149,9 +149,7 @@ async def replay_scenario(
     """Run every record, in random order, under one configuration.
 
     Args:
-        records: Recorded tasks with answers.
         config_text: The configuration file's text; addresses and keys are pointed at the sandbox.
-        name: How the outcome is called.
         folder: Where the ledger of this replay is kept; empty.
         seed: Of the order, and of the coins that choose audits.
         concurrency: Calls open at once.

@@ -22,12 +22,7 @@ _WAVERS = re.compile(
 
 
 def hedged(text: str, final: str | None) -> bool:
-    """Whether a closed answer wavers in its text, or is a number that is not whole.
-
-    Args:
-        text: All that the model wrote.
-        final: Its canonical closed answer.
-    """
+    """Whether a closed answer wavers in its text, or is a number that is not whole."""
     return _WAVERS.search(text) is not None or _broken(final)
 
 

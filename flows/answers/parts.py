@@ -23,13 +23,7 @@ class Part:
 
     @classmethod
     def of(cls, output: OutputType, fields: Sequence[str], base: str) -> Part:
-        """The part of a typed answer at `fields`.
-
-        Args:
-            output: The type of the whole.
-            fields: Paths, such as `customer.city`.
-            base: The text of a valid answer.
-        """
+        """The part of a typed answer at `fields`."""
         return cls(
             tuple(fields), output.read(base).data, OutputType(cut_schema(output.schema, fields)), output
         )

@@ -1,4 +1,7 @@
-"""Arguments of a job as people write them: amounts, waits, moments, counts. Pure; the command line shares it."""
+"""Arguments of a job as people write them: amounts, waits, moments, counts. Pure; the command line shares it.
+
+Each function takes the argument's name, for the message, and its value; it raises a `ConfigError` that names the forms.
+"""
 
 from __future__ import annotations
 
@@ -15,15 +18,7 @@ _ENDLESS = ("inf", "infinity", "forever", "never")
 
 
 def usd_amount(name: str, value: object) -> Decimal:
-    """An amount of USD, 0 or more, from `2`, `"2.50"`, `"$2.50"` or a Decimal.
-
-    Args:
-        name: The argument, for the message.
-        value: What was given for it.
-
-    Raises:
-        ConfigError: Something else.
-    """
+    """An amount of USD, 0 or more, from `2`, `"2.50"`, `"$2.50"` or a Decimal."""
     amount = Decimal(-1)
     if isinstance(value, (int, float, Decimal, str)) and not isinstance(value, bool):
         try:
@@ -37,11 +32,7 @@ def usd_amount(name: str, value: object) -> Decimal:
 
 
 def duration(name: str, value: object) -> float:
-    """Seconds, 0 or more, from a number or `90s`, `30m`, `4h`, `2d`; `inf` is without end.
-
-    Raises:
-        ConfigError: Something else.
-    """
+    """Seconds, 0 or more, from a number or `90s`, `30m`, `4h`, `2d`; `inf` is without end."""
     seconds = -1.0
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         seconds = float(value)
@@ -61,12 +52,7 @@ def moment(name: str, value: object, *, zone: tzinfo | None = UTC) -> datetime:
     """A moment from an ISO text or a datetime.
 
     Args:
-        name: The argument, for the message.
-        value: What was given for it.
         zone: For a moment without a zone; None: the local one.
-
-    Raises:
-        ConfigError: Something else.
     """
     try:
         found = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
@@ -80,11 +66,7 @@ def moment(name: str, value: object, *, zone: tzinfo | None = UTC) -> datetime:
 
 
 def whole(name: str, value: object, *, most: int = 1000) -> int:
-    """A whole number from 1 to `most`, also as text.
-
-    Raises:
-        ConfigError: Something else.
-    """
+    """A whole number from 1 to `most`, also as text."""
     number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
     if type(number) is not int or not 1 <= number <= most:
         _refuse(name, value, f"a whole number from 1 to {most:,}")
@@ -92,33 +74,21 @@ def whole(name: str, value: object, *, most: int = 1000) -> int:
 
 
 def choice(name: str, value: object, choices: Sequence[str]) -> str:
-    """One of `choices`.
-
-    Raises:
-        ConfigError: Something else.
-    """
+    """One of `choices`."""
     if not isinstance(value, str) or value not in choices:
         _refuse(name, value, " or ".join(choices))
     return value
 
 
 def flag(name: str, value: object) -> bool:
-    """True or False.
-
-    Raises:
-        ConfigError: Something else.
-    """
+    """True or False."""
     if not isinstance(value, bool):
         _refuse(name, value, "True or False")
     return value
 
 
 def patience(name: str, value: object) -> float | None:
-    """How long a job waits for free quota, seconds; None is without end.
-
-    Raises:
-        ConfigError: It is no duration.
-    """
+    """How long a job waits for free quota, seconds; None is without end."""
     seconds = math.inf if value is None else duration(name, value)
     return None if math.isinf(seconds) else seconds
 

@@ -113,7 +113,6 @@ class BatchRounds:
 
         Raises:
             PostponedError: The job stopped first, or the request was canceled or expired; the next run goes on.
-            LedgerError: The ledger cannot be used.
         """
         self.admission.check_open()
         step_key = content_key(call.target, call.request)

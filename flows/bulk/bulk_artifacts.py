@@ -28,7 +28,6 @@ class JobArtifacts:
     """The artifacts of one run of a job.
 
     Args:
-        progress: What the progress artifact shows.
         per_chunk: Write a table for each hundred tasks; else one for each thousand (`detail: item` has task runs).
     """
 

@@ -55,13 +55,10 @@ class BulkAdmission(Admission):
     """The admission of one bulk job.
 
     Args:
-        permits: Calls open at once.
         patience_s: How long the job may wait for free quota before it may spend; infinity: it never does.
         waited_s: How much of that earlier runs of the job have used up.
         until: Epoch seconds after which nothing new is started.
         in_process_s: The longest wait in this process; a longer one closes the admission until then.
-        clock: Epoch seconds.
-        sleep: How to wait.
     """
 
     def __init__(

@@ -76,8 +76,6 @@ def write_csv(results: Path, target: Path, schema: OutputType | None) -> None:
     """Write the CSV of a job's JSONL results.
 
     Args:
-        results: The JSONL file.
-        target: The CSV file.
         schema: The type of the answers, for the order of the columns; a line's own type adds its fields.
 
     Raises:

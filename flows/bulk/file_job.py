@@ -58,7 +58,6 @@ class FileJob:
         """Lock the output, read input and output once, and see what is to do.
 
         Args:
-            config: The configuration of this run.
             target: The results; of a `.csv` the job keeps the whole results in a JSONL file beside it.
             schema: The type of the answers; None: text.
             allow_extra: Copy fields of the user's own from the tasks to the results.
@@ -106,11 +105,7 @@ class FileJob:
         )
 
     def write(self, record: Record, result: OrchestrationResult, error: OrchestrationError | None) -> None:
-        """Append one result.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Append one result."""
         self.output.write(record, result, None if error is None else _error(error))
 
     def set_plan(self, plan: Plan | None) -> None:

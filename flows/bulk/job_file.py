@@ -58,11 +58,7 @@ class JobFile(BaseModel):
             raise ConfigError(f"{path}: not a job file. Remove it, or choose another --out.") from None
 
     def write(self, output: Path) -> None:
-        """Save it, whole or not at all.
-
-        Raises:
-            OutputError: It cannot be written.
-        """
+        """Save it, whole or not at all."""
         path = self.path_of(output)
         fresh = path.with_name(path.name + ".tmp")
         self.flow_run_ids = self.flow_run_ids[-_MOST_RUNS:]

@@ -198,11 +198,7 @@ _ENOUGH = 5
 
 
 async def quota_eta(services: Services, progress: Progress, now: float | None = None) -> float | None:
-    """Seconds that the free quotas need for the rest of the job; None when they do not bind.
-
-    Raises:
-        LedgerError: The ledger cannot be used.
-    """
+    """Seconds that the free quotas need for the rest of the job; None when they do not bind."""
     free = {name: target for name, target in services.targets.items() if target.billing == "free"}
     if progress.left is None or progress.ended < _ENOUGH:
         return None

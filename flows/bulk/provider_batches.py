@@ -149,7 +149,6 @@ class ProviderBatches:
         Raises:
             ConfigError: Its model is no longer configured.
             MissingKeyError: Its model has no key.
-            LedgerError: The ledger cannot be used.
         """
         services = self._services
         if batch.state not in ("submitting", "open"):

@@ -39,10 +39,6 @@ async def close_dead_runs(earlier: Sequence[str], own: str | None) -> int:
     """Set earlier runs of a job `Crashed` that are still `Running`; returns how many.
 
     Only the holder of the job's output may call it: no other process runs the job then.
-
-    Args:
-        earlier: Flow run ids of the job, the latest last.
-        own: The flow run that calls it.
     """
     ids = [UUID(one) for one in earlier[-_LOOKED_AT:] if one != own]
     if not ids:
@@ -67,7 +63,6 @@ async def paced(records: AsyncIterator[Record], recorded: Recorded | None = None
     """The records, no faster than Prefect records the task runs of those before.
 
     Args:
-        records: The records to do.
         recorded: Whether a task run is known to Prefect; default: its API is asked.
     """
     mark: UUID | None = None

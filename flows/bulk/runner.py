@@ -111,8 +111,6 @@ class JobRun:
     """One run of a job.
 
     Args:
-        options: How.
-        ended: Called with each ended task.
         progress: The counts; `total` and `skipped` are set by the caller.
         earlier_runs: Flow runs of this job before this one, for its ceiling.
         waited_s: Patience that they used up.

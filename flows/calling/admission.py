@@ -137,12 +137,7 @@ class Admission:
 
     @asynccontextmanager
     async def enter(self, services: Services, call: Call) -> AsyncGenerator[Permit | None]:
-        """Wait for a permit and hold it for the body. None: no model may be called.
-
-        Args:
-            services: Quotas, keys, and what is out.
-            call: Its targets in order of preference, what each would be asked, and whether it may spend.
-        """
+        """Wait for a permit and hold it for the body. None: no model may be called."""
         await self._permits.acquire()
         with self.permit_for(Chosen(call.targets[0])) as permit:
             yield permit

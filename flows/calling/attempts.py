@@ -48,7 +48,6 @@ class Attempts:
 
         Raises:
             ConfigError: The address answers with a redirect: no model is asked before that is corrected.
-            LedgerError: The ledger cannot be used.
         """
         call.target = await self._as_learned(call.target)
         call.request = call.request_of(call.target)

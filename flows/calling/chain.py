@@ -54,16 +54,11 @@ class Calls:
         Raises:
             PostponedError: The job has stopped; nothing is sent.
             ConfigError: The address answers with a redirect, or breaks a rule, or the key cannot be sent.
-            LedgerError: The ledger cannot be used, so a paid call is refused.
         """
         return await self._first(call)
 
     async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
-        """Look up the stored answers of many requests at once.
-
-        Raises:
-            LedgerError: The ledger cannot be used.
-        """
+        """Look up the stored answers of many requests at once."""
         unanswered = await self._stored.look_ahead(asked)
         if self._prefixes is not None:
             self._prefixes.announce(unanswered)

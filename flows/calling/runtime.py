@@ -82,12 +82,9 @@ class Runtime:
     """One run or one bulk job. Make it with `of` or `load`; `for_job` makes that of a job.
 
     Args:
-        services: What the process keeps.
         admission: Who may call now; default: the process's, which only counts.
-        job_budget: The job's own ceiling.
         waits_for_quota: Whether a model that is out for a while stays a candidate (admission waits for it).
         order: What `routing: learned` knew when the run began; None: the order of the file.
-        rng: For jitter.
         fresh: Ask anew for what is stored.
         batches: Where paid calls wait for a batch; None: they are sent one by one.
     """
@@ -137,7 +134,6 @@ class Runtime:
         Raises:
             ConfigError: A model that nothing defines, settings that contradict each other, or a file of the
                 working folder that asks for more than it may without trust.
-            LedgerError: The ledger's database cannot be used.
         """
         install()
         kept = _KEPT.setdefault(asyncio.get_running_loop(), {})
@@ -155,9 +151,6 @@ class Runtime:
 
         Args:
             fresh: Ask anew for what is stored.
-
-        Raises:
-            LedgerError: The ledger's database cannot be used.
         """
         learned = self.config.routing != "file"
         order = await self.scores.state() if learned else None
@@ -264,11 +257,7 @@ class Runtime:
         return await replacement_of(self.services, retired, waits_for_quota=self.waits_for_quota)
 
     async def choose_orchestrator(self) -> None:
-        """Let the replacement plan and judge for as long as the provider says that the orchestrator is retired.
-
-        Raises:
-            LedgerError: The database of what is out cannot be used.
-        """
+        """Let the replacement plan and judge for as long as the provider says that the orchestrator is retired."""
         named = self.targets[self.config.orchestrator.model]
         serving = await serving_now(self.services, named, waits_for_quota=self.waits_for_quota)
         if serving.key != self.orchestrator.key:
@@ -302,11 +291,7 @@ class Runtime:
         return rulings
 
     async def coin_of(self, task: str, purpose: str) -> float:
-        """A number in [0, 1) of a task (its content key) and a purpose: the same whenever the task comes again.
-
-        Raises:
-            LedgerError: The ledger's database cannot be used.
-        """
+        """A number in [0, 1) of a task (its content key) and a purpose: the same whenever the task comes again."""
         return coin(await self.risk.secret(), purpose, task)
 
     async def learn(self, labels: Sequence[Label]) -> list[str]:

@@ -44,7 +44,6 @@ class StoredAnswers:
     """One call at a time of this process asks for an answer: the second finds the first one's in the store.
 
     Args:
-        services: What the process keeps.
         fresh: Forget what was stored before this run, when it is asked for.
     """
 

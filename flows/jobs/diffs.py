@@ -71,7 +71,6 @@ def chosen(
     """The changes to review, and the paths that are left out.
 
     Args:
-        changes: The files of a diff.
         include: Globs of paths; empty takes every path. A glob without `/` is matched with the file's name.
         exclude: Globs of paths that are left out, unless a glob of `include` is the path itself.
     """

@@ -118,11 +118,7 @@ def github(findings: Sequence[Finding]) -> str:
 
 
 def sarif(findings: Sequence[Finding], *, version: str) -> dict[str, Any]:
-    """The findings as a SARIF 2.1.0 log.
-
-    Args:
-        version: Of this package.
-    """
+    """The findings as a SARIF 2.1.0 log."""
     rules = [
         {"id": f"review-{level}", "shortDescription": {"text": f"{level} severity"}} for level in _LEVELS
     ]

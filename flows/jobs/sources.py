@@ -16,8 +16,6 @@ def read_text(path: Path, what: str, *, most: int = 10_000_000, mixed: bool = Fa
     """A file's text.
 
     Args:
-        what: What it is wanted for, for the message.
-        most: Bytes that are read at most.
         mixed: Bytes that are not UTF-8 become a replacement character, as a patch of several files may hold.
 
     Raises:

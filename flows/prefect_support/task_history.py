@@ -108,7 +108,6 @@ def shown_step(name: str, items: Sequence[Traced] = ()) -> Iterator[Callable[[st
     times the time and three events, where one at its end shows when it began and how it ended.
 
     Args:
-        name: Of the task run.
         items: What goes through it, for the edges of Prefect's graph.
 
     Yields:

@@ -68,12 +68,6 @@ def use_embedded_server(flow: Flow[P, Coroutine[Any, Any, R]]) -> Flow[P, Corout
 
     Prefect itself would start a temporary server for the call: half a minute when it succeeds, and nothing of the
     run stays. Workers, deployments and subflows are as before, and a configured API is used as it is.
-
-    Args:
-        flow: The flow, as Prefect's own decorator made it.
-
-    Returns:
-        The same flow.
     """
     # Stacked on Prefect's decorator: deployments read the flow's name from that one's source.
     flow.__class__ = _ServedFlow

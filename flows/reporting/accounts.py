@@ -67,7 +67,6 @@ def use_cases_without_audits(
     """Use cases whose free answers cannot be checked with what is left of the month, so that none is accepted.
 
     Args:
-        orchestrator: Who checks.
         left: USD left of the month; None: no limit.
     """
     if not config.enabled or config.validation.mode != "adaptive" or left is None:

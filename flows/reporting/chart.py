@@ -20,7 +20,6 @@ def spend_chart(
     suit both schemes where the picture stands alone.
 
     Args:
-        month: YYYY-MM.
         days: `YYYY-MM-DD` -> USD charged that day.
         limit: USD, None for no limit.
         until: The last day to draw (`YYYY-MM-DD`); default: the whole month.

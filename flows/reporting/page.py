@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from datetime import date
 from decimal import Decimal
 from importlib.resources import files
+from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from jinja2 import Environment, StrictUndefined
 
+from tta_dev_primitives.blocks.ledger.report import Line
 from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.spend import SpendReport
 
@@ -101,10 +104,11 @@ def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
         f"{saved.tasks:,} tasks, {saved.accepted:,} accepted, {saved.failed:,} failed, {saved.reused:,} from the "
         f"store. The paid model alone: {shown_usd(saved.baseline, places)}; we paid {shown_usd(saved.cost, places)}.",
     ]
-    for columns, rows in _tables(report):
-        if rows:
-            lines += ["", _row(columns), _row("--" if n == 0 else "--:" for n in range(len(columns)))]
-            lines += [_row(map(_cell, row)) for row in rows]
+    for table in report_tables(report):
+        if table.rows:
+            marks = ("--" if n < table.words else "--:" for n in range(len(table.columns)))
+            lines += ["", f"**{table.title}**", "", _row(table.columns), _row(marks)]
+            lines += [_row(map(_cell, row)) for row in table.rows]
     lines += [f"\n> {line}" for line in report.beyond.lines]
     lines += [f"\n> {q.on_agreed}" for q in report.quality if q.on_agreed]
     lines += [f"\n> Ledger: {problem}" for problem in money.problems]
@@ -112,58 +116,88 @@ def markdown_page(report: SpendReport, *, day: date | None = None) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _tables(report: SpendReport) -> Iterator[tuple[Sequence[str], Sequence[Sequence[str]]]]:
-    """Header and rows of each table of the report, figures as they are shown."""
-    places = report_places(report)
-    figures = ("calls", "failed", "cost", "free, at list price")
-    for name, group in (("model", report.money.by_model), ("use case", report.money.by_use_case)):
-        yield (
-            (name, *figures),
-            [
-                (
-                    one.name,
-                    f"{one.calls:,}",
-                    f"{one.failed:,}",
-                    shown_usd(one.charged, places),
-                    shown_usd(one.saved, places),
-                )
-                for one in group
-            ],
-        )
-    yield (
-        ("tasks of", "ended", "accepted", "cost", "paid model alone", "saved"),
+class ReportTable(NamedTuple):
+    """A table of the report, for a terminal or a page; its cells are as they are shown."""
+
+    title: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    words: int = 1
+    """So many columns at the left hold words; the others hold figures."""
+
+
+def report_tables(report: SpendReport) -> Iterator[ReportTable]:
+    """Every table of the report, also those without rows."""
+    money, places = report.money, report_places(report)
+    for title, group in (
+        ("By model", money.by_model), ("By provider", money.by_provider), ("By role", money.by_role),
+        ("By use case", money.by_use_case),
+    ):  # fmt: skip
+        yield _cost_table(title, group, money.total, places)
+    yield ReportTable(
+        "Saving by use case",
+        ("use case", "ended", "accepted", "cost", "paid model alone", "saved"),
         [
-            (
-                s.name,
-                f"{s.tasks:,}",
-                f"{s.accepted:,}",
-                shown_usd(s.cost, places),
-                shown_usd(s.baseline, places),
-                f"{s.ratio:.1%}",
-            )
+            (s.name, f"{s.tasks:,}", f"{s.accepted:,}", shown_usd(s.cost, places), shown_usd(s.baseline, places),
+             f"{s.ratio:.1%}")
             for s in report.saved_by_use_case
         ],
-    )
-    yield (
-        ("free answers of", "accepted", "95 % interval", "verdicts"),
+    )  # fmt: skip
+    yield ReportTable(
+        "Quality of free answers",
+        ("use case", "verdicts", "accepted", "95 % interval", "delivered on trust"),
         [
-            (q.use_case, f"{q.rate:.1%}", f"{q.interval[0]:.0%}–{q.interval[1]:.0%}", f"{q.labels}")
+            (q.use_case, f"{q.labels}", f"{q.rate:.1%}", f"{q.interval[0]:.0%}-{q.interval[1]:.0%}", f"{q.unjudged}")
             for q in report.quality
         ],
-    )
-    yield (
-        ("failed calls of", "cause", "calls"),
+    )  # fmt: skip
+    yield ReportTable(
+        "Risk budget: answers that would be rejected",
+        ("use case", "deliveries", "labels", "allowed", "expected", "in the window", "alarms"),
+        [
+            (a.use_case, f"{a.deliveries:,}", f"{a.labels:,}", f"{a.budget:.0%}", f"{a.share:.1%}",
+             f"{a.window_share:.1%} of {a.window}", f"{a.alarms}")
+            for a in report.accounts
+        ],
+    )  # fmt: skip
+    yield ReportTable(
+        "Fallbacks: calls that failed, and why",
+        ("model", "cause", "calls"),
         [(c.model, c.outcome.replace("_", " "), f"{c.calls:,}") for c in report.causes[:20]],
+        words=2,
+    )
+    yield ReportTable(
+        "Learned order of the executors",
+        ("use case", "model", "why", "asked as", "in the file"),
+        [(o.use_case, o.model, o.reason, f"{o.number}", f"{o.in_file}") for o in report.order],
+        words=3,
     )
     kinds = {"rpd": "requests", "tpd": "tokens"}
-    yield (
-        ("free quota today of", "limit a day", "used", "of"),
+    yield ReportTable(
+        "Free quota today",
+        ("model", "limit a day", "used", "of"),
         [(q.model, kinds[q.kind], f"{q.used:,}", f"{q.limit:,}") for q in report.quotas],
+        words=2,
     )
-    yield (
-        ("use case", "asked as", "model", "why"),
-        [(o.use_case, f"{o.number}", o.model, o.reason) for o in report.order],
-    )
+
+
+def _cost_table(title: str, group: Sequence[Line], total: Line, places: int) -> ReportTable:
+    # Most months have nothing in flight and nothing unknown: those columns are shown when they say something.
+    unsure, cached = any(line.held or line.presumed for line in group), total.cache_read_tokens > 0
+    columns: dict[str, Callable[[Line], str]] = {
+        title.removeprefix("By "): lambda line: line.name,
+        "calls": lambda line: f"{line.calls:,}",
+        "failed": lambda line: f"{line.failed:,}",
+        "in": lambda line: f"{line.input_tokens:,}",
+        **({"from cache": lambda line: f"{line.cache_read_tokens:,}"} if cached else {}),
+        "out": lambda line: f"{line.output_tokens:,}",
+        "cost": lambda line: shown_usd(line.charged, places),
+        **({"presumed": lambda line: shown_usd(line.presumed, places)} if unsure else {}),
+        **({"held": lambda line: shown_usd(line.held, places)} if unsure else {}),
+        "free, at list price": lambda line: shown_usd(line.saved, places),
+    }
+    lines = [*group, *([replace(total, name="all")] if len(group) > 1 else [])]
+    return ReportTable(title, tuple(columns), [[cell(line) for cell in columns.values()] for line in lines])
 
 
 def _row(cells: Iterable[str]) -> str:

@@ -34,7 +34,6 @@ async def publish(runtime: Runtime, item: Item, budget: BudgetState, *, put_off:
     """Write the artifacts of one run; a Prefect API that is down costs the picture, never the result.
 
     Args:
-        runtime: Of the run.
         budget: The month as the run left it.
         put_off: Let the caller go on first: a process that stays up writes them behind the answer.
     """

@@ -271,12 +271,9 @@ async def gather(
     """Read a month's report; calls of dead processes are charged first.
 
     Args:
-        config: Whose models and risk budget it is.
-        month: YYYY-MM.
         limit: The configured limit in USD, without approvals; None: no limit.
 
     Raises:
-        LedgerError: The ledger cannot be used.
         ConfigError: The configuration contradicts itself.
     """
     await ledger.sweep()

@@ -44,7 +44,6 @@ def candidate_names(
     """Model names by the rule: executors that list the use case in file order, then the fallback list, once each.
 
     Args:
-        use_case: One of the guide's use cases.
         executors: Another order of those executors (`routing: learned`).
     """
     if not config.enabled:
@@ -71,8 +70,6 @@ def route(
     """Order the candidates of one task.
 
     Args:
-        targets: Every model name of the configuration, resolved.
-        use_case: One of the guide's use cases.
         executors: Another order of the executors that list it than the file's.
         blocked: Model name -> reason for models that cannot be tried now (no key, cool-down, gone).
         replacements: Model name -> the target that stands in for it.

@@ -25,11 +25,7 @@ class ModelScoreStore:
         self._scope = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 
     async def learn(self, outcomes: Sequence[Outcome]) -> None:
-        """Record what ended tasks showed, in one transaction.
-
-        Raises:
-            LedgerError: The ledger cannot be used.
-        """
+        """Record what ended tasks showed, in one transaction."""
 
         def work(text: str | None) -> tuple[str, None]:
             return learned(ModelScores.from_json(text), outcomes).to_json(), None
@@ -38,9 +34,5 @@ class ModelScoreStore:
             await self._documents.change(self._scope, work)
 
     async def state(self) -> ModelScores:
-        """Everything that is known now.
-
-        Raises:
-            LedgerError: The ledger cannot be used.
-        """
+        """Everything that is known now."""
         return ModelScores.from_json(await self._documents.read(self._scope))

@@ -231,7 +231,6 @@ def ranked(
     """The models in the order in which they are asked, each with its reason.
 
     Args:
-        use_case: The kind of task.
         models: Identities in the order of the file.
         threshold: `quality_threshold`: a model that is known to miss it lets unknown ones go first.
         free: Those that may go first to become known: that costs nothing.

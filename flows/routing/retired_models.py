@@ -20,14 +20,7 @@ def emit_failure(item: Item, target: Target, attempt: Attempt, error: ProviderEr
 async def replace_retired(
     runtime: Runtime, item: Item, retired: Target, role: str, error: ProviderError
 ) -> Target | None:
-    """Put the replacement in the place of a model of the item's case; None when another model's turn is next.
-
-    Args:
-        runtime: Knows the catalogue and what is out.
-        item: The task, planned.
-        retired: The model that its provider no longer serves.
-        role: What it was asked for.
-    """
+    """Put the replacement in the place of a model of the item's case; None when another model's turn is next."""
     found = await emit_retired(runtime, item, retired, role, error)
     return item.replaced(retired, found) if found is not None else None
 

@@ -36,10 +36,8 @@ def same_model_wait(
     """Seconds to wait before the same model is tried again, or None to move on to the next model.
 
     Args:
-        error: What the attempt ended with.
         tries: How often this model has been tried for this request, at least 1.
         time_left_s: Seconds until the caller's deadline.
-        rng: Source of the jitter.
     """
     rule = _TABLE.get(error.error_class)
     if rule is None or tries > rule.retries or error.retryable is False or _had_begun(error):

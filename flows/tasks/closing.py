@@ -25,12 +25,8 @@ async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, p
     """Record ended items, and what they leave; those that a job put off are none.
 
     Args:
-        runtime: Of the run.
         month: The ledger's month, for items that have none of their own.
         parts: They are parts of tasks, which are recorded when they end.
-
-    Raises:
-        LedgerError: The ledger's database cannot be used.
     """
     run_id = runtime.flow_run_id() or str(uuid4())
     ended = [item for item in items if not isinstance(item.error, PostponedError)]
@@ -76,8 +72,6 @@ def close_item(
     """Set what the end of `item` adds to the savings, teaches of lengths, and decides for the same task.
 
     Args:
-        step: How it was delivered.
-        config: The settings it ran with.
         since: When the ledger's month began, seconds since the epoch.
     """
     orchestrator = item.targets[item.open_case.orchestrator.model]

@@ -71,9 +71,6 @@ def baseline(
     """The baseline of one task, USD; 0 when the orchestrator's price is unknown or nothing was answered.
 
     Args:
-        attempts: Every attempt of the task.
-        delivered_by: The model whose answer was delivered.
-        orchestrator: The orchestrator model's name.
         ratios: How long its answers are against those of the executors.
     """
     if price is None:
@@ -108,8 +105,6 @@ def earned(
     """What a delivered task adds to the month's savings: its baseline less what no savings have paid for already.
 
     Args:
-        attempts: Every attempt of the task.
-        delivered_by: The model whose answer was delivered.
         source: What paid for an attempt.
         since: When the month began, seconds since the epoch: what an extra cost before it is paid from this month.
     """

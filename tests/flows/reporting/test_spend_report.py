@@ -109,7 +109,8 @@ async def test_the_artifact_tells_what_the_page_tells(tmp_path: Path) -> None:
     await record_results(ledger, MONTH, [done])
     found = await report_of(tmp_path)
     page = markdown_page(found)
-    assert f"| {CLAUDE} | 1 | 0 | $0.2500 | $0.0000 |" in page
+    assert f"| {CLAUDE} | 1 | 0 |" in page
+    assert "| $0.2500 | $0.0000 |" in page
     assert "| complex | 1 | 1 | $0.2500 | $1.0000 | 75.0% |" in page
     assert "| a\\|b | quota exhausted | 1 |" in page
     assert all(word in html_page(found) for word in (CLAUDE, "75.0 %", "a|b", "quota exhausted"))
