@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from prefect.artifacts import acreate_progress_artifact, acreate_table_artifact, aupdate_progress_artifact
@@ -24,27 +25,24 @@ _ROWS = 100
 _MOST_WRITING = 4
 
 
+@dataclass(slots=True)
 class JobArtifacts:
-    """The artifacts of one run of a job.
+    """The artifacts of one run of a job."""
 
-    Args:
-        per_chunk: Write a table for each hundred tasks; else one for each thousand (`detail: item` has task runs).
-    """
-
-    def __init__(self, progress: Progress, *, per_chunk: bool = True) -> None:
-        self._progress = progress
-        self._most = _ROWS if per_chunk else 10 * _ROWS
-        self._rows: list[dict[str, str | int | float]] = []
-        self._id: UUID | None = None
-        self._last = 0.0
-        self._writing: set[asyncio.Task[None]] = set()
+    progress: Progress
+    most: int
+    """Rows of a table."""
+    _rows: list[dict[str, str | int | float]] = field(default_factory=list)
+    _id: UUID | None = None
+    _last: float = 0.0
+    _writing: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def open(self) -> None:
         """Write the first picture."""
 
         async def first() -> None:
             made = await acreate_progress_artifact(
-                self._progress.percent, key="tta-bulk-progress", description=self._progress.line()
+                self.progress.percent, key="tta-bulk-progress", description=self.progress.line()
             )
             self._id = made
 
@@ -64,7 +62,7 @@ class JobArtifacts:
                 "reason": table_cell(redact(str(error))[:200]) if error else "",
             }
         )
-        if len(self._rows) >= self._most:
+        if len(self._rows) >= self.most:
             self._write_table()
 
     async def tick(self) -> None:
@@ -72,7 +70,7 @@ class JobArtifacts:
         if self._id is None or time.monotonic() - self._last < _EVERY_S:
             return
         self._last = time.monotonic()
-        await quietly(aupdate_progress_artifact(self._id, self._progress.percent, self._progress.line()))
+        await quietly(aupdate_progress_artifact(self._id, self.progress.percent, self.progress.line()))
 
     async def close(self, why: OrchestrationError | None) -> None:
         """Write what is left, and wait for it."""
@@ -81,15 +79,15 @@ class JobArtifacts:
         if self._writing:
             await asyncio.wait(self._writing, timeout=30)
         if self._id is not None:
-            line = self._progress.line() + (f" · stopped: {redact(str(why))}" if why is not None else "")
-            await quietly(aupdate_progress_artifact(self._id, self._progress.percent, line))
+            line = self.progress.line() + (f" · stopped: {redact(str(why))}" if why is not None else "")
+            await quietly(aupdate_progress_artifact(self._id, self.progress.percent, line))
 
     def _write_table(self) -> None:
         rows, self._rows = self._rows, []
         if len(self._writing) >= _MOST_WRITING:
             # The API is slower than the job: one table holds more tasks.
             self._rows = rows
-            self._most += _ROWS
+            self.most += _ROWS
             if len(rows) < 50 * _ROWS:
                 return
             self._rows = []

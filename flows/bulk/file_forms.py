@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import csv
 import gzip
-import io
 import shlex
 from pathlib import Path
-from typing import Any, cast
+from typing import IO, cast
 
 from tta_dev_primitives.config.errors import ConfigError
 
@@ -63,11 +62,11 @@ def refuse_other_forms(path: Path) -> None:
         )
 
 
-def opened_text(source: io.BufferedReader[Any]) -> io.BufferedReader[Any]:
+def opened(path: Path) -> IO[bytes]:
     """The bytes of the text, unpacked when they are gzip."""
-    if not source.peek(2).startswith(_GZIP):
-        return source
-    return io.BufferedReader(cast(io.RawIOBase, gzip.GzipFile(fileobj=source)))
+    with path.open("rb") as file:
+        packed = file.read(2) == _GZIP
+    return cast(IO[bytes], gzip.open(path)) if packed else path.open("rb")
 
 
 def delimiter_of(header: str, suffix: str) -> str:

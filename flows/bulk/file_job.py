@@ -35,8 +35,6 @@ class FileJob:
     schema: OutputType | None
     allow_extra: bool
     samples: int
-    end: int
-    """Bytes of the input when the run began: what is added later is left to the next run."""
     progress: Progress = field(default_factory=lambda: Progress(total=0))
     broken: list[LineReport] = field(default_factory=list)
     duplicates: list[LineReport] = field(default_factory=list)
@@ -68,7 +66,7 @@ class FileJob:
             ConfigError: A file is wrong, holds no task, or results would mix.
             JobBusyError: Another process runs this job.
         """
-        end = input_size(source)
+        input_size(source)
         if os.path.realpath(source) == os.path.realpath(target):
             raise ConfigError(f"{target}: is the input itself. Choose another --out.")
         output = Output(jsonl_beside(target) if is_csv(target) else target)
@@ -76,7 +74,7 @@ class FileJob:
             digest = config_digest(config)
             file = JobFile.read(output.path)
             new = JobFile(input=str(source.resolve()), config_digest=digest)
-            job = cls(source, target, output, file or new, schema, allow_extra, samples, end)
+            job = cls(source, target, output, file or new, schema, allow_extra, samples)
             job._scan(force=force)
             if file is not None:
                 job._compare(digest, force=force)
@@ -98,7 +96,6 @@ class FileJob:
     def _records(self) -> Iterator[Record | BrokenLine]:
         return read_records(
             self.source,
-            end=self.end,
             output=self.schema,
             allow_extra=self.allow_extra,
             samples=self.samples,

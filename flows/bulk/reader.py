@@ -18,9 +18,7 @@ from functools import lru_cache
 from hashlib import blake2b
 from itertools import chain
 from pathlib import Path
-from typing import Any, TypeAlias, TypeVar, cast
-
-from typing_extensions import override
+from typing import IO, Any, TypeAlias, TypeVar, cast
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.options import USE_CASES
@@ -28,7 +26,7 @@ from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.file_forms import (
     delimiter_of,
     not_utf8,
-    opened_text,
+    opened,
     refuse_other_forms,
     table_suffix,
 )
@@ -214,7 +212,6 @@ def input_size(path: Path) -> int:
 def read_records(
     path: Path,
     *,
-    end: int | None = None,
     output: OutputType | None = None,
     allow_extra: bool = False,
     samples: int = 1,
@@ -223,7 +220,6 @@ def read_records(
 
     Args:
         path: A `.csv` or `.tsv` with a header row, else JSONL; each may be gzip.
-        end: Read only this many bytes (a file that grows).
         output: The type of the answers, where a line has no schema of its own.
         allow_extra: Take fields of the user's own.
         samples: Independent answers of each task; beyond 1 their ids end with `#1`, `#2` and so on.
@@ -231,13 +227,10 @@ def read_records(
     Raises:
         ConfigError: The CSV header lacks `id` or `task`, or names a column twice.
     """
-    with open(path, "rb", buffering=0) as raw:
-        source: io.BufferedReader[Any] = io.BufferedReader(
-            _UpTo(raw, end if end is not None else os.fstat(raw.fileno()).st_size)
-        )
+    with opened(path) as source:
         entries = _csv if table_suffix(path) in (".csv", ".tsv") else _jsonl
         try:
-            for number, entry in entries(path, opened_text(source)):
+            for number, entry in entries(path, source):
                 if isinstance(entry, str):
                     yield BrokenLine(number, entry)
                 else:
@@ -255,29 +248,11 @@ def _samples(record: Record | BrokenLine, count: int) -> Iterator[Record | Broke
         yield replace(record, id=f"{record.id}#{number}", seed=(record.seed or 0) * count + number)
 
 
-class _UpTo(io.RawIOBase):
-    """The first `end` bytes of a file."""
-
-    def __init__(self, raw: io.FileIO, end: int) -> None:
-        self._raw, self._left = raw, end
-
-    @override
-    def readable(self) -> bool:
-        return True
-
-    @override
-    def readinto(self, buffer: Any) -> int:
-        view = memoryview(buffer)[: self._left]
-        count = self._raw.readinto(view) or 0
-        self._left -= count
-        return count
-
-
 _Entry: TypeAlias = tuple[int, str | tuple[object]]
 """A line's number with what it holds, or why it cannot be read."""
 
 
-def _jsonl(path: Path, source: io.BufferedReader[Any]) -> Iterator[_Entry]:
+def _jsonl(path: Path, source: IO[bytes]) -> Iterator[_Entry]:
     number = 0
     while line := source.readline(_MOST_LINE):
         number += 1
@@ -304,32 +279,33 @@ def _json_line(text: bytes, path: Path) -> str | tuple[object]:
         return "not JSON that can be read (too deep, or a number too long)"
 
 
-def _csv(path: Path, source: io.BufferedReader[Any]) -> Iterator[_Entry]:
+def _csv(path: Path, source: IO[bytes]) -> Iterator[_Entry]:
     csv.field_size_limit(_MOST_LINE)
-    text = io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="")
-    first = text.readline()
-    delimiter = delimiter_of(first, table_suffix(path))
-    rows = csv.reader(chain([first], text), delimiter=delimiter, strict=True)
-    if not first:
-        return
-    header = _header(path, rows)
-    while True:
-        number = rows.line_num + 1
-        try:
-            row = next(rows)
-        except StopIteration:
+    with io.TextIOWrapper(source, encoding="utf-8-sig", errors="surrogateescape", newline="") as text:
+        first = text.readline()
+        if not first:
             return
-        except csv.Error as error:
-            yield number, f"not CSV: {error}. Is a quote not closed, or not doubled?"
-            continue
-        if not any(row):
-            continue
-        if len(row) != len(header):
-            yield number, f"{len(row)} columns where the header has {len(header)}"
-        elif any("\udc80" <= sign <= "\udcff" for cell in row for sign in cell):
-            yield number, not_utf8(path)
-        else:
-            yield number, (dict(zip(header, row, strict=True)),)
+        rows = csv.reader(
+            chain([first], text), delimiter=delimiter_of(first, table_suffix(path)), strict=True
+        )
+        header = _header(path, rows)
+        while True:
+            number = rows.line_num + 1
+            try:
+                row = next(rows)
+            except StopIteration:
+                return
+            except csv.Error as error:
+                yield number, f"not CSV: {error}. Is a quote not closed, or not doubled?"
+                continue
+            if not any(row):
+                continue
+            if len(row) != len(header):
+                yield number, f"{len(row)} columns where the header has {len(header)}"
+            elif any("\udc80" <= sign <= "\udcff" for cell in row for sign in cell):
+                yield number, not_utf8(path)
+            else:
+                yield number, (dict(zip(header, row, strict=True)),)
 
 
 def _header(path: Path, rows: Iterator[list[str]]) -> list[str]:

@@ -225,7 +225,8 @@ class JobRun:
 
     async def run(self, records: AsyncIterator[Record], plan: Plan | None) -> None:
         """Run the records to their end, or as far as deadline, quota, budget and signals allow."""
-        artifacts = JobArtifacts(self.progress, per_chunk=self.options.size > 1)
+        # With `detail: item` each item has a task run of its own: one table holds more of them.
+        artifacts = JobArtifacts(self.progress, 100 if self.options.size > 1 else 1000)
         chunks: ChunkRunner | ShardRunner = ChunkRunner(
             self.runtime,
             self.admission,

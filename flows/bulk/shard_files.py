@@ -15,8 +15,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, Self
 
-from pydantic import BaseModel
-
 from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.job_file import JobFile
@@ -31,12 +29,6 @@ _ERRORS: dict[str, type[OrchestrationError]] = {
     for name, kind in {**vars(errors), **vars(provider_errors)}.items()
     if isinstance(kind, type) and issubclass(kind, OrchestrationError)
 }
-
-
-class _Runs(BaseModel):
-    """`shards.json`: the flow run of each shard; empty: not started."""
-
-    runs: list[str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +154,7 @@ class ShardFiles:
             return files
         except OSError as error:
             raise ConfigError(f"{files.folder}: {error.strerror}. Choose another --out.") from None
-        for number, run_id in enumerate(_Runs.model_validate_json(text).runs):
+        for number, run_id in enumerate(json.loads(text)["runs"]):
             shard = files._shard(number, run_id)
             at = 0
             with open(shard.source, "rb") as tasks, open(shard.lines, encoding="ascii") as lines:
@@ -201,7 +193,7 @@ class ShardFiles:
         path = self.folder / "shards.json"
         fresh = path.with_name("shards.json.tmp")
         with open(open_new(fresh), "w", encoding="ascii") as file:
-            file.write(_Runs(runs=[shard.run_id for shard in self.shards]).model_dump_json() + "\n")
+            file.write(json.dumps({"runs": [shard.run_id for shard in self.shards]}) + "\n")
         os.replace(fresh, path)
 
     def remove(self) -> None:

@@ -7,6 +7,7 @@ import logging
 import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import ROUND_DOWN, Decimal
 from pathlib import Path
@@ -44,36 +45,32 @@ class ShardError(OrchestrationError):
     """A shard cannot be brought to its end; what the others answered is in the output."""
 
 
+@dataclass(slots=True)
 class ShardRunner:
-    """Splits the tasks, runs the shards on the work pool, starts one that dies again, and hands on what they answer.
+    """Splits the tasks, runs the shards on the work pool, starts one that dies again, and hands on what they answer."""
 
-    Args:
-        job: The whole job; its output is locked by this process.
-        count: How many shards.
-        parameters: Of the deployment runs, but for the files.
-        admission: Closed when the job shall stop.
-    """
-
-    def __init__(
-        self, job: FileJob, count: int, parameters: Mapping[str, Any], admission: BulkAdmission
-    ) -> None:
-        self._job, self._count, self._admission = job, count, admission
-        self._parameters: dict[str, Any] = to_jsonable_python(dict(parameters))
-        self.ended: Ended | None = None
-        self.problem: OrchestrationError | None = None
-        self.run_ids: list[str] = []
-        """Flow runs that this run has started."""
-        self._done: set[int] = set()
-        self._suspected: dict[int, float] = {}
+    job: FileJob
+    """The whole job; its output is locked by this process."""
+    count: int
+    parameters: Mapping[str, Any]
+    """Of the deployment runs, but for the files."""
+    admission: BulkAdmission
+    """Closed when the job shall stop."""
+    ended: Ended | None = None
+    problem: OrchestrationError | None = None
+    run_ids: list[str] = field(default_factory=list)
+    """Flow runs that this run has started."""
+    _done: set[int] = field(default_factory=set)
+    _suspected: dict[int, float] = field(default_factory=dict)
 
     async def run(self, _: AsyncIterator[Record]) -> None:
         """Bring the shards to their end; shards of an earlier run of the job that are still there go on."""
-        files = await asyncio.to_thread(ShardFiles.open, self._job.output.path)
+        files = await asyncio.to_thread(ShardFiles.open, self.job.output.path)
         known = {name for shard in files.shards for name in shard.places}
         async with get_client() as client:
             await self._take_over(client, files)
-            new = (record for record in self._job.todo() if record.id not in known)
-            await asyncio.to_thread(files.split, new, self._count, self._job.file)
+            new = (record for record in self.job.todo() if record.id not in known)
+            await asyncio.to_thread(files.split, new, self.count, self.job.file)
             await self._watch(client, files)
         if self.problem is None and not self._stopped():
             await asyncio.to_thread(files.remove)
@@ -109,7 +106,7 @@ class ShardRunner:
             raise
 
     def _stopped(self) -> bool:
-        return self._admission.closed is not None
+        return self.admission.closed is not None
 
     async def _look(
         self, client: PrefectClient, files: ShardFiles, shard: Shard, run: FlowRun | None
@@ -129,7 +126,7 @@ class ShardRunner:
             self._done.add(shard.number)
             left = len(shard.places) - len(shard.taken)
             if left and not self._stopped():
-                self._admission.close(f"shard {shard.number}: {redact(state.message or 'it stopped early')}")
+                self.admission.close(f"shard {shard.number}: {redact(state.message or 'it stopped early')}")
         elif state.is_final():
             self.problem = self.problem or ShardError(
                 f"shard {shard.number} ended as {state.name}: {redact(state.message or '')}. Its flow run is {run.id}."
@@ -145,7 +142,7 @@ class ShardRunner:
 
     def _is_done(self, shard: Shard, name: str) -> bool:
         record = shard.record(name)
-        return record is not None and self._job.output.done(record) == "done"
+        return record is not None and self.job.output.done(record) == "done"
 
     async def _dead(self, shard: Shard, state: State[Any]) -> bool:
         """Whether no process works on a run that the API takes for pending or running."""
@@ -161,17 +158,21 @@ class ShardRunner:
         return time.monotonic() - since >= (2 * _LOOK_S if seen == "gone" else _STUCK_S)
 
     async def _start(self, files: ShardFiles, shard: Shard) -> None:
-        parameters = {**self._parameters, "input_path": str(shard.source), "output_path": str(shard.target)}
+        parameters = {
+            **to_jsonable_python(self.parameters),
+            "input_path": str(shard.source),
+            "output_path": str(shard.target),
+        }
         starting = run_deployment(
             DEPLOYMENT,
             parameters=parameters,
             timeout=0,
-            flow_run_name=f"shard {shard.number} of {Path(self._job.target).name}"[:60],
+            flow_run_name=f"shard {shard.number} of {Path(self.job.target).name}"[:60],
         )
         run = await cast("Awaitable[FlowRun]", starting)
         shard.run_id = str(run.id)
         self.run_ids.append(shard.run_id)
-        await asyncio.to_thread(self._job.add_run, shard.run_id)
+        await asyncio.to_thread(self.job.add_run, shard.run_id)
         await asyncio.to_thread(files.save)
 
     async def _start_again(self, client: PrefectClient, shard: Shard, run: FlowRun) -> None:

@@ -112,7 +112,7 @@ def is_unclear(task: str, use_case: str | None) -> bool:
 
 def typed_plan(plan: Plan) -> Plan:
     """The plan of a typed task: the type says what the answer is; a part of a compound task would have none."""
-    return plan.model_copy(update={"answer_format": "json", "sub_tasks": []})
+    return plan.model_copy(update={"answer_format": "json"})
 
 
 def default_plan(
