@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID, uuid4
 
 from prefect import Task, get_run_logger
@@ -22,6 +22,9 @@ from prefect.utilities.engine import emit_task_run_state_change_event
 
 from tta_dev_primitives.blocks.redaction import redact
 
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
+
 _MOST_CHARS = 500
 _last: UUID | None = None
 
@@ -31,25 +34,7 @@ def last_shown() -> UUID | None:
     return _last
 
 
-class Traced(Protocol):
-    """What goes through a run from task run to task run."""
-
-    id: str
-    logged: bool
-    """Each of its steps is a line in the run's log."""
-    task_runs: frozenset[UUID]
-    """The last task runs that it went through."""
-
-
-class TracedChain(Protocol):
-    """What one task run works on."""
-
-    open: list[Any]
-    after: frozenset[UUID]
-    """The task runs before it."""
-
-
-def log_line(item: Traced, text: str) -> None:
+def log_line(item: Item, text: str) -> None:
     """Put one line into the log of the running task or flow run, for an item whose run is its own."""
     if item.logged and (TaskRunContext.get() or FlowRunContext.get()) is not None:
         part = item.id.partition(".")[2]
@@ -57,7 +42,7 @@ def log_line(item: Traced, text: str) -> None:
         get_run_logger().info("%s", redact(line).replace("\n", " ")[:_MOST_CHARS])
 
 
-async def run_after(task: Task[Any, Any], chain: TracedChain, given: Mapping[str, object]) -> None:
+async def run_after(task: Task[Any, Any], chain: AttemptChain, given: Mapping[str, object]) -> None:
     """Run an async task over a chain; Prefect's graph gets an edge to it from each task run before it."""
     before: set[RunInput] = {TaskRunResult(id=one) for one in chain.after}
     own = _pass_through(chain.open, chain.after)
@@ -65,7 +50,7 @@ async def run_after(task: Task[Any, Any], chain: TracedChain, given: Mapping[str
     await run_task_async(task, task_run_id=own, parameters=parameters, dependencies={"chain": before})
 
 
-def _pass_through(items: Sequence[Traced], before: frozenset[UUID]) -> UUID:
+def _pass_through(items: Sequence[Item], before: frozenset[UUID]) -> UUID:
     """The id of a new task run, which is the last of the items from now on, beside those at the same time."""
     own = uuid4()
     for item in items:
@@ -101,7 +86,7 @@ def show_retry(task_run: TaskRun, why: str, name: str) -> None:
 
 
 @contextmanager
-def shown_step(name: str, items: Sequence[Traced] = ()) -> Iterator[Callable[[str], None]]:
+def shown_step(name: str, items: Sequence[Item] = ()) -> Iterator[Callable[[str], None]]:
     """Show what happens inside as a task run of the running flow run; outside of one, as nothing.
 
     For a step that is neither retried nor cached and calls no model: Prefect's task engine would cost it several

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -19,18 +18,7 @@ if TYPE_CHECKING:
 _EVERY_S = 10.0
 
 
-class View(Protocol):
-    """Shows progress while its block runs."""
-
-    def update(self, progress: Progress) -> None:
-        """Called twice a second."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-
-def view_for(console: Console) -> View:
+def view_for(console: Console) -> LineView | LiveView:
     """The live view on a terminal, else plain lines."""
     return LiveView(console) if console.is_terminal else LineView(console)
 
@@ -38,15 +26,13 @@ def view_for(console: Console) -> View:
 class LineView:
     """A plain line every ten seconds."""
 
-    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._console = console
-        self._clock = clock
-        self._last = clock()
+    def __init__(self, console: Console) -> None:
+        self._console, self._last = console, time.monotonic()
 
     def update(self, progress: Progress) -> None:
         """Print a line when it is time."""
-        if self._clock() - self._last >= _EVERY_S:
-            self._last = self._clock()
+        if time.monotonic() - self._last >= _EVERY_S:
+            self._last = time.monotonic()
             self._console.print(progress.line())
 
     def __enter__(self) -> Self:

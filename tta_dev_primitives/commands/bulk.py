@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.commands._bulk_view import View, view_for
+from tta_dev_primitives.commands._bulk_view import LineView, LiveView, view_for
 from tta_dev_primitives.commands._options import Config, Flag
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
@@ -128,7 +128,7 @@ def bulk(
 async def _run(
     parameters: dict[str, Any],
     config: Path | None,
-    view: View,
+    view: LineView | LiveView,
     output: OutputType | None,
     *,
     in_process_s: float | None,
