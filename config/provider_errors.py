@@ -71,11 +71,11 @@ class ProviderError(OrchestrationError):
     provider: str
     model: str
     error_class: ErrorClass
-    status: int | None
-    retry_after_s: float | None
-    request_id: str | None
-    ledger_action: LedgerAction
-    usage: Any
+    status: int | None = None
+    retry_after_s: float | None = None
+    request_id: str | None = None
+    ledger_action: LedgerAction = LedgerAction.CHARGE_AT_BOUND
+    usage: Any = None
     scope: str = "model"
     """What is out: `model`, `provider`, or `provider_free` (every free model of this provider's key)."""
     wait_s: float | None = None
@@ -92,31 +92,9 @@ class ProviderError(OrchestrationError):
     """What the ledger charges for the attempt, USD; None while it is not decided."""
 
     def __init__(
-        self,
-        message: str,
-        *,
-        provider: str,
-        model: str,
-        error_class: ErrorClass,
-        status: int | None = None,
-        retry_after_s: float | None = None,
-        request_id: str | None = None,
-        ledger_action: LedgerAction = LedgerAction.CHARGE_AT_BOUND,
-        usage: Any = None,
-        **more: Any,
+        self, message: str, *, provider: str, model: str, error_class: ErrorClass, **more: Any
     ) -> None:
-        super().__init__(
-            message,
-            provider=provider,
-            model=model,
-            error_class=error_class,
-            status=status,
-            retry_after_s=retry_after_s,
-            request_id=request_id,
-            ledger_action=ledger_action,
-            usage=usage,
-            **more,
-        )
+        super().__init__(message, provider=provider, model=model, error_class=error_class, **more)
 
     @property
     def short(self) -> str:

@@ -1,6 +1,6 @@
-"""Writes what the pages take from the code and from each other: options, variables, commands, the Python API, figures.
+"""Writes what the pages take from the code and from each other, and the JSON Schema of the configuration file.
 
-    python docs/generate.py            # rewrite the pages
+    python docs/generate.py            # rewrite pages and schema
     python docs/generate.py --check    # exit 1 when a page is out of date (a test does the same)
 
 A page holds `<!-- generated: NAME -->` and `<!-- end generated -->`; what stands between them is replaced.
@@ -9,6 +9,7 @@ A page holds `<!-- generated: NAME -->` and `<!-- end generated -->`; what stand
 from __future__ import annotations
 
 import inspect
+import json
 import re
 import sys
 import textwrap
@@ -316,13 +317,28 @@ PARTS: Mapping[str, Callable[[], str]] = {
 }
 
 
+SCHEMA = DOCS.parent / "config" / "orchestration-config.schema.json"
+
+
+def schema() -> str:
+    """The JSON Schema of the configuration file, for editors: from the options' own types, ranges and descriptions."""
+    from tta_dev_primitives.config.options import ConfigFile
+
+    head = {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "TTA orchestration configuration",
+    }
+    made = {**head, **ConfigFile.model_json_schema(mode="validation"), **head}
+    return json.dumps(made, indent=2, ensure_ascii=False) + "\n"
+
+
 def main() -> int:
-    """Rewrite the pages, or check them."""
+    """Rewrite the pages and the schema, or check them."""
     check = "--check" in sys.argv[1:]
     stale = []
-    for page in PAGES:
+    for page in [*PAGES, SCHEMA]:
         text = page.read_text(encoding="utf-8")
-        new = updated(text)
+        new = schema() if page == SCHEMA else updated(text)
         if new != text:
             stale.append(page)
             if not check:

@@ -50,19 +50,18 @@ INSERT_CALL = (
     "model_key, role, use_case, step_key, flow_run_id, task_run_id, attempt, owner, created_at, lease_until"
 )
 ATTEMPT = "(SELECT count(*) + 1 FROM ledger_call WHERE step_key = ?)"
+_CLOSING = (
+    "closed_at, outcome, status, request_id, input_tokens, cache_read_tokens, output_tokens, list_value, baseline, "
+    "usage_json, flag, note"
+)
+_CLOSE_FIELDS = ", ".join(f"{name} = ?" for name in _CLOSING.split(", "))
 _FREE_CALL = (
-    f"{INSERT_CALL}, closed_at, outcome, status, request_id, input_tokens, cache_read_tokens, "
-    "output_tokens, list_value, baseline, usage_json, flag, note) "
-    f"VALUES (?, ?, ?, 'settled', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, "
+    f"{INSERT_CALL}, {_CLOSING}) VALUES (?, ?, ?, 'settled', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, "
     "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 )
 _EVENT = (
     "INSERT INTO ledger_event (scope, month, call_id, what, d_spent, d_held, d_approved, who, note, at) "
     "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_CLOSE_FIELDS = (
-    "closed_at = ?, outcome = ?, status = ?, request_id = ?, input_tokens = ?, "
-    "cache_read_tokens = ?, output_tokens = ?, list_value = ?, baseline = ?, usage_json = ?, flag = ?, note = ?"
 )
 
 
@@ -106,19 +105,8 @@ def closing_values(
     at: float, outcome: Outcome, list_value: int | None, baseline: int | None
 ) -> tuple[Any, ...]:
     """What a closed call's row keeps, in the order of its columns."""
-    tokens_in, read, tokens_out = outcome.tokens()
     return (
-        *(
-            at,
-            outcome.outcome,
-            outcome.status,
-            outcome.request_id,
-            tokens_in,
-            read,
-            tokens_out,
-            list_value,
-            baseline,
-        ),
+        *(at, outcome.outcome, outcome.status, outcome.request_id, *outcome.tokens(), list_value, baseline),
         *(outcome.usage_text(), outcome.flag, outcome.note_text()),
     )
 
@@ -142,8 +130,8 @@ async def close_call(
         charge: Cost in pico-USD; None charges the bound.
         amounts: List value and baseline in pico-USD.
     """
-    name = ending_name(closing)
-    failpoint(f"{name}.begun")
+    name = point = ending_name(closing)
+    failpoint(f"{point}.begun")
     values = closing_values(at, outcome, *amounts)
     if answer is not None:
         await store_answer(tx, terms.scope, call_id, answer, at)
@@ -178,22 +166,18 @@ async def close_call(
                 tx, terms, call_id, closing, charge, outcome, at=at, amounts=amounts, close_key=close_key
             )
         row["charged"] = charge
-    failpoint(f"{_point(name)}.after_call")
+    failpoint(f"{point}.after_call")
     await write_event(
         tx, terms.scope, row["month"], call_id, name, (d_spent, d_held, 0), None, outcome.note_text(), at
     )
     if close_key is not None:
         await close_key_for(tx, terms.scope, close_key, call_id, outcome, at)
-    failpoint(f"{_point(name)}.after_event")
+    failpoint(f"{point}.after_event")
     if row["extra"] in ("savings", "credit"):
         await move_extra(tx, terms.scope, row["month"], d_spent, d_held)
     alerts = await _move_money(tx, terms, row["month"], d_spent, d_held, row["limit_seen"])
-    failpoint(f"{_point(name)}.after_month")
+    failpoint(f"{point}.after_month")
     return Closed(closing, row["month"], row["charged"], True, alerts)
-
-
-def _point(name: str) -> str:
-    return "settle" if name == "true_up" else name
 
 
 async def _move_money(
@@ -207,16 +191,12 @@ async def _move_money(
     )
     if limit is None or d_spent <= 0:
         return ()
-    ceiling = limit + rows[0]["approved"]
-    spent = rows[0]["spent"]
-    reached = [
-        bp
-        for bp in terms.thresholds_bp
-        if ceiling > 0 and spent * 10_000 >= bp * ceiling and (month, bp) not in terms.alerted
-    ]
-    for bp in reached:
+    spent, ceiling = rows[0]["spent"], limit + rows[0]["approved"]
+    reached = [(month, bp) for bp in terms.thresholds_bp if ceiling > 0 and spent * 10_000 >= bp * ceiling]
+    fresh = tuple(line for line in reached if line not in terms.alerted)
+    for _, bp in fresh:
         await insert_alert(tx, terms.scope, month, bp, spent, ceiling)
-    return tuple((month, bp) for bp in reached)
+    return fresh
 
 
 async def insert_alert(tx: Tx, scope: str, month: str, bp: int, spent: int, ceiling: int) -> None:

@@ -8,11 +8,12 @@ each request for the password; the guard proves to clients that it knows it, and
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 from urllib.parse import parse_qs
+
+from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 
 from tta_dev_primitives.blocks.prefect_server.access import OPEN_PATH, Tokens, open_page, proof_of
 
@@ -23,6 +24,7 @@ Send = Callable[[Message], Awaitable[None]]
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 _EVENTS_IN = "/events/in"
+_HEADERS = {"cache-control": "no-store", "referrer-policy": "no-referrer"}
 _MOST_WAITING = 4_000
 _PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.5
 STATUS_PATH = "/tta/status"
@@ -85,9 +87,9 @@ class Guard:
         elif scope["type"] == "websocket":
             await self._websocket(scope, receive, send)
         elif scope["path"] == STATUS_PATH:
-            await _answer(send, 200, self._about(scope))
+            await JSONResponse(self._about(scope), headers=_HEADERS)(scope, receive, send)
         elif scope["path"].startswith(OPEN_PATH):
-            await self._open(scope, send)
+            await self._open(scope)(scope, receive, send)
         else:
             await self._request(scope, receive, send)
 
@@ -96,14 +98,13 @@ class Guard:
         proof = {"proof": proof_of(self._secret, nonce)} if nonce and self._secret else {}
         return {**self._status(), "idle_s": round(self._activity.idle_s, 1), **proof}
 
-    async def _open(self, scope: Scope, send: Send) -> None:
+    def _open(self, scope: Scope) -> Response:
         token, _, path = scope["path"].removeprefix(OPEN_PATH).partition("/")
         if scope["method"] == "GET" and self._secret and self._tokens.take(token, time.time()):
             self._activity.touch()
-            await _send(send, 200, b"text/html", open_page(self._secret, f"/{path}"))
-            return
-        await _send(
-            send, 403, b"text/plain", b"This link was used or is too old. A new one: tta server open\n"
+            return HTMLResponse(open_page(self._secret, f"/{path}"), headers=_HEADERS)
+        return PlainTextResponse(
+            "This link was used or is too old. A new one: tta server open\n", 403, _HEADERS
         )
 
     def _welcome(self, scope: Scope) -> bool:
@@ -146,19 +147,4 @@ async def _refuse(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "websocket.close", "code": 1008})
         return
     detail = "This server answers only its own pages and programs on this machine."
-    await _answer(send, 403, {"exception_message": detail})
-
-
-async def _answer(send: Send, status: int, body: dict[str, Any]) -> None:
-    await _send(send, status, b"application/json", json.dumps(body).encode())
-
-
-async def _send(send: Send, status: int, kind: bytes, data: bytes) -> None:
-    headers = [
-        (b"content-type", kind),
-        (b"content-length", str(len(data)).encode()),
-        (b"cache-control", b"no-store"),
-        (b"referrer-policy", b"no-referrer"),
-    ]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": data})
+    await JSONResponse({"exception_message": detail}, 403, _HEADERS)(scope, receive, send)

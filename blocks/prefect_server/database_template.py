@@ -2,7 +2,7 @@
 
 One is shipped for the oldest and one for the newest Prefect that is allowed. The newest that is not newer than the
 installed Prefect is taken, and Prefect's own migrations do the rest, if there is any.
-`python -m tta_dev_primitives.blocks.prefect_server.database_template` makes the one of the installed version.
+`python tests/support/prefect_template.py` makes the one of the installed version.
 """
 
 from __future__ import annotations
@@ -10,11 +10,6 @@ from __future__ import annotations
 import gzip
 import os
 import re
-import sqlite3
-import subprocess
-import sys
-import tempfile
-from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 
@@ -53,36 +48,3 @@ def install_template(database: Path) -> bool:
         file.write(data)
     part.rename(database)
     return True
-
-
-def make_template() -> Path:
-    """Run Prefect's migrations on an empty database and keep the result as the shipped template."""
-    goal = _FOLDER / f"prefect-{version('prefect')}.sqlite.gz"
-    with tempfile.TemporaryDirectory() as scratch:
-        database, copy = Path(scratch) / "prefect.db", Path(scratch) / "copy.db"
-        env = {k: v for k, v in os.environ.items() if not k.startswith("PREFECT_")}
-        env |= {
-            "PREFECT_HOME": scratch,
-            "PREFECT_SERVER_DATABASE_CONNECTION_URL": f"sqlite+aiosqlite:///{database}",
-            "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-            "DO_NOT_TRACK": "1",
-        }
-        # Another process: Prefect reads its settings when it is imported.
-        subprocess.run([sys.executable, "-c", _MIGRATE], env=env, cwd=scratch, check=True)  # noqa: S603
-        with closing(sqlite3.connect(database)) as connection:
-            connection.execute("VACUUM INTO ?", (str(copy),))
-        # mtime=0: the same database gives the same bytes.
-        goal.write_bytes(gzip.compress(copy.read_bytes(), 9, mtime=0))
-    return goal
-
-
-_MIGRATE = """
-import asyncio
-from prefect.server.database import provide_database_interface
-
-asyncio.run(provide_database_interface().create_db())
-"""
-
-if __name__ == "__main__":
-    made = make_template()
-    print(f"{made.name}: {made.stat().st_size} bytes")

@@ -9,7 +9,6 @@ import ipaddress
 import os
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -60,57 +59,30 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-@dataclass(frozen=True, slots=True)
 class ServerHome:
     """Where the embedded server keeps its files, all below `$TTA_HOME`, all readable by the user only."""
 
-    root: Path
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        # PREFECT_HOME of server and clients: the user's own `~/.prefect` stays untouched.
+        self.prefect_home = root / "prefect"
+        self.log_file = root / "logs" / "server.log"
+        self.key_file = root / "keys" / "prefect-encryption.key"
+        # `user:password` of the API, of the last start.
+        self.auth_file = root / "keys" / "prefect-auth"
+        self.folder = root / "server"
+        # Prefect's own (flow runs, events, blocks); never the ledger.
+        self.database = self.folder / "prefect.db"
+        # Held by the server process from before it starts until it is gone, however it ends.
+        self.lock_file = self.folder / "lock"
+        # Process id, port and versions of the running server (JSON).
+        self.state_file = self.folder / "state.json"
 
     @classmethod
     def find(cls, root: Path | None = None) -> ServerHome:
         """Of `root`, else of the server that this process was pointed at, else of `$TTA_HOME`."""
         known = os.environ.get(_HOME_MARK)
         return cls((root or (Path(known) if known else tta_home())).expanduser().absolute())
-
-    @property
-    def folder(self) -> Path:
-        """State, lock, database."""
-        return self.root / "server"
-
-    @property
-    def prefect_home(self) -> Path:
-        """PREFECT_HOME of server and clients: the user's own `~/.prefect` stays untouched."""
-        return self.root / "prefect"
-
-    @property
-    def log_file(self) -> Path:
-        """What the server process prints."""
-        return self.root / "logs" / "server.log"
-
-    @property
-    def key_file(self) -> Path:
-        """The key that encrypts Prefect blocks."""
-        return self.root / "keys" / "prefect-encryption.key"
-
-    @property
-    def auth_file(self) -> Path:
-        """`user:password` of the API, of the last start."""
-        return self.root / "keys" / "prefect-auth"
-
-    @property
-    def database(self) -> Path:
-        """Prefect's SQLite database (flow runs, events, blocks); never the ledger."""
-        return self.folder / "prefect.db"
-
-    @property
-    def lock_file(self) -> Path:
-        """Held by the server process from before it starts until it is gone, however it ends."""
-        return self.folder / "lock"
-
-    @property
-    def state_file(self) -> Path:
-        """Process id, port and versions of the running server (JSON)."""
-        return self.folder / "state.json"
 
 
 def server_settings(home: ServerHome, *, host: str, port: int) -> dict[str, str]:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from datetime import date
-from typing import Any
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import UnknownModelError, UnknownPriceError
@@ -74,9 +73,8 @@ def defined_targets(
     """As `resolve_targets`, but models that nothing defines are left out instead of refused."""
     day = today or today_utc()
     targets: dict[str, Target] = {}
-    for source in _sources(config, catalogue):
-        if source.name not in targets:
-            targets[source.name] = _target(source, config, catalogue, day)
+    for found in _named(config, catalogue, day):
+        targets.setdefault(found.name, found)
     return targets
 
 
@@ -99,49 +97,31 @@ def replacement_for(
     successor = known.successor(entry, day)
     if successor is None or (target.billing == "free" and successor.free_tier is None):
         return None
-    source = _Source(
-        name=successor.name,
-        provider=target.provider,
-        api_key_env=target.api_key_env,
-        billing=target.billing,
-        max_output_tokens=target.max_output_tokens,
+    found = _target(successor.name, target.provider, target.api_key_env, target.billing, config, known, day)
+    longest = successor.max_output_tokens or target.max_output_tokens
+    return replace(
+        found,
+        max_output_tokens=min(target.max_output_tokens, longest),
         timeout_s=target.timeout_s,
+        replaces=target.name,
     )
-    return replace(_target(source, config, known, day), replaces=target.name)
 
 
-@dataclass(frozen=True, slots=True)
-class _Source:
-    """Where a target's settings come from, once defaults are filled in."""
-
-    name: str
-    provider: str
-    api_key_env: str
-    billing: Billing
-    base_url: str | None = None
-    api_model: str | None = None
-    max_output_tokens: int = 2048
-    timeout_s: float = 120.0
-    price: PriceConfig | None = None
-    limits: LimitsConfig | None = None
-    capabilities: Mapping[str, Any] = field(default_factory=dict)
-
-
-def _sources(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[_Source]:
+def _named(config: OrchestrationConfig, catalogue: Catalogue, day: date) -> Iterator[Target]:
     for executor in config.executors:
-        yield _from_executor(executor)
-    yield _from_orchestrator(config, catalogue)
+        key, billing = executor.api_key_env, executor.billing or "paid"
+        yield _target(executor.model, executor.provider, key, billing, config, catalogue, day, executor)
+    yield _orchestrator(config, catalogue, day)
     for name in config.fallback_models:
         entry = catalogue.find(name)
         if entry is not None:
-            yield _from_catalogue(name, entry, config, catalogue)
+            key = _usual_key(entry.provider, config, catalogue)
+            usual = default_billing(entry.provider, entry.name) or "paid"
+            plan = _plan_of_key(config, entry.provider, key) or usual
+            yield _target(name, entry.provider, key, plan, config, catalogue, day)
 
 
-def _from_executor(executor: ExecutorConfig) -> _Source:
-    return _source(executor, executor.provider, executor.api_key_env, executor.billing or "paid")
-
-
-def _from_orchestrator(config: OrchestrationConfig, catalogue: Catalogue) -> _Source:
+def _orchestrator(config: OrchestrationConfig, catalogue: Catalogue, day: date) -> Target:
     orchestrator = config.orchestrator
     entry = catalogue.find(orchestrator.api_model or orchestrator.model)
     provider = orchestrator.said_provider or (entry.provider if entry else "anthropic")
@@ -149,37 +129,7 @@ def _from_orchestrator(config: OrchestrationConfig, catalogue: Catalogue) -> _So
     billing = orchestrator.said_billing or _plan_of_key(config, provider, key)
     # The orchestrator is the paid model unless its provider's keys are free by default.
     billing = billing or default_billing(provider, orchestrator.api_model or orchestrator.model) or "paid"
-    return _source(orchestrator, provider, key, billing)
-
-
-def _from_catalogue(
-    name: str, entry: ModelEntry, config: OrchestrationConfig, catalogue: Catalogue
-) -> _Source:
-    key = _usual_key(entry.provider, config, catalogue)
-    billing = (
-        _plan_of_key(config, entry.provider, key) or default_billing(entry.provider, entry.name) or "paid"
-    )
-    return _Source(name=name, provider=entry.provider, api_key_env=key, billing=billing)
-
-
-def _source(
-    endpoint: ExecutorConfig | OrchestratorConfig, provider: str, key: str, billing: Billing
-) -> _Source:
-    return _Source(
-        name=endpoint.model,
-        provider=provider,
-        api_key_env=key,
-        billing=billing,
-        base_url=endpoint.base_url,
-        api_model=endpoint.api_model,
-        max_output_tokens=endpoint.max_output_tokens,
-        timeout_s=endpoint.timeout_s,
-        price=endpoint.price,
-        limits=endpoint.limits,
-        capabilities={}
-        if endpoint.capabilities is None
-        else endpoint.capabilities.model_dump(exclude_none=True),
-    )
+    return _target(orchestrator.model, provider, key, billing, config, catalogue, day, orchestrator)
 
 
 def _own_key(
@@ -218,42 +168,59 @@ def _plan_of_key(config: OrchestrationConfig, provider: str, api_key_env: str) -
     )
 
 
-def _target(source: _Source, config: OrchestrationConfig, catalogue: Catalogue, day: date) -> Target:
-    provider = catalogue.providers[source.provider]
-    entry = catalogue.find(source.api_model or source.name, source.provider)
-    named = source.api_model or source.name
+_BY_DEFAULT = OrchestratorConfig()
+
+
+def _target(
+    name: str,
+    provider: str,
+    key: str,
+    billing: Billing,
+    config: OrchestrationConfig,
+    catalogue: Catalogue,
+    day: date,
+    said: ExecutorConfig | OrchestratorConfig | None = None,
+) -> Target:
+    """A model as a run may call it; `said` is what the file says of it beyond its name."""
+    named, said = (said and said.api_model) or name, said or _BY_DEFAULT
+    base_url, entry = said.base_url, catalogue.find(named, provider)
     api_model = entry.api_id(named) if entry else named
-    longest = entry.max_output_tokens if entry and entry.max_output_tokens else source.max_output_tokens
+    own = {} if said.capabilities is None else said.capabilities.model_dump(exclude_none=True)
+    longest = entry.max_output_tokens if entry and entry.max_output_tokens else said.max_output_tokens
     return Target(
-        name=source.name,
-        provider=source.provider,
+        name=name,
+        provider=provider,
         api_model=api_model,
-        billing=source.billing,
-        api_key_env=source.api_key_env,
-        family=entry.family if entry else catalogue.family_of(api_model, source.provider),
-        price=_price(source, api_model, catalogue, day),
-        base_url=source.base_url,
-        max_output_tokens=min(source.max_output_tokens, longest),
-        timeout_s=source.timeout_s,
+        billing=billing,
+        api_key_env=key,
+        family=entry.family if entry else catalogue.family_of(api_model, provider),
+        price=_price(provider, api_model, said.price, catalogue, day),
+        base_url=base_url,
+        max_output_tokens=min(said.max_output_tokens, longest),
+        timeout_s=said.timeout_s,
         context_tokens=entry.context_tokens if entry else None,
         most_output_tokens=entry.max_output_tokens if entry else None,
-        limits=_limits(source, entry, provider),
-        capabilities=replace(catalogue.capabilities_of(api_model, source.provider), **source.capabilities),
-        fixed_capabilities=frozenset(source.capabilities),
+        limits=_limits(
+            said.limits, entry, catalogue.providers[provider], billing == "free" and base_url is None
+        ),
+        capabilities=replace(catalogue.capabilities_of(api_model, provider), **own),
+        fixed_capabilities=frozenset(own),
         allow_private_hosts=config.allow_private_hosts,
     )
 
 
-def _price(source: _Source, api_model: str, catalogue: Catalogue, day: date) -> Price | None:
+def _price(
+    provider: str, api_model: str, own: PriceConfig | None, catalogue: Catalogue, day: date
+) -> Price | None:
     try:
-        return list_price(source.provider, api_model, catalogue=catalogue, today=day, own=source.price)
+        return list_price(provider, api_model, catalogue=catalogue, today=day, own=own)
     except UnknownPriceError:
         return None
 
 
-def _limits(source: _Source, entry: ModelEntry | None, provider: ProviderEntry) -> Limits:
-    pooled = source.billing == "free" and source.base_url is None
-    if source.limits is not None:
-        return provider.limits(source.limits.model_dump(), source="config", pooled=pooled)
-    figures = entry.free_tier if entry and pooled else None
-    return provider.limits(figures, source="catalogue", pooled=pooled)
+def _limits(
+    own: LimitsConfig | None, entry: ModelEntry | None, provider: ProviderEntry, pooled: bool
+) -> Limits:
+    if own is not None:
+        return provider.limits(own.model_dump(), source="config", pooled=pooled)
+    return provider.limits(entry.free_tier if entry and pooled else None, source="catalogue", pooled=pooled)

@@ -8,7 +8,6 @@ serves many calls. A lock file in front of the database makes waiting processes 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import os
 import sqlite3
 import threading
@@ -21,7 +20,7 @@ from typing_extensions import override
 
 from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Work
-from tta_dev_primitives.blocks.ledger.database.sqlite_worker import Job, Worker
+from tta_dev_primitives.blocks.ledger.database.sqlite_worker import Job, Worker, locked
 from tta_dev_primitives.config.errors import LedgerError
 
 T = TypeVar("T")
@@ -124,8 +123,7 @@ def compact_file(path: Path) -> None:
 
 def _step(connection: sqlite3.Connection, queue_fd: int) -> bool:
     """Free some pages; False when none is left."""
-    fcntl.flock(queue_fd, fcntl.LOCK_EX)
-    try:
+    with locked(queue_fd):
         if not connection.execute("PRAGMA freelist_count").fetchone()[0]:
             return False
         if connection.execute("PRAGMA auto_vacuum").fetchone()[0]:
@@ -135,5 +133,3 @@ def _step(connection: sqlite3.Connection, queue_fd: int) -> bool:
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
             connection.execute("VACUUM")
         return True
-    finally:
-        fcntl.flock(queue_fd, fcntl.LOCK_UN)

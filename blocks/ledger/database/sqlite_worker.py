@@ -9,8 +9,8 @@ import queue
 import sqlite3
 import threading
 import time
-from collections.abc import Coroutine
-from contextlib import closing
+from collections.abc import Coroutine, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -139,8 +139,7 @@ class Worker:
 
     def _write(self, jobs: list[Job]) -> None:
         connection = self._opened()
-        fcntl.flock(self._queue_fd, fcntl.LOCK_EX)
-        try:
+        with locked(self._queue_fd):
             begun = [job for job in jobs if job.take()]
             if begun and not self._commit(connection, begun):
                 # One work spoilt the common transaction (a full disk, say): give each its own.
@@ -148,8 +147,6 @@ class Worker:
                     job.result = job.error = None
                     self._commit(connection, [job])
                     job.finished = True
-        finally:
-            fcntl.flock(self._queue_fd, fcntl.LOCK_UN)
 
     def _commit(self, connection: sqlite3.Connection, jobs: list[Job]) -> bool:
         """Run `jobs` in one transaction. False: it was lost, and they are more than one."""
@@ -179,17 +176,10 @@ class Worker:
         return True
 
     def _step(self, connection: sqlite3.Connection, job: Job) -> None:
-        """Run one work to its end: on SQLite nothing in it suspends, so one `send` is enough."""
-        running = cast(Coroutine[Any, Any, Any], job.work(_SqliteTx(connection)))
         try:
-            running.send(None)
-        except StopIteration as done:
-            job.result = done.value
+            job.result = _run(job.work, connection)
         except BaseException as error:
             job.error = self._explain(error)
-        else:
-            running.close()
-            job.error = LedgerError("Ledger: a work function may await nothing but its transaction")
 
     def _explain(self, error: BaseException) -> BaseException:
         if not isinstance(error, (sqlite3.Error, OSError)):
@@ -247,8 +237,7 @@ class Worker:
         )
         self.connection = connection
         # Two processes that turn a new file to WAL at once get "locked" without the busy wait: queue up.
-        fcntl.flock(self._queue_fd, fcntl.LOCK_EX)
-        try:
+        with locked(self._queue_fd):
             self._refuse_foreign(connection)
             # Of a new file only: what is deleted later can be given back in short steps.
             connection.execute("PRAGMA auto_vacuum=INCREMENTAL")
@@ -260,8 +249,6 @@ class Worker:
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-        finally:
-            fcntl.flock(self._queue_fd, fcntl.LOCK_UN)
         return connection
 
     def _look_before_touching(self) -> None:
@@ -286,29 +273,18 @@ class Worker:
 
     def _migrate(self, connection: sqlite3.Connection) -> None:
         generation = schema_generation()
-
-        async def work(tx: _SqliteTx) -> None:
-            await migrate(tx, "sqlite")
-
-        fcntl.flock(self._queue_fd, fcntl.LOCK_EX)
-        try:
-            job_error: BaseException | None = None
+        with locked(self._queue_fd):
             connection.execute("BEGIN IMMEDIATE")
             try:
-                work(_SqliteTx(connection)).send(None)
-            except StopIteration:
+                _run(lambda tx: migrate(tx, "sqlite"), connection)
                 connection.execute("COMMIT")
-            except BaseException as error:
-                job_error = error
+            except BaseException:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
-            if job_error is not None:
-                raise job_error
+                raise
             # The lock file knows from now on that a ledger stands beside it: see `_open`.
             if not os.fstat(self._queue_fd).st_size:
                 os.write(self._queue_fd, _IN_USE)
-        finally:
-            fcntl.flock(self._queue_fd, fcntl.LOCK_UN)
         self._generation = generation
 
     def close_queue_file(self) -> None:
@@ -322,6 +298,27 @@ class Worker:
             self.connection.close()
             self.connection = None
         self.close_queue_file()
+
+
+def _run(work: Work[Any], connection: sqlite3.Connection) -> Any:
+    """Run one work to its end: on SQLite nothing in it suspends, so one `send` is enough."""
+    running = cast(Coroutine[Any, Any, Any], work(_SqliteTx(connection)))
+    try:
+        running.send(None)
+    except StopIteration as done:
+        return done.value
+    running.close()
+    raise LedgerError("Ledger: a work function may await nothing but its transaction")
+
+
+@contextmanager
+def locked(queue_fd: int) -> Iterator[None]:
+    """Hold the lock file, in front of which the processes queue up."""
+    fcntl.flock(queue_fd, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        fcntl.flock(queue_fd, fcntl.LOCK_UN)
 
 
 _FIXES = (
