@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from tta_dev_primitives.blocks.quotas.windows import (
     DAY_SLACK_S,
     HOLD_S,
     KINDS,
-    RELEASE_S,
     TICK_S,
     Kind,
     Windows,
@@ -51,10 +50,6 @@ class Plan:
     """Tasks by model, in the order of the models."""
 
 
-_Steps = Sequence[tuple[float, float]]
-"""(seconds from the start, tasks): what comes free then, and again each cycle."""
-
-
 @dataclass(frozen=True, slots=True)
 class _Model:
     """One model's limits in tasks instead of requests and tokens; an absent kind is no limit."""
@@ -62,43 +57,19 @@ class _Model:
     zone: str
     opens_at: float
     caps: Mapping[Kind, float]
-    """Tasks a window, without what is kept for interactive work."""
+    """Tasks a window."""
     left: Mapping[Kind, float]
     """Tasks still open now."""
-    kept: Mapping[Kind, float]
-    """Tasks of a day that are released before its end."""
-    opening: Mapping[Kind, _Steps]
-    """How the present minute comes free."""
-
-    def without(self, kind: Kind) -> _Model:
-        """The same model with one limit lifted."""
-        return replace(self, caps={k: v for k, v in self.caps.items() if k != kind})
-
-    def lowest(self, figures: Mapping[Kind, float], kinds: Sequence[Kind]) -> float:
-        """The lowest of the figures whose limit is known."""
-        return min((figures[k] for k in kinds if k in self.caps), default=math.inf)
 
 
-class _Span(NamedTuple):
-    """A stretch of time with its own store of tasks."""
-
+class _Day(NamedTuple):
     start: float
-    end: float
+    before: float
+    """Tasks let through before it."""
+    first: float
+    """Tasks of its first minute."""
     store: float
     """Tasks that the day's limits let through in it."""
-    steps: Sequence[_Steps]
-    """For each minute limit, how it comes free."""
-
-    def supply(self, t: float) -> float:
-        """Tasks let through from the start of the span to `t`."""
-        elapsed = min(t, self.end) - self.start
-        if elapsed < 0:
-            return 0.0
-        flow = (
-            sum(tasks * (1 + (elapsed - at) // _CYCLE_S) for at, tasks in steps if elapsed >= at)
-            for steps in self.steps
-        )
-        return min(self.store, min(flow, default=math.inf))
 
 
 def time_needed(
@@ -135,36 +106,69 @@ def time_needed(
             opens_at = max(now, (blocked_until or {}).get(name, 0.0), book.closed_until())
             models[name] = _model(limits, book, opens_at, max(tokens_each, 1.0))
             pools.update([limits.pool] if limits.pool else [])
-    seconds = _quota_time(n_tasks, [_Supply(n_tasks, model, now) for model in models.values()], now)
+    supplies = {name: _Supply(n_tasks, model, now) for name, model in models.items()}
+    seconds = _quota_time(n_tasks, supplies.values(), now)
     work_s = n_tasks * latency_s / max(1, concurrency)
     return Plan(
         seconds=max(seconds + latency_s, work_s),
-        binding=_binding(n_tasks, models, now, seconds) if seconds > work_s else None,
-        share=dict.fromkeys(limits_by_model, 0) | _share(n_tasks, models, now, seconds),
+        binding=_binding(n_tasks, models, supplies, now, seconds) if seconds > work_s else None,
+        share=dict.fromkeys(limits_by_model, 0) | _share(n_tasks, supplies, now + seconds),
     )
 
 
 def _model(limits: Limits, book: Windows, opens_at: float, tokens: float) -> _Model:
     caps: dict[Kind, float] = {}
     left: dict[Kind, float] = {}
-    kept: dict[Kind, float] = {}
-    opening: dict[Kind, _Steps] = {}
     for kind in KINDS:
         cap, open_now = book.cap(kind, limits), book.left(kind, limits)
         if cap is None or open_now is None:
             continue
         # A provider that counts the asked maximum lets fewer through than what the replies use says.
         each = max(tokens, book.metered_each) if kind in ("tpm", "tpd") else 1.0
-        kept[kind] = 0.0 if kind in _PER_MINUTE else book.kept_for_people(cap) // each
+        # What a day keeps for interactive work is released before its end.
         whole = cap - (book.kept_for_people(cap) if kind in _PER_MINUTE else 0)
         # A request larger than the share for bulk work still passes through an empty window.
         caps[kind] = whole // each or cap // each
         left[kind] = open_now // each
-        opening[kind] = [(0.0, left[kind]), *((at, amount / each) for at, amount in book.comes_free(kind))]
-    return _Model(limits.reset_zone, opens_at, caps, left, kept, opening)
+    return _Model(limits.reset_zone, opens_at, caps, left)
 
 
-def _quota_time(n: int, supplies: Sequence[_Supply], now: float) -> float:
+class _Supply:
+    """What one model lets through, day after day, until it alone would be done with `n` tasks."""
+
+    def __init__(self, n: int, model: _Model, now: float, lifted: Kind | None = None) -> None:
+        def lowest(figures: Mapping[Kind, float], kinds: Sequence[Kind]) -> float:
+            return min((figures[k] for k in kinds if k in figures and k != lifted), default=math.inf)
+
+        self._minute, of_day = lowest(model.caps, _PER_MINUTE), lowest(model.caps, _PER_DAY)
+        self._days: list[_Day] = []
+        self.end = now
+        if min(self._minute, of_day) < 1:
+            return
+        start, total = model.opens_at, 0.0
+        minute_is_new = start > now + _CYCLE_S
+        day_is_new = day_bounds(start - DAY_SLACK_S, model.zone)[0] > now
+        first = self._minute if minute_is_new else lowest(model.left, _PER_MINUTE)
+        store = of_day if day_is_new else lowest(model.left, _PER_DAY)
+        for _ in range(_LONGEST_DAYS):
+            self._days.append(_Day(start, total, first, store))
+            self.end = day_bounds(start - DAY_SLACK_S, model.zone)[1] + DAY_SLACK_S
+            total = self.by(self.end)
+            if total >= n:
+                return
+            start, first, store = self.end, self._minute, of_day
+
+    def by(self, t: float) -> float:
+        """Tasks let through by `t`."""
+        i = bisect_right(self._days, t, key=lambda day: day.start) - 1
+        if i < 0:
+            return 0.0
+        day = self._days[i]
+        minutes = (min(t, self.end) - day.start) // _CYCLE_S
+        return day.before + min(day.store, day.first + (self._minute * minutes if minutes else 0))
+
+
+def _quota_time(n: int, supplies: Collection[_Supply], now: float) -> float:
     """Seconds until the supplies add up to `n`, by bisection."""
     low, high = now, max((supply.end for supply in supplies), default=now)
     if sum(supply.by(high) for supply in supplies) < n:
@@ -178,74 +182,23 @@ def _quota_time(n: int, supplies: Sequence[_Supply], now: float) -> float:
     return high - now
 
 
-class _Supply:
-    """One model's spans, until it alone would be done with `n` tasks, and what they let through."""
-
-    def __init__(self, n: int, model: _Model, now: float) -> None:
-        self._spans: list[_Span] = []
-        self._before: list[float] = []
-        total = 0.0
-        for span in _spans(model, now):
-            self._spans.append(span)
-            self._before.append(total)
-            total += span.supply(span.end)
-            if total >= n:
-                break
-        self.end = self._spans[-1].end if self._spans else now
-
-    def by(self, t: float) -> float:
-        """Tasks let through by `t`."""
-        i = bisect_right(self._spans, t, key=lambda span: span.start) - 1
-        return self._before[i] + self._spans[i].supply(t) if i >= 0 else 0.0
-
-
-def _spans(model: _Model, now: float) -> Iterator[_Span]:
-    """Each day twice: until the share kept for interactive work is released, and from then to the reset."""
-    fresh = [[(0.0, model.caps[k])] for k in _PER_MINUTE if k in model.caps]
-    fast_start = model.opens_at > now + _CYCLE_S
-    steps: Sequence[_Steps] = (
-        fresh if fast_start else [model.opening[k] for k in _PER_MINUTE if k in model.caps]
-    )
-    start, full = model.opens_at, model.lowest(model.caps, _PER_DAY)
-    if min(full, model.lowest(model.caps, _PER_MINUTE)) < 1:
-        return
-    if math.isinf(full):
-        yield _Span(start, start + _LONGEST_DAYS * 86_400.0, full, steps)
-        return
-    kept = model.lowest(model.kept, _PER_DAY)
-    today = day_bounds(start - DAY_SLACK_S, model.zone)[0] <= now
-    early = model.lowest(model.left, _PER_DAY) if today else full - kept
-    for _ in range(_LONGEST_DAYS):
-        end = day_bounds(start - DAY_SLACK_S, model.zone)[1] + DAY_SLACK_S
-        release = max(start, end - RELEASE_S)
-        late = kept
-        if release > start:
-            span = _Span(start, release, early, steps)
-            yield span
-            late += early - span.supply(release)
-            steps = fresh
-        elif today:
-            late = early
-        yield _Span(release, end, late, steps)
-        start, steps, early, today = end, fresh, full - kept, False
-
-
-def _binding(n: int, models: Mapping[str, _Model], now: float, seconds: float) -> Binding | None:
+def _binding(
+    n: int, models: Mapping[str, _Model], supplies: Mapping[str, _Supply], now: float, seconds: float
+) -> Binding | None:
     """Try the job without each limit in turn: the one that saves most binds."""
     best, binding = seconds, None
-    supplies = {name: _Supply(n, model, now) for name, model in models.items()}
     for name, model in models.items():
         for kind in model.caps:
-            lifted = {**supplies, name: _Supply(n, model.without(kind), now)}
-            shorter = _quota_time(n, list(lifted.values()), now)
+            lifted = {**supplies, name: _Supply(n, model, now, lifted=kind)}
+            shorter = _quota_time(n, lifted.values(), now)
             if shorter < best:
                 best, binding = shorter, Binding(name, kind)
     return binding
 
 
-def _share(n: int, models: Mapping[str, _Model], now: float, seconds: float) -> dict[str, int]:
+def _share(n: int, supplies: Mapping[str, _Supply], end: float) -> dict[str, int]:
     left, share = n, {}
-    for name, model in models.items():
-        share[name] = min(left, math.floor(min(_Supply(n, model, now).by(now + seconds), n)))
+    for name, supply in supplies.items():
+        share[name] = min(left, math.floor(min(supply.by(end), n)))
         left -= share[name]
     return share

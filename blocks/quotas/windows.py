@@ -362,17 +362,6 @@ class Windows:
         """Epoch seconds at which the day's count begins again; 0 before the first use."""
         return self._day.end
 
-    def comes_free(self, kind: Kind, step_s: float = 5.0) -> list[tuple[float, int]]:
-        """What the minute's log gives back of `kind`, as (seconds from now, amount), in steps of `step_s`."""
-        i = 1 if kind in _TOKENS else 0
-        found: dict[float, int] = {}
-        for tick, counts in self._log.items():
-            offset = tick * TICK_S + HOLD_S - self._now
-            if offset > 0:
-                at = (offset // step_s + 1) * step_s
-                found[at] = found.get(at, 0) + counts[i] + counts[i + 2]
-        return sorted(found.items())
-
     def closed_until(self) -> float:
         """The latest moment any kind is closed by the provider's word; 0 when none is."""
         return max(self._closed.values(), default=0.0)
