@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from xml.sax.saxutils import escape
 
-from tta_dev_primitives.deployments.replay.router_axes import Curve
+from tta_dev_primitives.deployments.replay.router_axes import Axes, Curve
 from tta_dev_primitives.deployments.replay.run import Outcome
 
 _WIDTH, _HEIGHT, _LEFT, _TOP, _PLOT_W, _PLOT_H = 920, 540, 70, 76, 560, 400
@@ -22,19 +22,12 @@ _STYLE = """
 """
 
 
-def chart(
-    outcomes: Sequence[Outcome],
-    ours: Curve | None,
-    oracle: Curve | None,
-    published: tuple[float, float, float] | None,
-) -> str:
+def chart(outcomes: Sequence[Outcome], axes: Axes | None) -> str:
     """One SVG text.
 
     Args:
         outcomes: Operating points: x is the share of the paid model's cost, y the recovered accuracy.
-        ours: Our routing curve on RouteLLM's axes, if the records hold those models.
-        oracle: The best possible curve on the same axes.
-        published: RouteLLM's CPT(50 %), CPT(80 %) and APGR for this data set.
+        axes: The curves on RouteLLM's axes, if the records hold those models.
     """
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">',
@@ -43,19 +36,20 @@ def chart(
         '<text x="70" y="26" style="font-size:17px;font-weight:600">Quality against cost, replayed</text>',
         '<text class="dim" x="70" y="44">numbered points: share of the cost of the paid model alone, and how much '
         "of its lead over the best free model is kept</text>",
-        *_second_subtitle(ours),
         *_grid(),
         f'<line class="random" x1="{_x(0)}" y1="{_y(0)}" x2="{_x(1)}" y2="{_y(1)}"/>',
     ]
-    if oracle is not None:
-        parts.append(f'<polyline class="oracle" points="{_points(oracle)}"/>')
-    if ours is not None:
-        parts.append(f'<polyline class="curve" points="{_points(ours)}"/>')
-    if published is not None:
-        for share, part in ((published[0], 0.5), (published[1], 0.8)):
+    if axes is not None:
+        parts.append(
+            '<text class="dim" x="70" y="62">lines and red points (RouteLLM\'s axes): share of the calls to GPT-4, and '
+            "how much of its lead over Mixtral</text>"
+        )
+        parts.append(f'<polyline class="oracle" points="{_points(axes.oracle)}"/>')
+        parts.append(f'<polyline class="curve" points="{_points(axes.ours)}"/>')
+        for share, part in zip(axes.published or (), (0.5, 0.8), strict=False):
             parts.append(f'<circle class="theirs" cx="{_x(share)}" cy="{_y(part)}" r="5"/>')
     parts += _operating_points(outcomes)
-    parts += _legend(outcomes, ours, oracle, published)
+    parts += _legend(outcomes, axes)
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -71,13 +65,6 @@ def _operating_points(outcomes: Sequence[Outcome]) -> list[str]:
         lines.append(f'<circle class="ours" cx="{x}" cy="{y}" r="6"/>')
         lines.append(f'<text x="{x + 9}" y="{y + 4}">{", ".join(numbers)}</text>')
     return lines
-
-
-def _second_subtitle(ours: Curve | None) -> list[str]:
-    if ours is None:
-        return []
-    text = "lines and red points (RouteLLM's axes): share of the calls to GPT-4, and how much of its lead over Mixtral"
-    return [f'<text class="dim" x="70" y="62">{text}</text>']
 
 
 def _x(share: float) -> float:
@@ -120,25 +107,19 @@ def _grid() -> list[str]:
     return lines
 
 
-def _legend(
-    outcomes: Sequence[Outcome],
-    ours: Curve | None,
-    oracle: Curve | None,
-    published: tuple[float, float, float] | None,
-) -> list[str]:
+def _legend(outcomes: Sequence[Outcome], axes: Axes | None) -> list[str]:
     x, y = _LEFT + _PLOT_W + 20, _TOP + 10
     rows: list[tuple[str, str]] = []
     for number, one in enumerate(outcomes, start=1):
         rows.append(("ours", f"{number}  {one.scenario}: saves {one.saving:.0%}"))
         rows.append(("", f"    at {one.relative:.1%} of paid accuracy"))
-    if ours is not None:
-        rows.append(("ours", f"line: by agreement, APGR {ours.apgr:.3f}"))
-        rows.append(("", f"    CPT 50 % {ours.cpt(0.5):.0%}, 80 % {ours.cpt(0.8):.0%}"))
-    if published is not None:
-        rows.append(("theirs", f"RouteLLM's best: APGR {published[2]:.3f}"))
-        rows.append(("", f"    CPT 50 % {published[0]:.0%}, 80 % {published[1]:.0%}"))
-    if oracle is not None:
-        rows.append(("oracle-mark", f"dashed: the oracle, APGR {oracle.apgr:.3f}"))
+    if axes is not None:
+        rows.append(("ours", f"line: by agreement, APGR {axes.ours.apgr:.3f}"))
+        rows.append(("", f"    CPT 50 % {axes.ours.cpt(0.5):.0%}, 80 % {axes.ours.cpt(0.8):.0%}"))
+        if axes.published is not None:
+            rows.append(("theirs", f"RouteLLM's best: APGR {axes.published[2]:.3f}"))
+            rows.append(("", f"    CPT 50 % {axes.published[0]:.0%}, 80 % {axes.published[1]:.0%}"))
+        rows.append(("oracle-mark", f"dashed: the oracle, APGR {axes.oracle.apgr:.3f}"))
     rows.append(("random-mark", "dotted: random"))
     lines = []
     for n, (mark, text) in enumerate(rows):

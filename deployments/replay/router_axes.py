@@ -52,6 +52,23 @@ class Curve:
         return next(n for n, value in enumerate(recovered) if value >= part) / (len(recovered) - 1)
 
 
+@dataclass(frozen=True, slots=True)
+class Axes:
+    """Our curve, the best possible one, and RouteLLM's best published figures for the data set."""
+
+    ours: Curve
+    oracle: Curve
+    published: tuple[float, float, float] | None
+
+
+def axes_of(records: Sequence[Mapping[str, Any]]) -> Axes | None:
+    """The curves of the records; None where they do not hold RouteLLM's models."""
+    ours, oracle = agreement_curve(records), oracle_curve(records)
+    if ours is None or oracle is None:
+        return None
+    return Axes(ours, oracle, PUBLISHED.get(str(records[0].get("dataset"))))
+
+
 def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
     """Route to the strong model first where other cheap models agree least with the weak one's answer.
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
+from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
 from tta_dev_primitives.deployments.sandbox.http_reply import Reply, dumps, token
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from tta_dev_primitives.deployments.sandbox.app import App
 
 _DAY = timedelta(hours=24)
-_NO_FILE = ("", b"", "")
 Handler = Callable[[Request, str], Awaitable[Reply]]
 
 
@@ -57,10 +57,8 @@ class BatchRoutes:
 
     app: App
     batches: list[Batch] = field(default_factory=list)
-    files: dict[str, tuple[str, bytes, str]] = field(default_factory=dict)
-    """Caller, content and name of each uploaded file."""
-    _answers: dict[str, Batch] = field(default_factory=dict)
-    _uploads: int = 0
+    files: dict[str, tuple[str, bytes]] = field(default_factory=dict)
+    """Caller and content of each uploaded file."""
 
     def table(self) -> list[tuple[str, str, Handler]]:
         """Method, path and handler of every route."""
@@ -80,8 +78,6 @@ class BatchRoutes:
             found += [
                 ("POST", f"{prefix}/files", self._upload),
                 ("GET", f"{prefix}/files/{{id:str}}/content", self._content),
-                ("GET", f"{prefix}/files/{{id:str}}", self._file),
-                ("DELETE", f"{prefix}/files/{{id:str}}", self._delete),
                 ("POST", f"{prefix}/batches", self._create_chat),
                 ("GET", f"{prefix}/batches", self._list),
                 ("POST", f"{prefix}/batches/{{id:str}}/cancel", self._cancel),
@@ -97,12 +93,12 @@ class BatchRoutes:
     # --- create
 
     async def _create_messages(self, request: Request, key: str) -> Reply:
-        body = _json(await request.body())
+        body = parse_body(await request.body())
         lines = [(_named(one, "custom_id"), one.get("params") or {}) for one in _listed(body, "requests")]
         return self._opened(request, self._new("anthropic", key, lines, "msgbatch"))
 
     async def _create_gemini(self, request: Request, key: str) -> Reply:
-        node = _json(await request.body()).get("batch") or {}
+        node = parse_body(await request.body()).get("batch") or {}
         inline = _listed((node.get("inputConfig") or {}).get("requests") or {}, "requests")
         lines = [
             (str((one.get("metadata") or {}).get("key", "")), one.get("request") or {}) for one in inline
@@ -112,14 +108,12 @@ class BatchRoutes:
         return self._opened(request, batch)
 
     async def _create_chat(self, request: Request, key: str) -> Reply:
-        body = _json(await request.body())
+        body = parse_body(await request.body())
         provider = self.provider_of(request)
         if body.get("endpoint") != "/v1/chat/completions" or not body.get("completion_window"):
             refuse("endpoint must be /v1/chat/completions, with a completion_window.", "endpoint")
-        owner, content, _ = self.files.get(str(body.get("input_file_id")), _NO_FILE)
-        if owner != key:
-            raise Refusal(Failure("model_gone", "No such File object.", "input_file_id"))
-        rows = [_json(row) for row in content.splitlines() if row.strip()]
+        content = self._file(str(body.get("input_file_id")), key)
+        rows = [parse_body(row) for row in content.splitlines() if row.strip()]
         if any(row.get("method") != "POST" or row.get("url") != "/v1/chat/completions" for row in rows):
             refuse("each line needs method POST and the url of the batch's endpoint.", "input_file_id")
         lines = [(_named(row, "custom_id"), row.get("body") or {}) for row in rows]
@@ -194,44 +188,32 @@ class BatchRoutes:
         content, purpose = parts.get("file"), parts.get("purpose")
         if not isinstance(content, bytes) or purpose not in (b"batch", b"batch-api"):
             refuse("a batch file needs `file` and the purpose `batch`.", "purpose")
-        self._uploads += 1
-        name = f"file-{token('file', self._uploads)}"
-        self.files[name] = (key, content, names[0] if names else "batch.jsonl")
-        return self._described(name)
-
-    def _described(self, name: str) -> Reply:
-        _, content, called = self.files[name]
+        name = f"file-{token('file', len(self.files) + 1)}"
+        self.files[name] = (key, content)
         return Reply(body={
             "id": name, "object": "file", "bytes": len(content), "created_at": int(self.app.now()),
-            "filename": called, "purpose": "batch", "status": "processed",
+            "filename": names[0] if names else "batch.jsonl", "purpose": "batch", "status": "processed",
         })  # fmt: skip
-
-    def _mine(self, request: Request, key: str) -> str:
-        name: str = request.path_params["id"]
-        if self.files.get(name, _NO_FILE)[0] != key:
-            raise Refusal(Failure("model_gone", "No such File object."))
-        return name
-
-    async def _file(self, request: Request, key: str) -> Reply:
-        return self._described(self._mine(request, key))
-
-    async def _delete(self, request: Request, key: str) -> Reply:
-        name = self._mine(request, key)
-        del self.files[name]
-        return Reply(body={"id": name, "object": "file", "deleted": True})
 
     async def _content(self, request: Request, key: str) -> Reply:
         name = request.path_params["id"]
         kind, _, rest = name.partition("-")
-        batch = self._answers.get(rest)
-        if batch is None or batch.key != key:
-            return Reply(200, self.files[self._mine(request, key)][1])
+        batch = next((b for b in self.batches if token(b.id) == rest and b.key == key), None)
+        if batch is None:
+            return Reply(200, self._file(name, key))
         rows = [
             dumps(_chat_row(name, found, reply))
             for name, found, reply in self._sent(batch)
             if (found == "answered") == (kind == "out")
         ]
         return Reply(200, b"\n".join(rows) + b"\n", headers={"content-type": "application/octet-stream"})
+
+    def _file(self, name: str, key: str) -> bytes:
+        """What the caller uploaded under this name."""
+        owner, content = self.files.get(name, ("", b""))
+        if owner != key:
+            raise Refusal(Failure("model_gone", "No such File object.", "input_file_id"))
+        return content
 
     # --- run
 
@@ -281,7 +263,6 @@ class BatchRoutes:
         status = "in_progress"
         if over:
             status = "cancelled" if batch.canceled else "expired" if batch.count("expired") else "completed"
-        self._answers[token(batch.id)] = batch
         answered = batch.count("answered")
         failed = len(batch.results or ()) - answered
         return {
@@ -329,11 +310,7 @@ class BatchRoutes:
     def provider_of(request: Request) -> str:
         """Whose format a request is in, by its address and headers."""
         path = request.url.path
-        if (
-            ":batchGenerateContent" in path
-            or path.startswith("/v1beta")
-            or "x-goog-api-key" in request.headers
-        ):
+        if path.startswith("/v1beta") or "x-goog-api-key" in request.headers:
             return "google-ai-studio"  # `/v1/batches` is an address of two formats
         if path.startswith("/v1/messages"):
             return "anthropic"
@@ -341,8 +318,6 @@ class BatchRoutes:
 
 
 def _ask(batch: Batch, body: Mapping[str, Any]) -> Ask:
-    from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
-
     if batch.provider == "anthropic":
         return parse_messages(body, version="2023-06-01")
     if batch.provider == "google-ai-studio":
@@ -377,13 +352,6 @@ def _gemini_row(name: str, kind: str, reply: Reply | None) -> dict[str, Any]:
         return {**row, "response": reply.body}
     error = reply.body.get("error", {}) if isinstance(reply.body, dict) else {}
     return {**row, "error": {"code": error.get("code", reply.status), "message": error.get("message", "")}}
-
-
-def _json(raw: bytes) -> dict[str, Any]:
-    try:
-        return parse_body(raw)
-    except ValueError as error:
-        raise Refusal(Failure("invalid_request", f"We could not parse the JSON: {error}")) from None
 
 
 def _listed(node: Mapping[str, Any], name: str) -> list[dict[str, Any]]:

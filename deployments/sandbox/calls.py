@@ -9,13 +9,14 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.targets import Price, Usage
+from tta_dev_primitives.deployments.sandbox.http_reply import token
 
 BATCH_RATE = Decimal("0.5")
 """What a request of a batch costs against one alone."""
 PriceOf = Callable[[str, str], Price | None]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
     """One request that reached the sandbox. It holds no key."""
 
@@ -23,7 +24,7 @@ class Call:
     provider: str
     endpoint: str
     """`chat`, `models`, `batches` or `unknown`."""
-    status: int
+    status: int = 0
     """HTTP status sent."""
     model: str = ""
     prompt: str = ""
@@ -37,7 +38,6 @@ class Call:
     """Name of the scenario rule that answered."""
     error: str | None = None
     """Kind of the error that was sent."""
-    request_id: str = ""
     text: str = ""
     """The answer's text."""
     body: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +46,11 @@ class Call:
     """It came in a batch, and costs half."""
     at: float = 0.0
     """When it was decided, epoch seconds of the sandbox's clock."""
+
+    @property
+    def request_id(self) -> str:
+        """What the reply's header names it."""
+        return f"req_{token('request', self.number)}"
 
     def cost(self, price_of: PriceOf) -> Decimal:
         """USD the provider charges: 0 when it does not.

@@ -5,13 +5,14 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.resources import files
 from typing import Any, NamedTuple
 
 import yaml
+from starlette.responses import Response, StreamingResponse
 
 from tta_dev_primitives.deployments.sandbox.chat import Answer, Failure
 
@@ -48,12 +49,17 @@ class Reply:
     chunks: Sequence[bytes] | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    @property
-    def content(self) -> bytes:
-        """The body as it goes out when it is not streamed."""
+    def http(self) -> Response:
+        """The reply as it goes out."""
         if self.chunks is not None:
-            return b"".join(self.chunks)
-        return self.body if isinstance(self.body, bytes) else dumps(self.body)
+            return StreamingResponse(_each(self.chunks), self.status, self.headers, "text/event-stream")
+        content = self.body if isinstance(self.body, bytes) else dumps(self.body)
+        return Response(content, self.status, self.headers, "application/json")
+
+
+async def _each(chunks: Sequence[bytes]) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
 
 
 def dumps(value: Any) -> bytes:
@@ -108,6 +114,6 @@ def error_form(provider: str, failure: Failure) -> ErrorForm:
     return ErrorForm(status, kind, code, failure.message or text.format(**facts))
 
 
-def seconds(value: float | str) -> str:
-    """A wait as the text of a header."""
-    return value if isinstance(value, str) else f"{value:g}"
+def retry_after(wait: float | str | None) -> dict[str, str]:
+    """The header of a wait in seconds, or of the text that shall be sent; none of None."""
+    return {} if wait is None else {"retry-after": wait if isinstance(wait, str) else f"{wait:g}"}

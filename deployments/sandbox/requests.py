@@ -62,15 +62,15 @@ def refuse(message: str, param: str | None = None, **facts: Any) -> NoReturn:
 
 
 def parse_body(body: bytes) -> dict[str, Any]:
-    """Read a JSON object; raises `ValueError` for anything else, NaN and Infinity included."""
+    """Read a JSON object; anything else is refused, NaN and Infinity too."""
 
     def no_constant(name: str) -> NoReturn:
         raise ValueError(f"{name} is not JSON")
 
     try:
         value = json.loads(body, parse_constant=no_constant)
-    except RecursionError as error:
-        raise ValueError("nested too deeply") from error
+    except (ValueError, RecursionError) as error:
+        refuse(f"We could not parse the JSON body of your request: {error}")
     if not isinstance(value, dict):
-        raise ValueError("the body is not a JSON object")
+        refuse("The body is not a JSON object.")
     return value

@@ -75,6 +75,16 @@ def print_json(document: Any) -> None:
     sys.stdout.write(text + "\n")
 
 
+def say(document: Any, *lines: str, json: bool) -> int:
+    """Print the document with `--json`, otherwise the lines; returns 0, the exit code."""
+    if json:
+        print_json(document)
+    else:
+        for line in lines:
+            console().print(line)
+    return 0
+
+
 _NOT_ASCII = re.compile(r"[^\x00-\x7e]")
 
 

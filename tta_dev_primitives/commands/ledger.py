@@ -14,7 +14,7 @@ from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import JournalEntry, OpenCall
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger, seconds_of
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, moment, print_json, table, usd
+from tta_dev_primitives.commands._output import console, moment, print_json, say, table, usd
 from tta_dev_primitives.config.errors import ConfigError
 
 _MOST_SHOWN = 20
@@ -118,12 +118,8 @@ def verify(*, full: Flag = False, config: Config = None, json: Json = False) -> 
     """
     _, ledger = open_ledger(config)
     problems = asyncio.run(_verify(ledger, full))
-    if json:
-        print_json({"ok": not problems, "problems": problems})
-    else:
-        for problem in problems:
-            console().print(problem)
-        console().print("the journal adds up" if not problems else f"{len(problems)} problems")
+    verdict = "the journal adds up" if not problems else f"{len(problems)} problems"
+    say({"ok": not problems, "problems": problems}, *problems, verdict, json=json)
     return 1 if problems else 0
 
 
@@ -160,12 +156,8 @@ def prune(
         raise ConfigError(f"--runs-older-than {runs_older_than!r}: at least 1d; younger calls may still end.")
     _, ledger = open_ledger(config)
     deleted = asyncio.run(_prune(ledger, answers_age, runs_age))
-    if json:
-        print_json(deleted)
-        return 0
     names = ", ".join(f"{count:,} {name.replace('_', ' ')}" for name, count in deleted.items())
-    console().print(f"deleted: {names}; what they cost stays in the ledger")
-    return 0
+    return say(deleted, f"deleted: {names}; what they cost stays in the ledger", json=json)
 
 
 async def _prune(ledger: Ledger, answers_age: float | None, runs_age: float | None) -> dict[str, int]:
@@ -196,11 +188,8 @@ def reconcile(
     _, ledger = open_ledger(config)
     actual = None if amount == "unbilled" else _amount(amount)
     change = asyncio.run(ledger.reconcile(call_id, actual, evidence=evidence, who=_user()))
-    if json:
-        print_json({"call": call_id, "changed_by_usd": change})
-    else:
-        console().print(f"{call_id}: the month changed by {change:+f} USD")
-    return 0
+    line = f"{call_id}: the month changed by {change:+f} USD"
+    return say({"call": call_id, "changed_by_usd": change}, line, json=json)
 
 
 def set_month(month: str, /, *, reason: str, config: Config = None, json: Json = False) -> int:
@@ -214,11 +203,8 @@ def set_month(month: str, /, *, reason: str, config: Config = None, json: Json =
     """
     _, ledger = open_ledger(config)
     moved = asyncio.run(ledger.set_month(month, who=_user(), reason=reason))
-    if json:
-        print_json({"month": month, "moved_usd": moved})
-    else:
-        console().print(f"the ledger is in {month}; {usd(moved)} came from later months")
-    return 0
+    line = f"the ledger is in {month}; {usd(moved)} came from later months"
+    return say({"month": month, "moved_usd": moved}, line, json=json)
 
 
 def resolve(key: str, /, *, reason: str, config: Config = None, json: Json = False) -> int:
@@ -230,11 +216,8 @@ def resolve(key: str, /, *, reason: str, config: Config = None, json: Json = Fal
     """
     _, ledger = open_ledger(config)
     count = asyncio.run(ledger.resolve(key, who=_user(), reason=reason))
-    if json:
-        print_json({"key": key, "resolved": count})
-    else:
-        console().print(f"{key}: reopened ({count} entries resolved)")
-    return 0
+    line = f"{key}: reopened ({count} entries resolved)"
+    return say({"key": key, "resolved": count}, line, json=json)
 
 
 def _user() -> str:

@@ -18,6 +18,7 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tta_dev_primitives.deployments.replay.router_axes import Axes
     from tta_dev_primitives.deployments.replay.run import Outcome
 
 _SCENARIOS = ("cost-optimized", "balanced", "quality-optimized")
@@ -48,86 +49,57 @@ def replay(
     """
     quiet_logs(logging.ERROR)
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
-    from tta_dev_primitives.deployments.replay.recorded import read_records
-    from tta_dev_primitives.deployments.replay.router_axes import PUBLISHED, agreement_curve, oracle_curve
-
     _check_options(limit, concurrency, chart)
+    axes: Axes | None = None
     if data is None:
-        return _shipped(config, limit, seed, concurrency, chart, json=json)
-    texts = _configurations(config)
-    records = read_records(data, limit=limit)
-    try:
-        outcomes = asyncio.run(_all(records, texts, seed, concurrency))
-    except KeyboardInterrupt:
-        print("tta: Interrupted; a replay keeps nothing, and no provider was called.", file=sys.stderr)
-        return 130
-    ours, oracle = agreement_curve(records), oracle_curve(records)
-    published = PUBLISHED.get(str(records[0].get("dataset"))) if ours is not None else None
+        outcomes = _shipped(config, limit, seed, concurrency)
+    else:
+        from tta_dev_primitives.deployments.replay.recorded import read_records
+        from tta_dev_primitives.deployments.replay.router_axes import axes_of
+
+        texts, records = _configurations(config), read_records(data, limit=limit)
+        try:
+            outcomes = asyncio.run(_all(records, texts, seed, concurrency))
+        except KeyboardInterrupt:
+            print("tta: Interrupted; a replay keeps nothing, and no provider was called.", file=sys.stderr)
+            return 130
+        axes = axes_of(records)
     if chart is not None:
-        _draw(chart, outcomes, ours, oracle, published)
+        _draw(chart, outcomes, axes)
     if json:
-        axes = None if ours is None else {"apgr": ours.apgr, "cpt50": ours.cpt(0.5), "cpt80": ours.cpt(0.8)}
-        print_json({"scenarios": [one.to_json() for one in outcomes], "routellm_axes": axes})
+        ours = None if axes is None else axes.ours
+        shown = None if ours is None else {"apgr": ours.apgr, "cpt50": ours.cpt(0.5), "cpt80": ours.cpt(0.8)}
+        print_json({"scenarios": [one.to_json() for one in outcomes], "routellm_axes": shown})
         return 0
-    _show(outcomes)
-    out = console()
-    if ours is not None and oracle is not None:
-        out.print(
-            f"RouteLLM's axes, routing by agreement of cheap models: APGR {ours.apgr:.3f}, "
-            f"CPT(50 %) {ours.cpt(0.5):.1%}, CPT(80 %) {ours.cpt(0.8):.1%}; oracle APGR {oracle.apgr:.3f}"
-        )
-        if published is not None:
-            out.print(
-                f"RouteLLM's best published: APGR {published[2]:.3f}, CPT(50 %) {published[0]:.1%}, "
-                f"CPT(80 %) {published[1]:.1%}"
-            )
+    _show(outcomes, axes)
     if chart is not None:
-        out.print(f"chart: {chart}")
+        console().print(f"chart: {chart}")
     return 0
 
 
-def _shipped(
-    paths: Sequence[Path] | None,
-    limit: int | None,
-    seed: int,
-    concurrency: int,
-    file: Path | None,
-    *,
-    json: bool,
-) -> int:
+def _shipped(paths: Sequence[Path] | None, limit: int | None, seed: int, concurrency: int) -> list[Outcome]:
     """The outcomes that ship with the product, under each configuration."""
     from tta_dev_primitives.config import load_orchestration_config
     from tta_dev_primitives.config.template import scenario_path
     from tta_dev_primitives.deployments.replay.outcomes import recorded_outcomes, replay_outcomes
 
     records = recorded_outcomes(limit)
-    outcomes = [
-        replay_outcomes(
-            records,
-            load_orchestration_config(path, use_env_overrides=False),
-            name=path.stem,
-            seed=seed,
-            concurrency=concurrency,
-        )
-        for path in paths or [scenario_path(name) for name in _SCENARIOS]
+    configs = {
+        p: load_orchestration_config(p, use_env_overrides=False)
+        for p in paths or map(scenario_path, _SCENARIOS)
+    }
+    return [
+        replay_outcomes(records, config, name=path.stem, seed=seed, concurrency=concurrency)
+        for path, config in configs.items()
     ]
-    if file is not None:
-        _draw(file, outcomes, None, None, None)
-    if json:
-        print_json({"scenarios": [one.to_json() for one in outcomes], "routellm_axes": None})
-        return 0
-    _show(outcomes)
-    if file is not None:
-        console().print(f"chart: {file}")
-    return 0
 
 
-def _draw(file: Path, outcomes: Sequence[Outcome], ours: Any, oracle: Any, published: Any) -> None:
+def _draw(file: Path, outcomes: Sequence[Outcome], axes: Axes | None) -> None:
     from tta_dev_primitives.config.template import write_new_file
     from tta_dev_primitives.deployments.replay.chart import chart
 
     file.unlink(missing_ok=True)
-    write_new_file(file, chart(outcomes, ours, oracle, published))
+    write_new_file(file, chart(outcomes, axes))
 
 
 def _check_options(limit: int | None, concurrency: int, chart: Path | None) -> None:
@@ -171,7 +143,7 @@ async def _all(
     return done
 
 
-def _show(outcomes: Sequence[Outcome]) -> None:
+def _show(outcomes: Sequence[Outcome], axes: Axes | None) -> None:
     columns = ["scenario", "saving", "of paid", "calls", "rejected", "missed", "cost"]
     rows = [
         [
@@ -196,3 +168,15 @@ def _show(outcomes: Sequence[Outcome]) -> None:
     for one in outcomes:
         if one.failed:
             out.print(f"{one.scenario}: {one.failed} of {one.tasks} tasks got no answer.")
+    if axes is None:
+        return
+    ours, published = axes.ours, axes.published
+    out.print(
+        f"RouteLLM's axes, routing by agreement of cheap models: APGR {ours.apgr:.3f}, "
+        f"CPT(50 %) {ours.cpt(0.5):.1%}, CPT(80 %) {ours.cpt(0.8):.1%}; oracle APGR {axes.oracle.apgr:.3f}"
+    )
+    if published is not None:
+        out.print(
+            f"RouteLLM's best published: APGR {published[2]:.3f}, CPT(50 %) {published[0]:.1%}, "
+            f"CPT(80 %) {published[1]:.1%}"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from tta_dev_primitives.commands._options import Json
-from tta_dev_primitives.commands._output import console, print_json
+from tta_dev_primitives.commands._output import console, print_json, say
 
 
 def start(*, json: Json = False) -> int:
@@ -14,12 +14,14 @@ def start(*, json: Json = False) -> int:
 
     info = ensure_server()
     link = open_link(info)
-    if json:
-        about = {"url": info.url, "ui_url": info.ui_url, "pid": info.pid, "started": info.started}
-        print_json({**about, "open_url": link})
-    else:
-        console().print(f"{'started' if info.started else 'runs already'}: {link}")
-    return 0
+    about = {
+        "url": info.url,
+        "ui_url": info.ui_url,
+        "pid": info.pid,
+        "started": info.started,
+        "open_url": link,
+    }
+    return say(about, f"{'started' if info.started else 'runs already'}: {link}", json=json)
 
 
 def open_ui(path: str = "/runs", /, *, json: Json = False) -> int:
@@ -32,11 +34,7 @@ def open_ui(path: str = "/runs", /, *, json: Json = False) -> int:
 
     info = ensure_server()
     link = open_link(info, f"/{path.lstrip('/')}")
-    if json:
-        print_json({"ui_url": info.ui_url, "open_url": link})
-    else:
-        console().print(link)
-    return 0
+    return say({"ui_url": info.ui_url, "open_url": link}, link, json=json)
 
 
 def env() -> int:
@@ -61,11 +59,7 @@ def stop(*, json: Json = False) -> int:
     from tta_dev_primitives.blocks.prefect_server.manager import stop_server
 
     was = stop_server()
-    if json:
-        print_json(asdict(was))
-    else:
-        console().print("stopped" if was.pid is not None else "no embedded server was running")
-    return 0
+    return say(asdict(was), "stopped" if was.pid is not None else "no embedded server was running", json=json)
 
 
 def status(*, json: Json = False) -> int:

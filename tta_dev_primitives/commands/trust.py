@@ -8,7 +8,7 @@ from pathlib import Path
 from tta_dev_primitives.blocks.prefect_server.endpoint import FOLDER_FILES, api_settings
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
 from tta_dev_primitives.commands._options import Json
-from tta_dev_primitives.commands._output import console, print_json
+from tta_dev_primitives.commands._output import say
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.loader import SEARCH_PATHS
@@ -32,12 +32,7 @@ def trust(path: Path = Path(), /, *, json: Json = False) -> int:
     for file, digest in files.items():
         trust_file(file, digest)
     shown = list(dict.fromkeys(str(file).removesuffix("#prefect") for file in files))
-    if json:
-        print_json({"trusted": shown})
-    else:
-        for name in shown:
-            console().print(f"trusted as it is now: {name}")
-    return 0
+    return say({"trusted": shown}, *(f"trusted as it is now: {name}" for name in shown), json=json)
 
 
 def _files(path: Path) -> dict[Path, str]:

@@ -16,7 +16,7 @@ from tta_dev_primitives.deployments.sandbox.http_reply import (
     error_form,
     overridden,
     pieces,
-    seconds,
+    retry_after,
     token,
 )
 from tta_dev_primitives.deployments.sandbox.requests import refuse
@@ -59,10 +59,7 @@ class AnthropicResponses:
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """A message, or its event stream."""
         message = _message(ask, answer, sent)
-        if not ask.stream:
-            return Reply(body=message, headers=self.headers(sent))
-        headers = {**self.headers(sent), "content-type": "text/event-stream; charset=utf-8"}
-        return Reply(chunks=_events(message), headers=headers)
+        return Reply(chunks=_events(message)) if ask.stream else Reply(body=message)
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"type": "error", "error": {...}, "request_id": ...}`."""
@@ -70,24 +67,16 @@ class AnthropicResponses:
         error: dict[str, Any] = {"type": kind, "message": message}
         if failure.kind == "daily_limit":
             error["details"] = {"error_code": "enforced_spend_limit_reached"}
-        headers = self.headers(sent)
-        if failure.retry_after is not None and failure.kind != "daily_limit":
-            headers["retry-after"] = seconds(failure.retry_after)
+        wait = None if failure.kind == "daily_limit" else failure.retry_after
         body = {"type": "error", "error": error, "request_id": sent.request_id}
-        return Reply(status, body, headers=headers)
+        return Reply(status, body, headers=retry_after(wait))
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1/models`."""
-        data = [self.model(i) for i in ids]
-        ends = (
-            {"first_id": data[0]["id"], "last_id": data[-1]["id"]}
-            if data
-            else {"first_id": None, "last_id": None}
-        )
-        return {"data": data, "has_more": False, **ends}
+        ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
+        return {"data": [self._model(i) for i in ids], "has_more": False, **ends}
 
-    def model(self, model: str) -> dict[str, Any]:
-        """`GET /v1/models/{id}`."""
+    def _model(self, model: str) -> dict[str, Any]:
         words = model.removeprefix("claude-").split("-")
         return {
             "type": "model", "id": model, "display_name": " ".join(["Claude", *map(str.title, words), "(sandbox)"]),

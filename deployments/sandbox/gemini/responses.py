@@ -52,14 +52,13 @@ class GeminiResponses:
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """One body, or its event stream."""
         if not ask.stream:
-            return Reply(body=_body(ask, answer, sent, _parts(answer)), headers=self.headers(sent))
-        chunks = [b"data: " + dumps(body) + b"\r\n\r\n" for body in _stream_bodies(ask, answer, sent)]
-        return Reply(chunks=chunks, headers={**self.headers(sent), "content-type": "text/event-stream"})
+            return Reply(body=_body(ask, answer, sent, _parts(answer)))
+        return Reply(chunks=[b"data: " + dumps(b) + b"\r\n\r\n" for b in _stream_bodies(ask, answer, sent)])
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"error": {code, message, status, details}}`."""
         if failure.kind in METRIC:
-            return self._exhausted(failure, sent)
+            return self._exhausted(failure)
         form = error_form(self.provider, failure)
         details: list[dict[str, Any]] = []
         if failure.kind == "bad_key":
@@ -69,9 +68,9 @@ class GeminiResponses:
         elif violation := failure.facts.get("violation"):
             violations = [{"field": failure.param or "", "description": violation}]
             details = [{"@type": _TYPE + "BadRequest", "fieldViolations": violations}]
-        return self._error(form, details, sent)
+        return _error(form, details)
 
-    def _exhausted(self, failure: Failure, sent: Sent) -> Reply:
+    def _exhausted(self, failure: Failure) -> Reply:
         metric = failure.facts.get("metric") or METRIC[failure.kind]
         quota, quota_id = _QUOTAS[metric]
         limit, model = failure.limit if failure.limit is not None else 5, failure.facts.get("model", "")
@@ -94,20 +93,13 @@ class GeminiResponses:
             {"@type": _TYPE + "QuotaFailure", "violations": [violation]},
             {"@type": _TYPE + "RetryInfo", "retryDelay": f"{shown:g}s"},
         ]
-        return self._error(ErrorForm(429, "RESOURCE_EXHAUSTED", None, message), details, sent)
-
-    def _error(self, form: ErrorForm, details: list[dict[str, Any]], sent: Sent) -> Reply:
-        body = _error_body(form)
-        if details:
-            body["error"]["details"] = details
-        return Reply(form.status, body, headers=self.headers(sent))
+        return _error(ErrorForm(429, "RESOURCE_EXHAUSTED", None, message), details)
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1beta/models`."""
-        return {"models": [self.model(i) for i in ids]}
+        return {"models": [self._model(i) for i in ids]}
 
-    def model(self, model: str) -> dict[str, Any]:
-        """`GET /v1beta/models/{id}`."""
+    def _model(self, model: str) -> dict[str, Any]:
         return {
             "name": f"models/{model}", "version": "001", "displayName": f"{model} (sandbox)",
             "description": "A sandbox model.", "inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536,
@@ -119,8 +111,9 @@ class GeminiResponses:
         return {"server-timing": "gfet4t7; dur=12", "x-gemini-service-tier": "standard"}
 
 
-def _error_body(form: ErrorForm) -> dict[str, Any]:
-    return {"error": {"code": form.status, "message": form.message, "status": form.type}}
+def _error(form: ErrorForm, details: list[dict[str, Any]]) -> Reply:
+    error = {"code": form.status, "message": form.message, "status": form.type}
+    return Reply(form.status, {"error": error | ({"details": details} if details else {})})
 
 
 def _parts(answer: Answer) -> list[dict[str, Any]]:

@@ -18,7 +18,6 @@ _GROQ_SCHEMA_MODELS = re.compile(
     r"^(openai/gpt-oss-|moonshotai/kimi-k2|meta-llama/llama-4-|qwen/qwen3\.[68])"
 )
 _OPENROUTER_MODEL = re.compile(r"~?[\w.\-]+/[\w.\-]+(:[\w.\-]+)?")
-_RANGES = {"temperature": (0, 2), "top_p": (0, 1), "n": (1, 128)}
 _UNREAD = frozenset({
     "seed", "user", "metadata", "service_tier", "store", "logit_bias", "frequency_penalty", "presence_penalty",
 })  # fmt: skip
@@ -60,13 +59,13 @@ class _Chat(Strict):
 
     UNREAD: ClassVar = _UNREAD
 
-    messages: list[_Message]
-    model: str
-    max_completion_tokens: int | None = None
-    max_tokens: int | None = None
-    n: int | None = None
-    temperature: float | None = None
-    top_p: float | None = None
+    messages: list[_Message] = Field(min_length=1)
+    model: str = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    max_tokens: int | None = Field(None, ge=1)
+    n: int | None = Field(None, ge=1, le=128)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
     stop: str | list[str] | None = None
@@ -122,15 +121,16 @@ _DIALECTS: Mapping[str, type[_Chat]] = {
 def parse_chat(body: Mapping[str, Any], *, provider: str) -> Ask:
     """Read `POST .../chat/completions` of `provider`, or raise `Refusal` as it would."""
     request = validated(_DIALECTS[provider], body, lambda fault: _refuse_fault(fault, provider))
-    _check_ranges(request, provider)
+    if isinstance(request.stop, list) and len(request.stop) > 4:
+        refuse("'stop' : maximum number of items is 4", "stop")
+    if request.stream_options is not None and not request.stream:
+        refuse("'stream_options' is only allowed when 'stream' is enabled.", "stream_options")
     _check_format(request, provider)
     if provider == "groq":
         _check_groq(request)
     # OpenRouter's ids name their author; other servers know by their list, which a scenario rules.
     if provider == "openrouter" and not _OPENROUTER_MODEL.fullmatch(request.model):
         raise Refusal(Failure("model_gone", facts={"model": request.model, "never_existed": True}))
-    if not request.model:
-        refuse("you must provide a model parameter", "model")
     texts = [(m.role, _plain(m.content)) for m in request.messages]
     users = [text for role, text in texts if role == "user"]
     wanted = request.response_format or _ResponseFormat(type="text")
@@ -170,28 +170,7 @@ def _refuse_fault(fault: Fault, provider: str) -> NoReturn:
         refuse(f"Unknown parameter: '{path}'.", path, code="unknown_parameter")
     if kind == "missing":
         refuse(f"Missing required parameter: '{path}'.", path, code="missing_required_parameter")
-    refuse(f"Invalid type for '{path}': {fault.message}.", path, code="invalid_type")
-
-
-def _bad(provider: str, name: str, what: str) -> NoReturn:
-    refuse(f"Invalid '{name}': {what}." if provider == "openai-compatible" else f"'{name}' : {what}", name)
-
-
-def _check_ranges(request: _Chat, provider: str) -> None:
-    if not request.messages:
-        _bad(provider, "messages", "minimum number of items is 1")
-    for name, (low, high) in _RANGES.items():
-        value = getattr(request, name)
-        if value is not None and not low <= value <= high:
-            _bad(provider, name, f"number must be between {low} and {high}")
-    for name in ("max_tokens", "max_completion_tokens"):
-        value = getattr(request, name)
-        if value is not None and value < 1:
-            _bad(provider, name, "number must be at least 1")
-    if isinstance(request.stop, list) and len(request.stop) > 4:
-        _bad(provider, "stop", "maximum number of items is 4")
-    if request.stream_options is not None and not request.stream:
-        _bad(provider, "stream_options", "is only allowed when 'stream' is enabled")
+    refuse(f"Invalid '{path}': {fault.message}.", path, code="invalid_value")
 
 
 def _check_format(request: _Chat, provider: str) -> None:
@@ -208,7 +187,8 @@ def _check_format(request: _Chat, provider: str) -> None:
             refuse(f"'messages' {text}", "messages")
         return
     if wanted.json_schema is None:
-        _bad(provider, "response_format.json_schema", "is required when 'type' is 'json_schema'")
+        name = "response_format.json_schema"
+        refuse(f"'{name}' : is required when 'type' is 'json_schema'", name)
 
 
 def _check_groq(request: _Chat) -> None:

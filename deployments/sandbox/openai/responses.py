@@ -16,7 +16,7 @@ from tta_dev_primitives.deployments.sandbox.http_reply import (
     error_form,
     overridden,
     pieces,
-    seconds,
+    retry_after,
     token,
 )
 
@@ -57,31 +57,25 @@ class OpenAIResponses:
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """A chat completion, or its event stream."""
         if ask.stream:
-            return self._streamed([*self._chunks(ask, answer, sent), b"data: [DONE]\n\n"], sent)
+            return Reply(chunks=[*self._chunks(ask, answer, sent), b"data: [DONE]\n\n"])
         finish = self.finishes[answer.finish]
         choice = self._choice({"message": self._message(answer)}, finish, answer)
         usage = {} if answer.usage_override == "missing" else {"usage": self._shown(answer, sent)}
         body = {**self._envelope(ask, answer, sent, "chat.completion"), "choices": [choice], **usage}
-        return Reply(body=body | self._tail(sent), headers=self.headers(sent))
+        return Reply(body=body | self._tail(sent))
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """OpenAI's `{"error": {message, type, param, code}}`."""
         status, kind, code, message = error_form(self.provider, failure)
         code = failure.facts.get("code", code)
-        return self._error(
-            status, {"message": message, "type": kind, "param": failure.param, "code": code}, failure, sent
-        )
-
-    def _error(self, status: int, error: dict[str, Any], failure: Failure, sent: Sent, **more: str) -> Reply:
-        wait = {} if failure.retry_after is None else {"retry-after": seconds(failure.retry_after)}
-        return Reply(status, {"error": error}, headers=self.headers(sent) | wait | more)
+        error = {"message": message, "type": kind, "param": failure.param, "code": code}
+        return Reply(status, {"error": error}, headers=retry_after(failure.retry_after))
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """The body of the model list."""
-        return {"object": "list", "data": [self.model(i) for i in ids]}
+        return {"object": "list", "data": [self._model(i) for i in ids]}
 
-    def model(self, model: str) -> dict[str, Any]:
-        """One entry of the model list."""
+    def _model(self, model: str) -> dict[str, Any]:
         return {"id": model, "object": "model", "owned_by": "sandbox", **_MODEL}
 
     def headers(self, sent: Sent) -> dict[str, str]:
@@ -135,9 +129,6 @@ class OpenAIResponses:
         if ask.stream_usage and usage is not None:
             bodies.append({**envelope, "choices": [], "usage": usage})
 
-    def _streamed(self, chunks: list[bytes], sent: Sent) -> Reply:
-        return Reply(chunks=chunks, headers={**self.headers(sent), "content-type": "text/event-stream"})
-
 
 class GroqResponses(OpenAIResponses):
     """Groq: usage with times, `x_groq`, rate-limit headers as Go durations."""
@@ -149,14 +140,14 @@ class GroqResponses(OpenAIResponses):
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"error": {message, type, code, failed_generation?}}`."""
         if failure.kind in METRIC:
-            return self._limited(failure, sent)
+            return self._limited(failure)
         status, kind, code, message = error_form(self.provider, failure)
         error: dict[str, Any] = {"message": message, "type": kind} | ({"code": code} if code else {})
         if failure.kind == "json_failed":
             error["failed_generation"] = failure.facts.get("failed_generation", '{"answer": ')
-        return self._error(status, error, failure, sent)
+        return Reply(status, {"error": error}, headers=retry_after(failure.retry_after))
 
-    def _limited(self, failure: Failure, sent: Sent) -> Reply:
+    def _limited(self, failure: Failure) -> Reply:
         metric = failure.facts.get("metric") or METRIC[failure.kind]
         kind, window = "requests" if metric[0] == "r" else "tokens", "minute" if metric[2] == "m" else "day"
         limit = 30 if failure.limit is None else failure.limit
@@ -170,14 +161,14 @@ class GroqResponses(OpenAIResponses):
         if failure.kind == "request_over_limit":
             rest = f"Requested {requested}, please reduce your message size and try again."
             error["message"] = failure.message or f"Request too large {where}{rest}"
-            return Reply(413, {"error": error}, headers=self.headers(sent))
+            return Reply(413, {"error": error})
         wait = failure.retry_after or (3600.0 if failure.kind == "daily_limit" else 2.5)
         shown = wait if isinstance(wait, str) else f"{wait:.9g}s"
         rest = f"Used {used}, Requested {requested}. Please try again in {shown}."
         error["message"] = failure.message or f"Rate limit reached {where}{rest}"
         # Groq's header holds whole seconds; a scenario that asks for less than one gets the fraction.
-        header = str(math.ceil(wait)) if isinstance(wait, (int, float)) and wait >= 1 else seconds(wait)
-        return self._error(429, error, failure, sent, **{"retry-after": header})
+        header = math.ceil(wait) if isinstance(wait, (int, float)) and wait >= 1 else wait
+        return Reply(429, {"error": error}, headers=retry_after(header))
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """Requests are a day's, tokens are a minute's."""
@@ -191,11 +182,10 @@ class GroqResponses(OpenAIResponses):
             headers[f"x-ratelimit-reset-{name}"] = go_duration(limit.reset_s)
         return headers
 
-    def model(self, model: str) -> dict[str, Any]:
-        """One entry of the model list."""
+    def _model(self, model: str) -> dict[str, Any]:
         owner = model.split("/")[0] if "/" in model else "Meta"
         extra = {"context_window": 131_072, "public_apps": None, "max_completion_tokens": 32_768}
-        return {**super().model(model), "owned_by": owner, "active": True, **extra}
+        return {**super()._model(model), "owned_by": owner, "active": True, **extra}
 
     def _tail(self, sent: Sent) -> dict[str, Any]:
         return {"usage_breakdown": None, "x_groq": {"id": sent.request_id}, "service_tier": "on_demand"}
@@ -251,8 +241,8 @@ class OpenRouterResponses(OpenAIResponses):
                 "X-RateLimit-Remaining": "0", "X-RateLimit-Reset": str(round((sent.at + wait) * 1000)),
             }  # fmt: skip
             metadata |= {"headers": limits, "provider_name": None}
-        reply = self._error(status, error, failure, sent, **limits)
-        return Reply(status, {**reply.body, "user_id": "user_sandbox"}, headers=reply.headers)
+        body = {"error": error, "user_id": "user_sandbox"}
+        return Reply(status, body, headers={**retry_after(failure.retry_after), **limits})
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """The generation id."""
@@ -260,10 +250,9 @@ class OpenRouterResponses(OpenAIResponses):
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """The body of the model list."""
-        return {"data": [self.model(i) for i in ids], "links": {"next": None}, "total_count": len(ids)}
+        return {"data": [self._model(i) for i in ids], "links": {"next": None}, "total_count": len(ids)}
 
-    def model(self, model: str) -> dict[str, Any]:
-        """One entry of the model list."""
+    def _model(self, model: str) -> dict[str, Any]:
         free = "0" if model.endswith(":free") else "0.000001"
         return {
             "id": model, "canonical_slug": model.split(":")[0], "name": f"{model} (sandbox)", **_MODEL,

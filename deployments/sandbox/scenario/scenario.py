@@ -202,9 +202,7 @@ class Model(_Part):
     """State of one model id (or pattern)."""
 
     gone: bool = False
-    """The provider no longer serves it."""
-    listed: bool = True
-    """Whether the model list shows it."""
+    """The provider no longer serves it, nor shows it in its list."""
 
 
 class BatchScript(_Part):

@@ -96,13 +96,9 @@ def test_anthropic_structured_output_and_forced_tools_fit_their_schema(claude: A
         assert stream.get_final_message().content[0].input == {"answer": "391"}
 
 
-def test_anthropic_lists_and_counts(claude: Any) -> None:
-    """Model list, one model, and token counting answer in types that the SDK knows."""
-    listed = [m.id for m in claude.models.list()]
-    assert "claude-sonnet-4-5" in listed
-    assert claude.models.retrieve("claude-sonnet-4-5").lifecycle == "active"
-    counted = claude.messages.count_tokens(model="claude-sonnet-4-6", messages=ASK["messages"])
-    assert counted.input_tokens > 0
+def test_anthropic_lists_its_models(claude: Any) -> None:
+    """The model list is in types that the SDK knows."""
+    assert ("claude-sonnet-4-5", "active") in [(m.id, m.lifecycle) for m in claude.models.list()]
 
 
 def test_anthropic_caches_what_is_marked(claude: Any, sandbox: Sandbox) -> None:

@@ -64,20 +64,20 @@ REFUSED = [
     ("google-ai-studio", config(temperature=3), "temperature must be in the range"),
     ("google-ai-studio", config(responseJsonSchema=SCHEMA), "response_mime_type"),
     ("groq", {"nonsense": 1}, "property 'nonsense' is unsupported"),
-    ("groq", {"messages": []}, "minimum number of items is 1"),
+    ("groq", {"messages": []}, "'messages' : List should have at least 1 item"),
     ("groq", {"messages": [{"role": "user"}]}, "property 'content' is missing"),
     ("groq", {"max_tokens": "5"}, "'max_tokens'"),
     ("groq", {"stop": ["a", "b", "c", "d", "e"]}, "maximum number of items is 4"),
     ("groq", {"response_format": {"type": "json_object"}}, "must contain the word 'json'"),
     ("openrouter", {"nonsense": 1}, 'Unrecognized key: "nonsense"'),
     ("openrouter", {"model": "gpt-4"}, "is not a valid model ID"),
-    ("openrouter", {"temperature": 9}, "number must be between 0 and 2"),
+    ("openrouter", {"temperature": 9}, "less than or equal to 2 (at temperature)"),
     ("openrouter", {"provider": {"sort_by": "price"}}, "sort_by"),
     ("openai-compatible", {"nonsense": 1}, "Unrecognized request argument supplied: nonsense"),
     ("openai-compatible", {"messages": [{"role": "user", "content": "x", "extra": 1}]},
      "Unknown parameter: 'messages[0].extra'"),
     ("openai-compatible", {"stream_options": {"include_usage": True}}, "only allowed when 'stream' is enabled"),
-    ("openai-compatible", {"max_tokens": 0}, "must be at least 1"),
+    ("openai-compatible", {"max_tokens": 0}, "Invalid 'max_tokens': Input should be greater than or equal to 1"),
 ]  # fmt: skip
 
 
