@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
 from typing import Literal
-from urllib.parse import urlsplit
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
@@ -145,27 +143,6 @@ def _address(target: Target) -> Iterator[CheckLine]:
             f"base_url ends in the endpoint {endpoint}; calls use {base} as the base",
             f"write base_url: {base}",
         )
-    if target.allow_private_hosts:
-        return
-    parts = urlsplit(target.base_url)
-    if _is_private(parts.hostname or ""):
-        fault = "base_url is on this machine or a private network"
-    elif parts.scheme != "https":
-        fault = "base_url is not https: the key would travel in clear"
-    else:
-        return
-    yield CheckLine(
-        "fail", target.name, fault, "set orchestration.allow_private_hosts: true if that is meant"
-    )
-
-
-def _is_private(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return False
 
 
 def _keys(

@@ -116,10 +116,6 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
-        if os.path.isfile(".env"):
-            from tta_dev_primitives.config.reading.dotenv import refuse_other_encodings
-
-            refuse_other_encodings()
         code = app(_with_stdin(arguments), exit_on_error=False, print_error=False, console=_plain_console())
         return code if isinstance(code, int) else EXIT_DONE
     except UnknownCommandError:

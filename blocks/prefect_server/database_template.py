@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import gzip
 import os
-import re
 from importlib.metadata import version
 from pathlib import Path
+
+from tta_dev_primitives.blocks.prefect_server.server_settings import release_of
 
 _FOLDER = Path(__file__).resolve().parent
 _NAMES = "prefect-*.sqlite.gz"
@@ -19,14 +20,12 @@ _NAMES = "prefect-*.sqlite.gz"
 
 def shipped_template() -> Path | None:
     """The packaged template that the installed Prefect can take; None when all are newer."""
-    installed = _numbers(version("prefect"))
-    found = {_numbers(path.name[len("prefect-") : -len(".sqlite.gz")]): path for path in _FOLDER.glob(_NAMES)}
+    installed = release_of(version("prefect"))
+    found = {
+        release_of(path.name[len("prefect-") : -len(".sqlite.gz")]): path for path in _FOLDER.glob(_NAMES)
+    }
     fitting = [made_by for made_by in found if made_by <= installed]
     return found[max(fitting)] if fitting else None
-
-
-def _numbers(release: str) -> tuple[int, ...]:
-    return tuple(int(number) for number in re.findall(r"\d+", release)[:3])
 
 
 def install_template(database: Path) -> bool:

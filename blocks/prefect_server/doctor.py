@@ -22,7 +22,7 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import (
 )
 from tta_dev_primitives.blocks.prefect_server.manager import server_status
 from tta_dev_primitives.blocks.prefect_server.server_secrets import client_auth
-from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, is_loopback
+from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, is_loopback, release_of
 from tta_dev_primitives.config.errors import PrefectServerError
 
 
@@ -78,7 +78,7 @@ def _configured(api: ConfiguredApi) -> Iterator[Finding]:
     local = is_loopback(parts.hostname or "")
     where = f"Prefect API {shown(api.url)} ({api.source})"
     yield Finding("ok", f"{where} answers" + (f", Prefect {running}" if running else ""))
-    if running and _release(running) < _release(version("prefect")):
+    if running and release_of(running) < release_of(version("prefect")):
         fix = (
             "Upgrade the server first: Prefect supports a newer server with an older client, not the reverse."
         )
@@ -192,8 +192,3 @@ def _key_in_database(database: Path) -> Iterator[Finding]:
             f"{database} holds the encryption key of its own blocks: a copy of the file gives the secrets away",
             "Start the server with PREFECT_SERVER_ENCRYPTION_KEY set, then save the blocks again: tta blocks sync.",
         )
-
-
-def _release(text: str) -> tuple[int, ...]:
-    numbers = text.split("+")[0].split(".")[:3]
-    return tuple(int(n) for n in numbers if n.isdigit())

@@ -17,7 +17,7 @@ from pydantic import SecretStr
 
 from tta_dev_primitives.blocks.prefect_server import probe
 from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions
-from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback
+from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback, release_of
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 from tta_dev_primitives.config.reading.dotenv import read_dotenv
 from tta_dev_primitives.config.reading.trusted_files import (
@@ -228,7 +228,7 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
         return None
     if status != 200 or not isinstance(body, str):
         raise PrefectConfigError(f"{where} is not a Prefect API (status {status}); the address ends in /api.")
-    if _numbers(body) < OLDEST:
+    if release_of(body) < OLDEST:
         raise PrefectServerError(
             f"{where} runs Prefect {body}; this package needs {OLDEST[0]}.{OLDEST[1]} or newer "
             f"(installed here: {version('prefect')}). Upgrade that server."
@@ -246,12 +246,6 @@ def _host_of(url: str) -> str | None:
         return None
     written = parts.scheme in {"http", "https"} and not any(sign.isspace() for sign in url)
     return host if host and written else None
-
-
-def _numbers(text: str) -> tuple[int, int]:
-    major, _, rest = text.partition(".")
-    minor = rest.partition(".")[0]
-    return (int(major) if major.isdigit() else 0, int(minor) if minor.isdigit() else 0)
 
 
 def shown(url: str) -> str:

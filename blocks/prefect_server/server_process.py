@@ -77,8 +77,9 @@ def _prepare_database(home: ServerHome) -> None:
 def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activity]:
     from prefect.server.api.server import create_app
 
-    from tta_dev_primitives.blocks.prefect_server.message_broker import backlog
+    from tta_dev_primitives.blocks.prefect_server.message_broker import backlog, drop_no_message
 
+    drop_no_message()
     queue_write_transactions()
     host, port = listener.getsockname()[:2]
     # A server on another address has a password, and names that we do not know.

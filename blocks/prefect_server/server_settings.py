@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -49,6 +50,11 @@ _INHERITED_PREFIXES = (
 # Prefect builds a TLS context even for http: 1 ms with one certificate, 45 ms with the system's bundle.
 _PLACEHOLDER_CERTIFICATE = Path(__file__).resolve().parent / "placeholder.pem"
 _USER_TUNING = ("PREFECT_SERVER_", "PREFECT_API_DATABASE_", "PREFECT_UI_")
+
+
+def release_of(version: str) -> tuple[int, ...]:
+    """The numbers of a release: `3.9.1+local` and `3.9.1rc1` are 3.9.1."""
+    return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
 def is_loopback(host: str) -> bool:
@@ -111,8 +117,7 @@ def server_settings(home: ServerHome, *, host: str, port: int) -> dict[str, str]
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_READ_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_TASK_RUN_RECORDER_FLUSH_INTERVAL": "1",
-        # Prefect's own drops messages when 10,000 wait, and events when 50,000 are not written.
-        "PREFECT_SERVER_EVENTS_MESSAGING_BROKER": "tta_dev_primitives.blocks.prefect_server.message_broker",
+        # Prefect's own drops events when 50,000 are not written.
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_QUEUE_MAX_SIZE": "1000000",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_BATCH_SIZE": "200",
         "PREFECT_SERVER_SERVICES_EVENT_PERSISTER_READ_BATCH_SIZE": "200",

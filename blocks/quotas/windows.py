@@ -9,6 +9,7 @@ it is unknown on which side of it the provider's clock saw them.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -191,7 +192,8 @@ class Windows:
             need = tokens if kind in _TOKENS else 1
             for cap in self._caps(kind, limits):
                 ask = self._minute_wait if kind in _MINUTE else self._day_wait
-                wait = max(wait, ask(kind, cap, need, priority))
+                kept = self._kept(kind, cap) if priority == "bulk" else 0
+                wait = max(wait, math.inf if need > cap.limit else ask(kind, cap, need, kept))
             if wait > worst.wait_s:
                 worst = Free(wait, kind)
         return worst
@@ -223,12 +225,26 @@ class Windows:
             caps.append(_Cap(declared, own=learned is not None))
         return caps
 
-    def _minute_wait(self, kind: Kind, cap: _Cap, need: int, priority: Priority) -> float:
-        if need > cap.limit:
-            return float("inf")
+    def _used(self, kind: Kind, cap: _Cap) -> int:
         i = 1 if kind in _TOKENS else 0
-        open_to_us = cap.limit - (self.kept_for_people(cap.limit) if priority == "bulk" else 0)
-        used = self._live[i] + (0 if cap.own else self._live[i + 2])
+        if kind in _MINUTE:
+            return self._live[i] + (0 if cap.own else self._live[i + 2])
+        return self._day.used[i] + (0 if cap.own else self._day.foreign[i])
+
+    def _kept(self, kind: Kind, cap: _Cap) -> int:
+        """What bulk work leaves to interactive work; of a day less what that has used, and nothing near its end."""
+        kept = self.kept_for_people(cap.limit)
+        if kind in _MINUTE:
+            return kept
+        if self._until_reset() <= RELEASE_S:
+            return 0
+        return max(0, kept - self._day.interactive[1 if kind in _TOKENS else 0])
+
+    def _until_reset(self) -> float:
+        return self._day.end + DAY_SLACK_S - self._now
+
+    def _minute_wait(self, kind: Kind, cap: _Cap, need: int, kept: int) -> float:
+        i, used, open_to_us = 1 if kind in _TOKENS else 0, self._used(kind, cap), cap.limit - kept
         if used + need <= open_to_us or used <= 0:
             return 0.0
         for tick in sorted(t for t in self._log if t * TICK_S > self._now - HOLD_S):
@@ -238,20 +254,11 @@ class Windows:
                 return max(TICK_S, tick * TICK_S + HOLD_S - self._now)
         return HOLD_S
 
-    def _day_wait(self, kind: Kind, cap: _Cap, need: int, priority: Priority) -> float:
-        if need > cap.limit:
-            return float("inf")
-        i = 1 if kind in _TOKENS else 0
-        used = self._day.used[i] + (0 if cap.own else self._day.foreign[i])
-        until_reset = self._day.end + DAY_SLACK_S - self._now
+    def _day_wait(self, kind: Kind, cap: _Cap, need: int, kept: int) -> float:
+        used = self._used(kind, cap)
         if used + need > cap.limit:
-            return max(TICK_S, until_reset)
-        kept = 0
-        if priority == "bulk" and until_reset > RELEASE_S:
-            kept = max(0, self.kept_for_people(cap.limit) - self._day.interactive[i])
-        if used + need <= cap.limit - kept or used <= 0:
-            return 0.0
-        return until_reset - RELEASE_S
+            return max(TICK_S, self._until_reset())
+        return 0.0 if used + need <= cap.limit - kept or used <= 0 else self._until_reset() - RELEASE_S
 
     # -- what became of it
 
@@ -341,17 +348,8 @@ class Windows:
 
     def left(self, kind: Kind, limits: Limits) -> int | None:
         """What is left of `kind` for bulk work now, after `advance`; None when no limit is known."""
-        i = 1 if kind in _TOKENS else 0
-        open_now: list[int] = []
-        for cap in self._caps(kind, limits):
-            if kind in _MINUTE:
-                used, others, kept = self._live[i], self._live[i + 2], self.kept_for_people(cap.limit)
-            else:
-                used, others = self._day.used[i], self._day.foreign[i]
-                kept = max(0, self.kept_for_people(cap.limit) - self._day.interactive[i])
-                kept = 0 if self._day.end - self._now < RELEASE_S else kept
-            open_now.append(max(0, cap.limit - kept - used - (0 if cap.own else others)))
-        return min(open_now, default=None)
+        caps = self._caps(kind, limits)
+        return min((max(0, c.limit - self._kept(kind, c) - self._used(kind, c)) for c in caps), default=None)
 
     def used_today(self, kind: Kind) -> int:
         """What the day has used of `rpd` or `tpd`, by us and by others with the same key, after `advance`."""

@@ -150,18 +150,6 @@ def _is_private_group(found: os.stat_result) -> bool:
     return group.gr_name == owner.pw_name and not set(group.gr_mem) - {owner.pw_name}
 
 
-def refuse_other_encodings(folder: Path | None = None) -> None:
-    """Stop before Prefect reads a `.env` that is not UTF-8: it would end with a traceback."""
-    path = (folder or Path()) / ".env"
-    try:
-        readable = path.is_file() and path.stat().st_size <= MAX_BYTES
-        fault = _encoding_fault(path.read_bytes(), path) if readable else None
-    except OSError:
-        return
-    if fault is not None:
-        raise ConfigError(fault)
-
-
 def _parsed(data: bytes, path: Path) -> tuple[Mapping[str, SecretStr], list[int], str | None]:
     """Variables, skipped lines, and what is wrong with the encoding. Cannot raise, since it holds keys in clear."""
     fault = _encoding_fault(data, path)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -63,10 +63,8 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
     from tta_dev_primitives.blocks.credentials.config_trust import untrusted
 
     catalogue = load_catalogue()
-    findings = check_config(config, catalogue, today_utc())
-    yield from findings
-    failed = {line.subject for line in findings if line.level == "fail"}
-    yield from _addresses(config, catalogue, already=failed)
+    yield from check_config(config, catalogue, today_utc())
+    yield from _addresses(config, catalogue)
     doubts = untrusted(config)
     for doubt in doubts:
         yield CheckLine("fail", "trust", f"{doubt}; runs refuse it", "Read the file, then run: tta trust")
@@ -78,15 +76,13 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
         yield from asyncio.run(_live(config, catalogue))
 
 
-def _addresses(
-    config: OrchestrationConfig, catalogue: Catalogue, *, already: Container[str]
-) -> Iterator[CheckLine]:
+def _addresses(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[CheckLine]:
     """Addresses that a run would refuse, and keys that go elsewhere than to the provider they were made for."""
     from tta_dev_primitives.blocks.providers.address_rules import base_of, host_of
     from tta_dev_primitives.config.models.resolve import defined_targets
 
     for target in defined_targets(config, catalogue).values():
-        if target.base_url is None or target.name in already:
+        if target.base_url is None:
             continue
         try:
             base = base_of(target)

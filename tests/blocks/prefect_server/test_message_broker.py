@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections import Counter
 from typing import Any
 
 import pytest
 from prefect.server.utilities import messaging
-from prefect.server.utilities.messaging import Message, StopConsumer
-from prefect.settings import PREFECT_MESSAGING_BROKER, temporary_settings
+from prefect.server.utilities.messaging import Message, StopConsumer, memory
 
 from tta_dev_primitives.blocks.prefect_server import asgi_guard
 from tta_dev_primitives.blocks.prefect_server.asgi_guard import Activity, Guard
-from tta_dev_primitives.blocks.prefect_server.message_broker import Consumer, Subscription, backlog
-
-BROKER = "tta_dev_primitives.blocks.prefect_server.message_broker"
+from tta_dev_primitives.blocks.prefect_server.message_broker import backlog, drop_no_message
 
 
-def test_it_exports_what_prefect_asks_for() -> None:
-    module = importlib.import_module(BROKER)
-    assert all(hasattr(module, name) for name in messaging.BrokerModule.__annotations__)
+@pytest.fixture(autouse=True)
+def _queues(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "Subscription", memory.Subscription)  # put back afterwards
+    drop_no_message()
 
 
 async def test_more_messages_than_a_queue_of_prefect_holds_all_arrive_once() -> None:
@@ -41,33 +38,29 @@ async def test_more_messages_than_a_queue_of_prefect_holds_all_arrive_once() -> 
 
         return handle
 
-    with temporary_settings({PREFECT_MESSAGING_BROKER: BROKER}):
-        consumers = {name: messaging.create_consumer("events", concurrency=1) for name in seen}
-        async with messaging.create_publisher("events", deduplicate_by="id") as publisher:
-            for number in range(12_000):
-                for _ in range(2 if number < 500 else 1):
-                    await publisher.publish_data(str(number).encode(), {"id": str(number)})
-        assert backlog() == 12_000
-        await asyncio.gather(*(consumer.run(handler(name)) for name, consumer in consumers.items()))
-        for consumer in consumers.values():
-            await consumer.cleanup()
+    consumers = {name: messaging.create_consumer("numbers", concurrency=1) for name in seen}
+    async with messaging.create_publisher("numbers", deduplicate_by="id") as publisher:
+        for number in range(12_000):
+            for _ in range(2 if number < 500 else 1):
+                await publisher.publish_data(str(number).encode(), {"id": str(number)})
+    assert backlog() == 12_000
+    await asyncio.gather(*(consumer.run(handler(name)) for name, consumer in consumers.items()))
+    for consumer in consumers.values():
+        await consumer.cleanup()
     assert all(set(counts.values()) == {1} and len(counts) == 12_000 for counts in seen.values())
     assert backlog() == 0
 
 
 async def test_a_message_that_is_never_handled_is_kept_in_a_file(tmp_path: Any) -> None:
-    subscription = Subscription("events")
-    subscription.dead_letter_queue_path = tmp_path / "dlq"
-    consumer, tried = Consumer("events", subscription, concurrency=1), 0
+    subscription = memory.Topic.by_name("never").subscribe(dead_letter_queue_path=tmp_path / "dlq")
+    consumer, tried = memory.Consumer("never", subscription, concurrency=1), 0
 
     async def fail(message: Message) -> None:
         nonlocal tried
         tried += 1
         raise ValueError("never")
 
-    from prefect.server.utilities.messaging.memory import MemoryMessage
-
-    await subscription.deliver(MemoryMessage(b"x", {"id": "x"}))
+    await subscription.deliver(memory.MemoryMessage(b"x", {"id": "x"}))
     running = asyncio.create_task(consumer.run(fail))
     while not list(tmp_path.glob("dlq/*")):  # noqa: ASYNC110 - a file gives no event
         await asyncio.sleep(0)
