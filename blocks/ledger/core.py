@@ -63,7 +63,12 @@ class LedgerCore:
         self._trusts_clock = clock is not None and machine is None
         self._anchored_at = float("-inf")
         self.clocks = ProviderClocks()
-        self._terms = Terms(scope, _owner(), _alert_lines(alert_threshold), timezone)
+        self._terms = Terms(
+            scope,
+            f"{socket.gethostname()}:{os.getpid()}:{uuid.uuid4().hex[:8]}",
+            _alert_lines(alert_threshold),
+            timezone,
+        )
 
     def alert_at(self, threshold: Decimal | None) -> None:
         """Let another share of the limit raise an alert from now on; a line that was reported is not again."""
@@ -184,15 +189,6 @@ class LedgerCore:
             return False
         machine = self._machine()
         return machine is not None and abs(at - machine.wall) > LARGEST_SKEW_S
-
-
-def _owner() -> str:
-    try:
-        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
-            boot = file.read().strip()[:8]
-    except OSError:
-        boot = "?"
-    return f"{socket.gethostname()}:{os.getpid()}:{boot}:{uuid.uuid4().hex[:8]}"
 
 
 def closed_text(key: str, reason: str) -> str:

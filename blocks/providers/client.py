@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import aiohttp
 from pydantic import SecretStr
@@ -112,18 +112,10 @@ class ProviderClient:
         return Prepared(target, request, form, base, url, body, {**headers, **form.headers}, key)
 
     async def send(
-        self,
-        target: Target,
-        request: ChatRequest,
-        *,
-        key: SecretStr,
-        deadline_s: float | None = None,
-        on_sent: Callable[[], None] | None = None,
-        clock: Callable[[], float] = time.time,
+        self, target: Target, request: ChatRequest, *, key: SecretStr, **options: Any
     ) -> ChatReply:
-        """Build and send in one step, outside of the ledger. Arguments and errors are those of the two steps."""
-        prepared = self.prepare(target, request, key=key)
-        return await self.exchange(prepared, deadline_s=deadline_s, on_sent=on_sent, clock=clock)
+        """Build and send in one step, outside of the ledger: `prepare`, then `exchange` with its `options`."""
+        return await self.exchange(self.prepare(target, request, key=key), **options)
 
     async def exchange(
         self,
@@ -153,14 +145,14 @@ class ProviderClient:
                 on_sent()
 
         try:
-            with chat_span(target, prepared.base, prepared.request) as span:
+            with chat_span(target, prepared.base, prepared.request) as record:
                 limit_s = target.timeout_s if deadline_s is None else deadline_s
                 answer = await self._exchange(prepared, "POST", deadline_s=limit_s, on_sent=mark)
                 assert answer.status is not None
                 reply = prepared.form.parse(
                     target, answer.status, answer.headers, bytes(answer.body), now=clock()
                 )
-                span.reply(reply)
+                record(reply)
                 return reply
         except OrchestrationError:
             raise

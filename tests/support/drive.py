@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import fault_replies as f
+from certificates import unknown_server
 from matrix import Action, Fault
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
@@ -154,7 +155,7 @@ async def faulty_provider(fault: Fault, site: str, *, passes_after: int | None =
         if passes_after is not None or fault.closes is not None:
             # Else one item's second try could come before another's first, or find the provider closed.
             serve = f.at_once(_items_of(site), serve)
-        tls = f.self_signed() if fault.place == "untrusted tls" else None
+        tls = unknown_server() if fault.place == "untrusted tls" else None
         async with f.rude_server(serve, tls=tls) as server:
             yield f"{fault.scheme}://127.0.0.1:{server.port}"
 

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
 import json
 import socket
-import ssl
-import tempfile
 import zlib
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,9 +12,6 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
 from rude_server import (
     Behaviour,
     RudeServer,
@@ -265,25 +259,6 @@ async def full_backlog() -> AsyncIterator[RudeServer]:
             one.close()
 
 
-@cache
-def self_signed() -> ssl.SSLContext:
-    """A server-side TLS context with a certificate that nobody vouches for."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1)
-    ).sign(key, hashes.SHA256())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.NamedTemporaryFile() as file:
-        plain = serialization.NoEncryption()
-        file.write(certificate.public_bytes(serialization.Encoding.PEM))
-        file.write(key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, plain))
-        file.flush()
-        context.load_cert_chain(file.name)
-    return context
-
-
 __all__ = [
     "Answer",
     "Asked",
@@ -312,7 +287,6 @@ __all__ = [
     "resets_while_sending",
     "response",
     "rude_server",
-    "self_signed",
     "silent",
     "stream_error",
     "with_stop",

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from certificates import self_signed, server_context
 
 from tta_dev_primitives.blocks.prefect_server.endpoint import configured_api, server_version
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, client_settings
@@ -52,9 +48,7 @@ def serve() -> Iterator[Serve]:
         seen: list[tuple[str, dict[str, str]]] = []
         server = ThreadingHTTPServer(("127.0.0.1", 0), type("Noting", (Seen,), {"requests": seen}))
         if certificate is not None:
-            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(certificate)
-            server.socket = context.wrap_socket(server.socket, server_side=True)
+            server.socket = server_context(certificate).wrap_socket(server.socket, server_side=True)
         threading.Thread(target=server.serve_forever, daemon=True).start()
         started.append(server)
         scheme = "http" if certificate is None else "https"
@@ -69,26 +63,7 @@ def serve() -> Iterator[Serve]:
 @pytest.fixture
 def certificate(tmp_path: Path) -> Path:
     """A certificate of localhost that no authority has signed, with its key, in one file."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    file = tmp_path / "localhost.pem"
-    pem = serialization.Encoding.PEM
-    private = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    file.write_bytes(made.public_bytes(pem) + private)
-    return file
+    return self_signed(tmp_path / "localhost.pem", "localhost")
 
 
 def asked(folder: Path, **settings: str) -> str | None:

@@ -15,6 +15,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from certificates import unknown_server
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from pydantic import SecretStr
 from rude_server import (
     Behaviour,
@@ -191,7 +196,7 @@ async def test_a_server_without_tls_costs_nothing(client: ProviderClient) -> Non
 
 async def test_a_certificate_ignore_signed_is_refused(client: ProviderClient) -> None:
     """Verification is never off."""
-    async with rude_server(answers(response(GOOD)), tls=self_signed()) as server:
+    async with rude_server(answers(response(GOOD)), tls=unknown_server()) as server:
         error = await failure(client, f"https://127.0.0.1:{server.port}")
     assert (error.error_class, error.ledger_action) == (ErrorClass.CONNECT, REL)
     assert "certificate" in str(error).lower()
@@ -483,14 +488,16 @@ async def test_a_call_is_a_span_without_its_words(
     client: ProviderClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Names by the GenAI conventions; neither prompt nor answer nor provider's text."""
-    spans = record_spans(monkeypatch)
+    exporter, provider = InMemorySpanExporter(), TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    monkeypatch.setattr(trace, "_TRACER_PROVIDER", provider)
     cached = GOOD.replace(b'"input_tokens": 12', b'"input_tokens": 8, "cache_read_input_tokens": 4')
     async with rude_server(answers(response(cached))) as server:
         await client.send(model(server.url), ask("secret prompt"), key=KEY)
     await failure_of(client, breaks_after(response(b"secret words", status="529 Overloaded")))
-    done, failed = spans
-    assert done["name"] == "chat the-model"
-    assert done["attributes"] == {
+    done, failed = exporter.get_finished_spans()
+    assert done.name == "chat the-model"
+    assert dict(done.attributes or {}) == {
         "gen_ai.operation.name": "chat",
         "gen_ai.provider.name": "anthropic",
         "gen_ai.request.model": "the-model",
@@ -500,72 +507,11 @@ async def test_a_call_is_a_span_without_its_words(
         "server.port": server.port,
         "gen_ai.response.model": "the-model-1",
         "gen_ai.response.id": "msg_1",
-        "gen_ai.response.finish_reasons": ["stop"],
+        "gen_ai.response.finish_reasons": ("stop",),
         "gen_ai.usage.input_tokens": 12,
         "gen_ai.usage.output_tokens": 1,
         "gen_ai.usage.cache_read.input_tokens": 4,
     }
-    assert failed["attributes"]["error.type"] == "transient"
-    assert "secret" not in repr(spans)
-
-
-def record_spans(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
-    """Put a tracer in place that writes down what it is given; the API is real, the SDK plays no part."""
-    from contextlib import contextmanager
-
-    from opentelemetry import trace
-
-    spans: list[dict[str, Any]] = []
-
-    class Span(trace.NonRecordingSpan):
-        def __init__(self, entry: dict[str, Any]) -> None:
-            super().__init__(trace.INVALID_SPAN_CONTEXT)
-            self._entry = entry
-
-        def set_attribute(self, key: str, value: Any) -> None:
-            self._entry["attributes"][key] = value
-
-        def set_status(self, *status: Any) -> None:
-            self._entry["status"] = status
-
-    class Tracer:
-        @contextmanager
-        def start_as_current_span(self, name: str, *, attributes: Any, **options: Any) -> Any:
-            spans.append({"name": name, "attributes": dict(attributes), "options": options})
-            yield Span(spans[-1])
-
-    monkeypatch.setattr(trace, "_TRACER_PROVIDER", trace.NoOpTracerProvider())
-    monkeypatch.setattr(trace, "get_tracer", lambda _name: Tracer())
-    return spans
-
-
-def self_signed() -> Any:
-    """A server-side TLS context with a certificate that nobody vouches for."""
-    import datetime
-    import ssl
-    import tempfile
-    from pathlib import Path
-
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.datetime.now(datetime.UTC)
-    certificate = x509.CertificateBuilder(
-        name, name, key.public_key(), x509.random_serial_number(), now, now + datetime.timedelta(days=1)
-    ).sign(key, hashes.SHA256())
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "both.pem"
-        path.write_bytes(
-            certificate.public_bytes(serialization.Encoding.PEM)
-            + key.private_bytes(
-                serialization.Encoding.PEM,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
-            )
-        )
-        context.load_cert_chain(path)
-    return context
+    assert (failed.attributes or {})["error.type"] == "transient"
+    assert "secret" not in done.to_json() + failed.to_json()
+    provider.shutdown()

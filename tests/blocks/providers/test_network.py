@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from certificates import self_signed, server_context
 from pydantic import SecretStr
 from wire_samples import ask, at_address, target
 
@@ -104,33 +99,6 @@ def test_authorities_that_are_not_there_are_refused(
         network_facts()
 
 
-def certificate(folder: Path, name: str) -> tuple[Path, Path]:
-    """A self-signed certificate for `name` and its key."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    made = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    cert, private = folder / f"{name}.pem", folder / f"{name}.key"
-    cert.write_bytes(made.public_bytes(serialization.Encoding.PEM))
-    private.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-    )
-    return cert, private
-
-
 async def hang_up(writer: asyncio.StreamWriter) -> None:
     """Close a connection and wait until it is closed; the other side may have done so before."""
     writer.close()
@@ -139,7 +107,7 @@ async def hang_up(writer: asyncio.StreamWriter) -> None:
 
 
 @asynccontextmanager
-async def https_server(cert: Path, private: Path) -> AsyncIterator[int]:
+async def https_server(certificate: Path) -> AsyncIterator[int]:
     """An https server on loopback with one chat answer."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -151,8 +119,7 @@ async def https_server(cert: Path, private: Path) -> AsyncIterator[int]:
         await writer.drain()
         await hang_up(writer)
 
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, private)
+    context = server_context(certificate)
     server = await asyncio.start_server(answer, "127.0.0.1", 0, ssl=context)
     async with server:
         yield server.sockets[0].getsockname()[1]
@@ -189,8 +156,8 @@ async def proxy_to(port: int, seen: list[bytes]) -> AsyncIterator[int]:
 
 async def test_ones_own_authority_is_honoured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without it the certificate is refused before a byte of the request leaves."""
-    cert, private = certificate(tmp_path, "localhost")
-    async with https_server(cert, private) as port:
+    cert = self_signed(tmp_path / "localhost.pem", "localhost")
+    async with https_server(cert) as port:
         model = at_address(target("openai-compatible"), f"https://localhost:{port}/v1")
         async with ProviderClient() as client:
             with pytest.raises(ProviderError) as refused:
@@ -205,9 +172,9 @@ async def test_a_proxy_carries_the_call_and_reads_no_key(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The proxy resolves the name and sees it; the key travels inside TLS."""
-    cert, private = certificate(tmp_path, "llm.corp.example")
+    cert = self_signed(tmp_path / "corp.pem", "llm.corp.example")
     seen: list[bytes] = []
-    async with https_server(cert, private) as port, proxy_to(port, seen) as proxy_port:
+    async with https_server(cert) as port, proxy_to(port, seen) as proxy_port:
         monkeypatch.setenv("SSL_CERT_FILE", str(cert))
         monkeypatch.setenv("HTTPS_PROXY", f"http://127.0.0.1:{proxy_port}")
         model = at_address(target("openai-compatible"), "https://llm.corp.example/v1", private=False)
