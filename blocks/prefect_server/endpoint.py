@@ -6,7 +6,8 @@ import base64
 import json
 import os
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -34,7 +35,6 @@ OLDEST = (3, 8)
 
 _CUSTOM_HEADERS = "PREFECT_CLIENT_CUSTOM_HEADERS"
 _CREDENTIALS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", _CUSTOM_HEADERS)
-_CLIENT = (*_CREDENTIALS, "PREFECT_API_SSL_CERT_FILE", "PREFECT_API_TLS_INSECURE_SKIP_VERIFY")
 _READ = ("PREFECT_API_", _CUSTOM_HEADERS)
 FOLDER_FILES = (".env", "prefect.toml", "pyproject.toml")
 
@@ -74,7 +74,7 @@ def configured_api(
     for source, values in sources:
         url = values.get("PREFECT_API_URL")
         if url and url != env.get(EMBEDDED_MARK):
-            client = _merged(sources)
+            client = ChainMap(*(dict(one) for _, one in sources))
             return ConfiguredApi(
                 url=url.rstrip("/"),
                 source=source,
@@ -85,16 +85,6 @@ def configured_api(
                 lent=tuple(name for name in _CREDENTIALS if client.get(name) not in (None, values.get(name))),
             )
     return None
-
-
-def _merged(sources: Sequence[tuple[str, Mapping[str, str]]]) -> dict[str, str]:
-    """Each setting of Prefect's client from the first source that has it, as Prefect itself reads them."""
-    found: dict[str, str] = {}
-    for _, values in sources:
-        for name in _CLIENT:
-            if values.get(name):
-                found.setdefault(name, values[name])
-    return found
 
 
 def api_doubt(api: ConfiguredApi) -> str | None:
@@ -151,7 +141,9 @@ def _sources(env: Mapping[str, str], folder: Path) -> list[tuple[str, Mapping[st
 
 def _of_prefect(variables: Mapping[str, str | SecretStr]) -> dict[str, str]:
     """Prefect's own variables, whose case does not count; keys of models stay where they are."""
-    found = {name.upper(): text for name, text in variables.items() if name.upper().startswith(_READ)}
+    found = {
+        name.upper(): text for name, text in variables.items() if name.upper().startswith(_READ) and text
+    }
     return {n: t.get_secret_value() if isinstance(t, SecretStr) else t for n, t in found.items()}
 
 
@@ -173,7 +165,7 @@ def _api_table(tables: Mapping[str, Any]) -> dict[str, str]:
         "ssl_cert_file": "PREFECT_API_SSL_CERT_FILE",
         "tls_insecure_skip_verify": "PREFECT_API_TLS_INSECURE_SKIP_VERIFY",
     }
-    found = {env: str(api[name]) for name, env in names.items() if name in api}
+    found = {env: str(api[name]) for name, env in names.items() if api.get(name, "") != ""}
     headers = client.get("custom_headers")
     if headers is not None:
         found[_CUSTOM_HEADERS] = headers if isinstance(headers, str) else json.dumps(headers)
@@ -188,16 +180,14 @@ def _active_profile(profiles: Mapping[str, Any], chosen: str | None) -> dict[str
 
 def get_json(url: str, *, timeout_s: float, api: ConfiguredApi | None = None) -> tuple[int, Any]:
     """GET `url`: status and decoded JSON (None when the body is none), as Prefect's client would reach `api`."""
-    options = api.options if api is not None else None
-    return probe.get_json(url, timeout_s=timeout_s, headers=_headers(api), options=options)
-
-
-def _headers(api: ConfiguredApi | None) -> dict[str, str]:
-    if api is not None and api.key:
-        return {"Authorization": f"Bearer {api.key}"}
-    if api is not None and api.auth:
-        return {"Authorization": "Basic " + base64.b64encode(api.auth.encode()).decode()}
-    return {}
+    headers, options = {}, None
+    if api is not None:
+        options = api.options
+        if api.key:
+            headers["Authorization"] = f"Bearer {api.key}"
+        elif api.auth:
+            headers["Authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
+    return probe.get_json(url, timeout_s=timeout_s, headers=headers, options=options)
 
 
 def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:

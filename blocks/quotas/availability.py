@@ -212,16 +212,20 @@ class Availability:
         return self._this_run[scope]
 
 
+def _scope(target: Target, key_id: str, what: str) -> str:
+    return f"{target.provider}|{target.base_url or ''}|{key_id}|{what}"
+
+
 def _key_scope(target: Target, key_id: str) -> str:
-    return f"{target.provider}|{target.base_url or ''}|{key_id}|*"
+    return _scope(target, key_id, "*")
 
 
 def _model_scope(target: Target, key_id: str) -> str:
-    return f"{target.provider}|{target.base_url or ''}|{key_id}|{target.api_model}"
+    return _scope(target, key_id, target.api_model)
 
 
 def _free_scope(target: Target, key_id: str) -> str:
-    return f"{target.provider}|{target.base_url or ''}|{key_id}|*free"
+    return _scope(target, key_id, "*free")
 
 
 def _refused(target: Target) -> str:

@@ -17,7 +17,13 @@ from collections.abc import Mapping
 from typing import Literal
 
 from tta_dev_primitives.blocks.quotas.windows import KINDS, Kind, Observation, day_bounds
-from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_month, parse_instant, seconds_of
+from tta_dev_primitives.blocks.wire.retry_after import (
+    epoch_millis,
+    go_duration,
+    next_month,
+    parse_instant,
+    seconds_of,
+)
 from tta_dev_primitives.config.models.targets import Limits
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
 
@@ -58,20 +64,12 @@ def learn(
         limit, remaining = _count(headers.get(f"{prefix}-limit")), _count(headers.get(f"{prefix}-remaining"))
         found += _seen(kind, limit, remaining, parse_instant(headers.get(f"{prefix}-reset")))
     limit, remaining = _count(headers.get("x-ratelimit-limit")), _count(headers.get("x-ratelimit-remaining"))
-    reset_at = _moment(headers.get("x-ratelimit-reset"), now)
+    reset_at = epoch_millis(headers.get("x-ratelimit-reset"), now)
     if limit is not None and reset_at is not None:
         day = period == "day" if period else reset_at - now > _DAY_FROM_S
         kind = "rpd" if day else "rpm"
         found += _seen(kind, limit, remaining, reset_at)
     return found
-
-
-def _moment(text: str | None, now: float) -> float | None:
-    # Epoch milliseconds; what is not a moment of the coming two days is none.
-    if text is None or not (text.strip().isascii() and text.strip().isdigit() and len(text) < 16):
-        return None
-    seconds = int(text) / 1000
-    return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None
 
 
 def _count(text: str | None) -> int | None:

@@ -12,7 +12,7 @@ from typing_extensions import override
 from tta_dev_primitives.blocks.wire.error_rules import CONTEXT_WORDS, ErrorBody, Fault, by_status, limited
 from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat
 from tta_dev_primitives.blocks.wire.reading import flat, lower_headers, obj, text_of
-from tta_dev_primitives.blocks.wire.retry_after import header_wait, next_midnight, seconds_of
+from tta_dev_primitives.blocks.wire.retry_after import epoch_millis, header_wait, next_midnight, seconds_of
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
@@ -146,7 +146,7 @@ def _unavailable(
 
 def _limited(headers: Mapping[str, str], metadata: Mapping[str, Any], body: ErrorBody, now: float) -> Fault:
     """Split 429: the platform's free tier by day or by minute, or an upstream that is busy for a moment."""
-    reset = _reset(headers.get("x-ratelimit-reset", "").strip(), now)
+    reset = epoch_millis(headers.get("x-ratelimit-reset"), now)
     limit_source = text_of(metadata.get("limit_source"))
     if _FREE_DAY.search(f"{body.message} {limit_source}"):
         when = reset if reset is not None else next_midnight("UTC", now)
@@ -159,11 +159,3 @@ def _limited(headers: Mapping[str, str], metadata: Mapping[str, Any], body: Erro
     fault = limited(body, headers={}, now=now, wait_s=wait, per_minute=upstream or free_minute)
     # All free models of a key share the minute: another one of them would be turned away, too.
     return replace(fault, scope="provider_free") if free_minute else fault
-
-
-def _reset(text: str, now: float) -> float | None:
-    """Epoch milliseconds as epoch seconds; a figure beyond the coming two days is not one."""
-    if not (text.isascii() and text.isdigit() and len(text) < 16):
-        return None
-    seconds = int(text) / 1000
-    return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None

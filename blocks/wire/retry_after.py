@@ -94,6 +94,15 @@ def try_again_in(message: str) -> float | None:
     return go_duration(found[1].rstrip(". ")) if found else None
 
 
+def epoch_millis(text: str | None, now: float) -> float | None:
+    """Read epoch milliseconds as epoch seconds; a figure beyond the coming two days is none."""
+    raw = (text or "").strip()
+    if not (raw.isascii() and raw.isdigit() and len(raw) < 16):
+        return None
+    seconds = int(raw) / 1000
+    return seconds if now - 60 <= seconds <= now + 2 * 86_400 else None
+
+
 def next_midnight(zone: str, now: float) -> float:
     """Epoch seconds of the next midnight in `zone` (Gemini's days end at midnight US Pacific)."""
     today = datetime.fromtimestamp(now, ZoneInfo(zone))

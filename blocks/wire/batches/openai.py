@@ -36,6 +36,8 @@ class OpenAIBatches(BatchFormat):
     """Upload a file of requests, create a batch over it, read its output and error files."""
 
     jobs = "/batches"
+    bare = False
+    """A line of the file does not repeat method and address."""
 
     def __init__(self, prefix: str = "") -> None:
         """`prefix` stands before `/files` and `/batches`."""
@@ -56,7 +58,8 @@ class OpenAIBatches(BatchFormat):
         return HttpCall("POST", self.prefix + path, b"".join(parts), f"multipart/form-data; boundary={key}")
 
     def _row(self, line: BatchLine) -> bytes:
-        return dumps({"custom_id": line.id, "method": "POST", "url": _CHAT, "body": dict(line.body)})
+        row = {"custom_id": line.id, "body": dict(line.body)}
+        return dumps(row if self.bare else {**row, "method": "POST", "url": _CHAT})
 
     @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
@@ -114,14 +117,12 @@ class OpenAIBatches(BatchFormat):
 class TogetherBatches(OpenAIBatches):
     """An address of its own for files, bare lines, and no metadata: a batch is known by the name of its file."""
 
+    bare = True
+
     @override
     def upload(self, lines: Sequence[BatchLine], key: str) -> HttpCall | None:
         fields = {"purpose": "batch-api", "file_name": file_name(key), "file_type": "jsonl"}
         return self._form("/files/upload", lines, key, **fields)
-
-    @override
-    def _row(self, line: BatchLine) -> bytes:
-        return dumps({"custom_id": line.id, "body": dict(line.body)})
 
     @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
@@ -132,11 +133,7 @@ class TogetherBatches(OpenAIBatches):
 class MistralBatches(OpenAIBatches):
     """The same files; the batch is a `job` that names its model."""
 
-    jobs, page = "/batch/jobs", "page_size=100"
-
-    @override
-    def _row(self, line: BatchLine) -> bytes:
-        return dumps({"custom_id": line.id, "body": dict(line.body)})
+    jobs, page, bare = "/batch/jobs", "page_size=100", True
 
     @override
     def submit(self, target: Target, lines: Sequence[BatchLine], key: str, file: str | None) -> HttpCall:
