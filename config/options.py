@@ -219,7 +219,7 @@ class CostTrackingConfig(_Options):
     ledger_url: option_types.LedgerUrl | None = Field(None, repr=False)
     """Where spending is recorded: sqlite:///path or postgresql://...; default: a file under TTA_HOME."""
     timezone: option_types.ZoneName = "UTC"
-    """Time zone in which reports show times; the budget's month is the UTC month."""
+    """Time zone of the budget's months, and of the times in reports."""
 
     _exact_limit: Decimal = PrivateAttr(default=Decimal(100))
 

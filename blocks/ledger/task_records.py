@@ -81,14 +81,6 @@ class TaskRecord:
 
 
 @dataclass(frozen=True, slots=True)
-class Learned:
-    """What ended tasks leave besides their records: lengths of paired answers, and how to end the same task again."""
-
-    pairs: Sequence[Pair] = ()
-    decisions: Sequence[TaskDecision] = ()
-
-
-@dataclass(frozen=True, slots=True)
 class ResultLine:
     """The tasks of a month that agree in use case, model, evidence, outcome and acceptance, summed."""
 
@@ -105,7 +97,6 @@ class ResultLine:
     """Mean quality score of those that have one."""
 
 
-_NOTHING = Learned()
 _INSERT = (
     "INSERT INTO task_result (scope, flow_run_id, item_id, month, use_case, model, evidence, "
     "outcome, accepted, quality, reused, cost, baseline, created_at) "
@@ -120,7 +111,12 @@ _END_AGAIN = (
 
 
 async def record_results(
-    ledger: LedgerCore, month: str, records: Sequence[TaskRecord], learned: Learned = _NOTHING
+    ledger: LedgerCore,
+    month: str,
+    records: Sequence[TaskRecord],
+    *,
+    pairs: Sequence[Pair] = (),
+    decisions: Sequence[TaskDecision] = (),
 ) -> None:
     """Keep the records of one batch in one transaction; safe to repeat for a batch that was not yet kept."""
     rows = [
@@ -142,7 +138,7 @@ async def record_results(
 
     async def work(tx: Tx) -> None:
         at = tx.now()
-        for decision in learned.decisions:
+        for decision in decisions:
             await keep_decision(tx, ledger.scope, decision, at)
         for record, row in zip(records, rows, strict=True):
             if await tx.execute(_INSERT, *row, at):
@@ -150,9 +146,9 @@ async def record_results(
             named = (record.flow_run_id, record.item_id)
             await unsum(tx, RESULTS, ledger.scope, ledger.timezone, "flow_run_id = ? AND item_id = ?", *named)
             await tx.execute(_END_AGAIN, *row[5:], *(ledger.scope, *named))
-        await earn(tx, ledger.scope, month, ended, learned.pairs)
+        await earn(tx, ledger.scope, month, ended, pairs)
 
-    if rows or learned.pairs or learned.decisions:
+    if rows or pairs or decisions:
         await ledger.database.transact(work, label="results")
 
 

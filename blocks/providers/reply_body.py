@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import AsyncIterable, AsyncIterator
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any
 
 _MAX_ERROR_BODY = 64 * 1024
 _HEAD = 64
@@ -18,13 +18,6 @@ class TooLargeError(Exception):
 
 class UndecodableError(ValueError):
     """The body is not compressed as it says, or in a way that was not asked for."""
-
-
-class Decompressor(Protocol):
-    """What unpacks a body piece by piece, never more than `most` bytes at once."""
-
-    def decompress(self, data: bytes, most: int, /) -> bytes:
-        """Unpack a piece."""
 
 
 @dataclass(slots=True)
@@ -54,7 +47,7 @@ async def read_body(
 async def _decoded(encoding: str, stream: AsyncIterable[bytes], cap: int) -> AsyncIterator[bytes]:
     """Yield at most `cap` bytes of body, also in memory: a bomb is stopped inside the decoder."""
     left, head, decide = cap, b"", True
-    inflate: Decompressor | None = None
+    inflate: Any = None
     async for raw in stream:
         piece = head + raw
         if decide and len(piece) < _HEAD:
@@ -72,14 +65,14 @@ async def _decoded(encoding: str, stream: AsyncIterable[bytes], cap: int) -> Asy
         yield _inflated(decompressor(encoding, head), head, left)
 
 
-def _inflated(inflate: Decompressor | None, piece: bytes, most: int) -> bytes:
+def _inflated(inflate: Any, piece: bytes, most: int) -> bytes:
     try:
         return piece if inflate is None else inflate.decompress(piece, most)
     except zlib.error:
         raise UndecodableError("the reply is not the gzip it says it is") from None
 
 
-def decompressor(encoding: str, head: bytes) -> Decompressor | None:
+def decompressor(encoding: str, head: bytes) -> Any:
     """What unpacks a body that begins with `head`; None for plain text, whatever its label.
 
     Raises:

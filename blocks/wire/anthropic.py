@@ -197,9 +197,9 @@ class Anthropic(WireFormat):
         return error_rules.overridden(fault, headers)
 
     @override
-    def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
-        """Read `GET /v1/models`: ids with the provider's own lifecycle."""
-        return tuple(model for entry in seq(at(payload, "data")) if (model := _model(entry)).id)
+    def model_of(self, entry: Any) -> ModelInfo:
+        lifecycle = _LIFECYCLE.get(text_of(at(entry, "lifecycle")), "unknown")
+        return ModelInfo(flat(at(entry, "id"), limit=200), lifecycle, flat(at(entry, "retires_at")) or None)
 
 
 def _index(event: Any) -> int:
@@ -303,14 +303,3 @@ def _bucket_wait(headers: Mapping[str, str], now: float) -> float | None:
     ]
     known = [max(0.0, w - server_now) for w in waits if w is not None]
     return max(known) if known else None
-
-
-def _model(entry: Any) -> ModelInfo:
-    return ModelInfo(
-        id=flat(text_of(at(entry, "id")), limit=200),
-        lifecycle=_LIFECYCLE.get(text_of(at(entry, "lifecycle")), "unknown"),
-        deprecated_at=flat(at(entry, "deprecated_at")) or None,
-        retires_at=flat(at(entry, "retires_at")) or None,
-        context_tokens=count_of(at(entry, "max_input_tokens")),
-        max_output_tokens=count_of(at(entry, "max_tokens")),
-    )

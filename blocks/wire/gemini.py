@@ -174,9 +174,9 @@ class Gemini(WireFormat):
         return error_rules.by_status(status, body, headers=headers, now=now, overloaded=busy)
 
     @override
-    def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
-        """Read `GET /v1beta/models`: the list names no lifecycle, only what exists."""
-        return tuple(model for entry in seq(at(payload, "models")) if (model := _model(entry)).id)
+    def model_of(self, entry: Any) -> ModelInfo:
+        # The list names no lifecycle, only what exists.
+        return ModelInfo(flat(at(entry, "name"), limit=200).removeprefix("models/"), "active")
 
 
 def _blocked(chunk: Any) -> str:
@@ -232,12 +232,3 @@ def _limited(
     if not violations and "check quota" in body.message:
         return replace(quota, error_class=ErrorClass.OVERLOADED)
     return error_rules.limited(body, headers=headers, now=now)
-
-
-def _model(entry: Any) -> ModelInfo:
-    return ModelInfo(
-        id=flat(text_of(at(entry, "name")), limit=200).removeprefix("models/"),
-        lifecycle="active",
-        context_tokens=count_of(at(entry, "inputTokenLimit")),
-        max_output_tokens=count_of(at(entry, "outputTokenLimit")),
-    )

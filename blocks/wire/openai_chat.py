@@ -6,7 +6,7 @@ What is particular to one of them is a subclass: a path, extra request fields, a
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -33,7 +33,7 @@ from tta_dev_primitives.blocks.wire.structured import (
     within_limits,
 )
 from tta_dev_primitives.blocks.wire.thoughts import split_thoughts
-from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
+from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Lifecycle, ModelInfo, WireRequest
 from tta_dev_primitives.blocks.wire.wire_format import Answered, Events, WireFormat
 from tta_dev_primitives.config.models.targets import IMPLAUSIBLE, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction
@@ -196,10 +196,10 @@ class OpenAIChat(WireFormat):
         return self._usage(node) if node else None
 
     @override
-    def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
-        # What is listed is served; some servers call the array `models`.
-        entries: Sequence[Any] = seq(at(payload, "data")) or seq(at(payload, "models")) or seq(payload)
-        return tuple(model for entry in entries if (model := _model(entry)).id)
+    def model_of(self, entry: Any) -> ModelInfo:
+        name = flat(at(entry, "id"), limit=200) or flat(at(entry, "name"), limit=200)
+        lifecycle: Lifecycle = "retired" if at(entry, "active") is False else "active"
+        return ModelInfo(name, lifecycle, flat(at(entry, "expiration_date")) or None)
 
 
 def _response_format(mode: str, request: ChatRequest) -> dict[str, Any] | None:
@@ -321,14 +321,4 @@ def _common(body: ErrorBody) -> Fault | None:
         body.message,
         body.code if body.code in _CODES else body.type,
         "provider" if error_class in _PROVIDER_WIDE else "model",
-    )
-
-
-def _model(entry: Any) -> ModelInfo:
-    return ModelInfo(
-        id=flat(text_of(at(entry, "id")) or text_of(at(entry, "name")), limit=200),
-        lifecycle="retired" if at(entry, "active") is False else "active",
-        retires_at=flat(at(entry, "expiration_date")) or None,
-        context_tokens=count_of(at(entry, "context_length") or at(entry, "context_window")),
-        max_output_tokens=count_of(at(entry, "top_provider", "max_completion_tokens")),
     )

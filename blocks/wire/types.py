@@ -76,8 +76,5 @@ class ModelInfo:
 
     id: str
     lifecycle: Lifecycle = "unknown"
-    deprecated_at: str | None = None
-    """As the provider writes it (RFC 3339)."""
     retires_at: str | None = None
-    context_tokens: int | None = None
-    max_output_tokens: int | None = None
+    """As the provider writes it (RFC 3339)."""

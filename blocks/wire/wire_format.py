@@ -14,11 +14,13 @@ from pydantic import SecretStr
 from tta_dev_primitives.blocks.wire.error_rules import Fault, after_start, error_of, request_id_of, unreadable
 from tta_dev_primitives.blocks.wire.reading import (
     Unreadable,
+    at,
     decode_json,
     error_payload,
     lower_headers,
     read_body,
     read_events,
+    seq,
 )
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, ModelInfo, WireRequest
 from tta_dev_primitives.config.models.targets import Target, Usage
@@ -86,8 +88,13 @@ class WireFormat(ABC):
         """Judge an error reply by its status, headers in lower case and decoded body (None: it has none)."""
 
     @abstractmethod
+    def model_of(self, entry: Any) -> ModelInfo:
+        """Read one entry of the provider's list of models."""
+
     def parse_models(self, payload: Any) -> tuple[ModelInfo, ...]:
-        """Read the provider's list of models."""
+        """Read the provider's list of models; servers name the array as they like, or send it bare."""
+        entries = seq(at(payload, "data")) or seq(at(payload, "models")) or seq(payload)
+        return tuple(model for entry in entries if (model := self.model_of(entry)).id)
 
     def failed(self, got: Answered, payload: Any, usage: Usage | None = None) -> ProviderError:
         """The error of a reply; inside a 200 the generation had begun."""

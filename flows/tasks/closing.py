@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
 from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision
-from tta_dev_primitives.blocks.ledger.task_records import Learned, TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import PostponedError
@@ -33,11 +33,13 @@ async def keep_records(runtime: Runtime, items: Sequence[Item], month: str, *, p
     for own in sorted({item.month or month for item in ended}):
         of_month = [item for item in ended if (item.month or month) == own]
         records = [] if parts else [_record(item, run_id, runtime.orchestrator.name) for item in of_month]
-        learned = Learned(
-            [item.pair for item in of_month if item.pair is not None],
-            [item.decided for item in of_month if item.decided is not None],
+        await record_results(
+            runtime.ledger,
+            own,
+            records,
+            pairs=[item.pair for item in of_month if item.pair is not None],
+            decisions=[item.decided for item in of_month if item.decided is not None],
         )
-        await record_results(runtime.ledger, own, records, learned)
 
 
 def _record(item: Item, run_id: str, orchestrator: str) -> TaskRecord:

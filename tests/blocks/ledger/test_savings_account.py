@@ -18,7 +18,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Database
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
 from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision, stored_decisions
-from tta_dev_primitives.blocks.ledger.task_records import Learned, TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import SavingsShortError
 
@@ -172,7 +172,7 @@ async def test_paired_lengths_are_kept_by_class_and_orchestrator(ledger: Ledger)
     """Number of pairs, sum and sum of squares of their ratios."""
     month = (await ledger.balance()).month
     pairs = [Pair("claude", 1, 0.5), Pair("claude", 1, 1.0), Pair("claude", 2, 2.0), Pair("opus", 1, 1.0)]
-    await record_results(ledger, month, [], Learned(pairs))
+    await record_results(ledger, month, [], pairs=pairs)
     assert await ledger.answer_lengths("claude") == {1: (2, 1.5, 1.25), 2: (1, 2.0, 4.0)}
     assert await ledger.answer_lengths("other") == {}
 
@@ -187,7 +187,7 @@ async def test_a_decision_lasts_as_long_as_its_answer(ledger: Ledger, new_call: 
         TaskDecision("t2", None, "plan"),
         TaskDecision("t3", "lost", "how"),
     ]
-    await record_results(ledger, hold.month, [], Learned(decisions=kept))
+    await record_results(ledger, hold.month, [], decisions=kept)
     found = await stored_decisions(ledger, ["t1", "t2", "t3", "t4"])
     assert set(found) == {"t1", "t2"}
     assert found["t1"].body == "how"
