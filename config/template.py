@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import re
-import secrets
 from datetime import date
 from pathlib import Path
 
@@ -124,35 +123,21 @@ def write_new_file(path: Path, text: str, *, mode: int = 0o644) -> bool:
         raise ConfigError(
             f"{path} is a folder; give the name of a file, such as {path / 'orchestration-config.yaml'}"
         )
-    scratch = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         if os.path.lexists(path):
             return False
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Never more open than 0644: the loader refuses a file that everyone may write.
-        descriptor = os.open(scratch, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
         try:
             with open(descriptor, "w", encoding="utf-8", newline="\n") as stream:
                 stream.write(text)
-                stream.flush()
-                os.fsync(descriptor)
-            return _move_without_replacing(scratch, path)
-        finally:
-            scratch.unlink(missing_ok=True)
+        except BaseException:
+            path.unlink()
+            raise
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         if isinstance(error, FileExistsError):  # of mkdir: the folder's name is taken by a file
             reason = f"{path.parent} is not a folder"
         raise ConfigError(f"{path} cannot be written: {reason}") from error
-
-
-def _move_without_replacing(scratch: Path, path: Path) -> bool:
-    try:
-        os.link(scratch, path)
-    except FileExistsError:
-        return False
-    except OSError:  # a file system without hard links
-        if os.path.lexists(path):
-            return False
-        scratch.rename(path)
     return True

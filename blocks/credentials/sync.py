@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 from pydantic import SecretStr
@@ -61,8 +62,8 @@ def sync_blocks(
 
 
 def _sync(name: str, target: Target, environ: Mapping[str, str] | None) -> SyncedBlock:
-    kind = credentials_of(target.provider)
-    detail = ""
+    kind, detail = credentials_of(target.provider), ""
+    report = partial(SyncedBlock, name, kind.get_block_type_slug(), target.api_key_env)
     try:
         key = find_api_key(target.api_key_env, environ)
     except MissingKeyError as error:
@@ -72,18 +73,18 @@ def _sync(name: str, target: Target, environ: Mapping[str, str] | None) -> Synce
     stored = _stored(kind, name)
     if stored is not None and stored.host != host_of(target.provider, target.base_url):
         detail = f"the stored key is bound to {stored.host}; delete the block to replace it"
-        return _report(name, kind, target, "other host", detail)
+        return report("other host", detail)
     if stored is None and key is None:
-        return _report(name, kind, target, "no key", detail or f"{target.api_key_env} is not set")
+        return report("no key", detail or f"{target.api_key_env} is not set")
     merged = kind(
         api_key=key or (stored.api_key if stored else None),
         base_url=target.base_url or _address_of_preset(target),
         allow_private_hosts=target.allow_private_hosts or base_of(target).reach == "private",
     )
     if stored is not None and _fields(merged) == _fields(stored):
-        return _report(name, kind, target, "unchanged", detail)
+        return report("unchanged", detail)
     merged.save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]  # added by Prefect's decorator
-    return _report(name, kind, target, "created" if stored is None else "updated", detail)
+    return report("created" if stored is None else "updated", detail)
 
 
 def _address_of_preset(target: Target) -> str | None:
@@ -104,9 +105,3 @@ def _stored(kind: type[ProviderCredentials], name: str) -> ProviderCredentials |
 
 def _fields(block: ProviderCredentials) -> tuple[SecretStr | None, str | None, bool]:
     return block.api_key, block.base_url, block.allow_private_hosts
-
-
-def _report(
-    name: str, kind: type[ProviderCredentials], target: Target, outcome: Outcome, detail: str
-) -> SyncedBlock:
-    return SyncedBlock(name, kind.get_block_type_slug(), target.api_key_env, outcome, detail)

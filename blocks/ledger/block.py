@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from prefect.blocks.core import Block
 from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
@@ -11,7 +11,6 @@ from pydantic import ConfigDict, Field, HttpUrl, SecretStr, field_validator
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.months import zone
-from tta_dev_primitives.config.errors import LedgerError
 
 
 class SpendLedger(Block):
@@ -64,19 +63,13 @@ class SpendLedger(Block):
     @classmethod
     def _known_url(cls, url: SecretStr | None) -> SecretStr | None:
         if url is not None:
-            try:
-                database_for(url.get_secret_value())
-            except LedgerError as error:
-                raise ValueError(str(error)) from None
+            database_for(url.get_secret_value())
         return url
 
     @field_validator("timezone")
     @classmethod
     def _known_zone(cls, name: str) -> str:
-        try:
-            zone(name)
-        except LedgerError as error:
-            raise ValueError(str(error)) from None
+        zone(name)
         return name
 
     def get_ledger(self, *, alert_threshold: Decimal | None = Decimal("0.8")) -> Ledger:
@@ -85,6 +78,5 @@ class SpendLedger(Block):
         Args:
             alert_threshold: Share of the limit whose crossing raises an alert, besides 100 %.
         """
-        options: dict[str, Any] = {"scope": self.scope, "timezone": self.timezone}
         url = None if self.url is None else self.url.get_secret_value()
-        return Ledger.open(url, alert_threshold=alert_threshold, **options)
+        return Ledger.open(url, scope=self.scope, timezone=self.timezone, alert_threshold=alert_threshold)

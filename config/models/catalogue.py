@@ -184,13 +184,12 @@ class Catalogue:
         left = (entry.lifecycle.retires - day).days
         if left > WARN_DAYS:
             return []
-        when = (
-            f"was retired on {entry.lifecycle.retires}" if left <= 0 else _soon(entry.lifecycle.retires, left)
-        )
+        when, days = entry.lifecycle.retires, f"{left} day{'s' if left != 1 else ''}"
+        said = f"was retired on {when}" if left <= 0 else f"will be retired on {when} (in {days})"
         successor = self.successor(entry, day)
         instead = f"replacement: {successor.name}" if successor else "no replacement is known"
         note = f" ({entry.lifecycle.note})" if entry.lifecycle.note else ""
-        return [f"{name} {when} by {entry.provider}{note}; {instead}"]
+        return [f"{name} {said} by {entry.provider}{note}; {instead}"]
 
     def warnings_of(self, target: Target, today: date | None = None) -> list[str]:
         """As `lifecycle_warnings`, for a model that a configuration names, under any of its names."""
@@ -210,10 +209,6 @@ class Catalogue:
         found = next((family for family in known if last.startswith(family)), None)
         letters = re.match(r"[a-z]+", last)
         return found or (letters[0] if letters else last)
-
-
-def _soon(day: date, left: int) -> str:
-    return f"will be retired on {day} (in {left} day{'s' if left != 1 else ''})"
 
 
 def today_utc() -> date:

@@ -47,7 +47,7 @@ def list_price(
         UnknownPriceError: The price is unknown.
     """
     if own is not None:
-        return _own_price(own)
+        return Price(**own.model_dump(), source=OWN_PRICE)
     api_model = api_model.removeprefix("models/")
     free_variant = provider == "openrouter" and api_model.endswith(_FREE_SUFFIX)
     sought = api_model.removesuffix(_FREE_SUFFIX) if free_variant else api_model
@@ -121,16 +121,6 @@ def _names_in(clause: Any) -> Iterator[str]:
             yield name
     for part in [*(getattr(clause, "or_", None) or ()), *(getattr(clause, "and_", None) or ())]:
         yield from _names_in(part)
-
-
-def _own_price(own: PriceConfig) -> Price:
-    return Price(
-        input_usd_per_mtok=own.input_usd_per_mtok,
-        output_usd_per_mtok=own.output_usd_per_mtok,
-        cache_read_usd_per_mtok=own.cache_read_usd_per_mtok,
-        cache_write_usd_per_mtok=own.cache_write_usd_per_mtok,
-        source=OWN_PRICE,
-    )
 
 
 def _base(value: Any) -> Decimal:

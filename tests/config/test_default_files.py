@@ -63,18 +63,6 @@ def test_nothing_half_written_stays_behind() -> None:
     assert Path("deep/er/c.yaml").stat().st_mode & 0o777 == 0o644
 
 
-def test_a_file_system_without_hard_links_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Some network and container file systems have none."""
-
-    def no_links(*_: object) -> None:
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr(os, "link", no_links)
-    create_default_config("c.yaml")
-    assert [p.name for p in Path().iterdir()] == ["c.yaml"]
-    assert Path("c.yaml").read_text() == guide_config()
-
-
 def test_a_place_that_cannot_be_written_is_a_config_error() -> None:
     """A folder, or a path through a file: one line that names the path."""
     Path("file").write_text("")
