@@ -121,11 +121,16 @@ def _run(arguments: list[str]) -> int:
     except UnknownCommandError:
         return _report_error("UsageError", _unknown_command(arguments), EXIT_USAGE, as_json=as_json)
     except UnusedCliTokensError as error:
-        words = " ".join(error.unused_tokens or ())
-        message = f"too many words, from {words[:80]!r} on. Put a text of several words in quotes."
+        words, command = " ".join(error.unused_tokens or ()), _command(arguments)
+        remedy = (
+            "Put a text of several words in quotes." if command == "tta run" else f"See `{command} --help`."
+        )
+        message = f"too many words, from {words[:80]!r} on. {remedy}"
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
-        message = f"{error} `tta --help` lists the commands and options."
+        command, said = _command(arguments), str(error).partition(" parameter ")
+        problem = f"{said[2].replace('an argument', 'a value')}" if said[1] else said[0]
+        message = f"{problem} See `{command} --help`."
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt as error:
         kept = " What was answered is kept: the same command goes on from there."
@@ -156,19 +161,32 @@ def _with_stdin(arguments: list[str]) -> list[str]:
     return [*(a for a in arguments if a != "-"), "--", "-"]
 
 
+def _command(arguments: list[str]) -> str:
+    """The command that the arguments call, with its group: `tta ledger show`."""
+    words: list[str] = []
+    for word in arguments[:2]:
+        if word not in (app if not words else _GROUPS.get(words[0], ())):
+            break
+        words.append(word)
+    return " ".join(["tta", *words])
+
+
 def _unknown_command(arguments: list[str]) -> str:
     """Say which command is meant. Cyclopts would import all of them to find out, Prefect included."""
     import difflib
 
     words = [word for word in arguments if not word.startswith("-")]
-    group, names = "", [name for name in app if not name.startswith("-")]
+    if not words:
+        words = arguments[:1]
+    option = bool(words) and words[0].startswith("-")
+    group, names = "", [name for name in app if name.startswith("-") == option]
     if len(words) > 1 and words[0] in _GROUPS:
         group = f"{words.pop(0)} "
         names = [name for name in _GROUPS[group.strip()] if not name.startswith("-")]
     word = words[0] if words else ""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
-    meant = f"Did you mean `tta {group}{close[0]}`?" if close else f"Commands: {', '.join(names)}."
-    return f"unknown command {group + word!r}. {meant}"
+    meant = f"Did you mean `tta {group}{close[0]}`?" if close else f"Known: {', '.join(names)}."
+    return f"unknown {'option' if option else 'command'} {group + word!r}. {meant}"
 
 
 def _report(error: Exception, *, as_json: bool) -> int:

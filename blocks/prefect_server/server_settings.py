@@ -22,6 +22,7 @@ OWN_DATABASE = "sqlite+aiosqlite:///prefect.db"
 """Relative to the server's working folder: an address cannot hold a path with `?` in it."""
 _HOME_MARK = "TTA_SERVER_HOME"
 """Set with it: whose server that is, should it have to be started again after TTA_HOME has changed."""
+_CONSOLE_LEVEL = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
 
 # What the server process may inherit. Provider keys must not live on in a process that outlasts the command.
 _INHERITED = (
@@ -168,7 +169,7 @@ def client_settings(url: str, *, home: ServerHome | None = None, auth: str | Non
         "PREFECT_CLIENT_CSRF_SUPPORT_ENABLED": "false",
         "PREFECT_CLIENT_SERVER_VERSION_CHECK_ENABLED": "false",
         # The terminal stays quiet; the lines of a run reach its log in the UI.
-        "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL": os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING"),
+        _CONSOLE_LEVEL: os.environ.get(_CONSOLE_LEVEL, os.environ.get("PREFECT_LOGGING_LEVEL", "WARNING")),
     }
     if auth is not None:
         settings["PREFECT_API_AUTH_STRING"] = auth

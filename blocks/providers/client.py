@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import ssl
 import time
 import traceback
@@ -353,6 +354,15 @@ async def _pieces(body: bytes) -> AsyncIterator[bytes]:
         yield body[start : start + 256 * 1024]
 
 
+def _why(error: BaseException) -> str:
+    """What went wrong at the socket; of a failed connection: to where, and the operating system's reason."""
+    if not isinstance(error, aiohttp.ClientConnectorError):
+        return str(error)
+    cause = error.os_error
+    plain = (cause.errno or 0) > 0 and not isinstance(cause, ssl.SSLError)
+    return f"to {error.host}:{error.port} ({os.strerror(cause.errno) if plain else cause.strerror or cause})"
+
+
 def _failed(
     target: Target, error: BaseException, answer: Received, *, sent: bool, deadline_s: float
 ) -> ProviderError | ConfigError:
@@ -361,14 +371,14 @@ def _failed(
     if refusal is not None:
         return ConfigError(f"Model '{target.name}': base_url: {refusal}")
     slow = isinstance(error, TimeoutError)
-    said = flat(redact(str(error)), limit=160) or type(error).__name__
+    said = flat(redact(_why(error)), limit=160) or type(error).__name__
     pre = LedgerAction.CHARGE_AT_BOUND
     if isinstance(error, TooLargeError):
         fault = Fault(ErrorClass.MALFORMED, pre, f"the reply is larger than {MAX_BODY} bytes")
     elif isinstance(error, UndecodableError):
         fault = Fault(ErrorClass.MALFORMED, pre, said)
     elif not sent:
-        what = f"no connection within {min(_CONNECT_S, deadline_s):g} s" if slow else f"no connection: {said}"
+        what = f"no connection within {min(_CONNECT_S, deadline_s):g} s" if slow else f"no connection {said}"
         fault = Fault(ErrorClass.CONNECT, LedgerAction.RELEASE, f"{what}. Nothing was sent")
     elif slow:
         fault = Fault(

@@ -42,18 +42,18 @@ async def ask_model_lists(
 
 
 class _Failed(list[ModelInfo]):
-    """An empty list, and why it is empty."""
+    """An empty list, and why it is empty; `text` names no model, as the list is of all."""
 
-    def __init__(self, why: OrchestrationError) -> None:
+    def __init__(self, why: OrchestrationError, text: str) -> None:
         super().__init__()
-        self.why = why
+        self.why, self.text = why, text
 
 
 async def _quietly(client: ProviderClient, target: Target) -> Sequence[ModelInfo]:
     try:
         return await client.list_models(target, key=await load_key(target))
     except OrchestrationError as error:
-        return _Failed(error)
+        return _Failed(error, str(error).removeprefix(f"{target.provider} model {target.api_model}: "))
 
 
 def _state(target: Target, listed: Sequence[ModelInfo], catalogue: Catalogue) -> ListState:
@@ -64,7 +64,7 @@ def _state(target: Target, listed: Sequence[ModelInfo], catalogue: Catalogue) ->
         if isinstance(why, MissingKeyError):
             return ListState(target, "keyless", str(why))
         refused = isinstance(why, ProviderError) and why.error_class is ErrorClass.AUTH
-        return ListState(target, "refused" if refused else "unknown", str(why))
+        return ListState(target, "refused" if refused else "unknown", listed.text)
     found = listed_as(target, listed, catalogue)
     if found is None or found.lifecycle == "retired":
         said = "is listed as retired" if found else "is not in the model list"

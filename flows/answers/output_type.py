@@ -104,7 +104,7 @@ class OutputType:
             adapter: TypeAdapter[Any] = TypeAdapter(wanted)
             schema = adapter.json_schema()
         except (PydanticUserError, PydanticSchemaGenerationError, PydanticInvalidForJsonSchema) as error:
-            said = str(error).splitlines()[0][:_SHOWN]
+            said = str(error).splitlines()[0][:_SHOWN].rstrip(".")
             raise ConfigError(
                 f"{name}: {wanted!r} cannot be an answer: {said}. "
                 "Give a pydantic model, dataclass, TypedDict, Literal, list[...] or a JSON Schema dict."

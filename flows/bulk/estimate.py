@@ -71,8 +71,6 @@ class Facts:
     """Ids of tasks that were done before: they cost nothing."""
     latency_s: float | None = None
     """Mean seconds of a recorded call."""
-    batch: bool = False
-    """Whether the orchestrator's provider has a batch API at half the price."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,10 +255,6 @@ class _Sum:
         if self.unclear:
             advice.append(
                 Advice("name the use_case of each task: no plan is needed", found.expected_usd - plan)
-            )
-        if self.facts.batch:
-            advice.append(
-                Advice("--batch: paid calls at half the price, within a day", found.expected_usd / 2)
             )
         variants = {
             f"quality_threshold: {threshold:g} (what was learned at {policy.threshold:g} does not count)": replace(

@@ -41,6 +41,7 @@ class BulkReport(BaseModel):
     done: int = Field(description="Tasks with an answer, those of earlier runs included")
     done_before: int = Field(description="Of them, by earlier runs")
     accepted: int = Field(description="Answered in this run with enough evidence")
+    reused: int = Field(default=0, description="Answered in this run from the answer store, unpaid")
     failed: int
     left: int = Field(description="Not done, because the run stopped")
     broken_lines: tuple[LineReport, ...] = ()
@@ -114,6 +115,7 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         done=progress.skipped + progress.done,
         done_before=progress.skipped,
         accepted=progress.accepted,
+        reused=progress.reused,
         failed=progress.failed,
         left=left,
         broken=progress.broken,

@@ -61,6 +61,8 @@ class Progress:
     """Done by an earlier run."""
     done: int = 0
     accepted: int = 0
+    reused: int = 0
+    """Answered from the answer store, or with another task's answer."""
     failed: int = 0
     postponed: int = 0
     broken: int = 0
@@ -96,6 +98,7 @@ class Progress:
         if error_class is None:
             self.done += 1
             self.accepted += result.accepted
+            self.reused += result.reused
             self.model(result.model).answers += 1
             self._count_fields(result)
         else:
@@ -178,16 +181,16 @@ class Progress:
         parts = [
             f"{self.skipped + self.done}/{whole} done",
             f"{self.failed} failed",
-            f"{self.rate:.1f}/s",
+            *([f"{self.rate:.1f}/s"] if self.ended else []),
             f"cost ${self.cost_usd:.4f}" + ("" if self.most_usd is None else f" of ${self.most_usd:.2f}"),
-            f"saved {self.savings_ratio:.0%}",
+            *([f"saved {self.savings_ratio:.0%}"] if self.baseline_usd else []),
         ]
         if self.eta_s is not None and self.left:
             parts.append(f"{span_text(self.eta_s)} left")
         if self.waiting_until is not None:
             until = datetime.fromtimestamp(self.waiting_until).astimezone()
             span = span_text(max(0.0, self.waiting_until - self.clock()))
-            now = "" if self.paid_rest_usd is None else f" (paid now: about ${self.paid_rest_usd:.2f})"
+            now = "" if self.paid_rest_usd is None else f" (paid now: about ${self.paid_rest_usd:.4f})"
             parts.append(f"waiting {span} for free quota, until {until:%H:%M:%S}{now}")
         batches = self.batches()
         return " · ".join([*parts, batches] if batches else parts)

@@ -129,7 +129,7 @@ def record_of(
         allow_extra: Take fields of the user's own; else an unknown field is refused.
     """
     if not isinstance(entry, Mapping):
-        return BrokenLine(number, f'expected an object with "id" and "task", got {type(entry).__name__}')
+        return BrokenLine(number, f'expected an object with "id" and "task", got {entry!r:.60}')
     found = cast(Mapping[str, Any], entry)
     identity = str(found["id"]) if isinstance(found.get("id"), (str, int)) else None
     extra, wrong = own_fields(found) if allow_extra else ({}, unknown_field(found))

@@ -34,7 +34,8 @@ def check_task(task: object, use_case: str | None = None, system: object = None)
         if name == "system" and text is None:
             continue
         if not isinstance(text, str):
-            raise ConfigError(f"{name}: expected text, got {type(text).__name__}.")
+            said = "is missing" if text is None else f"expected text, got {type(text).__name__}"
+            raise ConfigError(f"{name}: {said}.")
         try:
             size = len(text.encode("utf-8"))
         except UnicodeEncodeError as error:
@@ -48,9 +49,7 @@ def check_task(task: object, use_case: str | None = None, system: object = None)
                 "Split it into several tasks (`tta bulk` runs a file of them)."
             )
     if not str(task).strip():
-        raise ConfigError(
-            "task: it is empty. Give the text of the task, or `-` to read it from standard input."
-        )
+        raise ConfigError("task: it is empty. Give the text of the task.")
     if use_case is not None and use_case not in USE_CASES:
         raise ConfigError(f"use_case: {use_case!r} is unknown. Must be one of: {', '.join(USE_CASES)}.")
 

@@ -119,7 +119,7 @@ def _first(case: Case) -> Step:
         return Answers((tuple(c.model for c in case.left),))
     if case.can_solve:
         return PaidSolve((case.orchestrator.model,), "no_free_answer")
-    return GiveUp(0 if case.answers else None, "no candidate brought an answer that passes the local checks")
+    return GiveUp(0 if case.answers else None, "no candidate gave an answer that passes the local checks")
 
 
 def _slots(free: Sequence[Candidate], count: int) -> tuple[tuple[str, ...], ...]:

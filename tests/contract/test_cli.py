@@ -48,13 +48,19 @@ FILES = {
     "type.yaml": b"orchestration:\n  quality_threshold: high\n",
     "bad.py": b"def (:\n",
     "no.diff": b"just words\n",
+    "tasks.jsonl": b'{"id": "1", "task": "a"}\n',
     "cut.jsonl": b'{"id": "1", "task": "a"\n',
 }
 MISTAKES = [
     ("rnu hi", "unknown command 'rnu'. Did you mean `tta run`?"),
     ("ledger shwo", "unknown command 'ledger shwo'. Did you mean `tta ledger show`?"),
     ("run --jsno hi", "Unknown option: --jsno. Did you mean --json?"),
-    ("run", "requires an argument"),
+    ("run", "tta: TEXT requires a value. See `tta run --help`."),
+    ("ledger reconcile", "See `tta ledger reconcile --help`."),
+    ("--verison", "unknown option '--verison'. Did you mean `tta --version`?"),
+    ("init a b", "too many words, from 'b' on. See `tta init --help`."),
+    ("bulk nowhere.jsonl", "tta: --out requires a value. See `tta bulk --help`."),
+    ("bulk tasks.jsonl -o results.parquet", "results.parquet: results are written as JSONL or CSV"),
     ("run hi there", "too many words, from 'there' on. Put a text of several words in quotes."),
     ("run hi -c empty.yaml", "empty.yaml:1: the file is empty"),
     ("run hi -c bad.yaml", "bad.yaml:2: not valid YAML"),
@@ -275,7 +281,9 @@ def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
     )
     assert code == 0, out
     assert "GROQ_API_KEY is set" in out
-    assert "Keys to set: GOOGLE_API_KEY. Models" in " ".join(out.split())
+    assert ".env: written, readable by you only" in out
+    assert "One key is enough: models without a key are passed over." in out
+    assert "Next: add GOOGLE_API_KEY to .env" in out
     config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)
     assert config.quality_threshold == 0.75
     assert [e.api_key_env for e in config.executors] == ["GOOGLE_API_KEY"]

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Self
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from tta_dev_primitives.commands._output import table, usd
+
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.bulk.progress import Progress
+    from tta_dev_primitives.flows.bulk.job_report import ModelReport
+    from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 _EVERY_S = 10.0
 
@@ -23,17 +26,34 @@ def view_for(console: Console) -> LineView | LiveView:
     return LiveView(console) if console.is_terminal else LineView(console)
 
 
+def models_table(title: str, models: Mapping[str, ModelLine] | Mapping[str, ModelReport]) -> RenderableType:
+    """What each model did for a job, one a row."""
+    rows = [
+        [name, *(f"{n:,}" for n in (m.calls, m.failed, m.answers, m.tokens)), usd(m.cost_usd)]
+        for name, m in sorted(models.items())
+    ]
+    columns = ["model", "calls", "failed", "answers", "tokens", "cost"]
+    return table(title, columns, rows, right=columns[1:])
+
+
 class LineView:
-    """A plain line every ten seconds."""
+    """A plain line every ten seconds, with the models at its end."""
 
     def __init__(self, console: Console) -> None:
-        self._console, self._last = console, time.monotonic()
+        self._console = console
+        self._last: float | None = None
 
     def update(self, progress: Progress) -> None:
-        """Print a line when it is time."""
-        if time.monotonic() - self._last >= _EVERY_S:
-            self._last = time.monotonic()
-            self._console.print(progress.line())
+        """Print a line when it is time: the first one ten seconds after the job has begun."""
+        now = time.monotonic()
+        self._last = now if self._last is None else self._last
+        if now - self._last >= _EVERY_S:
+            self._last = now
+            models = [
+                f"{name}: {m.answers} answers, {m.calls} calls, {m.failed} failed"
+                for name, m in sorted(progress.models.items())
+            ]
+            self._console.print(" · ".join([progress.line(), *models]))
 
     def __enter__(self) -> Self:
         return self
@@ -53,14 +73,10 @@ class LiveView:
         self._live.update(self._renderable(progress))
 
     def _renderable(self, progress: Progress) -> RenderableType:
-        models = Table("model", "calls", "failed", "answers", "cost", box=None, header_style="dim")
-        for name, line in sorted(progress.models.items()):
-            models.add_row(
-                name, str(line.calls), str(line.failed), str(line.answers), f"${line.cost_usd:.4f}"
-            )
         # A bare bar does not end its line: what follows would stand beyond the terminal's edge.
         bar = Padding(ProgressBar(total=100, completed=progress.percent), 0)
-        return Group(bar, Text(progress.line()), models)
+        models = [models_table("", progress.models)] if progress.models else []
+        return Group(bar, Text(progress.line()), *models)
 
     def __enter__(self) -> Self:
         self._live.start()

@@ -86,6 +86,7 @@ def _ask_model(out: Console, client: BoundClient | None) -> str:
         names = [] if client is None else sorted(asyncio.run(_listed(client)))
     except OrchestrationError as error:
         out.print(f"  It lists no models now: {error}", markup=False)
+        out.print("  Is it running? A server that wants a key lists them when OWN_SERVER_API_KEY is set.")
         names = []
     if not names:
         model = ""

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from rich import box
 from rich.cells import cell_len
@@ -114,6 +114,11 @@ def moment(at: float) -> str:
     return datetime.fromtimestamp(at, UTC).isoformat(timespec="seconds")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number with its noun: `1 task`, `2,000 tasks`."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def table(
     title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, right: Sequence[str] = ()
 ) -> RenderableType:
@@ -185,10 +190,13 @@ class _Fitting:
 def quiet_logs(level: int = logging.WARNING) -> None:
     """Keep library logs off stdout: everything goes to stderr, ours from `level` up.
 
-    Call it before Prefect is imported. Prefect's own console log would repeat a user's mistake as a traceback, and a
-    flow hangs when the reader of its stderr is gone (`tta run ... 2>&1 | head`); the UI has its records.
+    Call it before Prefect is imported. The lines of a run are Prefect's: they show from INFO down, through a handler
+    of ours, as a flow hangs in Prefect's own when the reader of stderr is gone. Above INFO they would repeat errors.
     """
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
+    verbose = level <= logging.INFO
+    if verbose:
+        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = f"{__name__}.{RunLogHandler.__name__}"
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("tta_dev_primitives")
@@ -197,6 +205,17 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     logger.propagate = False
     # The command line says it itself.
     logging.getLogger("tta_dev_primitives.interrupted").setLevel(logging.CRITICAL)
+
+
+class RunLogHandler(logging.StreamHandler[TextIO]):
+    """Writes Prefect's lines with visible text. Prefect configures it as its own handler, which has styles."""
+
+    def __init__(self, stream: TextIO | None = None, styles: object = None) -> None:
+        super().__init__(stream)
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format as usual, with visible text."""
+        return visible(super().format(record))
 
 
 class _VisibleFormatter(logging.Formatter):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.commands._bulk_view import LineView, LiveView, view_for
+from tta_dev_primitives.commands._bulk_view import LineView, LiveView, models_table, view_for
 from tta_dev_primitives.commands._options import Config, Flag
 from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
@@ -25,6 +25,21 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
 _MOST_FIELDS = 40
+_MOST_REASON = 400
+_OTHER_FORMS = (
+    ".parquet",
+    ".xlsx",
+    ".xls",
+    ".ods",
+    ".tsv",
+    ".gz",
+    ".zip",
+    ".yaml",
+    ".yml",
+    ".xml",
+    ".html",
+    ".md",
+)
 
 
 def bulk(
@@ -158,6 +173,10 @@ def _look_at_files(tasks: Path, out: Path) -> None:
         raise ConfigError(
             f'{tasks}: it is empty. Expected lines such as {{"id": "1", "task": "Summarize ..."}}.'
         )
+    if out.suffix.lower() in _OTHER_FORMS:
+        raise ConfigError(
+            f"{out}: results are written as JSONL or CSV. Choose an --out such as {out.with_suffix('.csv')}."
+        )
     if not out.absolute().parent.is_dir():
         raise ConfigError(f"{out}: its folder does not exist. Make it, or choose another --out.")
 
@@ -173,16 +192,11 @@ def _print_report(report: BulkReport, tasks: Path) -> None:
     if report.duplicate > 5:
         out.print(f"... {report.duplicate} lines with an id that stood before")
     for line in report.failures[:3]:
-        out.print(f"{tasks}: line {line.line}: {line.id} failed: {line.reason[:400]}")
+        out.print(f"{tasks}: line {line.line}: {line.id} failed: {_shortened(line.reason)}")
     if report.failed > 3:
         out.print(f"... {report.failed} failed tasks in all; {report.output} holds the reason of each")
-    rows = [
-        [name, str(m.calls), str(m.failed), str(m.answers), str(m.tokens), usd(m.cost_usd)]
-        for name, m in report.models.items()
-    ]
-    columns = ["model", "calls", "failed", "answers", "tokens", "cost"]
-    if rows:
-        out.print(table("Models in this run", columns, rows, right=columns[1:]))
+    if report.models:
+        out.print(models_table("Models in this run", report.models))
     fields = [
         [" ".join(name.split()), str(f.agreed), str(f.disputed), str(f.corrected), str(f.unchecked)]
         for name, f in list(report.fields.items())[:_MOST_FIELDS]
@@ -192,7 +206,12 @@ def _print_report(report: BulkReport, tasks: Path) -> None:
         out.print(table("Fields in this run", columns, fields, right=columns[1:]))
     before = f" ({report.done_before} before this run)" if report.done_before else ""
     unaccepted = report.done - report.done_before - report.accepted
-    before += f" · {unaccepted} not accepted" if unaccepted else ""
+    counts = {
+        "stored answers": report.reused,
+        "not accepted": unaccepted,
+        "lines not run": report.broken + report.duplicate,
+    }
+    before += "".join(f" · {count} {what}" for what, count in counts.items() if count)
     out.print(
         f"{report.done} done{before} · {report.failed} failed · {report.left} left · {report.seconds:.1f} s · "
         f"cost {usd(report.cost_usd)}{_saved(report)}"
@@ -200,6 +219,10 @@ def _print_report(report: BulkReport, tasks: Path) -> None:
     for warning in report.warnings:
         out.print(f"warning: {warning}")
     out.print(_next_step(report))
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= _MOST_REASON else text[:_MOST_REASON] + " …"
 
 
 def _saved(report: BulkReport) -> str:

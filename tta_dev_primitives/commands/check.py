@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.text import Text
 
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, print_json, quiet_logs
+from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.check import CheckLine, check_config
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
@@ -50,7 +50,9 @@ def check(
         if line.fix:
             out.print(f"     {line.fix}", style="dim")
     counts = {level: sum(line.level == level for line in lines) for level in _MARKS}
-    out.print(f"\n{counts['ok']} ok, {counts['warn']} warnings, {counts['fail']} failures")
+    out.print(
+        f"\n{counts['ok']} ok, {counted(counts['warn'], 'warning')}, {counted(counts['fail'], 'failure')}"
+    )
     return 1 if failed else 0
 
 
@@ -208,4 +210,5 @@ def _remedy(state: str, target: Target, catalogue: Catalogue) -> str | None:
             named = f"name {successor.name} instead" if successor else "name another model"
             return f"{named}; `tta models` lists today's"
         case _:
-            return f"see to {target.api_key_env} and, if it is set, base_url, then check again"
+            address = f" and base_url ({target.base_url})" if target.base_url else ""
+            return f"check {target.api_key_env}{address}, then run `tta check --live` again"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from zoneinfo import available_timezones
@@ -12,7 +12,7 @@ from zoneinfo import available_timezones
 from tta_dev_primitives.blocks.prefect_server.manager import open_link
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
+from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs, table
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.bulk.arguments import usd_amount
 
@@ -93,6 +93,8 @@ def deploy(
             reset=reset,
         )
     )
+    if bulk is not None and not Path(bulk[0]).exists():
+        done = replace(done, warnings=(*done.warnings, f"--bulk-input {bulk[0]}: no such file here yet"))
     if json:
         print_json({**_plain(done), "api_url": info.url, "ui_url": info.ui_url})
     else:
@@ -159,7 +161,7 @@ def _show(done: Applied, info: ServerInfo) -> None:
         out.print(f"warning: {warning}", style="yellow")
     made = " (created)" if done.pool_created else ""
     out.print(
-        f"work pool {done.work_pool}{made}: {done.workers} workers online; {open_link(info, '/deployments')}"
+        f"work pool {done.work_pool}{made}: {counted(done.workers, 'worker')} online; {open_link(info, '/deployments')}"
     )
     if not done.workers:
         out.print("Nothing runs until a worker polls the pool. Start one:", style="yellow")

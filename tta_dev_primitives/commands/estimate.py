@@ -21,7 +21,7 @@ from tta_dev_primitives.blocks.quotas.quota import Quota
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.commands._ledger import limit_of, open_ledger
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, print_json, table, usd
+from tta_dev_primitives.commands._output import console, counted, print_json, table, usd
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
@@ -112,13 +112,19 @@ class _Lines:
         ):
             if isinstance(record, BrokenLine):
                 self.broken += 1
-                if len(self.named) < _MOST_NAMED:
-                    self.named.append(record)
+                self._name(record)
             elif record.id in seen:
                 self.duplicates += 1
+                self._name(
+                    BrokenLine(record.number, f"the id stands on an earlier line: {record.id}", record.id)
+                )
             else:
                 seen.add(record.id)
                 yield record
+
+    def _name(self, line: BrokenLine) -> None:
+        if len(self.named) < _MOST_NAMED:
+            self.named.append(line)
 
 
 async def _stored(
@@ -167,11 +173,10 @@ async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str,
         risk=await store.state(),
         windows=dict(zip(keyed, books, strict=True)),
         blocked_until={n: blocked[t.key].until for n, (t, _) in keyed.items() if t.key in blocked},
-        unreachable=frozenset(missing),
+        unreachable=frozenset(missing) if keyed else frozenset(),
         savings=(await ledger.savings()).left,
         lengths=await ledger.answer_lengths(orchestrator.key),
         latency_s=await ledger.mean_seconds(months[-1]) if months else None,
-        batch=batch_factor(orchestrator) != 1,
     )
 
 
@@ -231,6 +236,7 @@ def _document(
         "binding_limit": None if binding is None else {"model": binding.model, "limit": binding.kind},
         "calls_by_model": dict(found.time.share),
         "models_without_key": sorted(facts.unreachable),
+        "no_key_at_all": not facts.windows,
         "recommendations": [
             {"change": one.change, "expected_usd": one.expected_usd.quantize(Decimal("0.000001"))}
             for one in found.advice
@@ -247,7 +253,7 @@ def _show(found: dict[str, Any]) -> None:
             f"{found['tasks']:,}",
             ", ".join(f"{n} {count}" for n, count in found["use_cases"].items()),
         ],
-        ["done before", f"{found['stored_tasks']:,}", "they cost nothing"],
+        ["done before", f"{found['stored_tasks']:,}", "cost nothing again"],
         *([["copies", f"{found['copies']:,}", "same task, other id: paid once"]] if found["copies"] else []),
         ["input tokens", f"{found['input_tokens']:,}", ""],
         ["output tokens", f"{found['output_tokens']:,}", found["output_tokens_from"]],
@@ -276,10 +282,11 @@ def _show(found: dict[str, Any]) -> None:
     out.print(table("Estimate", ["", "figure", "from"], rows, right=["figure"]))
     for line in found["broken"]:
         out.print(f"line {line['line']}: {line['reason']} (not counted)")
-    if found["broken_lines"] > len(found["broken"]):
-        out.print(f"... {found['broken_lines']:,} broken lines in all")
-    if found["duplicates"]:
-        out.print(f"{found['duplicates']:,} repeated ids are not counted")
+    uncounted = found["broken_lines"] + found["duplicates"]
+    if uncounted > len(found["broken"]):
+        out.print(f"... {counted(uncounted, 'line')} not counted in all")
+    if found["no_key_at_all"]:
+        out.print("no key is set: estimated as with a key for each model")
     if found["models_without_key"]:
         out.print(f"no key, not counted: {', '.join(found['models_without_key'])}")
     if left is not None and found["expected_usd"] > left:

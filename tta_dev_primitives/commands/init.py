@@ -78,9 +78,9 @@ def init(
     head = "# Copy to .env (chmod 600 .env) and put your keys in; variables of the shell win over it.\n"
     empty = "".join(f"{name}=\n" for name in variables)
     wrote_env = write_new_file(env_example, head + empty)
-    if asks or yes:
-        write_new_file(Path(".env"), f"# Keys. Other users cannot read this file.\n{empty}", mode=0o600)
-    ignore_in_git(".env")
+    env_text = f"# Keys. Other users cannot read this file.\n{empty}"
+    wrote_keys = (asks or yes) and write_new_file(Path(".env"), env_text, mode=0o600)
+    ignored = ignore_in_git(".env")
     optional = [name for name in variables if name in own_server_keys() and not _is_set(name)]
     missing = [n for n in variables if not _is_set(n) and (not have or n in have) and n not in optional]
     steps = _next_steps(path, env_example, missing)
@@ -92,8 +92,10 @@ def init(
     out.print(_written(env_example, wrote_env))
     if optional:
         out.print(f"{', '.join(optional)}: a key of your own server, in .env; empty when it wants none.")
+    if wrote_keys:
+        out.print(".env: written, readable by you only" + ("; .gitignore names it" if ignored else ""))
     if missing:
-        out.print(f"Keys to set: {', '.join(missing)}. Models without a key are passed over.")
+        out.print("One key is enough: models without a key are passed over.")
     out.print("Next: " + "\n      ".join(steps))
     return 0
 
@@ -118,7 +120,7 @@ def _ask_keys(out: Console) -> list[str]:
         elif Confirm.ask(f"  {provider}", default=False, console=out):
             have.append(variable)
     if not have:
-        out.print("None yet: all four stay in the file; `tta demo` and `tta sandbox` need no key.")
+        out.print("None yet: the file keeps all its models; `tta demo` and `tta sandbox` need no key.")
     return have
 
 
@@ -163,7 +165,7 @@ def _next_steps(path: Path, env_example: Path, missing: list[str]) -> list[str]:
         return [check, 'tta run "What is the capital of France?"']
     if os.path.lexists(".env"):  # copying over it would lose the keys that it holds
         return [f"add {', '.join(missing)} to .env", check]
-    return [f"cp {env_example} .env && chmod 600 .env, then put your keys into .env", check]
+    return [f"cp {env_example} .env && chmod 600 .env, then add {', '.join(missing)} to .env", check]
 
 
 def _written(path: Path, done: bool) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.commands._ledger import checked_month, limit_of, open_ledger
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, print_json, table
+from tta_dev_primitives.commands._output import console, counted, print_json, table
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.reporting.page import html_page, report_places, report_tables, shown_usd
@@ -66,20 +66,29 @@ def _write(path: Path, text: str) -> None:
 def _show(found: SpendReport) -> None:
     money, saved, out, places = found.money, found.saved, console(), report_places(found)
     limit = "no limit" if money.limit is None else f"of {shown_usd(money.limit, 2)}"
+    open_amounts = [
+        f", {shown_usd(amount, places)} {what}"
+        for amount, what in ((money.balance.held, "held"), (money.balance.presumed, "of it presumed"))
+        if amount
+    ]
     out.print(
         Text(f"{found.month}:", "bold"),
-        f"{shown_usd(money.balance.spent, places)} spent {limit}, "
-        f"{shown_usd(money.balance.held, places)} held, {shown_usd(money.balance.presumed, places)} presumed",
+        f"{shown_usd(money.balance.spent, places)} spent {limit}{''.join(open_amounts)}",
     )
+    for problem in money.problems:
+        out.print(f"ledger: {problem}", style="red")
+    for one in money.closed:
+        out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red")
+    if not money.rows and not saved.tasks:
+        out.print("no call was made in this month")
+        return
     out.print(
-        f"{saved.tasks:,} tasks ({saved.accepted:,} accepted, {saved.failed:,} failed, "
+        f"{counted(saved.tasks, 'task')} ({saved.accepted:,} accepted, {saved.failed:,} failed, "
         f"{saved.reused:,} from the store); "
         f"paid model alone {shown_usd(saved.baseline, places)}, saved {saved.ratio:.1%}"
     )
     for line in found.beyond.lines:
         out.print(line)
-    if not money.rows:
-        out.print("no call was made in this month")
     for shown in report_tables(found):
         if shown.rows:
             figures = shown.columns[shown.words :]
@@ -89,7 +98,3 @@ def _show(found: SpendReport) -> None:
             out.print(q.on_agreed, style="yellow" if q.doubtful else "")
     if found.certificate:
         out.print(found.certificate)
-    for problem in money.problems:
-        out.print(f"ledger: {problem}", style="red")
-    for one in money.closed:
-        out.print(f"closed: {one.key}: {one.reason} (`tta ledger resolve`)", style="red")

@@ -11,7 +11,15 @@ from cyclopts import Parameter
 from rich.console import RenderableType
 
 from tta_dev_primitives.commands._options import Config, Flag
-from tta_dev_primitives.commands._output import console, print_json, print_text, quiet_logs, table, usd
+from tta_dev_primitives.commands._output import (
+    console,
+    counted,
+    print_json,
+    print_text,
+    quiet_logs,
+    table,
+    usd,
+)
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
@@ -83,18 +91,15 @@ def _summary(result: OrchestrationResult) -> None:
     verdict = "accepted" if result.accepted else "NOT accepted"
     out.print()
     out.print(f"{verdict} ({result.basis}) · {result.model} via {result.provider} · {result.use_case}")
-    alone = ""
+    alone, limit, saved = "", "no limit", ""
     if result.baseline_cost_usd:
-        alone = f"paid model alone {usd(result.baseline_cost_usd)} · saved {result.savings_ratio:.0%} · "
-    out.print(
-        f"cost {usd(result.cost_usd)} · {alone}month {result.budget.month}: {usd(result.budget.spent_usd, 4)} of "
-        + ("no limit" if result.budget.limit_usd is None else usd(result.budget.limit_usd, 2))
-    )
+        alone = f" · paid model alone {usd(result.baseline_cost_usd)} · saved {result.savings_ratio:.0%}"
+    out.print(f"cost {usd(result.cost_usd)}{alone}")
+    if result.budget.limit_usd is not None:
+        limit = usd(result.budget.limit_usd, 2)
     if result.saved is not None and result.saved.baseline_cost_usd:
-        month = result.saved
-        out.print(
-            f"this month: {month.tasks:,} tasks, saved {month.ratio:.0%} of {usd(month.baseline_cost_usd)}"
-        )
+        saved = f" · {counted(result.saved.tasks, 'task')} · saved {result.saved.ratio:.0%}"
+    out.print(f"month {result.budget.month}: {usd(result.budget.spent_usd)} of {limit}{saved}")
     if len(result.attempts) > 1:
         out.print(attempts_table(result))
     for warning in result.warnings:

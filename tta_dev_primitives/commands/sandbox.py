@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tta_dev_primitives.commands._output import counted
 from tta_dev_primitives.config.template import todays_config, write_new_file
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def sandbox(*, port: int = 8765, scenario: Path | None = None, write_config: Pat
 
     provider.serve(port, on_start=announce)
     answered = sum(call.endpoint == "chat" for call in provider.calls)
-    print(f"Sandbox stopped after {answered} calls.", flush=True)
+    print(f"Sandbox stopped after {counted(answered, 'call')}.", flush=True)
     return 0
 
 

@@ -172,3 +172,13 @@ def test_the_embedded_server_is_reached_past_a_proxy(
     monkeypatch.setenv("NO_PROXY", "intern.example")
     settings = client_settings("http://127.0.0.1:4242/api", home=home)
     assert settings["NO_PROXY"] == settings["no_proxy"] == "intern.example,127.0.0.1"
+
+
+def test_a_console_level_that_is_set_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command line says an error itself: Prefect's console, which it turns off, does not repeat it."""
+    level = "PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL"
+    for before, after in ((None, "WARNING"), ("CRITICAL", "CRITICAL"), ("INFO", "INFO")):
+        monkeypatch.delenv(level, raising=False)
+        if before is not None:
+            monkeypatch.setenv(level, before)
+        assert client_settings("http://127.0.0.1:4242/api", home=ServerHome(tmp_path))[level] == after

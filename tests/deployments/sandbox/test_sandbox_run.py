@@ -37,7 +37,7 @@ def test_it_serves_until_it_is_told_to_stop(end: signal.Signals) -> None:
         process.send_signal(end)
         out, err = process.communicate(timeout=10)
     assert (answered.status_code, process.returncode, err) == (200, 0, "")
-    assert out.endswith("Sandbox stopped after 1 calls.\n")
+    assert out.endswith("Sandbox stopped after 1 call.\n")
 
 
 def test_the_printed_configuration_loads_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

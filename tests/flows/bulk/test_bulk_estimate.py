@@ -107,16 +107,15 @@ def test_measured_lengths_of_the_use_case_count() -> None:
 
 
 def test_advice_has_a_figure_for_each_change() -> None:
-    """Another threshold, no validation, a batch, a use case: the cheapest first."""
+    """Another threshold, no validation, a use case: the cheapest first."""
     unnamed = [replace(record, use_case=None, task="Hm.") for record in records(60)]
     made = config()
-    found = estimate(unnamed, made, resolve_targets(made), Facts(batch=True), now=NOW)
+    found = estimate(unnamed, made, resolve_targets(made), Facts(), now=NOW)
     changes = {one.change.split(":")[0]: one.expected_usd for one in found.advice}
     assert set(changes) == {
-        "name the use_case of each task", "--batch", "quality_threshold", "validation.mode",
+        "name the use_case of each task", "quality_threshold", "validation.mode",
     }  # fmt: skip
     assert changes["validation.mode"] == 0
-    assert changes["--batch"] == found.expected_usd / 2
     amounts = [one.expected_usd for one in found.advice]
     assert amounts == sorted(amounts)
 
@@ -247,7 +246,7 @@ def test_progress_tells_pace_and_time_left() -> None:
     assert "waiting 1 min 30 s for free quota, until " in progress.line()
     assert "paid now" not in progress.line()
     progress.baseline_usd = Decimal("0.5")
-    assert progress.line().endswith(" (paid now: about $2.00)")
+    assert progress.line().endswith(" (paid now: about $2.0000)")
     assert " of $" not in progress.line()
     progress.most_usd = Decimal("2.5")
     assert " of $2.50 " in progress.line()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 
+import pytest
 from rich.console import Console
 
-from tta_dev_primitives.commands._bulk_view import LiveView
+from tta_dev_primitives.commands import _bulk_view
+from tta_dev_primitives.commands._bulk_view import LineView, LiveView
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 
@@ -23,3 +25,19 @@ def test_the_live_view_shows_bar_figures_and_models_on_lines_of_their_own() -> N
         bar, figures = (next(n for n, line in enumerate(shown.splitlines()) if what in line) for what in "━·")
         assert bar < figures
         assert "some-model" in shown
+
+
+def test_a_log_gets_a_line_after_ten_seconds_with_each_model_and_none_before(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A job in a pipe: how far it is and what each model does, in one line."""
+    log = io.StringIO()
+    progress = Progress(
+        total=40, models={"a": ModelLine(calls=12, failed=1, answers=9), "b": ModelLine(calls=1)}
+    )
+    view = LineView(Console(file=log, width=250))
+    for now in (100.0, 109.0, 111.0, 112.0):
+        monkeypatch.setattr(_bulk_view.time, "monotonic", lambda now=now: now)
+        view.update(progress)
+    models = "a: 9 answers, 12 calls, 1 failed · b: 0 answers, 1 calls, 0 failed"
+    assert log.getvalue() == f"0/40 done · 0 failed · cost $0.0000 · {models}\n"

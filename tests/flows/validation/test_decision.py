@@ -207,7 +207,7 @@ def test_an_answer_that_failed_its_checks_is_never_delivered() -> None:
     assert isinstance(end, GiveUp)
     assert end.index == 0
     assert next_step(open_(G).without(["gemini", "claude"])) == GiveUp(
-        None, "no candidate brought an answer that passes the local checks"
+        None, "no candidate gave an answer that passes the local checks"
     )
 
 
