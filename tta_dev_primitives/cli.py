@@ -128,9 +128,8 @@ def _run(arguments: list[str]) -> int:
         message = f"too many words, from {words[:80]!r} on. {remedy}"
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
-        command, said = _command(arguments), str(error).partition(" parameter ")
-        problem = f"{said[2].replace('an argument', 'a value')}" if said[1] else said[0]
-        message = f"{problem} See `{command} --help`."
+        *_, problem = str(error).split(" parameter ", 1)
+        message = f"{problem.replace('an argument', 'a value')} See `{_command(arguments)} --help`."
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt as error:
         kept = " What was answered is kept: the same command goes on from there."

@@ -358,9 +358,9 @@ def _why(error: BaseException) -> str:
     """What went wrong at the socket; of a failed connection: to where, and the operating system's reason."""
     if not isinstance(error, aiohttp.ClientConnectorError):
         return str(error)
-    cause = error.os_error
-    plain = (cause.errno or 0) > 0 and not isinstance(cause, ssl.SSLError)
-    return f"to {error.host}:{error.port} ({os.strerror(cause.errno) if plain else cause.strerror or cause})"
+    cause, number = error.os_error, error.os_error.errno or 0
+    plain = number > 0 and not isinstance(cause, ssl.SSLError)
+    return f"to {error.host}:{error.port} ({os.strerror(number) if plain else cause.strerror or cause})"
 
 
 def _failed(

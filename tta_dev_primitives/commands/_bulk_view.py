@@ -15,7 +15,6 @@ from rich.text import Text
 from tta_dev_primitives.commands._output import table, usd
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.bulk.job_report import ModelReport
     from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 _EVERY_S = 10.0
@@ -26,7 +25,7 @@ def view_for(console: Console) -> LineView | LiveView:
     return LiveView(console) if console.is_terminal else LineView(console)
 
 
-def models_table(title: str, models: Mapping[str, ModelLine] | Mapping[str, ModelReport]) -> RenderableType:
+def models_table(title: str, models: Mapping[str, ModelLine]) -> RenderableType:
     """What each model did for a job, one a row."""
     rows = [
         [name, *(f"{n:,}" for n in (m.calls, m.failed, m.answers, m.tokens)), usd(m.cost_usd)]
