@@ -193,10 +193,11 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     Call it before Prefect is imported. The lines of a run are Prefect's: they show from INFO down, through a handler
     of ours, as a flow hangs in Prefect's own when the reader of stderr is gone. Above INFO they would repeat errors.
     """
-    verbose = level <= logging.INFO
-    if verbose:
-        os.environ["PREFECT_LOGGING_HANDLERS_CONSOLE_CLASS"] = f"{__name__}.{RunLogHandler.__name__}"
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "INFO" if verbose else "CRITICAL")
+    console = "PREFECT_LOGGING_HANDLERS_CONSOLE"
+    os.environ.setdefault(f"{console}_LEVEL", "CRITICAL")
+    if level <= logging.INFO:
+        os.environ[f"{console}_LEVEL"] = "INFO"
+        os.environ[f"{console}_CLASS"] = f"{__name__}.{RunLogHandler.__name__}"
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
     logger = logging.getLogger("tta_dev_primitives")
