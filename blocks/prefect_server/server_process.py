@@ -212,10 +212,10 @@ def _owner() -> int | None:
 def _alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
+    except PermissionError:
+        pass
     except ProcessLookupError:
         return False
-    except PermissionError:
-        return True
     return True
 
 

@@ -20,8 +20,7 @@ from tta_dev_primitives.config import (
     load_orchestration_config,
     resolve_targets,
 )
-from tta_dev_primitives.config.orchestration_config import guide_config, todays_config
-from tta_dev_primitives.config.template import in_todays_names, scenario_config
+from tta_dev_primitives.config.template import guide_config, in_todays_names, scenario_config, todays_config
 
 ROOM = Path(__file__).parents[2] / "config"
 SCHEMA = (ROOM / "orchestration-config.schema.json").read_text()

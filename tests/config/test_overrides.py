@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tta_dev_primitives.config import ConfigError, OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.orchestration_config import OVERRIDES
+from tta_dev_primitives.config.overrides import OVERRIDES
 
 FILE = """\
 orchestration:

@@ -23,7 +23,9 @@ from tta_dev_primitives.config import (
     OrchestrationConfig,
     load_orchestration_config,
 )
-from tta_dev_primitives.config.orchestration_config import OVERRIDES, USE_CASES, guide_config
+from tta_dev_primitives.config.options import USE_CASES
+from tta_dev_primitives.config.overrides import OVERRIDES
+from tta_dev_primitives.config.template import guide_config
 
 ROOT = Path(__file__).resolve().parents[2]
 GUIDE = Path(os.environ.get("TTA_SHARED", ROOT.parent / "shared")) / "orchestration-configuration-guide.md"

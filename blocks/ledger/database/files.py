@@ -67,11 +67,11 @@ def refuse_mounts(path: Path) -> None:
         )
 
 
-def refuse_hard_links(path: Path, found: os.stat_result) -> None:
+def refuse_hard_links(path: Path) -> None:
     """Refuse a file that has a second name: each name has a write-ahead log of its own."""
-    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+    if path.is_file() and (names := path.stat().st_nlink) > 1:
         raise LedgerConfigError(
-            f"Ledger {path}: the file has {found.st_nlink} names (hard links), and each name has a write-ahead "
+            f"Ledger {path}: the file has {names} names (hard links), and each name has a write-ahead "
             f"log of its own. Delete the other names; to share a ledger, share or mount its folder."
         )
 

@@ -184,11 +184,8 @@ class Worker:
     def _explain(self, error: BaseException) -> BaseException:
         if not isinstance(error, (sqlite3.Error, OSError)):
             return error
-        text = str(error)
-        fix = next(
-            (fix for words, fix in _FIXES if words in text.lower()),
-            "No paid call is made until it is fixed",
-        )
+        text, unknown = str(error), "No paid call is made until it is fixed"
+        fix = next((fix for words, fix in _FIXES if words in text.lower()), unknown)
         kind = LedgerConfigError if "not a database" in text else LedgerError
         explained = kind(f"Ledger {self.path}: {text}. {fix}.")
         explained.__cause__ = error
@@ -201,14 +198,12 @@ class Worker:
             except BaseException:
                 self._close()
                 raise
-        found = _found(self.path)
-        if _identity(found) != self._inode:
+        if _identity(self.path) != self._inode:
             raise LedgerError(
                 f"Ledger {self.path}: the file was replaced or deleted while in use; what was spent "
                 f"stands in the old one. Put it back and restart."
             )
-        if found is not None:
-            refuse_hard_links(self.path, found)
+        refuse_hard_links(self.path)
         if self._generation != schema_generation():
             self._migrate(self.connection)
         return self.connection
@@ -217,13 +212,11 @@ class Worker:
         if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise LedgerError(f"Ledger: SQLite {sqlite3.sqlite_version} is too old; 3.37 or newer is needed")
         refuse_mounts(self.path)
-        found = _found(self.path)
-        if found is not None:
-            refuse_hard_links(self.path, found)
+        refuse_hard_links(self.path)
         queue_file = self.path.with_name(self.path.name + ".queue")
         if not queue_file.exists():
             self._look_before_touching()
-        elif queue_file.stat().st_size and not _size(self.path):
+        elif queue_file.stat().st_size and not (self.path.exists() and self.path.stat().st_size):
             raise LedgerConfigError(
                 f"Ledger {self.path}: it is gone or empty, and with it what this month has cost. Put it back; "
                 f"or delete {queue_file} too, to begin with an empty one."
@@ -231,7 +224,7 @@ class Worker:
         make_private_file(self.path)
         make_private_file(queue_file)
         self._queue_fd = os.open(queue_file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        self._inode = _identity(_found(self.path))
+        self._inode = _identity(self.path)
         connection = sqlite3.connect(
             self.path, timeout=_WAIT_S, isolation_level=None, check_same_thread=False, cached_statements=256
         )
@@ -256,7 +249,7 @@ class Worker:
 
         `immutable` reads without locks and without files beside it.
         """
-        if not self.path.is_file() or self.path.stat().st_size == 0:
+        if not self.path.is_file() or not self.path.stat().st_size:
             return
         with closing(sqlite3.connect(f"{self.path.as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
             self._refuse_foreign(connection)
@@ -334,22 +327,13 @@ _FIXES = (
 )
 
 
-def _found(path: Path) -> os.stat_result | None:
-    """What stands at `path`; None when nothing does."""
-    try:
-        return os.stat(path)
-    except FileNotFoundError:
-        return None
-
-
-def _identity(found: os.stat_result | None) -> tuple[int, int]:
+def _identity(path: Path) -> tuple[int, int]:
     """What distinguishes a file from another of its name; zeros when there is none."""
-    return (found.st_dev, found.st_ino) if found is not None else (0, 0)
-
-
-def _size(path: Path) -> int:
-    found = _found(path)
-    return 0 if found is None else found.st_size
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return found.st_dev, found.st_ino
 
 
 def _failpoints(jobs: list[Job], moment: str) -> None:
