@@ -54,10 +54,6 @@ class Answers(LedgerCore):
 
         await self.database.transact(work, idempotent=True, label="record")
 
-    async def answer(self, step_key: str) -> StoredAnswer | None:
-        """The answer kept under a content key; None when there is none, or its text was damaged."""
-        return (await self.lookup(step_key))[0]
-
     async def lookup(self, step_key: str, *keys: str) -> tuple[StoredAnswer | None, QuarantinedError | None]:
         """The stored answer, and why the model or provider with one of `keys` is closed, if it is."""
 

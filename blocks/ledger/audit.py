@@ -259,17 +259,6 @@ class Audit(LedgerCore):
             raise LedgerError(f"Ledger: '{key}' is not closed; `tta ledger show` lists what is")
         return resolved
 
-    async def calls(self, state: str, month: str) -> list[str]:
-        """Ids of a month's calls in a state (`held`, `settled`, `released`, `presumed`), oldest first."""
-        return [
-            row["id"]
-            for row in await self.database.fetch(
-                "SELECT id FROM ledger_call WHERE scope = ? AND month = ? AND state = ? "
-                "ORDER BY created_at, id",
-                *(self.scope, checked_month(month), state),
-            )
-        ]
-
     async def open_calls(self, month: str) -> list[OpenCall]:
         """A month's calls that are held or presumed, oldest first, with what a person compares with the bill."""
         rows = await self.database.fetch(

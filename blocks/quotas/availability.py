@@ -187,18 +187,6 @@ class Availability:
             )
             self._doubtful.difference_update(stale)
 
-    async def clear(self) -> int:
-        """Forget everything, here and in the database; returns how many rows went."""
-        self._this_run.clear()
-        self._in_a_row.clear()
-        self._reported.clear()
-        self._doubtful.clear()
-
-        async def work(tx: Tx) -> int:
-            return await tx.execute("DELETE FROM model_unavailable")
-
-        return await self._db.transact(work, idempotent=True, label="availability.clear")
-
     def _count_failure(self, target: Target, key_id: str, error: ProviderError, now: float) -> Blocked | None:
         if error.error_class not in _STEADY:
             return None

@@ -296,7 +296,7 @@ async def figures(
     billed = sandbox.billed("anthropic")
     sent = [call for call in sandbox.calls if call.provider == "anthropic" and call.billed]
     paid = Counter(json.dumps(call.body, sort_keys=True) for call in sent)
-    presumed = len(await ledger.calls("presumed", balance.month))
+    presumed = len(await ledger.open_calls(balance.month))
     again = sum(count - 1 for count in paid.values())
     return {
         "runs": runs, "states": dict(seen), "seconds": round(seconds), **told,

@@ -162,7 +162,7 @@ async def job(args: argparse.Namespace, child: int, scope: str) -> dict[str, Any
         await ledger.alert_sent(alert)
     month = (await ledger.balance()).month
     await ledger.approve(month, Decimal(1), who="test", reason="test")
-    presumed = await ledger.calls("presumed", month)
+    presumed = [call.id for call in await ledger.open_calls(month) if call.state == "presumed"]
     if presumed:
         await ledger.reconcile(presumed[0], Decimal("0.00105"), evidence="provider's page")
     await ledger.database.aclose()

@@ -79,7 +79,7 @@ async def test_summed_and_deleted_rows_report_as_before(ledger: Ledger, new_call
     # Open and presumed calls, the one whose answer is stored, and the approval are kept.
     kept = [await count(ledger, table) for table in ("ledger_call", "task_result", "ledger_event")]
     assert kept == [3, 0, 1]
-    assert (await ledger.answer("answered")) is not None
+    assert (await ledger.lookup("answered"))[0] is not None
     assert await ledger.forget_answers(EVERYTHING) == 1
     assert (await ledger.prune(EVERYTHING)).calls == 1
     assert await seen(ledger) == before
@@ -92,7 +92,8 @@ async def test_only_what_is_old_is_deleted(ledger: Ledger, new_call: NewCall, cl
     await ledger.settle(await ledger.reserve(new_call(), CENT, LIMIT), CENT)
     pruned = await ledger.prune(clock.now - 5 * 86_400)
     assert (pruned.calls, pruned.entries) == (1, 2)
-    assert (await ledger.calls("settled", MONTH) != [first.id], await ledger.verify(full=True)) == (True, [])
+    kept = [row["id"] for row in await ledger.database.fetch("SELECT id FROM ledger_call")]
+    assert (len(kept), first.id in kept, await ledger.verify(full=True)) == (1, False, [])
 
 
 async def test_a_summed_call_may_still_change(ledger: Ledger, new_call: NewCall) -> None:

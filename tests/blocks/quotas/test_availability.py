@@ -170,15 +170,6 @@ async def test_a_no_of_our_own_scheduler_puts_nothing_out(database: Database, cl
     assert await memory.blocked(ALL) == {}
 
 
-async def test_clear_forgets_everything(database: Database, clock: VirtualClock) -> None:
-    """Rows of the database and what this process kept for itself."""
-    memory = Availability(database, clock=clock)
-    await memory.record_failure(GROQ, "k", error(ErrorClass.MODEL_GONE, status=404))
-    await memory.record_failure(GEMINI, "k", error(ErrorClass.AUTH, status=401))
-    assert await memory.clear() == 1
-    assert await memory.blocked(ALL) == {}
-
-
 async def test_nothing_of_a_key_is_stored_but_a_short_hash(
     database: Database, clock: VirtualClock, tmp_path: Path
 ) -> None:
