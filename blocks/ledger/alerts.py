@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from decimal import Decimal
-from typing import Any
 
-from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore
+from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore, writes
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.settle import insert_alert
@@ -17,16 +16,13 @@ class Alerts(LedgerCore):
 
     async def alert_exhausted(self, month: str, spent: Decimal, limit: Decimal) -> None:
         """Put the alert of a spent month into the outbox, once; no call crosses a limit that was lowered."""
-        line = (month, EXHAUSTED_BP)
-        if line in self._terms.alerted:
-            return
+        if (month, EXHAUSTED_BP) not in self._terms.alerted:
+            await self._put_exhausted(month, to_pico(spent), to_pico(limit))
+            self._terms.alerted.add((month, EXHAUSTED_BP))
 
-        await self.database.transact(
-            lambda tx: insert_alert(tx, self.scope, month, EXHAUSTED_BP, to_pico(spent), to_pico(limit)),
-            idempotent=True,
-            label="alert",
-        )
-        self._terms.alerted.add(line)
+    @writes("alert", idempotent=True)
+    async def _put_exhausted(self, tx: Tx, month: str, spent: int, limit: int) -> None:
+        await insert_alert(tx, self.scope, month, EXHAUSTED_BP, spent, limit)
 
     async def exhausted_limit(self, month: str) -> Decimal | None:
         """The limit in USD at which the month was said to be spent; None while it was not.
@@ -46,29 +42,21 @@ class Alerts(LedgerCore):
         A taker that dies leaves them to the next one; the alert's `event_id` stays the same.
         """
 
-        async def claim(tx: Tx) -> list[dict[str, Any]]:
-            at = self._now(tx)
-            return await tx.fetch(
-                "UPDATE ledger_alert SET state = 'sending', claimed_until = ? "
-                "WHERE scope = ? AND state <> 'sent' AND claimed_until < ? "
-                "RETURNING month, threshold_bp, spent, limit_seen",
-                *(at + lease_s, self.scope, at),
-            )
-
         if not await self.database.read(self._alerts_due):
             return []
-        rows = await self.database.transact(claim, label="alert")
-        alerts = [
-            Alert(
-                self.scope,
-                row["month"],
-                row["threshold_bp"],
-                from_pico(row["spent"]),
-                from_pico(row["limit_seen"]),
-            )
-            for row in rows
-        ]
-        return sorted(alerts, key=lambda alert: (alert.month, alert.threshold_bp))
+        return sorted(await self._claim(lease_s), key=lambda alert: (alert.month, alert.threshold_bp))
+
+    @writes("alert")
+    async def _claim(self, tx: Tx, lease_s: float) -> list[Alert]:
+        at = self._now(tx)
+        rows = await tx.fetch(
+            "UPDATE ledger_alert SET state = 'sending', claimed_until = ? "
+            "WHERE scope = ? AND state <> 'sent' AND claimed_until < ? "
+            'RETURNING month, threshold_bp, spent, limit_seen AS "limit"',
+            *(at + lease_s, self.scope, at),
+        )
+        usd = [{name: from_pico(row[name]) for name in ("spent", "limit")} for row in rows]
+        return [Alert(self.scope, **{**row, **money}) for row, money in zip(rows, usd, strict=True)]
 
     async def _alerts_due(self, tx: Tx) -> bool:
         rows = await tx.fetch(
@@ -77,13 +65,10 @@ class Alerts(LedgerCore):
         )
         return bool(rows)
 
-    async def alert_sent(self, alert: Alert) -> None:
+    @writes("alert", idempotent=True)
+    async def alert_sent(self, tx: Tx, alert: Alert) -> None:
         """Note that an alert was sent: it is never due again."""
-        await self.database.transact(
-            lambda tx: tx.execute(
-                "UPDATE ledger_alert SET state = 'sent' WHERE scope = ? AND month = ? AND threshold_bp = ?",
-                *(self.scope, alert.month, alert.threshold_bp),
-            ),
-            idempotent=True,
-            label="alert",
+        await tx.execute(
+            "UPDATE ledger_alert SET state = 'sent' WHERE scope = ? AND month = ? AND threshold_bp = ?",
+            *(self.scope, alert.month, alert.threshold_bp),
         )

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.core import LedgerCore, writes
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
@@ -66,7 +66,8 @@ class Audit(LedgerCore):
             return None
         return min(limit + (await self.balance(month)).approved, MAX_USD)
 
-    async def approve(self, month: str, amount: Decimal, *, who: str, reason: str) -> Decimal:
+    @writes("approve")
+    async def approve(self, tx: Tx, month: str, amount: Decimal, *, who: str, reason: str) -> Decimal:
         """Raise the limit of one month by `amount` USD; returns all that was approved for it.
 
         Args:
@@ -79,25 +80,22 @@ class Audit(LedgerCore):
         if pico == 0:
             raise LedgerConfigError("Ledger: approve an amount above 0 USD")
         wanted = checked_month(month)
-
-        async def work(tx: Tx) -> int:
-            at, current = self._now(tx), await self._current(tx)
-            if wanted > current:
-                raise LedgerConfigError(
-                    f"Ledger: month {wanted} has not begun; money is approved for {current} or an earlier one"
-                )
-            await write_event(tx, self.scope, wanted, None, "approve", (0, 0, pico), who, reason, at)
-            rows = await tx.fetch(
-                "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, ?) "
-                "ON CONFLICT (scope, month) "
-                "DO UPDATE SET approved = ledger_month.approved + excluded.approved RETURNING approved",
-                *(self.scope, wanted, pico),
+        at, current = self._now(tx), await self._current(tx)
+        if wanted > current:
+            raise LedgerConfigError(
+                f"Ledger: month {wanted} has not begun; money is approved for {current} or an earlier one"
             )
-            return int(rows[0]["approved"])
+        await write_event(tx, self.scope, wanted, None, "approve", (0, 0, pico), who, reason, at)
+        rows = await tx.fetch(
+            "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, 0, 0, ?) "
+            "ON CONFLICT (scope, month) "
+            "DO UPDATE SET approved = ledger_month.approved + excluded.approved RETURNING approved",
+            *(self.scope, wanted, pico),
+        )
+        return from_pico(rows[0]["approved"])
 
-        return from_pico(await self.database.transact(work, label="approve"))
-
-    async def set_month(self, month: str, *, who: str, reason: str) -> Decimal:
+    @writes("set_month")
+    async def set_month(self, tx: Tx, month: str, *, who: str, reason: str) -> Decimal:
         """Put the ledger into `month`, which must be the clock's; returns the USD that came from later months.
 
         Spending and calls of later months, which a wrong clock began, move into it. Approvals of theirs do not.
@@ -106,55 +104,45 @@ class Audit(LedgerCore):
             LedgerConfigError: It is not the month of the clock, or this process's clock is not the machine's.
         """
         wanted = checked_month(month)
-
-        async def work(tx: Tx) -> int:
-            at = self._now(tx)
-            if wanted != self._month(at) or self._misread(at):
-                raise LedgerConfigError(
-                    f"Ledger: this clock says {self._month(at)}, not {wanted}. Set the clock first, then the month."
-                )
-            later = (self.scope, wanted)
-            # The rows of the months are locked first: nothing begins or ends in them meanwhile.
-            await tx.execute("UPDATE ledger_month SET held = held WHERE scope = ? AND month >= ?", *later)
-            await insert_month(tx, self.scope, wanted)
-            await unsum(tx, CALLS, self.scope, self.timezone, "month > ?", wanted)
-            await move_sums(tx, CALLS, self.scope, wanted)
-            await tx.execute("UPDATE ledger_call SET month = ? WHERE scope = ? AND month > ?", wanted, *later)
-            rows = await tx.fetch(
-                "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ? AND month > ?", *later
+        at = self._now(tx)
+        if wanted != self._month(at) or self._misread(at):
+            raise LedgerConfigError(
+                f"Ledger: this clock says {self._month(at)}, not {wanted}. Set the clock first, then the month."
             )
-            for row in rows:
-                lost = (-row["spent"], -row["held"], -row["approved"])
-                await write_event(tx, self.scope, row["month"], None, "set_month", lost, who, reason, at)
-            spent, held = sum(row["spent"] for row in rows), sum(row["held"] for row in rows)
-            await write_event(tx, self.scope, wanted, None, "set_month", (spent, held, 0), who, reason, at)
-            await tx.execute(
-                "UPDATE ledger_month SET spent = spent + ?, held = held + ? WHERE scope = ? AND month = ?",
-                *(spent, held, self.scope, wanted),
-            )
-            await tx.execute("DELETE FROM ledger_month WHERE scope = ? AND month > ?", *later)
-            await forget_anchors(tx)
-            return int(spent)
-
-        return from_pico(await self.database.transact(work, label="set_month"))
-
-    async def decline(self, month: str, *, who: str, reason: str) -> None:
-        """Note in the journal that a person was asked for more money and said no; no amount changes."""
-        await self.database.transact(
-            lambda tx: write_event(
-                tx, self.scope, checked_month(month), None, "decline", (0, 0, 0), who, reason, self._now(tx)
-            ),
-            label="decline",
+        later = (self.scope, wanted)
+        # The rows of the months are locked first: nothing begins or ends in them meanwhile.
+        await tx.execute("UPDATE ledger_month SET held = held WHERE scope = ? AND month >= ?", *later)
+        await insert_month(tx, self.scope, wanted)
+        await unsum(tx, CALLS, self.scope, self.timezone, "month > ?", wanted)
+        await move_sums(tx, CALLS, self.scope, wanted)
+        await tx.execute("UPDATE ledger_call SET month = ? WHERE scope = ? AND month > ?", wanted, *later)
+        rows = await tx.fetch(
+            "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ? AND month > ?", *later
         )
+        for row in rows:
+            lost = (-row["spent"], -row["held"], -row["approved"])
+            await write_event(tx, self.scope, row["month"], None, "set_month", lost, who, reason, at)
+        spent, held = sum(row["spent"] for row in rows), sum(row["held"] for row in rows)
+        await write_event(tx, self.scope, wanted, None, "set_month", (spent, held, 0), who, reason, at)
+        await tx.execute(
+            "UPDATE ledger_month SET spent = spent + ?, held = held + ? WHERE scope = ? AND month = ?",
+            *(spent, held, self.scope, wanted),
+        )
+        await tx.execute("DELETE FROM ledger_month WHERE scope = ? AND month > ?", *later)
+        await forget_anchors(tx)
+        return from_pico(spent)
 
-    async def note_question(self, month: str, what: Question, *, reason: str) -> None:
+    @writes("decline")
+    async def decline(self, tx: Tx, month: str, *, who: str, reason: str) -> None:
+        """Note in the journal that a person was asked for more money and said no; no amount changes."""
+        wanted, at = checked_month(month), self._now(tx)
+        await write_event(tx, self.scope, wanted, None, "decline", (0, 0, 0), who, reason, at)
+
+    @writes("ask")
+    async def note_question(self, tx: Tx, month: str, what: Question, *, reason: str) -> None:
         """Note in the journal that a person is asked for more money, or that there was no answer; no amount changes."""
-
-        async def work(tx: Tx) -> None:
-            wanted = checked_month(month)
-            await write_event(tx, self.scope, wanted, None, what, (0, 0, 0), None, reason, self._now(tx))
-
-        await self.database.transact(work, label="ask")
+        wanted, at = checked_month(month), self._now(tx)
+        await write_event(tx, self.scope, wanted, None, what, (0, 0, 0), None, reason, at)
 
     async def count_answers(self, ending: str) -> int:
         """How many approvals and refusals of all months have a note that ends so."""
@@ -180,8 +168,9 @@ class Audit(LedgerCore):
                 found.pop(mark + run, None)
         return [(month, ending) for ending, month in found.items()]
 
+    @writes("reconcile")
     async def reconcile(
-        self, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
+        self, tx: Tx, call_id: str, actual: Decimal | None, *, evidence: str, who: str = ""
     ) -> Decimal:
         """Correct a presumed call with what the provider really billed; returns the change in USD.
 
@@ -198,35 +187,31 @@ class Audit(LedgerCore):
             raise LedgerConfigError("Ledger: give the evidence, such as the provider's usage or request id")
         charge = 0 if actual is None else to_pico(actual, what="cost")
         state = "released" if actual is None else "settled"
-
-        async def work(tx: Tx) -> int:
-            found: list[dict[str, Any]] = await tx.fetch(
-                "SELECT state, month, charged, outcome, lease_until, extra FROM ledger_call WHERE scope = ? AND id = ?",
-                self.scope,
-                call_id,
-            )
-            if not found or found[0]["state"] != "presumed":
-                is_now = f"is {found[0]['state']}" if found else "is not in this ledger"
-                raise LedgerError(f"Ledger: call {call_id} {is_now}; only presumed calls are reconciled")
-            month, before, at = str(found[0]["month"]), int(found[0]["charged"]), self._now(tx)
-            if charge == 0:
-                _require_ended(call_id, found[0], at)
-            if not await tx.execute(
-                "UPDATE ledger_call SET state = ?, charged = ? WHERE id = ? AND state = 'presumed'",
-                *(state, charge, call_id),
-            ):
-                raise LedgerError(f"Ledger: call {call_id} was closed by another process meanwhile")
-            change = charge - before
-            await write_event(tx, self.scope, month, call_id, "reconcile", (change, 0, 0), who, evidence, at)
-            await tx.execute(
-                "UPDATE ledger_month SET spent = spent + ? WHERE scope = ? AND month = ?",
-                *(change, self.scope, month),
-            )
-            if found[0]["extra"] in ("savings", "credit"):
-                await move_extra(tx, self.scope, month, change, 0)
-            return change
-
-        return from_pico(await self.database.transact(work, label="reconcile"))
+        found: list[dict[str, Any]] = await tx.fetch(
+            "SELECT state, month, charged, outcome, lease_until, extra FROM ledger_call WHERE scope = ? AND id = ?",
+            self.scope,
+            call_id,
+        )
+        if not found or found[0]["state"] != "presumed":
+            is_now = f"is {found[0]['state']}" if found else "is not in this ledger"
+            raise LedgerError(f"Ledger: call {call_id} {is_now}; only presumed calls are reconciled")
+        month, before, at = str(found[0]["month"]), int(found[0]["charged"]), self._now(tx)
+        if charge == 0:
+            _require_ended(call_id, found[0], at)
+        if not await tx.execute(
+            "UPDATE ledger_call SET state = ?, charged = ? WHERE id = ? AND state = 'presumed'",
+            *(state, charge, call_id),
+        ):
+            raise LedgerError(f"Ledger: call {call_id} was closed by another process meanwhile")
+        change = charge - before
+        await write_event(tx, self.scope, month, call_id, "reconcile", (change, 0, 0), who, evidence, at)
+        await tx.execute(
+            "UPDATE ledger_month SET spent = spent + ? WHERE scope = ? AND month = ?",
+            *(change, self.scope, month),
+        )
+        if found[0]["extra"] in ("savings", "credit"):
+            await move_extra(tx, self.scope, month, change, 0)
+        return from_pico(change)
 
     async def quarantines(self) -> list[Quarantine]:
         """Models and providers that are closed for paid calls."""
@@ -239,22 +224,18 @@ class Audit(LedgerCore):
             )
         ]
 
-    async def resolve(self, key: str, *, who: str, reason: str) -> int:
+    @writes("resolve", idempotent=True)
+    async def resolve(self, tx: Tx, key: str, *, who: str, reason: str) -> int:
         """Open a model or provider for paid calls again; returns how many entries were resolved.
 
         Raises:
             LedgerError: It is not closed.
         """
-
-        async def work(tx: Tx) -> int:
-            at = self._now(tx)
-            return await tx.execute(
-                "UPDATE ledger_quarantine SET resolved_at = ?, resolved_by = ?, resolution = ? "
-                "WHERE scope = ? AND key = ? AND resolved_at IS NULL",
-                *(at, who, reason, self.scope, key),
-            )
-
-        resolved = await self.database.transact(work, idempotent=True, label="resolve")
+        resolved = await tx.execute(
+            "UPDATE ledger_quarantine SET resolved_at = ?, resolved_by = ?, resolution = ? "
+            "WHERE scope = ? AND key = ? AND resolved_at IS NULL",
+            *(self._now(tx), who, reason, self.scope, key),
+        )
         if not resolved:
             raise LedgerError(f"Ledger: '{key}' is not closed; `tta ledger show` lists what is")
         return resolved

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore
+from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore, writes
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.reserve import (
@@ -232,45 +232,32 @@ class Batches(LedgerCore):
             await insert_held(tx, self._terms, call, bound, limit, month, at, at + LEASE_S)
             await write_event(tx, self.scope, month, call.id, "reserve", (0, bound, 0), None, None, at)
 
-    async def batch_submitted(self, batch_id: str, provider_batch: str) -> bool:
+    @writes("batch_submitted", idempotent=True)
+    async def batch_submitted(self, tx: Tx, batch_id: str, provider_batch: str) -> bool:
         """Record the provider's id of a batch; False when it was given up meanwhile."""
-
-        async def work(tx: Tx) -> bool:
-            changed = await tx.execute(
+        return bool(
+            await tx.execute(
                 "UPDATE ledger_batch SET state = 'open', provider_batch = ? "
                 "WHERE id = ? AND scope = ? AND (state = 'submitting' OR provider_batch = ?)",
                 *(provider_batch, batch_id, self.scope, provider_batch),
             )
-            return bool(changed)
-
-        return await self.database.transact(work, idempotent=True, label="batch_submitted")
-
-    async def batch_seen(self, batch_id: str, words: str) -> None:
-        """Keep what the provider said of a batch's state."""
-        await self.database.transact(
-            lambda tx: tx.execute(
-                "UPDATE ledger_batch SET seen = ? WHERE id = ? AND scope = ?",
-                words[:80],
-                batch_id,
-                self.scope,
-            ),
-            idempotent=True,
-            label="batch_seen",
         )
 
-    async def end_batch(self, batch_id: str, state: BatchState, note: str | None = None) -> None:
+    @writes("batch_seen", idempotent=True)
+    async def batch_seen(self, tx: Tx, batch_id: str, words: str) -> None:
+        """Keep what the provider said of a batch's state."""
+        sql = "UPDATE ledger_batch SET seen = ? WHERE id = ? AND scope = ?"
+        await tx.execute(sql, words[:80], batch_id, self.scope)
+
+    @writes("batch_end", idempotent=True)
+    async def end_batch(self, tx: Tx, batch_id: str, state: BatchState, note: str | None = None) -> None:
         """Close a batch whose holds have ended: its content keys may be submitted again, its requests are deleted."""
-
-        async def work(tx: Tx) -> None:
-            await tx.execute(
-                "UPDATE ledger_batch_line SET state = 'done', request = NULL WHERE batch_id = ?", batch_id
-            )
-            await tx.execute(
-                "UPDATE ledger_batch SET state = ?, ended_at = ?, note = ? WHERE id = ? AND scope = ?",
-                *(state, self._now(tx), None if note is None else note[:500], batch_id, self.scope),
-            )
-
-        await self.database.transact(work, idempotent=True, label="batch_end")
+        sql = "UPDATE ledger_batch_line SET state = 'done', request = NULL WHERE batch_id = ?"
+        await tx.execute(sql, batch_id)
+        await tx.execute(
+            "UPDATE ledger_batch SET state = ?, ended_at = ?, note = ? WHERE id = ? AND scope = ?",
+            *(state, self._now(tx), None if note is None else note[:500], batch_id, self.scope),
+        )
 
     async def batches(
         self, *, ids: Sequence[str] = (), open_only: bool = False, most: int = 1000

@@ -16,7 +16,7 @@ from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
 from tta_dev_primitives.blocks.ledger.batches import Batches
-from tta_dev_primitives.blocks.ledger.core import AskDate, closed_text, pico_or_none
+from tta_dev_primitives.blocks.ledger.core import AskDate, closed_text, pico_or_none, reads
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.proof import Proof
@@ -220,23 +220,16 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
         self._terms.alerted.update(closed.alerts)
         return closed
 
-    async def glance(self) -> Glance:
+    @reads
+    async def glance(self, tx: Tx) -> Glance:
         """The current month's money, whether holds have lapsed and whether alerts are due, in one read."""
+        lapsed = await lapsed_calls(tx, self.scope, self._now(tx), 1)
+        return Glance(await self._balance(tx), bool(lapsed), await self._alerts_due(tx))
 
-        async def work(tx: Tx) -> Glance:
-            lapsed = await lapsed_calls(tx, self.scope, self._now(tx), 1)
-            balance = await self._balance(tx)
-            return Glance(balance, bool(lapsed), await self._alerts_due(tx))
-
-        return await self.database.read(work)
-
-    async def savings(self, month: str | None = None) -> SavingsAccount:
+    @reads
+    async def savings(self, tx: Tx, month: str | None = None) -> SavingsAccount:
         """The savings of a month (default: the current one)."""
-
-        async def work(tx: Tx) -> SavingsAccount:
-            return await read_account(tx, self.scope, month or await self._current(tx))
-
-        return await self.database.read(work)
+        return await read_account(tx, self.scope, month or await self._current(tx))
 
     async def charged_by_choice(self, month: str) -> Decimal:
         """USD charged in a month for calls that the user asked for whatever they save: plans, verdicts, dear models."""
@@ -254,17 +247,13 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
     async def sweep(self) -> int:
         """Charge the bound of calls whose process died or hung, after their lease; returns how many."""
         swept = 0
-        while True:
-
-            async def lapsed(tx: Tx) -> list[str]:
-                at = self._now(tx)
-                return [] if self._misread(at) else await lapsed_calls(tx, self.scope, at, _SWEEP_AT_ONCE)
-
-            ids = await self.database.read(lapsed)
-            if not ids:
-                return swept
-            lost = Outcome(outcome=SWEPT, note="its process ended or hung: charged at the bound")
-            closed = await asyncio.gather(
-                *(self.charge_at_bound(call_id, "", outcome=lost) for call_id in ids)
-            )
+        lost = Outcome(outcome=SWEPT, note="its process ended or hung: charged at the bound")
+        while ids := await self._lapsed():
+            closed = await asyncio.gather(*(self.charge_at_bound(one, "", outcome=lost) for one in ids))
             swept += sum(one.changed for one in closed)
+        return swept
+
+    @reads
+    async def _lapsed(self, tx: Tx) -> list[str]:
+        at = self._now(tx)
+        return [] if self._misread(at) else await lapsed_calls(tx, self.scope, at, _SWEEP_AT_ONCE)

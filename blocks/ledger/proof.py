@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.core import LedgerCore, reads
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
@@ -76,7 +76,8 @@ class Proof(LedgerCore):
         )
         return int(row["n"])
 
-    async def verify(self, *, full: bool = False) -> list[str]:
+    @reads
+    async def verify(self, tx: Tx, *, full: bool = False) -> list[str]:
         """Prove the ledger: recompute every month from its journal and from its calls, check answers and clock.
 
         A large ledger is proved from its sums and what came after them. `full` reads every row that is kept.
@@ -88,21 +89,17 @@ class Proof(LedgerCore):
         Returns:
             What does not agree, one line each; empty when all is well.
         """
-
-        async def work(tx: Tx) -> list[str]:
-            savings = await tx.fetch(
-                "SELECT month, extra AS spent, held FROM ledger_savings WHERE scope = ?", self.scope
-            )
-            months = await tx.fetch(
-                "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ?", self.scope
-            )
-            problems = await self._prove(tx, months, savings, summed=True)
-            if full or await self._is_small(tx):
-                problems += await self._prove(tx, months, savings, summed=False)
-                problems += await _damaged_answers(tx, self.scope)
-            return [*dict.fromkeys(problems), *await self._clock_problems(tx)]
-
-        return await self.database.read(work)
+        savings = await tx.fetch(
+            "SELECT month, extra AS spent, held FROM ledger_savings WHERE scope = ?", self.scope
+        )
+        months = await tx.fetch(
+            "SELECT month, spent, held, approved FROM ledger_month WHERE scope = ?", self.scope
+        )
+        problems = await self._prove(tx, months, savings, summed=True)
+        if full or await self._is_small(tx):
+            problems += await self._prove(tx, months, savings, summed=False)
+            problems += await _damaged_answers(tx, self.scope)
+        return [*dict.fromkeys(problems), *await self._clock_problems(tx)]
 
     async def _is_small(self, tx: Tx) -> bool:
         rows = await tx.fetch(

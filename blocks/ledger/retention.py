@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.audit import DECISIONS
-from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.core import LedgerCore, writes
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.sums import CALLS, Summed, delete_summed, sum_ended
 from tta_dev_primitives.blocks.ledger.task_records import RESULTS
@@ -47,11 +47,9 @@ class Retention(LedgerCore):
         while await self._sum_entries():  # noqa: ASYNC110 - a pause between transactions
             await asyncio.sleep(_PAUSE_S)
 
-    async def _sum_rows(self, what: Summed) -> int:
-        async def work(tx: Tx) -> int:
-            return await sum_ended(tx, what, self.scope, self.timezone, _ROWS_AT_ONCE)
-
-        return await self.database.transact(work, idempotent=True, label="sum")
+    @writes("sum", idempotent=True)
+    async def _sum_rows(self, tx: Tx, what: Summed) -> int:
+        return await sum_ended(tx, what, self.scope, self.timezone, _ROWS_AT_ONCE)
 
     async def _sum_entries(self) -> int:
         # A look first: most of the time there is nothing to lock the journal for.
@@ -143,22 +141,18 @@ class Retention(LedgerCore):
         finally:
             await self._set_cache(_USUAL_CACHE_KIB)
 
-    async def _set_cache(self, kib: int) -> None:
-        async def work(tx: Tx) -> None:
-            await tx.fetch(f"PRAGMA cache_size = -{kib}")
+    @writes("prune", idempotent=True)
+    async def _set_cache(self, tx: Tx, kib: int) -> None:
+        await tx.fetch(f"PRAGMA cache_size = -{kib}")
 
-        await self.database.transact(work, idempotent=True, label="prune")
-
-    async def _prune_batches(self, before: float) -> int:
-        async def work(tx: Tx) -> int:
-            old = "scope = ? AND ended_at < ?"
-            await tx.execute(
-                f"DELETE FROM ledger_batch_line WHERE batch_id IN (SELECT id FROM ledger_batch WHERE {old})",  # noqa: S608
-                *(self.scope, before),
-            )
-            return await tx.execute(f"DELETE FROM ledger_batch WHERE {old}", self.scope, before)  # noqa: S608
-
-        return await self.database.transact(work, idempotent=True, label="prune")
+    @writes("prune", idempotent=True)
+    async def _prune_batches(self, tx: Tx, before: float) -> int:
+        old = "scope = ? AND ended_at < ?"
+        await tx.execute(
+            f"DELETE FROM ledger_batch_line WHERE batch_id IN (SELECT id FROM ledger_batch WHERE {old})",  # noqa: S608
+            *(self.scope, before),
+        )
+        return await tx.execute(f"DELETE FROM ledger_batch WHERE {old}", self.scope, before)  # noqa: S608
 
     async def _delete(self, what: Summed, where: str, before: float) -> int:
         """Delete summed rows in the order in which they lie in the table, some thousand at a time."""
