@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from decimal import Decimal
 
-from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore, writes
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.settle import insert_alert
 from tta_dev_primitives.blocks.ledger.types import Alert

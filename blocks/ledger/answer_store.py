@@ -7,8 +7,8 @@ import logging
 from collections.abc import Sequence
 from decimal import Decimal
 
-from tta_dev_primitives.blocks.ledger.core import LedgerCore, closed_text, pico_or_none, reads, writes
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
+from tta_dev_primitives.blocks.ledger.core import LedgerCore, closed_text, pico_or_none
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, reads, writes
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
 from tta_dev_primitives.blocks.ledger.settle import Answer, free_call
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, KeptAnswer, Outcome, StoredAnswer

@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.core import LedgerCore, writes
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
 from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
 from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month

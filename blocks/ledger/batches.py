@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Literal
 
-from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore, writes
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
+from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, writes
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.reserve import (
     MonthMovedError,

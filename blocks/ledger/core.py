@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from decimal import Decimal
-from functools import wraps
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Self
 
 from tta_dev_primitives.blocks.ledger import savings_account, tables  # noqa: F401 - declare the tables
 from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, ProviderClocks
@@ -26,46 +25,11 @@ from tta_dev_primitives.blocks.ledger.months import month_of, zone
 from tta_dev_primitives.blocks.ledger.settle import Terms, insert_month, latest_month
 from tta_dev_primitives.config.errors import LedgerError, WrongClockError
 
-S = TypeVar("S", bound="LedgerCore")
-P = ParamSpec("P")
-T = TypeVar("T")
 AskDate = Callable[[], Awaitable[tuple[str, str | None, float]]]
 """Asks a provider for the time: its name, its `Date`, and how many seconds that took."""
 _ANCHOR_EVERY_S = 600.0
 EXHAUSTED_BP = 10_000
 """The alert line of a spent budget, in hundredths of a percent."""
-
-
-def writes(
-    label: str, *, idempotent: bool = False
-) -> Callable[
-    [Callable[Concatenate[S, Tx, P], Awaitable[T]]], Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
-]:
-    """A method that runs in one transaction, which it gets as its first argument: see `Database.transact`."""
-
-    def of(
-        work: Callable[Concatenate[S, Tx, P], Awaitable[T]],
-    ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-        @wraps(work)
-        async def method(self: S, /, *args: P.args, **named: P.kwargs) -> T:
-            run = self.database.transact
-            return await run(lambda tx: work(self, tx, *args, **named), idempotent=idempotent, label=label)
-
-        return method
-
-    return of
-
-
-def reads(
-    work: Callable[Concatenate[S, Tx, P], Awaitable[T]],
-) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
-    """A method that only reads, from one snapshot, which it gets as its first argument: see `Database.read`."""
-
-    @wraps(work)
-    async def method(self: S, /, *args: P.args, **named: P.kwargs) -> T:
-        return await self.database.read(lambda tx: work(self, tx, *args, **named))
-
-    return method
 
 
 class LedgerCore:

@@ -16,8 +16,8 @@ from tta_dev_primitives.blocks.ledger.alerts import Alerts
 from tta_dev_primitives.blocks.ledger.answer_store import Answers
 from tta_dev_primitives.blocks.ledger.audit import Audit
 from tta_dev_primitives.blocks.ledger.batches import Batches
-from tta_dev_primitives.blocks.ledger.core import AskDate, closed_text, pico_or_none, reads
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.core import AskDate, closed_text, pico_or_none
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, reads
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.proof import Proof
 from tta_dev_primitives.blocks.ledger.reserve import MonthMovedError, RefusedError, reserve_call

@@ -6,8 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.core import LedgerCore, reads
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, reads
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.types import ReportRow

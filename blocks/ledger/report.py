@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, reads
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month, day_of
 from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
@@ -173,50 +173,46 @@ _NOT_IN_A_BATCH = (
 )
 
 
+@reads
 async def cost_of_runs(
-    ledger: LedgerCore, flow_run_ids: Sequence[str], *, with_open_batches: bool = True
+    ledger: LedgerCore, tx: Tx, flow_run_ids: Sequence[str], *, with_open_batches: bool = True
 ) -> Decimal:
-    """USD that the calls of these flow runs were charged, with calls still open at their bound."""
+    """USD that the calls of these flow runs were charged, with calls still open at their bound.
 
-    unless = "" if with_open_batches else _NOT_IN_A_BATCH
-
-    async def work(tx: Tx) -> int:
-        total = 0
-        for marks, ids in in_parts(flow_run_ids):
-            rows = await tx.fetch(
-                "SELECT coalesce(sum(CASE WHEN state = 'held' THEN bound ELSE charged END), 0) AS cost "  # noqa: S608
-                f"FROM ledger_call WHERE scope = ? AND billing = 'paid' AND flow_run_id IN ({marks}){unless}",
-                *(ledger.scope, *ids),
-            )
-            total += int(rows[0]["cost"])
-        return total
-
-    return from_pico(await ledger.database.read(work)) if flow_run_ids else Decimal(0)
+    Args:
+        with_open_batches: Whether what is held for batches that are not collected yet counts.
+    """
+    total, unless = 0, "" if with_open_batches else _NOT_IN_A_BATCH
+    for marks, ids in in_parts(flow_run_ids):
+        (row,) = await tx.fetch(
+            "SELECT coalesce(sum(CASE WHEN state = 'held' THEN bound ELSE charged END), 0) AS cost "  # noqa: S608
+            f"FROM ledger_call WHERE scope = ? AND billing = 'paid' AND flow_run_id IN ({marks}){unless}",
+            *(ledger.scope, *ids),
+        )
+        total += int(row["cost"])
+    return from_pico(total)
 
 
-async def spend_by_day(ledger: LedgerCore, month: str) -> dict[str, Decimal]:
+@reads
+async def spend_by_day(ledger: LedgerCore, tx: Tx, month: str) -> dict[str, Decimal]:
     """What the paid calls of a month were charged, by the day of their start in the ledger's time zone.
 
     Returns:
         `YYYY-MM-DD` -> USD, in order; days without a charge are left out.
     """
+    # A quarter of an hour is the finest step in which time zones differ.
     quarters = "floor(created_at / 900)" if ledger.database.dialect == "postgresql" else "created_at / 900"
-
-    async def work(tx: Tx) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-        # A quarter of an hour is the finest step in which time zones differ.
-        of = (ledger.scope, checked_month(month))
-        summed = await tx.fetch(
-            "SELECT day, CAST(sum(charged) AS BIGINT) AS charged FROM ledger_call_sum "
-            "WHERE scope = ? AND month = ? GROUP BY day",
-            *of,
-        )
-        return summed, await tx.fetch(
-            f"SELECT CAST({quarters} AS BIGINT) AS quarter, CAST(sum(charged) AS BIGINT) AS charged "  # noqa: S608
-            "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0 AND charged > 0 GROUP BY 1",
-            *of,
-        )
-
-    summed, rows = await ledger.database.read(work)
+    of = (ledger.scope, checked_month(month))
+    summed = await tx.fetch(
+        "SELECT day, CAST(sum(charged) AS BIGINT) AS charged FROM ledger_call_sum "
+        "WHERE scope = ? AND month = ? GROUP BY day",
+        *of,
+    )
+    rows = await tx.fetch(
+        f"SELECT CAST({quarters} AS BIGINT) AS quarter, CAST(sum(charged) AS BIGINT) AS charged "  # noqa: S608
+        "FROM ledger_call WHERE scope = ? AND month = ? AND summed = 0 AND charged > 0 GROUP BY 1",
+        *of,
+    )
     days: dict[str, int] = defaultdict(int)
     for row in summed:
         days[row["day"]] += int(row["charged"])

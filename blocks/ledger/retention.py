@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.audit import DECISIONS
-from tta_dev_primitives.blocks.ledger.core import LedgerCore, writes
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
 from tta_dev_primitives.blocks.ledger.sums import CALLS, Summed, delete_summed, sum_ended
 from tta_dev_primitives.blocks.ledger.task_records import RESULTS
 

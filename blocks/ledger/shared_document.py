@@ -1,7 +1,7 @@
 """A small shared document per scope, changed by one process at a time: where trust in evidence is kept.
 
-    strata = Strata(database)
-    result = await strata.change("scope", lambda text: (new_text, result))
+    documents = DocumentStore(database)
+    result = await documents.change("scope", lambda text: (new_text, result))
 
 The document lives beside the spend ledger, in the same database. The whole decide-and-record step runs inside one
 transaction that first takes the scope's row, so concurrent runs, processes and machines see each other's decisions.
@@ -12,11 +12,11 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import TypeVar
 
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, in_parts
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, in_parts, reads, writes
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
+from tta_dev_primitives.blocks.ledger.months import month_of
 
 T = TypeVar("T")
 
@@ -56,25 +56,29 @@ class DocumentStore:
     """The documents of one database."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
-    async def change(self, scope: str, work: Callable[[str | None], tuple[str, T]]) -> T:
+    @writes("strata.change")
+    async def change(self, tx: Tx, scope: str, work: Callable[[str | None], tuple[str, T]]) -> T:
         """Replace the document of `scope` by what `work` makes of it, and return the rest of what it returns.
 
         Args:
             work: Takes the text (None at first), returns the new text and a result. Pure: it may run again
                 when the transaction is repeated, and it runs on the database's thread.
         """
+        body, result = work(await _locked(tx, scope))
+        await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", body, scope)
+        return result
 
-        async def transaction(tx: Tx) -> T:
-            body, result = work(await _locked(tx, scope))
-            await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", body, scope)
-            return result
-
-        return await self._database.transact(transaction, label="strata.change")
-
+    @writes("strata.change_tasks")
     async def change_tasks(
-        self, scope: str, tasks: Sequence[str], work: Callable[[Book], T], *, before: str | None = None
+        self,
+        tx: Tx,
+        scope: str,
+        tasks: Sequence[str],
+        work: Callable[[Book], T],
+        *,
+        before: str | None = None,
     ) -> tuple[T, bool]:
         """Change the document of `scope` and the rows of `tasks` together.
 
@@ -85,54 +89,44 @@ class DocumentStore:
         Returns:
             The result, and whether a document of `before` was deleted.
         """
-        asked = list(dict.fromkeys(tasks))
+        book = Book(await _locked(tx, scope), {}, await _secret(tx), month_of(tx.now()))
+        anew = book.body is None and before is not None
+        gone = bool(anew and await tx.execute("DELETE FROM risk_scope WHERE scope = ?", before))
+        for marks, some in in_parts(list(dict.fromkeys(tasks))):
+            found = await tx.fetch(
+                f"SELECT task, body FROM risk_task WHERE scope = ? AND task IN ({marks})",  # noqa: S608
+                *(scope, *some),
+            )
+            book.tasks.update((row["task"], row["body"]) for row in found)
+        old = dict(book.tasks)
+        result = work(book)
+        await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", book.body, scope)
+        changed = [(scope, *row, tx.now()) for row in book.tasks.items() if old.get(row[0]) != row[1]]
+        for at in range(0, len(changed), _AT_ONCE):
+            rows = changed[at : at + _AT_ONCE]
+            await tx.execute(
+                "INSERT INTO risk_task (scope, task, body, at) VALUES "  # noqa: S608
+                + ", ".join(["(?, ?, ?, ?)"] * len(rows))
+                + " ON CONFLICT (scope, task) DO UPDATE SET body = excluded.body, at = excluded.at",
+                *(value for row in rows for value in row),
+            )
+        return result, gone
 
-        async def transaction(tx: Tx) -> tuple[T, bool]:
-            book = Book(await _locked(tx, scope), {}, await _secret(tx), _month(tx.now()))
-            anew = book.body is None and before is not None
-            gone = bool(anew and await tx.execute("DELETE FROM risk_scope WHERE scope = ?", before))
-            for marks, some in in_parts(asked):
-                found = await tx.fetch(
-                    f"SELECT task, body FROM risk_task WHERE scope = ? AND task IN ({marks})",  # noqa: S608
-                    *(scope, *some),
-                )
-                book.tasks.update((row["task"], row["body"]) for row in found)
-            old = dict(book.tasks)
-            result = work(book)
-            await tx.execute("UPDATE risk_scope SET body = ? WHERE scope = ?", book.body, scope)
-            changed = [(task, body) for task, body in book.tasks.items() if old.get(task) != body]
-            for at in range(0, len(changed), _AT_ONCE):
-                rows = [(scope, *row, tx.now()) for row in changed[at : at + _AT_ONCE]]
-                await tx.execute(
-                    "INSERT INTO risk_task (scope, task, body, at) VALUES "  # noqa: S608
-                    + ", ".join(["(?, ?, ?, ?)"] * len(rows))
-                    + " ON CONFLICT (scope, task) DO UPDATE SET body = excluded.body, at = excluded.at",
-                    *(value for row in rows for value in row),
-                )
-            return result, gone
-
-        return await self._database.transact(transaction, label="strata.change_tasks")
-
-    async def secret(self, first: str | None = None) -> str:
+    @writes("strata.secret")
+    async def secret(self, tx: Tx, first: str | None = None) -> str:
         """The secret of this ledger, made at its first use; `first`: by a replay, whose coins are those of its seed."""
-        return await self._database.transact(lambda tx: _secret(tx, first), label="strata.secret")
+        return await _secret(tx, first)
 
-    async def prune(self, before: float) -> int:
+    @writes("strata.prune")
+    async def prune(self, tx: Tx, before: float) -> int:
         """Delete the rows of tasks that were last seen before a moment (epoch seconds); returns how many."""
+        return await tx.execute("DELETE FROM risk_task WHERE at < ?", before)
 
-        async def transaction(tx: Tx) -> int:
-            return await tx.execute("DELETE FROM risk_task WHERE at < ?", before)
-
-        return await self._database.transact(transaction, label="strata.prune")
-
-    async def read(self, scope: str) -> str | None:
+    @reads
+    async def read(self, tx: Tx, scope: str) -> str | None:
         """The document of `scope` as it stands, None when there is none yet."""
-
-        async def query(tx: Tx) -> str | None:
-            rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", scope)
-            return None if not rows or rows[0]["body"] is None else str(rows[0]["body"])
-
-        return await self._database.read(query)
+        rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", scope)
+        return None if not rows or rows[0]["body"] is None else str(rows[0]["body"])
 
 
 async def _locked(tx: Tx, scope: str) -> str | None:
@@ -160,7 +154,3 @@ async def _secret(tx: Tx, first: str | None = None) -> str:
     )
     rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", _SECRET)
     return str(rows[0]["body"])
-
-
-def _month(now: float) -> str:
-    return f"{datetime.fromtimestamp(now, UTC):%Y-%m}"

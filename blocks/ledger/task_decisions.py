@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, reads
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer
 
@@ -52,27 +52,24 @@ async def keep_decision(tx: Tx, scope: str, decision: TaskDecision, at: float) -
     )
 
 
-async def stored_decisions(ledger: LedgerCore, task_keys: Sequence[str]) -> dict[str, StoredDecision]:
+@reads
+async def stored_decisions(ledger: LedgerCore, tx: Tx, task_keys: Sequence[str]) -> dict[str, StoredDecision]:
     """The decisions kept under these keys whose answers are still stored, by key."""
-
-    async def work(tx: Tx) -> dict[str, StoredDecision]:
-        found: dict[str, StoredDecision] = {}
-        for marks, keys in in_parts(task_keys):
-            rows = await tx.fetch(
-                "SELECT d.task_key, d.call_id, d.body, a.step_key, a.body AS answer, a.sha256 "  # noqa: S608 - marks
-                "FROM task_decision d LEFT JOIN ledger_call c ON c.id = d.call_id "
-                "LEFT JOIN ledger_answer a ON a.scope = d.scope AND a.step_key = c.step_key "
-                f"WHERE d.task_key IN ({marks}) AND d.scope = ?",
-                *(*keys, ledger.scope),
-            )
-            for row in rows:
-                answer = None
-                if row["call_id"] is not None:
-                    body = b"" if row["answer"] is None else bytes(row["answer"])
-                    if row["answer"] is None or hashlib.sha256(body).hexdigest() != row["sha256"]:
-                        continue
-                    answer = StoredAnswer(row["step_key"], row["call_id"], body)
-                found[row["task_key"]] = StoredDecision(row["body"], answer)
-        return found
-
-    return await ledger.database.read(work) if task_keys else {}
+    found: dict[str, StoredDecision] = {}
+    for marks, keys in in_parts(task_keys):
+        rows = await tx.fetch(
+            "SELECT d.task_key, d.call_id, d.body, a.step_key, a.body AS answer, a.sha256 "  # noqa: S608 - marks
+            "FROM task_decision d LEFT JOIN ledger_call c ON c.id = d.call_id "
+            "LEFT JOIN ledger_answer a ON a.scope = d.scope AND a.step_key = c.step_key "
+            f"WHERE d.task_key IN ({marks}) AND d.scope = ?",
+            *(*keys, ledger.scope),
+        )
+        for row in rows:
+            answer = None
+            if row["call_id"] is not None:
+                body = b"" if row["answer"] is None else bytes(row["answer"])
+                if row["answer"] is None or hashlib.sha256(body).hexdigest() != row["sha256"]:
+                    continue
+                answer = StoredAnswer(row["step_key"], row["call_id"], body)
+            found[row["task_key"]] = StoredDecision(row["body"], answer)
+    return found

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.months import checked_month
@@ -110,8 +110,10 @@ _END_AGAIN = (
 )
 
 
+@writes("results")
 async def record_results(
     ledger: LedgerCore,
+    tx: Tx,
     month: str,
     records: Sequence[TaskRecord],
     *,
@@ -136,20 +138,16 @@ async def record_results(
         sum(_signed_pico(one.earned) for one in records),
     )
 
-    async def work(tx: Tx) -> None:
-        at = tx.now()
-        for decision in decisions:
-            await keep_decision(tx, ledger.scope, decision, at)
-        for record, row in zip(records, rows, strict=True):
-            if await tx.execute(_INSERT, *row, at):
-                continue
-            named = (record.flow_run_id, record.item_id)
-            await unsum(tx, RESULTS, ledger.scope, ledger.timezone, "flow_run_id = ? AND item_id = ?", *named)
-            await tx.execute(_END_AGAIN, *row[5:], *(ledger.scope, *named))
-        await earn(tx, ledger.scope, month, ended, pairs)
-
-    if rows or pairs or decisions:
-        await ledger.database.transact(work, label="results")
+    at = tx.now()
+    for decision in decisions:
+        await keep_decision(tx, ledger.scope, decision, at)
+    for record, row in zip(records, rows, strict=True):
+        if await tx.execute(_INSERT, *row, at):
+            continue
+        named = (record.flow_run_id, record.item_id)
+        await unsum(tx, RESULTS, ledger.scope, ledger.timezone, "flow_run_id = ? AND item_id = ?", *named)
+        await tx.execute(_END_AGAIN, *row[5:], *(ledger.scope, *named))
+    await earn(tx, ledger.scope, month, ended, pairs)
 
 
 def _signed_pico(amount: Decimal) -> int:

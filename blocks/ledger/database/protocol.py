@@ -21,9 +21,10 @@ import re
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from functools import wraps
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.config.errors import LedgerConfigError
@@ -32,6 +33,8 @@ from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
 T = TypeVar("T")
+S = TypeVar("S", bound="Stored")
+P = ParamSpec("P")
 
 
 class Tx(Protocol):
@@ -102,6 +105,44 @@ class Database(ABC):
     @abstractmethod
     def after_fork(self) -> None:
         """In a forked child: leave the parent's connections alone and start afresh."""
+
+
+class Stored(Protocol):
+    """What keeps its rows in a database."""
+
+    database: Database
+
+
+def writes(
+    label: str, *, idempotent: bool = False
+) -> Callable[
+    [Callable[Concatenate[S, Tx, P], Awaitable[T]]], Callable[Concatenate[S, P], Coroutine[Any, Any, T]]
+]:
+    """A method that runs in one transaction, which it gets as its first argument: see `Database.transact`."""
+
+    def of(
+        work: Callable[Concatenate[S, Tx, P], Awaitable[T]],
+    ) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+        @wraps(work)
+        async def method(self: S, /, *args: P.args, **named: P.kwargs) -> T:
+            run = self.database.transact
+            return await run(lambda tx: work(self, tx, *args, **named), idempotent=idempotent, label=label)
+
+        return method
+
+    return of
+
+
+def reads(
+    work: Callable[Concatenate[S, Tx, P], Awaitable[T]],
+) -> Callable[Concatenate[S, P], Coroutine[Any, Any, T]]:
+    """A method that only reads, from one snapshot, which it gets as its first argument: see `Database.read`."""
+
+    @wraps(work)
+    async def method(self: S, /, *args: P.args, **named: P.kwargs) -> T:
+        return await self.database.read(lambda tx: work(self, tx, *args, **named))
+
+    return method
 
 
 def in_parts(values: Sequence[T], most: int = 200) -> Iterator[tuple[str, Sequence[T]]]:
