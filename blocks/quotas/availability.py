@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
@@ -75,11 +76,13 @@ class Blocked:
     error_class: ErrorClass
 
 
-@dataclass(frozen=True, slots=True)
-class _Verdict:
+class _Verdict(NamedTuple):
     scope: str
     until: float
     what: str
+
+    def blocked(self, error_class: ErrorClass) -> Blocked:
+        return Blocked(self.until, self.what, error_class)
 
 
 class Availability:
@@ -129,40 +132,30 @@ class Availability:
 
     def hear(self, target: Target, key_id: str, error: ProviderError) -> None:
         """Let `known` tell at once that a model is gone or a key refused, before anything is written down."""
-        now = self._clock()
-        if error.error_class is ErrorClass.AUTH:
-            scope, until, what = _key_scope(target, key_id), now + AUTH_S, _refused(target)
-        elif error.error_class is ErrorClass.MODEL_GONE:
-            scope, until, what = (
-                _model_scope(target, key_id),
-                now + _retired_s(target, error),
-                _retired(target),
-            )
-        else:
-            return
-        self._reported[scope] = (now + _FRESH_S, Blocked(until, what, error.error_class))
+        if error.error_class in (ErrorClass.AUTH, ErrorClass.MODEL_GONE):
+            now = self._clock()
+            verdict = _judge(target, key_id, error, now)
+            assert verdict is not None
+            self._reported[verdict.scope] = (now + _FRESH_S, verdict.blocked(error.error_class))
 
     async def record_failure(self, target: Target, key_id: str, error: ProviderError) -> Blocked | None:
         """Remember what a failed attempt says about the model or the key; None when it says nothing lasting."""
-        now = self._clock()
         if getattr(error, "own_quota", False):
-            return (
-                None  # our own scheduler said no, for this priority; it remembers why better than this does
-            )
-        if error.error_class is ErrorClass.AUTH:
-            key_scope = _key_scope(target, key_id)
-            self._this_run[key_scope] = Blocked(now + AUTH_S, _refused(target), error.error_class)
-            self._reported[key_scope] = (now + _FRESH_S, self._this_run[key_scope])
-            return self._this_run[key_scope]
+            # Our own scheduler said no, for this priority; it remembers why better than this does.
+            return None
+        now = self._clock()
         verdict = _judge(target, key_id, error, now)
         if verdict is None:
             return self._count_failure(target, key_id, error, now)
-
-        async def work(tx: Tx) -> Blocked:
-            return await _write(tx, verdict, error.error_class, now)
-
-        blocked = await self._db.transact(work, idempotent=True, label="availability.failure")
-        self._doubtful.add(verdict.scope)
+        if error.error_class is ErrorClass.AUTH:
+            blocked = self._this_run[verdict.scope] = verdict.blocked(error.error_class)
+        else:
+            blocked = await self._db.transact(
+                lambda tx: _write(tx, verdict, error.error_class, now),
+                idempotent=True,
+                label="availability.failure",
+            )
+            self._doubtful.add(verdict.scope)
         if error.error_class in _OUT_FOR_A_RUN:
             self._reported[verdict.scope] = (now + _FRESH_S, blocked)
         return blocked
@@ -216,18 +209,10 @@ def _free_scope(target: Target, key_id: str) -> str:
     return _scope(target, key_id, "*free")
 
 
-def _refused(target: Target) -> str:
-    return f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
-
-
 def _retired_s(target: Target, error: ProviderError) -> float:
     """How long a model that is gone is not asked: a day, or less where the user can bring it back at once."""
     fixable = load_catalogue().is_compatible(target.provider) or error.code in _FIXABLE
     return PULLED_S if fixable else RETIRED_S
-
-
-def _retired(target: Target) -> str:
-    return f"{target.provider} no longer serves {target.api_model}"
 
 
 def _scopes(target: Target, key_id: str) -> list[str]:
@@ -241,8 +226,12 @@ def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Ve
     wide = {"provider": _key_scope(target, key_id), "provider_free": _free_scope(target, key_id)}
     scope = wide.get(error.scope, model)
     match error.error_class:
+        case ErrorClass.AUTH:
+            what = f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
+            return _Verdict(_key_scope(target, key_id), now + AUTH_S, what)
         case ErrorClass.MODEL_GONE:
-            return _Verdict(model, now + _retired_s(target, error), _retired(target))
+            what = f"{target.provider} no longer serves {target.api_model}"
+            return _Verdict(model, now + _retired_s(target, error), what)
         case ErrorClass.QUOTA if error.status == 402 or period_of(error) == "month":
             longest = NO_MONEY_S if error.status == 402 else SPEND_LIMIT_S
             back = error.reset_at if error.reset_at is not None and error.reset_at > now else math.inf
