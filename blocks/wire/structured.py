@@ -6,21 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-_GEMINI_KEYS = (
-    *(
-        "type",
-        "format",
-        "title",
-        "description",
-        "enum",
-        "minItems",
-        "maxItems",
-        "required",
-        "minimum",
-        "maximum",
-    ),
-    *("additionalProperties", "$ref"),
-)
+_GEMINI_LIMITS = frozenset(("minItems", "maxItems", "minimum", "maximum", "additionalProperties"))
+_GEMINI_KEYS = _GEMINI_LIMITS | {"type", "format", "title", "description", "enum", "required", "$ref"}
 _GEMINI_FORMATS = frozenset(("date", "date-time", "time"))
 _NOT_IN_GEMINI = frozenset(("not", "if", "patternProperties", "dependentSchemas", "prefixItems"))
 
@@ -36,14 +23,20 @@ def instruction(schema: Mapping[str, Any]) -> str:
     )
 
 
+class _NoFormError(Exception):
+    """A part of the schema cannot be expressed."""
+
+
 def strict_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """Rewrite a schema for constrained decoding, or None when it cannot be expressed.
 
     Every object is closed, references are put in, bounds and titles go: the answer is checked against the full schema
     anyway. Recursion and open objects have no such form (Anthropic: structured outputs, limits).
     """
-    plain = inlined(schema)
-    return None if plain is None else _closed(plain)
+    try:
+        return _closed(_inlined(schema, schema, ()))
+    except _NoFormError:
+        return None
 
 
 def gemini_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -51,36 +44,41 @@ def gemini_schema(schema: Mapping[str, Any]) -> dict[str, Any] | None:
 
     What is left out (patterns, lengths, most formats) is checked in the answer.
     """
-    if "allOf" in schema:
-        if len(schema["allOf"]) != 1:
-            return None
-        rest = {key: part for key, part in schema.items() if key != "allOf"}
-        return gemini_schema({**rest, **schema["allOf"][0]})
-    if _NOT_IN_GEMINI & set(schema):
+    try:
+        return _gemini(schema)
+    except _NoFormError:
         return None
+
+
+def _gemini(schema: Any) -> dict[str, Any]:
+    if not isinstance(schema, Mapping):  # true: anything
+        return {}
+    if "allOf" in schema:
+        return _gemini(_merged(schema))
+    if _NOT_IN_GEMINI & set(schema):
+        raise _NoFormError
     out: dict[str, Any] = {}
     for key, part in schema.items():
         if key in ("properties", "$defs"):
-            parts = {
-                name: gemini_schema(each if isinstance(each, Mapping) else {}) for name, each in part.items()
-            }
-            if None in parts.values():
-                return None
-            out[key] = parts
+            out[key] = {name: _gemini(each) for name, each in part.items()}
         elif key in ("anyOf", "oneOf"):
-            choices = [gemini_schema(each if isinstance(each, Mapping) else {}) for each in part]
-            if None in choices:
-                return None
-            out[key] = choices
+            out[key] = [_gemini(each) for each in part]
         elif key in ("items", "additionalProperties") and isinstance(part, Mapping):
-            out[key] = gemini_schema(part)
-            if out[key] is None:
-                return None
+            out[key] = _gemini(part)
         elif key == "const":
             out["enum"] = [part]
         elif key in _GEMINI_KEYS and (key != "format" or part in _GEMINI_FORMATS):
             out[key] = part
     return out
+
+
+def _merged(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The schema with its one `allOf` part put in."""
+    rest = dict(schema)
+    first, *others = rest.pop("allOf")
+    if others:
+        raise _NoFormError
+    return {**rest, **first}
 
 
 def within_limits(
@@ -110,7 +108,7 @@ def inlined(schema: Mapping[str, Any]) -> dict[str, Any] | None:
     """The schema with each reference to a part of itself replaced by that part; None when one is recursive."""
     try:
         found = _inlined(schema, schema, ())
-    except _RecursiveError:
+    except _NoFormError:
         return None
     return {key: part for key, part in found.items() if key != "$defs"}
 
@@ -136,10 +134,6 @@ def with_nulls(schema: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
-class _RecursiveError(Exception):
-    """A part of the schema contains itself."""
-
-
 def _inlined(root: Mapping[str, Any], part: Any, within: tuple[str, ...]) -> Any:
     if isinstance(part, list):
         return [_inlined(root, each, within) for each in part]
@@ -153,8 +147,8 @@ def _inlined(root: Mapping[str, Any], part: Any, within: tuple[str, ...]) -> Any
             else _inlined(root, each, within)
             for key, each in part.items()
         }
-    if reference in within:
-        raise _RecursiveError
+    if reference in within:  # a part that contains itself
+        raise _NoFormError
     target = _pointed(root, reference)
     beside = {key: each for key, each in part.items() if key != "$ref"}
     return _inlined(root, {**target, **beside}, (*within, reference))
@@ -165,16 +159,14 @@ def _pointed(root: Any, reference: str) -> Mapping[str, Any]:
         name = step.replace("~1", "/").replace("~0", "~")
         root = root[int(name)] if isinstance(root, list) else root[name]
     if not isinstance(root, Mapping):
-        raise _RecursiveError
+        raise _NoFormError
     return root
 
 
-def _closed(schema: Mapping[str, Any]) -> dict[str, Any] | None:
+def _closed(schema: Mapping[str, Any]) -> dict[str, Any]:
     choices = schema.get("anyOf") or schema.get("oneOf")
     if "allOf" in schema:
-        if len(schema["allOf"]) != 1:
-            return None
-        return _closed({**{k: v for k, v in schema.items() if k != "allOf"}, **schema["allOf"][0]})
+        return _closed(_merged(schema))
     if isinstance(schema.get("type"), list):
         rest = {key: part for key, part in schema.items() if key != "type"}
         choices = [{**(rest if kind != "null" else {}), "type": kind} for kind in schema["type"]]
@@ -186,20 +178,17 @@ def _closed(schema: Mapping[str, Any]) -> dict[str, Any] | None:
         out["type"] = _kind_of(out["const"])
     if choices:
         closed = [_closed(part) for part in choices if isinstance(part, Mapping)]
-        if not all(closed):
-            return None
         return {k: out[k] for k in ("description",) if k in out} | {"anyOf": closed}
     if isinstance(out.get("items"), Mapping):
         out["items"] = _closed(out["items"])
-        if out["items"] is None:
-            return None
     if out.get("type") == "object" or "properties" in out:
         inner = {k: _closed(v) for k, v in dict(out.get("properties") or {}).items()}
-        if not inner or None in inner.values():
-            # An open object ("any keys") has no closed form: the instruction says it better.
-            return None
+        if not inner:  # an open object ("any keys") has no closed form: the instruction says it better
+            raise _NoFormError
         out |= {"type": "object", "properties": inner, "additionalProperties": False}
-    return out or None
+    if not out:
+        raise _NoFormError
+    return out
 
 
 _KINDS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
