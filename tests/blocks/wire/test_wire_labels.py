@@ -118,34 +118,38 @@ def test_a_packing_that_was_not_asked_for_is_named() -> None:
         decompressor("zstd", b"\x28\xb5\x2f\xfd\x04\x00\x91\xff" * 8)
 
 
-@pytest.mark.parametrize(
-    ("raw", "finish"),
-    [
-        *(
-            (word, "stop")
-            for word in ("STOP", "eos", "End_Turn", "COMPLETE", "stop-sequence", "FINISH_REASON_STOP")
-        ),
-        *((word, "length") for word in ("MAX_TOKENS", "model_length", "Length", "pause_turn", "max-tokens")),
-        *(
-            (word, "content_filter")
-            for word in ("SAFETY", "RECITATION", "BLOCKLIST", "Content_Filter", "refusal")
-        ),
-        *((word, "tool") for word in ("tool_calls", "TOOL_USE")),
-        *((word, "error") for word in ("OTHER", "abort", "MALFORMED_RESPONSE", "network_error")),
-        *((word, "unknown") for word in ("wizard_left", "", None)),
-    ],
-)
-def test_one_table_knows_all_finish_reasons(raw: str | None, finish: str) -> None:
-    """In any letter case and of any vendor."""
-    assert finish_of(raw) == finish
+FINISHES = {
+    "stop": "STOP eos eos_token End_Turn stop_sequence COMPLETE stop-sequence FINISH_REASON_STOP",
+    "length": "MAX_TOKENS length model_length Length pause_turn max-tokens CONTINUATION",
+    "content_filter": "SAFETY RECITATION BLOCKLIST Content_Filter refusal PROHIBITED_CONTENT SPII LANGUAGE ESCALATION "
+    "MODEL_ARMOR IMAGE_SAFETY IMAGE_PROHIBITED_CONTENT IMAGE_RECITATION",
+    "tool": "tool_calls TOOL_USE",
+    "error": "OTHER abort insufficient_system_resource network_error MALFORMED_FUNCTION_CALL MALFORMED_RESPONSE "
+    "UNEXPECTED_TOOL_CALL TOO_MANY_TOOL_CALLS MISSING_THOUGHT_SIGNATURE IMAGE_OTHER NO_IMAGE",
+    "unknown": "wizard_left SOMETHING_NEW",
+}
+PROBLEMS = {
+    "length": ErrorClass.TRUNCATED,
+    "content_filter": ErrorClass.CONTENT,
+    "error": ErrorClass.MODEL_SLIP,
+}
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-def test_a_reason_of_another_vendor_is_understood(provider: str) -> None:
-    """A gateway passes on what its upstream said: a cut answer stays a cut answer."""
-    body = json.dumps(REPLIES[provider]).replace("end_turn", "MAX_TOKENS").replace("STOP", "length")
-    body = body.replace('"stop"', '"Max_Tokens"')
-    assert reply_problem(parse(provider, body.encode())) is ErrorClass.TRUNCATED
+@pytest.mark.parametrize("finish", FINISHES)
+def test_one_table_knows_all_finish_reasons(provider: str, finish: str) -> None:
+    """In any letter case and of any vendor, as a gateway passes them on; an unknown one with text is an answer."""
+    for word in FINISHES[finish].split():
+        body = json.dumps(REPLIES[provider])
+        for own in ("end_turn", "STOP", "stop"):
+            body = body.replace(f'"{own}"', f'"{word}"')
+        reply = parse(provider, body.encode())
+        assert (finish_of(word), reply.raw_finish, reply_problem(reply)) == (
+            finish,
+            word,
+            PROBLEMS.get(finish),
+        )
+    assert (finish_of(""), finish_of(None)) == ("unknown", "unknown")
 
 
 @pytest.mark.parametrize(

@@ -94,61 +94,6 @@ def test_an_empty_answer_is_never_a_success(provider: str, text: str) -> None:
     assert reply_problem(parse(provider, good(provider, text))) is ErrorClass.EMPTY
 
 
-GEMINI_FINISHES = {
-    "CONTINUATION": ErrorClass.TRUNCATED,
-    **dict.fromkeys(
-        (
-            "PROHIBITED_CONTENT",
-            "BLOCKLIST",
-            "SPII",
-            "RECITATION",
-            "LANGUAGE",
-            "ESCALATION",
-            "MODEL_ARMOR",
-            "IMAGE_SAFETY",
-            "IMAGE_PROHIBITED_CONTENT",
-            "IMAGE_RECITATION",
-        ),
-        ErrorClass.CONTENT,
-    ),
-    **dict.fromkeys(
-        (
-            "MALFORMED_FUNCTION_CALL",
-            "MALFORMED_RESPONSE",
-            "OTHER",
-            "UNEXPECTED_TOOL_CALL",
-            "TOO_MANY_TOOL_CALLS",
-            "MISSING_THOUGHT_SIGNATURE",
-            "IMAGE_OTHER",
-            "NO_IMAGE",
-        ),
-        ErrorClass.MODEL_SLIP,
-    ),
-    "SOMETHING_NEW": None,
-}
-
-
-@pytest.mark.parametrize(("finish", "problem"), GEMINI_FINISHES.items())
-def test_every_gemini_finish_has_its_meaning(finish: str, problem: ErrorClass | None) -> None:
-    """All of them arrive as HTTP 200; an unknown one with text is taken as an answer."""
-    reply = parse("google-ai-studio", good("google-ai-studio", finish=finish))
-    assert reply_problem(reply) is problem
-    assert reply.raw_finish == finish
-
-
-CHAT_FINISHES = {
-    **dict.fromkeys(("stop", "eos", "eos_token", "end_turn", "stop_sequence", "something_new"), None),
-    **dict.fromkeys(("length", "max_tokens", "model_length"), ErrorClass.TRUNCATED),
-    **dict.fromkeys(("abort", "insufficient_system_resource"), ErrorClass.MODEL_SLIP),
-}
-
-
-@pytest.mark.parametrize(("finish", "problem"), CHAT_FINISHES.items())
-def test_compatible_servers_have_finishes_of_their_own(finish: str, problem: ErrorClass | None) -> None:
-    """A server that gives up half-way says so; an unknown word with text is taken as an answer."""
-    assert reply_problem(parse("openai-compatible", good("openai-compatible", finish=finish))) is problem
-
-
 def test_gemini_traps_are_read_right() -> None:
     """Thoughts are no answer; no parts, empty content and a blocked prompt are no crash; thoughts are billed."""
     thinking = {
@@ -189,11 +134,6 @@ def test_a_limited_google_account_puts_the_provider_out() -> None:
     error = caught.value
     assert (error.error_class, error.scope) == (ErrorClass.AUTH, "provider")
     assert error.ledger_action is LedgerAction.SETTLE
-
-
-def test_an_anthropic_pause_is_not_an_answer() -> None:
-    """A paused turn would have to be sent back to go on."""
-    assert reply_problem(parse("anthropic", good("anthropic", finish="pause_turn"))) is ErrorClass.TRUNCATED
 
 
 def test_a_forced_tool_call_is_the_structured_answer() -> None:
