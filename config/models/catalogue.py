@@ -266,5 +266,5 @@ def _prices(rows: Iterable[dict[str, Any]]) -> Iterable[DatedPrice]:
         since = rest.pop("since", None)
         source, long_above = rest.pop("source"), rest.pop("long_above", None)
         amounts = {f"{key}_usd_per_mtok": Decimal(value) for key, value in rest.items()}
-        price = Price(**amounts, long_context_above=long_above, source=f"catalogue ({source})")
+        price = Price(**amounts, long_context_above=long_above, source=f"catalogue, {source}")
         yield DatedPrice(date.fromisoformat(since) if since else None, price)

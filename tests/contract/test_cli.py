@@ -275,9 +275,9 @@ def test_init_writes_each_scenario(scenario: str, tmp_path: Path) -> None:
 
 
 def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
-    """On a terminal: one question a provider whose key is not set, then the scenario; only those models are written."""
+    """On a terminal: the scenario, then one question a provider whose key is not set; only those models are written."""
     out, code = on_a_terminal(
-        ["init"], [b"n\n", b"y\n", b"n\n", b"2\n"], tmp_path, GROQ_API_KEY="gsk-set-already"
+        ["init"], [b"2\n", b"n\n", b"y\n", b"n\n"], tmp_path, GROQ_API_KEY="gsk-set-already"
     )
     assert code == 0, out
     assert "GROQ_API_KEY is set" in out
@@ -295,7 +295,7 @@ def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
     """Its address is asked for, its models are listed, and the written file and folder bring no warning."""
     (tmp_path / ".git").mkdir()
     with model_server(["qwen3:8b", "gemma3:4b"]) as port:
-        answers = [b"n\n"] * 4 + [b"6\n", f"127.0.0.1:{port}\n".encode(), b"2\n"]
+        answers = [b"6\n", f"127.0.0.1:{port}\n".encode(), b"2\n"]
         out, code = on_a_terminal(["init"], answers, tmp_path)
         assert code == 0, out
         assert "1 gemma3:4b" in out

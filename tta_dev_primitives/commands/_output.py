@@ -199,7 +199,7 @@ def quiet_logs(level: int = logging.WARNING) -> None:
         os.environ[f"{console}_LEVEL"] = "INFO"
         os.environ[f"{console}_CLASS"] = f"{__name__}.{RunLogHandler.__name__}"
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_VisibleFormatter("%(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_VisibleFormatter("%(levelname)s: %(message)s"))
     logger = logging.getLogger("tta_dev_primitives")
     logger.handlers = [handler]
     logger.setLevel(level)
@@ -223,8 +223,9 @@ class _VisibleFormatter(logging.Formatter):
     """Messages may quote what a provider answered."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Format as usual, with visible text."""
-        return visible(super().format(record))
+        """The level in small letters, then the message with visible text."""
+        level, _, text = super().format(record).partition(":")
+        return f"{level.lower()}:{visible(text)}"
 
 
 def lines(mapping: Mapping[str, Any]) -> list[list[str]]:

@@ -61,9 +61,8 @@ async def _ask(action: str, name: str | None, config_path: Path | None) -> Batch
     provider_batches, ledger = ProviderBatches(runtime.services, BatchTiming()), runtime.ledger
     matching = [one for one in await ledger.batches() if name and one.id.startswith(name)]
     if len(matching) != 1:
-        raise ConfigError(
-            f"tta batches {action} {name or ''}: {len(matching)} batches have this id. `tta batches` lists them."
-        )
+        said = f"batch {name}: {len(matching)} batches have this id." if name else f"{action}: which batch?"
+        raise ConfigError(f"{said} `tta batches` lists them.")
     batch = matching[0]
     if action == "cancel":
         await provider_batches.cancel(batch)

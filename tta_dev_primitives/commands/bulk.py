@@ -13,7 +13,7 @@ from cyclopts import Parameter
 
 from tta_dev_primitives.commands._bulk_view import LineView, LiveView, models_table, view_for
 from tta_dev_primitives.commands._options import Config, Flag
-from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table, usd
+from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
 from tta_dev_primitives.commands._trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
@@ -206,12 +206,10 @@ def _print_report(report: BulkReport, tasks: Path) -> None:
         out.print(table("Fields in this run", columns, fields, right=columns[1:]))
     before = f" ({report.done_before} before this run)" if report.done_before else ""
     unaccepted = report.done - report.done_before - report.accepted
-    counts = {
-        "stored answers": report.reused,
-        "not accepted": unaccepted,
-        "lines not run": report.broken + report.duplicate,
-    }
-    before += "".join(f" · {count} {what}" for what, count in counts.items() if count)
+    unread = report.broken + report.duplicate
+    before += f" · {counted(report.reused, 'stored answer')}" if report.reused else ""
+    before += f" · {unaccepted} not accepted" if unaccepted else ""
+    before += f" · {counted(unread, 'line')} not run" if unread else ""
     out.print(
         f"{report.done} done{before} · {report.failed} failed · {report.left} left · {report.seconds:.1f} s · "
         f"cost {usd(report.cost_usd)}{_saved(report)}"

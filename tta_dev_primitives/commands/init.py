@@ -42,7 +42,7 @@ def init(
 ) -> int:
     """Write a configuration file with today's models, and `.env.example` beside it. Existing files are kept.
 
-    On a terminal it asks which keys you have (never for a key itself) and which scenario or server you want, and writes
+    On a terminal it asks which scenario or server you want and which keys you have (never for a key itself), and writes
     an empty `.env`.
 
     Args:
@@ -62,12 +62,11 @@ def init(
     have: list[str] | None = None
     text: str | None = None
     if asks and not os.path.lexists(path):
-        have = _ask_keys(out)
         chosen = scenario or _ask_scenario(out)
         if callable(chosen):
-            text, have = chosen(out), None
+            text = chosen(out)
         else:
-            scenario = chosen
+            scenario, have = chosen, _ask_keys(out)
     if text is None:
         text = _text(scenario, as_in_guide)
         text = with_keys_only(text, have) if have else text
