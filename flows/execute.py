@@ -123,9 +123,9 @@ async def run_chain(runtime: Runtime, chain: AttemptChain) -> None:
     with suppress(ModelFailedError):
         named = _chain_task(chain.attempt_name(1), chain.length - 1, key is not None)
         await run_after(named, chain, {"runtime": runtime, "key": key})
-    if any(chain.following(item) is not None for item in chain.open):
-        # Cached: the task's body did not run.
-        await _from_the_store(runtime, chain)
+    # Cached, the task's body did not run: the answers are in the store, or are asked for again.
+    while any(chain.following(item) is not None for item in chain.open):
+        await chain_attempt(runtime, chain)
 
 
 def _content_key(runtime: Runtime, chain: AttemptChain) -> str | None:
@@ -136,12 +136,6 @@ def _content_key(runtime: Runtime, chain: AttemptChain) -> str | None:
     names = ",".join(target.key for target in walk)
     first = runtime.services.answers.step_key(walk[0], answer_request(item, walk[0]))
     return f"tta-execute-{hashlib.sha256(f'{first}|{names}'.encode()).hexdigest()}"
-
-
-async def _from_the_store(runtime: Runtime, chain: AttemptChain) -> None:
-    """Bring the answers of a chain whose task was Cached; one that is no longer stored is asked for again."""
-    while any(chain.following(item) is not None for item in chain.open):
-        await chain_attempt(runtime, chain)
 
 
 async def chain_attempt(runtime: Runtime, chain: AttemptChain) -> dict[str, Target]:

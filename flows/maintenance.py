@@ -91,10 +91,8 @@ def _state_of(runtime: Runtime, found: ListState) -> ModelState:
     match found.state:
         case "unknown" | "refused" | "keyless":
             return ModelState(target.name, target.provider, "unknown", found.note)
-        case "gone":
-            return ModelState(target.name, target.provider, "gone", f"{found.note}. {warning}".strip())
-        case "retires":
-            return ModelState(target.name, target.provider, "retires", f"{found.note}. {warning}".strip())
+        case "gone" | "retires" as state:
+            return ModelState(target.name, target.provider, state, f"{found.note}. {warning}".strip())
         case "served":
             return ModelState(target.name, target.provider, "retires" if warning else "served", warning)
 

@@ -73,7 +73,7 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
 async def _run_items(runtime: Runtime, items: Sequence[Item], done: Done | None) -> BudgetState:
     await _plan(runtime, items)
     budget = await check_budget(runtime, items, "execute")
-    ended_one = done or _ignore
+    ended_one = done or (lambda _: None)
     unplanned = [item for item in items if item.error is not None]
     await keep_records(runtime, unplanned, budget.month)
     for item in unplanned:
@@ -101,10 +101,6 @@ async def _end_compound(runtime: Runtime, item: Item, ended_one: Done) -> Budget
     item.budget = budget.view()
     ended_one(item)
     return budget
-
-
-def _ignore(item: Item) -> None:
-    """No caller is interested."""
 
 
 async def _run_parts(runtime: Runtime, parts: Sequence[Item]) -> BudgetView:

@@ -13,6 +13,7 @@ from tta_dev_primitives.flows.calling.sync_loop import wait_for
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 if TYPE_CHECKING:
+    from tta_dev_primitives.flows.answers.output_type import OutputType
     from tta_dev_primitives.flows.calling.runtime import Runtime
 
 T = TypeVar("T")
@@ -153,11 +154,7 @@ class MultiModelWorkflow:
         from tta_dev_primitives.flows.tasks.request import check_task
 
         check_task(task, use_case, system)
-        output = None
-        if output_type is not None:
-            from tta_dev_primitives.flows.answers.output_type import OutputType
-
-            output = OutputType.of(output_type)
+        output = _typed(output_type)
         runtime = await self.ready()
         from tta_dev_primitives.flows.prefect_support.recorded_run import run_recorded
 
@@ -225,11 +222,7 @@ class MultiModelWorkflow:
             raise ConfigError(
                 f"on_result: {on_result!r:.80} cannot be called. Expected a function of one result."
             )
-        output = None
-        if output_type is not None:
-            from tta_dev_primitives.flows.answers.output_type import OutputType
-
-            output = OutputType.of(output_type)
+        output = _typed(output_type)
         runtime = await self.ready()
         from tta_dev_primitives.flows.bulk.memory_job import run_bulk
         from tta_dev_primitives.flows.calling.runtime import active
@@ -272,3 +265,11 @@ class MultiModelWorkflow:
         from tta_dev_primitives.flows.calling.runtime import Runtime
 
         return await Runtime.of(self._config)
+
+
+def _typed(wanted: Any) -> OutputType | None:
+    if wanted is None:
+        return None
+    from tta_dev_primitives.flows.answers.output_type import OutputType
+
+    return OutputType.of(wanted)

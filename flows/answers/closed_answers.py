@@ -145,12 +145,8 @@ def _dump(value: Any) -> str:
     if isinstance(value, Decimal):
         if abs(value.adjusted()) > DIGITS or len(value.as_tuple().digits) > DIGITS:
             raise ValueError("number too long")
-        return _exact_decimal(value)
+        return exact(Fraction(value))
     return json.dumps(value, ensure_ascii=False)
-
-
-def _exact_decimal(value: Decimal) -> str:
-    return exact(Fraction(value))
 
 
 _BARE = re.compile(r"[^\s'\"\[\](){}][^'\"\[\](){}\n]*(?<!\s)")

@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
+from functools import partial
 from typing import Any, NoReturn
 
 from tta_dev_primitives.config.errors import ConfigError
@@ -93,21 +94,13 @@ def patience(name: str, value: object) -> float | None:
     return None if math.isinf(seconds) else seconds
 
 
-def _detail(name: str, value: object) -> str:
-    return choice(name, value, ("chunk", "item"))
-
-
-def _local_moment(name: str, value: object) -> datetime:
-    return moment(name, value, zone=None)
-
-
 _READ: Mapping[str, Callable[[str, object], Any]] = {
     "concurrency": whole,
     "max_cost": usd_amount,
-    "until": _local_moment,
+    "until": partial(moment, zone=None),
     "patience_s": patience,
     "chunk_size": whole,
-    "detail": _detail,
+    "detail": partial(choice, choices=("chunk", "item")),
     "keep_going": flag,
     "allow_extra": flag,
     "batch": flag,

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import Any
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.fields import field_paths
 from tta_dev_primitives.flows.answers.output_type import OutputType
-from tta_dev_primitives.flows.bulk.output import OutputError, open_new
+from tta_dev_primitives.flows.bulk.output import OutputError, replacing
 
 _FIRST, _LAST = ("id",), ("accepted", "error")
 _ANSWER = "answer"
@@ -84,11 +83,10 @@ def write_csv(results: Path, target: Path, schema: OutputType | None) -> None:
     columns = dict.fromkeys([] if schema is None else field_paths(schema.schema))
     for line in _lines(results):
         columns |= dict.fromkeys(_cells(line, columns))
-    fresh = target.with_name(target.name + ".tmp")
     taken = (*_FIRST, *_LAST)
     head = [*_FIRST, *(f"data.{name}" if name in taken else name for name in columns), *_LAST]
     try:
-        with open(open_new(fresh), "w", encoding="utf-8", newline="") as file:
+        with replacing(target, "w", encoding="utf-8", newline="") as file:
             rows = csv.writer(file)
             rows.writerow(map(cell, head))
             for line in _lines(results):
@@ -96,11 +94,7 @@ def write_csv(results: Path, target: Path, schema: OutputType | None) -> None:
                 error = line["error"] and line["error"].get("message")
                 row = [line["id"], *(found.get(name) for name in columns), line["accepted"], error]
                 rows.writerow(map(cell, row))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(fresh, target)
     except OSError as error:
-        fresh.unlink(missing_ok=True)
         raise OutputError(
             f"{target}: {error.strerror}. {results} holds the results; run the job again to write the CSV."
         ) from error

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any, Self
 
@@ -15,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.flows.bulk.output import OutputError, open_new
+from tta_dev_primitives.flows.bulk.output import OutputError, replacing
 from tta_dev_primitives.flows.planning.plan_model import Plan
 
 _MOST_RUNS = 10_000
@@ -60,14 +59,11 @@ class JobFile(BaseModel):
     def write(self, output: Path) -> None:
         """Save it, whole or not at all."""
         path = self.path_of(output)
-        fresh = path.with_name(path.name + ".tmp")
         self.flow_run_ids = self.flow_run_ids[-_MOST_RUNS:]
         try:
-            with open(open_new(fresh), "w", encoding="utf-8") as file:
-                file.write(json.dumps(self.model_dump(mode="json"), indent=1) + "\n")
-            os.replace(fresh, path)
+            with replacing(path, "w", encoding="utf-8") as file:
+                file.write(self.model_dump_json(indent=1) + "\n")
         except OSError as error:
-            fresh.unlink(missing_ok=True)
             raise OutputError(f"{path}: {error.strerror}. Fix that and run the job again.") from error
 
 

@@ -12,8 +12,9 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.reader import Record
@@ -208,18 +209,13 @@ class Output:
             )
 
     def _replace(self, lines: Iterator[tuple[int, int]]) -> None:
-        fresh = self.path.with_name(self.path.name + ".tmp")
         try:
-            with open(self.path, "rb") as old, open(open_new(fresh), "wb", buffering=_BLOCK) as new:
+            with open(self.path, "rb") as old, replacing(self.path) as new:
                 os.fchmod(new.fileno(), os.fstat(old.fileno()).st_mode & 0o777)
                 for at, size in lines:
                     old.seek(at)
                     new.write(old.read(size))
-                new.flush()
-                os.fsync(new.fileno())
-            os.replace(fresh, self.path)
         except OSError as error:
-            fresh.unlink(missing_ok=True)
             raise _not_written(self.path, error) from error
 
     def discard(self) -> None:
@@ -241,6 +237,20 @@ def open_new(path: Path) -> int:
     """A file that was not there before, for writing: a link that came with the folder is removed, not followed."""
     path.unlink(missing_ok=True)
     return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o644)
+
+
+@contextmanager
+def replacing(path: Path, mode: str = "wb", **options: Any) -> Iterator[IO[Any]]:
+    """A file that takes the place of `path` when the block ends well, whole and on the disk; else nothing changes."""
+    fresh = path.with_name(path.name + ".tmp")
+    try:
+        with open(open_new(fresh), mode, buffering=_BLOCK, **options) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(fresh, path)
+    finally:
+        fresh.unlink(missing_ok=True)
 
 
 def _lock(path: Path, output: Path) -> int:

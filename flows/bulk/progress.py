@@ -23,10 +23,6 @@ _WINDOW = 200
 _MOST_PATH = 120
 
 
-def _none() -> None:
-    return None
-
-
 MOST_LISTED = 100
 """Lines of each kind that a report holds."""
 
@@ -82,7 +78,7 @@ class Progress:
     """Seconds that the quotas need for the rest, when they bind."""
     under_way: Callable[[], int] = int
     """How many calls are open: what they need of a quota is taken already."""
-    batches: Callable[[], str | None] = _none
+    batches: Callable[[], str | None] = lambda: None
     """How the batches at the providers are."""
     clock: Callable[[], float] = time.time
     _started: float = 0.0

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, Literal, Self
 from tta_dev_primitives.config import errors, provider_errors
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.flows.bulk.job_file import JobFile
-from tta_dev_primitives.flows.bulk.output import open_new
+from tta_dev_primitives.flows.bulk.output import open_new, replacing
 from tta_dev_primitives.flows.bulk.reader import Record, record_of
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
@@ -190,11 +190,8 @@ class ShardFiles:
 
     def save(self) -> None:
         """Remember which flow run carries which shard, whole or not at all."""
-        path = self.folder / "shards.json"
-        fresh = path.with_name("shards.json.tmp")
-        with open(open_new(fresh), "w", encoding="ascii") as file:
-            file.write(json.dumps({"runs": [shard.run_id for shard in self.shards]}) + "\n")
-        os.replace(fresh, path)
+        with replacing(self.folder / "shards.json") as file:
+            file.write(json.dumps({"runs": [shard.run_id for shard in self.shards]}).encode() + b"\n")
 
     def remove(self) -> None:
         """Delete the folder: everything in it is in the job's output."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tta_dev_primitives.blocks.credentials.key_ids import key_id
-from tta_dev_primitives.blocks.quotas.availability import Blocked
 from tta_dev_primitives.blocks.quotas.quota import Slot, Wait
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S
@@ -41,14 +40,16 @@ class QuotaSlots:
             return refused(target, missing)
         out = self._services.availability.known(target, key_id(call.key))
         if out is not None and not waits_for(out, self._waits):
-            return Failed(target, _out_already(target, out))
+            # What an earlier call of this run has learned: no second event is emitted.
+            return Failed(target, _not_sent(target, out.reason, error_class=out.error_class, known=True))
         got: Slot | Wait
         if call.slot is not None:
             got, call.slot = call.slot, None
         else:
             got = await self._acquire(call)
         if isinstance(got, Wait):
-            return Failed(target, _used_up(target, got))
+            why = f"{target.name}: its quota ({got.limit}) is used up; free again in {got.seconds:.0f} s"
+            return Failed(target, _not_sent(target, why, retry_after_s=got.seconds, own_quota=True))
         try:
             outcome = await self._then(call)
         except OrchestrationError:
@@ -85,27 +86,15 @@ class QuotaSlots:
             _LOG.warning("what this call says about %s is not kept: %s", call.target.name, down)
 
 
-def _out_already(target: Target, out: Blocked) -> ProviderError:
-    """What an earlier call of this run has learned; nothing is sent, and no second event is emitted."""
+def _not_sent(
+    target: Target, reason: str, *, error_class: ErrorClass = ErrorClass.QUOTA, **facts: Any
+) -> ProviderError:
     return ProviderError(
-        out.reason,
+        reason,
         provider=target.provider,
         model=target.name,
-        error_class=out.error_class,
+        error_class=error_class,
         ledger_action=LedgerAction.RELEASE,
         sent=False,
-        known=True,
-    )
-
-
-def _used_up(target: Target, wait: Wait) -> ProviderError:
-    return ProviderError(
-        f"{target.name}: its quota ({wait.limit}) is used up; free again in {wait.seconds:.0f} s",
-        provider=target.provider,
-        model=target.name,
-        error_class=ErrorClass.QUOTA,
-        retry_after_s=wait.seconds,
-        ledger_action=LedgerAction.RELEASE,
-        sent=False,
-        own_quota=True,
+        **facts,
     )

@@ -75,13 +75,11 @@ def wait_for(work: Coroutine[Any, Any, T]) -> T:
         # A second signal does not wait.
         with _signals_raise():
             ended.wait(_CLOSING_S)
-        raise Interrupted(came.signum) from None
+        raise Interrupted(came.args[0]) from None
 
 
 class _Signal(BaseException):
-    def __init__(self, signum: int) -> None:
-        super().__init__(signum)
-        self.signum = signum
+    """Its argument is the signal's number."""
 
 
 async def _until_ended(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:

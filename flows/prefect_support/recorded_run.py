@@ -44,7 +44,6 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import (
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import look_for_users_storage, storage_of
 from tta_dev_primitives.flows.prefect_support.stopping import ending
-from tta_dev_primitives.flows.tasks.request import UseCase
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
@@ -63,19 +62,19 @@ async def run_recorded(
     """One flow run of checked arguments with a runtime that is ready; see `MultiModelWorkflow.run` for errors."""
     known = known_use_case(runtime, task, use_case)
     # Tags of a run that is about to be made cost nothing; added later they cost a request.
+    given: dict[str, Any] = {
+        "task": task,
+        "use_case": use_case,
+        "system": system,
+        "config_path": config_path,
+        "fresh": fresh,
+        "output_schema": output_schema,
+    }
     with active(runtime), tags(*([f"use_case:{known}"] if known else [])):
         if FlowRunContext.get() is not None:
             # Inside a flow of the caller's it is a subflow, with that flow's connection.
-            kind = cast("UseCase | None", use_case)
-            return await orchestrate(task, kind, system, config_path, fresh, output_schema)
-        given = {
-            "task": task,
-            "use_case": use_case,
-            "system": system,
-            "config_path": config_path,
-            "fresh": fresh,
-            "output_schema": output_schema,
-        }
+            result: OrchestrationResult[Any] = await orchestrate(**given)
+            return result
         connection = await api_connection()
         run = await _create_run(connection, orchestrate, given)
         async with defer_until_end():

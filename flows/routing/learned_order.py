@@ -10,7 +10,7 @@ from typing import Any
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases, executor_names
-from tta_dev_primitives.flows.routing.model_scores import ModelScores, Placed, ranked
+from tta_dev_primitives.flows.routing.model_scores import ModelScores, Score, ranked
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,16 +23,13 @@ class Place:
     in_file: int
     """Its place in the order of the file, from 1."""
     model: str
-    placed: Placed
-
-    @property
-    def reason(self) -> str:
-        """What is known of it, and whom it goes before for that."""
-        return self.placed.reason
+    score: Score
+    reason: str
+    """What is known of it, and whom it goes before for that."""
 
     def to_json(self) -> dict[str, Any]:
         """The place as JSON values."""
-        score = self.placed.score
+        score = self.score
         return {
             "use_case": self.use_case,
             "place": self.number,
@@ -71,12 +68,10 @@ def _of(
     free = [key for key, name in by_key.items() if targets[name].billing == "free"]
     paid = [key for key in by_key if key not in free]
     groups: list[Sequence[str]] = [free, paid] if config.prefer_free_models else [list(by_key)]
-    placed = [
-        one
-        for group in groups
-        for one in ranked(scores, use_case, group, threshold=config.quality_threshold, free=free)
-    ]
+    order: dict[str, str] = {}
+    for group in groups:
+        order |= ranked(scores, use_case, group, threshold=config.quality_threshold, free=free)
     return [
-        Place(use_case, number, names.index(by_key[one.model]) + 1, by_key[one.model], one)
-        for number, one in enumerate(placed, start=1)
+        Place(use_case, number, names.index(by_key[key]) + 1, by_key[key], scores.of(use_case, key), reason)
+        for number, (key, reason) in enumerate(order.items(), start=1)
     ]

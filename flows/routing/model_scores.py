@@ -158,15 +158,6 @@ class ModelScores:
         return self.models.get(use_case, {}).get(model, Score())
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """A model's place in the order, and why it is there."""
-
-    model: str
-    score: Score
-    reason: str
-
-
 def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[Outcome]:
     """What the end of one task says about the models that were asked first.
 
@@ -227,7 +218,7 @@ def learned(state: ModelScores, outcomes: Iterable[Outcome]) -> ModelScores:
 
 def ranked(
     state: ModelScores, use_case: str, models: Sequence[str], *, threshold: float, free: Collection[str]
-) -> list[Placed]:
+) -> dict[str, str]:
     """The models in the order in which they are asked, each with its reason.
 
     Args:
@@ -256,7 +247,7 @@ def ranked(
         # Verdicts of different times may contradict each other in a circle; then the file's order decides.
         order.append((ready or left)[0])
         left.remove(order[-1])
-    return [Placed(model, scores[model], _reason(model, models, order, first, scores)) for model in order]
+    return {model: _reason(model, models, order, first, scores) for model in order}
 
 
 def _decided(

@@ -138,8 +138,7 @@ async def test_concurrent_runs_lose_no_outcome(tmp_path: Path) -> None:
 
 def order(state: ModelScores, *models: str, free: tuple[str, ...] | None = None) -> list[str]:
     """The order of models whose place in the file is as given."""
-    found = ranked(state, "simple", models, threshold=0.85, free=models if free is None else free)
-    return [one.model for one in found]
+    return list(ranked(state, "simple", models, threshold=0.85, free=models if free is None else free))
 
 
 def said(
