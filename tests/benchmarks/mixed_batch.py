@@ -37,8 +37,8 @@ async def run(tasks: int, *, system: str = "", batch: bool = False, cache: bool 
             sandbox,
             folder,
             executors=[
-                executor(sandbox, GEMINI, "google-ai-studio", ["simple"]),
-                executor(sandbox, CLAUDE, "anthropic", ["moderate"], **can),
+                executor(GEMINI, "google-ai-studio", ["simple"]),
+                executor(CLAUDE, "anthropic", ["moderate"], **can),
             ],
             fallback_strategy={"models": [CLAUDE]},
             validation={"mode": "never"},

@@ -63,7 +63,9 @@ def test_live_check_asks_each_provider_once(
 ) -> None:
     """Each configured model is looked for in its provider's own list, one request a provider and key."""
     config = sandbox_config(sandbox, tmp_path)
-    config["executors"].append(executor(sandbox, "openai/gpt-oss-20b", "groq", ["simple"]))
+    config["executors"].append(
+        executor("openai/gpt-oss-20b", "groq", ["simple"], base_url=sandbox.base_url("groq"))
+    )
     lines = checked(written(tmp_path, config), capsys, live=True)
     live = {x["subject"]: x for x in lines if " at " in x["subject"]}
     assert {name: x["level"] for name, x in live.items()} == {
@@ -94,7 +96,7 @@ def test_a_model_that_a_server_of_ones_own_lacks_can_be_pulled(
 ) -> None:
     """The catalogue lists no local models: the remedy is on that server."""
     sandbox.use(parse_scenario("models: {'nope:7b': {gone: true}}"))
-    local = executor(sandbox, "local", "openai-compatible", ["simple"], billing="free")
+    local = executor("local", "openai-compatible", ["simple"], billing="free")
     config = sandbox_config(sandbox, tmp_path, executors=[local | {"api_model": "nope:7b"}])
     assert check(config=written(tmp_path, config), json=True, live=True) == 1
     lines = json.loads(capsys.readouterr().out)["checks"]
@@ -109,9 +111,8 @@ async def test_a_missing_key_and_a_silent_provider_are_told_apart(
     """Without a key nobody is asked; a provider that cannot be reached leaves its models unknown."""
     monkeypatch.delenv("GROQ_API_KEY", raising=False)
     monkeypatch.chdir(tmp_path)
-    unreachable = executor(sandbox, "x", "openai-compatible", ["simple"], billing="free") | {
-        "base_url": "http://127.0.0.1:9/v1"
-    }
+    there = "http://127.0.0.1:9/v1"
+    unreachable = executor("x", "openai-compatible", ["simple"], billing="free", base_url=there)
     keyless = {"model": LLAMA, "provider": "groq", "api_key_env": "GROQ_API_KEY", "use_cases": ["simple"]}
     config = sandbox_config(sandbox, tmp_path, executors=[unreachable, keyless])
     loaded = load_orchestration_config(written(tmp_path, config), use_env_overrides=False)

@@ -88,16 +88,6 @@ def test_without_a_worker_it_says_how_to_start_one(
     ]
 
 
-async def test_a_paused_deployment_stays_paused_when_deployed_again() -> None:
-    """Deploying does not undo what a person or the budget has paused."""
-    async with get_client() as client:
-        daily = await client.read_deployment_by_name("check-models/daily")
-        await client.pause_deployment(daily.id)
-        await asyncio.to_thread(tta, "deploy", "--work-pool", POOL)
-        assert (await client.read_deployment(daily.id)).paused
-        await client.resume_deployment(daily.id)
-
-
 async def test_what_was_switched_or_set_stays_when_deployed_again(tmp_path: Path) -> None:
     """The nightly job keeps its files, its schedule and a parameter set in the UI until files are given anew."""
     source, target = str(tmp_path / "in.jsonl"), str(tmp_path / "out.jsonl")

@@ -41,7 +41,7 @@ class Job:
         config = sandbox_config(
             sandbox,
             folder,
-            executors=[executor(sandbox, CLAUDE, "anthropic", ["moderate"])],
+            executors=[executor(CLAUDE, "anthropic", ["moderate"])],
             fallback_strategy={"models": [CLAUDE]},
             validation={"mode": "never"},
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import KEY, KEY_VALUE, MakeWorkflow, sandbox_config, save_up, workflow_of
+from sandbox_runs import KEY, KEY_VALUE, At, AtSandbox, sandbox_config, save_up, workflow_of
 from strict_requests import faults_of_calls
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
@@ -31,14 +31,16 @@ def sandbox_of(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Sandbo
 
 
 @pytest.fixture
-def make_workflow(prefect_server: ServerInfo, tmp_path: Path) -> MakeWorkflow:
-    """Builds a workflow on a sandbox; keyword arguments replace sections of the configuration.
+def at(sandbox_of: Callable[..., Sandbox], prefect_server: ServerInfo, tmp_path: Path) -> At:
+    """Builds a workflow at a sandbox, or at a new one with this scenario; keywords replace sections of the file.
 
     `saved`: USD that the month has saved already.
     """
 
-    def make(sandbox: Sandbox, saved: str | None = None, **changes: Any) -> Any:
+    def make(served: Sandbox | str = "", saved: str | None = None, **changes: Any) -> AtSandbox:
+        sandbox = sandbox_of(served) if isinstance(served, str) else served
         workflow = workflow_of(sandbox_config(sandbox, tmp_path, **changes), tmp_path)
+        workflow.sandbox = sandbox
         if saved is not None:
             save_up(workflow, saved)
         return workflow

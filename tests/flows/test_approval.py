@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Failed
-from sandbox_runs import CLAUDE, KEY, KEY_VALUE, MakeWorkflow, sandbox_config
+from sandbox_runs import CLAUDE, KEY, KEY_VALUE, At, sandbox_config
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
@@ -104,12 +104,9 @@ async def journal_of(workflow: MultiModelWorkflow) -> list[tuple[str, str, str |
     return [(e.what, f"{e.approved:f}", e.who, (e.note or "").rpartition(" (flow run ")[0]) for e in decided]
 
 
-async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(at: At) -> None:
     """Resumed with an amount, the run goes on to the paid model; free answers are not asked for again."""
-    sandbox = sandbox_of(REJECTED)
-    workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
+    workflow = at(REJECTED, cost_tracking=NO_MONEY)
     result = await answer(workflow, FORM)
     assert result.accepted
     assert result.model == CLAUDE
@@ -117,16 +114,13 @@ async def test_an_approval_lets_the_run_pay_and_stands_in_the_journal(
         ASKED,
         ("approve", "2.5", "Ada (as typed, not verified)", "month end"),
     ]
-    assert sandbox.calls[-1].prompt == "solve"
-    assert no_request_twice(sandbox)
+    assert workflow.sandbox.calls[-1].prompt == "solve"
+    assert no_request_twice(workflow.sandbox)
 
 
-async def test_a_refusal_ends_the_run_with_a_budget_error(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_refusal_ends_the_run_with_a_budget_error(at: At) -> None:
     """Declined: error and journal say by whom and why; nothing paid was called, nothing approved."""
-    sandbox = sandbox_of(REJECTED)
-    workflow = make_workflow(sandbox, cost_tracking=NO_MONEY)
+    workflow = at(REJECTED, cost_tracking=NO_MONEY)
     with pytest.raises(
         BudgetExceededError, match=r"Ada \(as typed, not verified\) declined to raise it: month end"
     ):
@@ -135,12 +129,12 @@ async def test_a_refusal_ends_the_run_with_a_budget_error(
         ASKED,
         ("decline", "0", "Ada (as typed, not verified)", "month end"),
     ]
-    assert all(call.provider != "anthropic" for call in sandbox.calls)
+    assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
 
 
-async def test_ignore_answering_is_a_refusal(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+async def test_ignore_answering_is_a_refusal(at: At) -> None:
     """After `approval_timeout_s` the run fails with a budget error, and the journal says that nobody answered."""
-    workflow = make_workflow(sandbox_of(REJECTED), cost_tracking={**NO_MONEY, "approval_timeout_s": 1})
+    workflow = at(REJECTED, cost_tracking={**NO_MONEY, "approval_timeout_s": 1})
     with pytest.raises(BudgetExceededError, match="no person approved more within 1 s"):
         await workflow.execute(TASK, use_case="moderate")
     assert await journal_of(workflow) == [
@@ -149,18 +143,14 @@ async def test_ignore_answering_is_a_refusal(sandbox_of: StartSandbox, make_work
     ]
 
 
-async def test_ignore_is_asked_for_what_free_models_can_do(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_ignore_is_asked_for_what_free_models_can_do(at: At) -> None:
     """Without money, a task that needs none is delivered without a question."""
     cost = {**NO_MONEY, "approval_timeout_s": 1}
-    workflow = make_workflow(sandbox_of(), cost_tracking=cost, validation={"mode": "never"})
+    workflow = at(cost_tracking=cost, validation={"mode": "never"})
     assert (await workflow.execute(TASK, use_case="moderate")).accepted
 
 
-async def test_the_form_refuses_what_is_no_decision(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_form_refuses_what_is_no_decision(at: At) -> None:
     """A wrong field is refused by the API, and the run goes on waiting."""
     wrong: list[dict[str, Any]] = [
         {"amount_usd": 0},
@@ -169,7 +159,7 @@ async def test_the_form_refuses_what_is_no_decision(
         {"reason": ""},
         {"decision": "maybe"},
     ]
-    workflow = make_workflow(sandbox_of(REJECTED), cost_tracking=NO_MONEY)
+    workflow = at(REJECTED, cost_tracking=NO_MONEY)
     async with get_client() as client:
         before = await known_runs(client)
         running = asyncio.create_task(workflow.execute(TASK, use_case="moderate"))

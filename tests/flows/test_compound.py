@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 from prefect import get_client
 from prefect_graph import edges, task_runs
-from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
+from sandbox_runs import CLAUDE, GEMINI, At
 
 from tta_dev_primitives.deployments.sandbox import Call, Sandbox
 
@@ -47,7 +47,7 @@ def solved(sandbox: Sandbox) -> list[Call]:
 
 
 async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_them(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+    sandbox_of: SandboxOf, at: At
 ) -> None:
     """Neither of two parts is answered before both were asked; the third gets both results and is the answer."""
     both = asyncio.Barrier(2)
@@ -58,7 +58,7 @@ async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_th
 
     plan = plan_of(part("facts"), part("risks"), part("report", "facts", "risks"))
     sandbox = sandbox_of(scenario_of(plan), sleep=sleep)
-    result = await make_workflow(sandbox, saved="1", planning="auto", **CHECKS).execute(TASK)
+    result = await at(sandbox, saved="1", planning="auto", **CHECKS).execute(TASK)
     first, second, last = solved(sandbox)
     assert {first.text, second.text} == {"These are the facts.", "These are the risks."}
     assert last.text == result.content == "These are the report."
@@ -80,22 +80,20 @@ async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_th
         }  # fmt: skip
 
 
-async def test_parts_that_nothing_joins_stand_under_their_names(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_parts_that_nothing_joins_stand_under_their_names(sandbox_of: SandboxOf, at: At) -> None:
     """Without a last part the answer holds all of them, in the plan's order."""
     sandbox = sandbox_of(scenario_of(plan_of(part("risks"), part("facts"))), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, saved="1", planning="auto", **CHECKS).execute(TASK)
+    result = await at(sandbox, saved="1", planning="auto", **CHECKS).execute(TASK)
     assert result.content == "## risks\n\nThese are the risks.\n\n## facts\n\nThese are the facts."
 
 
 async def test_the_criteria_of_the_plan_reach_the_judge_of_the_last_part(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+    sandbox_of: SandboxOf, at: At
 ) -> None:
     """The answer is judged by the plan's acceptance criteria, the parts before it by their own task."""
     plan = plan_of(part("facts"), part("report", "facts"))
     sandbox = sandbox_of(scenario_of(plan), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, saved="1", planning="auto").execute(TASK)
+    result = await at(sandbox, saved="1", planning="auto").execute(TASK)
     assert result.content == "These are the report."
     judged = [json.dumps(call.body) for call in sandbox.calls if call.prompt == "verdict"]
     for asked in judged:
@@ -116,11 +114,11 @@ async def test_the_criteria_of_the_plan_reach_the_judge_of_the_last_part(
     ],
 )
 async def test_a_plan_that_cannot_be_used_is_asked_for_once_more_then_made_locally(
-    plan: object, complaint: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+    plan: object, complaint: str, sandbox_of: SandboxOf, at: At
 ) -> None:
     """The planner is told what was wrong; after its second failure the task is answered whole, with a warning."""
     sandbox = sandbox_of(scenario_of(plan), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, planning="always", **CHECKS).execute(TASK)
+    result = await at(sandbox, planning="always", **CHECKS).execute(TASK)
     asked = [json.dumps(call.body) for call in sandbox.calls if call.prompt == "plan"]
     assert len(asked) == 2
     assert complaint in asked[1]
@@ -138,12 +136,12 @@ LISTED = "1. Summarize the history of kettles.\n2. Translate the summary into Ge
     ids=["unclear", "compound, from savings", "compound, nothing saved"],
 )
 async def test_auto_plans_with_a_free_model_or_from_savings(
-    task: str, saved: str | None, planner: str | None, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+    task: str, saved: str | None, planner: str | None, sandbox_of: SandboxOf, at: At
 ) -> None:
     """A free model plans what is unclear; the orchestrator plans compound tasks, from savings only."""
     sandbox = sandbox_of(scenario_of(plan_of()), sleep=lambda _: asyncio.sleep(0))
     use_case = None if task == TASK else "moderate"
-    workflow = make_workflow(sandbox, saved=saved, planning="auto", **CHECKS)
+    workflow = at(sandbox, saved=saved, planning="auto", **CHECKS)
     result = await workflow.execute(task, use_case=use_case)
     assert [a.model for a in result.attempts if a.role == "plan"] == ([planner] if planner else [])
     assert (result.cost_usd > 0) == (planner == CLAUDE)
@@ -151,12 +149,10 @@ async def test_auto_plans_with_a_free_model_or_from_savings(
 
 @pytest.mark.parametrize(("planning", "plans"), [("auto", 0), ("never", 0), ("always", 1)])
 async def test_planning_is_paid_for_when_it_is_asked_for(
-    planning: str, plans: int, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+    planning: str, plans: int, sandbox_of: SandboxOf, at: At
 ) -> None:
     """A plain task is planned by the orchestrator under `always` only; a named use case stays the caller's."""
     sandbox = sandbox_of(scenario_of(plan_of(use_case="expert")), sleep=lambda _: asyncio.sleep(0))
-    result = await make_workflow(sandbox, planning=planning, **CHECKS).execute(
-        "Who wrote Faust?", use_case="simple"
-    )
+    result = await at(sandbox, planning=planning, **CHECKS).execute("Who wrote Faust?", use_case="simple")
     assert [a.model for a in result.attempts if a.role == "plan"] == [CLAUDE] * plans
     assert (result.use_case, result.cost_usd > 0) == ("simple", plans > 0)

@@ -13,7 +13,7 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Pending, Running
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold
@@ -35,18 +35,19 @@ def heard() -> Iterator[list[tuple[str, Mapping[str, Any]]]]:
         yield events
 
 
-async def test_a_model_that_its_provider_no_longer_lists_is_told(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_model_that_its_provider_no_longer_lists_is_told(at: At) -> None:
     """One line a model; a missing one raises `tta.model.retired`, one that cannot be asked is unknown, not gone."""
-    sandbox = sandbox_of("models: {mixtral-8x7b-32768: {gone: true}}")
     everything = ["simple", "moderate"]
     executors = [
-        executor(sandbox, LLAMA, "groq", everything),
-        executor(sandbox, "mixtral-8x7b-32768", "groq", everything),
-        executor(sandbox, GEMINI, "google-ai-studio", everything, base_url="http://127.0.0.1:9"),
+        executor(LLAMA, "groq", everything),
+        executor("mixtral-8x7b-32768", "groq", everything),
+        executor(GEMINI, "google-ai-studio", everything, base_url="http://127.0.0.1:9"),
     ]
-    workflow = make_workflow(sandbox, executors=executors, fallback_strategy={"models": [LLAMA]})
+    workflow = at(
+        "models: {mixtral-8x7b-32768: {gone: true}}",
+        executors=executors,
+        fallback_strategy={"models": [LLAMA]},
+    )
     with heard() as events, active(await workflow.ready()):
         lines = await check_models()
     assert {line["model"]: line["state"] for line in lines} == {
@@ -58,10 +59,10 @@ async def test_a_model_that_its_provider_no_longer_lists_is_told(
 
 
 async def test_the_sweep_tells_of_a_new_month_and_of_new_money(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+    at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """`tta.budget.renewed`: once when a month begins, once when a spent budget was raised; else silence."""
-    runtime = await make_workflow(sandbox_of(), cost_tracking={"budget_limit_usd": 1.0}).ready()
+    runtime = await at(cost_tracking={"budget_limit_usd": 1.0}).ready()
     now = datetime(2026, 11, 30, tzinfo=UTC)
     monkeypatch.setattr(runtime.ledger, "_clock", lambda: now.timestamp())
     monkeypatch.setattr(runtime.ledger, "_machine", lambda: None)  # the machine's own clock would contradict
@@ -88,14 +89,14 @@ async def test_the_sweep_tells_of_a_new_month_and_of_new_money(
 
 @pytest.mark.parametrize("swept_between", [True, False])
 async def test_a_higher_limit_is_told_after_a_refused_call(
-    swept_between: bool, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+    swept_between: bool, sandbox_of: StartSandbox, at: At
 ) -> None:
     """A call that did not fit spends nothing and pauses the bulk job; a higher limit in the file resumes it."""
     sandbox = sandbox_of()
-    runtime = await make_workflow(sandbox, cost_tracking={"budget_limit_usd": 1.0}).ready()
+    runtime = await at(sandbox, cost_tracking={"budget_limit_usd": 1.0}).ready()
 
     def raise_limit_in_file() -> None:
-        make_workflow(sandbox, cost_tracking={"budget_limit_usd": 5.0})
+        at(sandbox, cost_tracking={"budget_limit_usd": 5.0})
 
     async def sweep() -> list[str]:
         with heard() as events, active(runtime):
@@ -124,11 +125,9 @@ async def test_a_higher_limit_is_told_after_a_refused_call(
     assert await sweep() == []
 
 
-async def test_a_ledger_that_does_not_add_up_fails_the_sweep(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_ledger_that_does_not_add_up_fails_the_sweep(at: At) -> None:
     """The run fails with each difference, and an event tells of it."""
-    runtime = await make_workflow(sandbox_of()).ready()
+    runtime = await at().ready()
     hold = await runtime.ledger.reserve(
         CallInfo(provider="p", model="m", role="execute"), Decimal(1), Decimal(9)
     )
@@ -143,11 +142,9 @@ async def test_a_ledger_that_does_not_add_up_fails_the_sweep(
     assert "tta.ledger.broken" in [name for name, _ in events]
 
 
-async def test_the_report_sends_alerts_and_writes_the_months_artifacts(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_report_sends_alerts_and_writes_the_months_artifacts(at: At) -> None:
     """`spend_report` agrees with the ledger, sends what is due, and its chart stands among the artifacts."""
-    runtime = await make_workflow(sandbox_of(), cost_tracking={"budget_limit_usd": 1.0}).ready()
+    runtime = await at(cost_tracking={"budget_limit_usd": 1.0}).ready()
     hold = await runtime.ledger.reserve(
         CallInfo(provider="p", model="m", role="execute"), Decimal(1), Decimal(1)
     )
@@ -162,11 +159,9 @@ async def test_the_report_sends_alerts_and_writes_the_months_artifacts(
     assert {f"tta-spend-{month}", f"tta-spend-{month}-models", f"tta-spend-{month}-chart"} <= keys
 
 
-async def test_last_month_is_the_one_before_the_ledgers(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_last_month_is_the_one_before_the_ledgers(at: At) -> None:
     """On the 1st the monthly schedule reports the month that ended."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     runtime = await workflow.ready()
     current = (await Ledger.open(workflow.config.cost_tracking.ledger_url).balance()).month
     with active(runtime):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from uuid import UUID
 
@@ -14,20 +14,18 @@ from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prefect import flow, task
 from prefect.client.orchestration import get_client
-from sandbox_runs import GEMINI, LLAMA, LONG_ANSWERS, LONG_RULE, MakeWorkflow
+from sandbox_runs import GEMINI, LLAMA, LONG_ANSWERS, LONG_RULE, At
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows import orchestrate, orchestrate_bulk
 from tta_dev_primitives.orchestration import ConfigError, OrchestrationResult
 
-StartSandbox = Callable[..., Sandbox]
 TASK = "Describe how a kettle works."
 
 
 @pytest.fixture
-def config_path(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> str:
+def config_path(at: At) -> str:
     """A configuration file whose models a sandbox serves."""
-    return str(make_workflow(sandbox_of(LONG_ANSWERS), saved="1").config.source)
+    return str(at(LONG_ANSWERS, saved="1").config.source)
 
 
 async def test_the_flow_is_called_like_any_other(config_path: str) -> None:
@@ -64,11 +62,9 @@ async def test_it_is_a_sub_flow_of_the_users_own_flow(config_path: str) -> None:
     assert child.parent_task_run_id is not None
 
 
-async def test_a_sync_flow_may_use_the_workflow(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_sync_flow_may_use_the_workflow(at: At) -> None:
     """`workflow.run` inside a user's sync flow, as beginners write it."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
 
     @flow
     def mine() -> bool:
@@ -77,11 +73,9 @@ async def test_a_sync_flow_may_use_the_workflow(
     assert await asyncio.to_thread(mine)
 
 
-async def test_a_notebook_cell_may_call_it_both_ways(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_notebook_cell_may_call_it_both_ways(at: At) -> None:
     """Where a loop runs already, `run` works as well as `await execute`, one after the other and together."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     first = workflow.run(TASK, use_case="moderate")
     second, third = await asyncio.gather(
         workflow.execute("Describe how a lamp works.", use_case="moderate"),
@@ -126,13 +120,11 @@ def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     provider.shutdown()
 
 
-async def test_each_provider_call_is_a_genai_span(
-    spans: InMemorySpanExporter, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_each_provider_call_is_a_genai_span(spans: InMemorySpanExporter, at: At) -> None:
     """One client span a call by the GenAI conventions, the failed one with its class; no prompt, answer or key."""
     failing = f"{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}"
     busy = f"rules: [{failing}, {LONG_RULE}]"
-    workflow = make_workflow(sandbox_of(busy), saved="1")
+    workflow = at(busy, saved="1")
     result = await workflow.execute(TASK, use_case="moderate")
     sent = [span for span in spans.get_finished_spans() if span.name.startswith("chat ")]
     assert len(sent) == len(result.attempts)

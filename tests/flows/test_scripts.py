@@ -5,16 +5,14 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect import get_client
-from sandbox_runs import KEY, MakeWorkflow
+from sandbox_runs import KEY, At
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
-from tta_dev_primitives.deployments.sandbox import Sandbox
 
 _FORKS = """
 import multiprocessing, sys
@@ -86,9 +84,9 @@ def _errors(ran: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 @pytest.fixture
-def config(sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow) -> Path:
+def config(at: At) -> Path:
     """A configuration whose every model works."""
-    return make_workflow(sandbox_of()).config.source
+    return at().config.source
 
 
 def test_a_forked_child_of_a_process_that_ran_flows_ends_well(config: Path, tmp_path: Path) -> None:
@@ -110,12 +108,10 @@ def test_a_missing_key_is_raised_to_the_script_and_not_logged(
     assert _errors(ran) == []
 
 
-def test_models_that_all_fail_are_one_line_on_stderr(
-    sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+def test_models_that_all_fail_are_one_line_on_stderr(at: At, tmp_path: Path) -> None:
     """The line has each model with its reason."""
-    sandbox = sandbox_of("rules:\n  - {reply: {status: 400, body: {error: {message: rejected}}}}")
-    ran = _run(_FAILS, make_workflow(sandbox).config.source, tmp_path)
+    workflow = at("rules:\n  - {reply: {status: 400, body: {error: {message: rejected}}}}")
+    ran = _run(_FAILS, workflow.config.source, tmp_path)
     assert ran.stdout.startswith("AllModelsFailedError: ")
     assert len(_errors(ran)) == 1, ran.stderr
     assert "Traceback" not in ran.stderr

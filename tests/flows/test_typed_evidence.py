@@ -10,7 +10,7 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
 from test_typed_runs import TASK, Invoice, answers
 from typed_world import Models, run_job, tasks_of
 
@@ -148,24 +148,21 @@ def test_the_table_of_the_ui_has_any_data_as_inert_cells(data: Any, rows: list[t
 GOOD = {"number": "A-7", "total": 12.5}
 
 
-async def test_disputed_fields_in_a_real_run(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_disputed_fields_in_a_real_run(at: At, monkeypatch: pytest.MonkeyPatch) -> None:
     """The orchestrator's request holds the disputed field only; cost stays below the whole object's baseline."""
     monkeypatch.setattr("tta_dev_primitives.flows.validation.rulings.rule", _trusting)
-    sandbox = sandbox_of(
+    workflow = at(
         answers(
             gemini=[json.dumps(GOOD)],
             llama=[json.dumps(GOOD | {"total": 12.4})],
             claude=[json.dumps({"total": 12.45})],
         )
     )
-    workflow = make_workflow(sandbox)
     result = await workflow.execute(TASK, use_case="simple", output_type=Invoice)
     assert result.data == Invoice(number="A-7", total=12.45)
     assert result.fields == {"number": "agreed", "total": "disputed"}
     assert (result.evidence, result.model) == ("paid", CLAUDE)
-    sent = [json.dumps(call.body) for call in sandbox.calls if call.provider == "anthropic"]
+    sent = [json.dumps(call.body) for call in workflow.sandbox.calls if call.provider == "anthropic"]
     assert len(sent) == 1
     assert '"total": {' in sent[0]
     assert '"number": {' not in sent[0]
@@ -178,7 +175,7 @@ async def test_disputed_fields_in_a_real_run(
 
 
 async def test_a_part_that_does_not_fit_the_whole_is_asked_for_as_a_whole(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+    sandbox_of: StartSandbox, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The type's own rules see the whole object; nothing that breaks them is delivered."""
     monkeypatch.setattr("tta_dev_primitives.flows.validation.rulings.rule", _trusting)
@@ -192,13 +189,11 @@ async def test_a_part_that_does_not_fit_the_whole_is_asked_for_as_a_whole(
     )
     sandbox = sandbox_of(scenario)
     more = [
-        executor(sandbox, GEMINI, "google-ai-studio", ["simple"]),
-        executor(sandbox, LLAMA, "groq", ["simple"]),
-        executor(sandbox, third, "openai-compatible", ["simple"], billing="free"),
+        executor(GEMINI, "google-ai-studio", ["simple"]),
+        executor(LLAMA, "groq", ["simple"]),
+        executor(third, "openai-compatible", ["simple"], billing="free"),
     ]
-    result = await make_workflow(sandbox, executors=more).execute(
-        TASK, use_case="simple", output_type=Invoice
-    )
+    result = await at(sandbox, executors=more).execute(TASK, use_case="simple", output_type=Invoice)
     assert result.data == Invoice(number="A-7", total=12.5)
     assert [a.outcome for a in result.attempts if a.model == third] == ["wrong_format", "ok"]
     assert result.fields == {"number": "agreed", "total": "agreed"}

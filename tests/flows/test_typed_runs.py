@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from pydantic import BaseModel, field_validator
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At
 
 from tta_dev_primitives.cli import main
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows import orchestrate
 from tta_dev_primitives.orchestration import AllModelsFailedError, ConfigError
 
-StartSandbox = Callable[..., Sandbox]
 TASK = "Extract number and total: invoice A-7, 12.50 EUR."
 
 
@@ -50,13 +47,11 @@ def answers(**texts: list[str]) -> str:
     return yaml.safe_dump({"rules": rules})
 
 
-def test_answers_that_fill_the_same_fields_agree(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+def test_answers_that_fill_the_same_fields_agree(at: At) -> None:
     """`data` is an instance of the caller's type, `content` its JSON; white space and spelling do not count."""
     fenced = "```json\n" + GOOD.replace("12.5", "12.50") + "\n```"
-    sandbox = sandbox_of(answers(gemini=[GOOD], llama=[fenced], claude=[GOOD]))
-    result = make_workflow(sandbox).run(TASK, use_case="simple", output_type=Invoice)
+    workflow = at(answers(gemini=[GOOD], llama=[fenced], claude=[GOOD]))
+    result = workflow.run(TASK, use_case="simple", output_type=Invoice)
     assert isinstance(result.data, Invoice)
     assert result.data == Invoice(number="A-7", total=12.5)
     assert json.loads(result.content) == result.model_dump(mode="json")["data"] == json.loads(GOOD)
@@ -65,13 +60,11 @@ def test_answers_that_fill_the_same_fields_agree(
     assert {a.outcome for a in result.attempts} == {"ok"}
 
 
-def test_an_invalid_answer_goes_back_once_with_its_fault(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+def test_an_invalid_answer_goes_back_once_with_its_fault(at: At) -> None:
     """The same model repairs its answer; both are attempts, and the fault is named with path and reason."""
     wrong = '{"number": "A-7", "total": -1}'
-    sandbox = sandbox_of(answers(gemini=[wrong, GOOD], llama=[GOOD], claude=[GOOD]))
-    result = make_workflow(sandbox).run(TASK, use_case="simple", output_type=Invoice)
+    workflow = at(answers(gemini=[wrong, GOOD], llama=[GOOD], claude=[GOOD]))
+    result = workflow.run(TASK, use_case="simple", output_type=Invoice)
     gemini = [a for a in result.attempts if a.model == GEMINI]
     assert [a.outcome for a in gemini] == ["wrong_format", "ok"]
     assert gemini[0].reason is not None
@@ -79,24 +72,20 @@ def test_an_invalid_answer_goes_back_once_with_its_fault(
     assert result.data == Invoice(number="A-7", total=12.5)
 
 
-def test_no_valid_answer_is_an_error_with_each_fault(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+def test_no_valid_answer_is_an_error_with_each_fault(at: At) -> None:
     """Nothing that is not of the type is ever delivered."""
-    sandbox = sandbox_of(answers(gemini=["no"], llama=['{"number": 7}'], claude=['{"total": 1}']))
+    workflow = at(answers(gemini=["no"], llama=['{"number": 7}'], claude=['{"total": 1}']))
     with pytest.raises(AllModelsFailedError) as caught:
-        make_workflow(sandbox).run(TASK, use_case="simple", output_type=Invoice)
+        workflow.run(TASK, use_case="simple", output_type=Invoice)
     assert {a.outcome for a in caught.value.attempts} == {"wrong_format"}
     reasons = {a.model: a.reason for a in caught.value.attempts}
     assert reasons[LLAMA].startswith("number: Input should be a valid string, got 7")
     assert reasons[CLAUDE].startswith("number: Field required")
 
 
-async def test_the_flow_takes_a_schema_and_gives_plain_json(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_flow_takes_a_schema_and_gives_plain_json(at: At) -> None:
     """`output_schema` is a flow parameter: a JSON form in the Prefect UI."""
-    workflow = make_workflow(sandbox_of(answers(gemini=[GOOD], llama=[GOOD], claude=[GOOD])))
+    workflow = at(answers(gemini=[GOOD], llama=[GOOD], claude=[GOOD]))
     result = await orchestrate(
         TASK, "simple", config_path=str(workflow.config.source), output_schema=Invoice.model_json_schema()
     )
@@ -104,14 +93,13 @@ async def test_the_flow_takes_a_schema_and_gives_plain_json(
 
 
 def test_the_command_line_takes_a_schema_file_or_a_model(
-    sandbox_of: StartSandbox,
-    make_workflow: MakeWorkflow,
+    at: At,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`--schema invoice.json` and `--schema module:Model`; a file that is no schema is a usage error."""
-    config = str(make_workflow(sandbox_of(answers(gemini=[GOOD], llama=[GOOD], claude=[GOOD]))).config.source)
+    config = str(at(answers(gemini=[GOOD], llama=[GOOD], claude=[GOOD])).config.source)
     monkeypatch.chdir(tmp_path)
     Path("invoice.json").write_text(json.dumps(Invoice.model_json_schema()))
     Path("shapes_of_mine.py").write_text(
@@ -140,11 +128,9 @@ def test_the_command_line_takes_a_schema_file_or_a_model(
         (print, "cannot be"),
     ],
 )
-def test_a_wrong_type_is_refused_before_anything_is_sent(
-    wanted: Any, said: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+def test_a_wrong_type_is_refused_before_anything_is_sent(wanted: Any, said: str, at: At) -> None:
     """The message names the argument; no provider was called."""
-    sandbox = sandbox_of(answers(gemini=[GOOD]))
+    workflow = at(answers(gemini=[GOOD]))
     with pytest.raises(ConfigError, match=f"output_type: .*{said}"):
-        make_workflow(sandbox).run(TASK, use_case="simple", output_type=wanted)
-    assert sandbox.calls == []
+        workflow.run(TASK, use_case="simple", output_type=wanted)
+    assert workflow.sandbox.calls == []

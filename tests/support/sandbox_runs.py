@@ -32,43 +32,47 @@ LONG_ANSWERS = f"rules: [{LONG_RULE}]"
 GEMINI, LLAMA, CLAUDE = "gemini-2.5-pro", "llama-3.3-70b-versatile", "claude-sonnet-4.5"
 
 
-def executor(
-    sandbox: Sandbox, model: str, provider: str, use_cases: Sequence[str], **more: Any
-) -> dict[str, Any]:
-    """One executor that the sandbox serves."""
-    return {
-        "model": model,
-        "provider": provider,
-        "api_key_env": KEY,
-        "use_cases": list(use_cases),
-        "base_url": sandbox.base_url(provider),
-        **more,
-    }
+def executor(model: str, provider: str, use_cases: Sequence[str], **more: Any) -> dict[str, Any]:
+    """One executor that the sandbox of the configuration serves."""
+    return {"model": model, "provider": provider, "api_key_env": KEY, "use_cases": list(use_cases), **more}
 
 
 def sandbox_config(sandbox: Sandbox, folder: Path, **changes: Any) -> dict[str, Any]:
     """Gemini and Llama as free executors, Claude as the orchestrator; `changes` replace whole sections."""
     everything = ["simple", "moderate", "complex", "expert", "speed-critical", "reasoning"]
     tracking = {"ledger_url": f"sqlite:///{folder / 'ledger.db'}", **changes.pop("cost_tracking", {})}
-    return {
+    config: dict[str, Any] = {
         "allow_private_hosts": True,
         "planning": "never",
-        "orchestrator": {"model": CLAUDE, "api_key_env": KEY, "base_url": sandbox.base_url("anthropic")},
+        "orchestrator": {"model": CLAUDE, "api_key_env": KEY},
         "executors": [
-            executor(sandbox, GEMINI, "google-ai-studio", everything),
-            executor(sandbox, LLAMA, "groq", everything),
+            executor(GEMINI, "google-ai-studio", everything),
+            executor(LLAMA, "groq", everything),
         ],
         "fallback_strategy": {"models": [GEMINI, LLAMA, CLAUDE]},
         "cost_tracking": tracking,
         **changes,
     }
+    for model in [config["orchestrator"], *config["executors"]]:
+        if model["api_key_env"] == KEY:
+            model.setdefault("base_url", sandbox.base_url(model.get("provider", "anthropic")))
+    return config
 
 
-def workflow_of(config: Mapping[str, Any], folder: Path) -> MultiModelWorkflow:
+class AtSandbox(MultiModelWorkflow):
+    """A workflow whose models a sandbox serves."""
+
+    sandbox: Sandbox
+
+
+At = Callable[..., AtSandbox]
+
+
+def workflow_of(config: Mapping[str, Any], folder: Path) -> AtSandbox:
     """The workflow of a configuration, written to `folder` and loaded as a user's file is."""
     path = folder / "orchestration-config.yaml"
     path.write_text(yaml.safe_dump({"orchestration": dict(config)}), encoding="utf-8")
-    return MultiModelWorkflow(path, use_env_overrides=False)
+    return AtSandbox(path, use_env_overrides=False)
 
 
 def save_up(workflow: MultiModelWorkflow, usd: str) -> None:
@@ -84,9 +88,6 @@ def save_up(workflow: MultiModelWorkflow, usd: str) -> None:
     thread = threading.Thread(target=lambda: asyncio.run(earn_it()))
     thread.start()
     thread.join()
-
-
-MakeWorkflow = Callable[..., MultiModelWorkflow]
 
 
 class ToSandbox(ProviderClient):

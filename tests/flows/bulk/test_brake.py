@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.validation.case import Answer, Candidate
 
@@ -90,12 +88,10 @@ async def job(workflow: Any, folder: Path, **parameters: Any) -> tuple[Any, Any]
     return state, data.report if isinstance(data, JobFailedError) else data
 
 
-async def test_a_job_that_only_fails_stops_early_and_its_flow_run_ends_failed(
-    tmp_path: Path, sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow
-) -> None:
+async def test_a_job_that_only_fails_stops_early_and_its_flow_run_ends_failed(tmp_path: Path, at: At) -> None:
     """Few paid answers are bought, the reason names check and cost, and an automation on Failed fires."""
-    sandbox = sandbox_of(REFUSES)
-    state, report = await job(make_workflow(sandbox), tmp_path, concurrency=4)
+    workflow = at(REFUSES)
+    state, report = await job(workflow, tmp_path, concurrency=4)
     assert state.is_failed()
     assert "4 paid answers in a row were refused" in state.message
     assert (report.state, report.done) == ("incomplete", 0)
@@ -103,38 +99,34 @@ async def test_a_job_that_only_fails_stops_early_and_its_flow_run_ends_failed(
     assert report.left == 80 - report.failed
     assert f"has cost {report.cost_usd:f} USD" in report.reason
     assert "--keep-going" in report.reason
-    paid = [call for call in sandbox.calls if call.provider == "anthropic"]
+    paid = [call for call in workflow.sandbox.calls if call.provider == "anthropic"]
     assert 4 <= len(paid) <= 4 + 4 + 1
 
 
-async def test_keep_going_asks_every_model_for_every_task(
-    tmp_path: Path, sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow
-) -> None:
+async def test_keep_going_asks_every_model_for_every_task(tmp_path: Path, at: At) -> None:
     """The user may insist; the flow run of a job without any answer is a failed one."""
-    workflow = make_workflow(sandbox_of(REFUSES), validation={"mode": "never"})
+    workflow = at(REFUSES, validation={"mode": "never"})
     state, report = await job(workflow, tmp_path, keep_going=True)
     assert (report.state, report.failed, report.left) == ("complete", 80, 0)
     assert state.is_failed()
     assert "0 tasks done, 80 failed (models 80)" in state.message
 
 
-async def test_a_job_with_some_failures_says_so_in_its_state(
-    tmp_path: Path, sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow
-) -> None:
+async def test_a_job_with_some_failures_says_so_in_its_state(tmp_path: Path, at: At) -> None:
     """Completed, but not in silence."""
-    sandbox = sandbox_of("rules: [{match: {contains: note 7.}, reply: {error: invalid_request}}]")
-    state, report = await job(make_workflow(sandbox, validation={"mode": "never"}), tmp_path)
+    workflow = at(
+        "rules: [{match: {contains: note 7.}, reply: {error: invalid_request}}]", validation={"mode": "never"}
+    )
+    state, report = await job(workflow, tmp_path)
     assert state.is_completed()
     assert state.message == "79 tasks done, 1 failed (models 1)"
     assert report.done == 79
 
 
-async def test_a_braked_job_in_memory_gives_every_task_a_result(
-    sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow
-) -> None:
+async def test_a_braked_job_in_memory_gives_every_task_a_result(at: At) -> None:
     """Tasks that were not asked carry the reason."""
     items = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(60)]
-    results = await make_workflow(sandbox_of(REFUSES)).execute_bulk(items, concurrency=4)
+    results = await at(REFUSES).execute_bulk(items, concurrency=4)
     assert len(results) == 60
     assert not any(result.accepted for result in results)
     assert "paid answers in a row were refused" in results[-1].warnings[0]

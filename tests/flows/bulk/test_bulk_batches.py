@@ -6,14 +6,13 @@ import asyncio
 import functools
 import json
 from collections import Counter
-from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, At, AtSandbox, executor
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -22,15 +21,14 @@ from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
-SandboxOf = Callable[..., Sandbox]
 TIMING = BatchTiming(quiet_s=0.3, first_s=0.1, longest_s=0.2, horizon_s=0.5)
 ALL = ["simple", "moderate"]
 
 
-def paid(sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
+def paid(**changes: Any) -> dict[str, Any]:
     """Claude answers everything."""
     only = {
-        "executors": [executor(sandbox, CLAUDE, "anthropic", ALL)],
+        "executors": [executor(CLAUDE, "anthropic", ALL)],
         "fallback_strategy": {"models": [CLAUDE]},
     }
     return {**only, "validation": {"mode": "never"}, **changes}
@@ -39,7 +37,7 @@ def paid(sandbox: Sandbox, **changes: Any) -> dict[str, Any]:
 class Job:
     """A file of tasks that is run again and again."""
 
-    def __init__(self, workflow: MultiModelWorkflow, folder: Path, tasks: int) -> None:
+    def __init__(self, workflow: AtSandbox, folder: Path, tasks: int) -> None:
         self.workflow, self.source, self.target = workflow, folder / "in.jsonl", folder / "out.jsonl"
         rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(tasks)]
         self.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -78,11 +76,9 @@ def bodies(sandbox: Sandbox) -> Counter[str]:
     return Counter(json.dumps(call.body["messages"]) for call in sandbox.calls if call.billed)
 
 
-async def test_half_the_price_and_both_baselines(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
-    sandbox = sandbox_of("batches: {delay: 0.3}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 8)
+async def test_half_the_price_and_both_baselines(at: At, tmp_path: Path) -> None:
+    job = Job(at("batches: {delay: 0.3}", **paid()), tmp_path, 8)
+    sandbox = job.workflow.sandbox
     report = await job.run()
     assert (report.state, report.done, report.cost_usd) == ("complete", 8, sandbox.billed())
     assert await spent(job.workflow) == (sandbox.billed(), 0)
@@ -96,12 +92,10 @@ async def test_half_the_price_and_both_baselines(
     assert report.baseline_one_by_one_usd == 2 * report.baseline_cost_usd == 2 * sandbox.billed()
 
 
-async def test_free_calls_one_by_one_and_verdicts_in_a_batch(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_free_calls_one_by_one_and_verdicts_in_a_batch(at: At, tmp_path: Path) -> None:
     """Free models answer as usual; every verdict of the round goes out in one batch."""
-    sandbox = sandbox_of()
-    job = Job(make_workflow(sandbox, validation={"mode": "always"}), tmp_path, 6)
+    job = Job(at(validation={"mode": "always"}), tmp_path, 6)
+    sandbox = job.workflow.sandbox
     report = await job.run()
     assert (report.done, report.accepted) == (6, 6)
     by_kind = Counter((call.prompt, call.batch) for call in sandbox.calls if call.endpoint == "chat")
@@ -120,11 +114,11 @@ async def test_free_calls_one_by_one_and_verdicts_in_a_batch(
     ],
 )
 async def test_lines_that_expire_repeat_or_are_lost(
-    script: str, done: int, billed: int, sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
+    script: str, done: int, billed: int, at: At, tmp_path: Path
 ) -> None:
     """Expired: released, and asked by the next run. Repeated: counted once. Lost: charged at the bound, once."""
-    sandbox = sandbox_of(f"batches: {{{script}}}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 6)
+    job = Job(at(f"batches: {{{script}}}", **paid()), tmp_path, 6)
+    sandbox = job.workflow.sandbox
     report = await job.run()
     assert (report.done, len([c for c in sandbox.calls if c.billed])) == (done, billed)
     money, held = await spent(job.workflow)
@@ -137,26 +131,22 @@ async def test_lines_that_expire_repeat_or_are_lost(
 
 
 @pytest.mark.parametrize("delay", [0, 3])
-async def test_a_submission_whose_reply_was_lost_is_found(
-    delay: int, sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_submission_whose_reply_was_lost_is_found(delay: int, at: At, tmp_path: Path) -> None:
     """The gateway timed out after the batch was created: it is found in the provider's list, not sent again.
 
     While a batch runs that may be it, it is not given up, however long that takes.
     """
-    sandbox = sandbox_of(f"batches: {{lose_reply_of_first: 1, delay: {delay}}}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 5)
+    job = Job(at(f"batches: {{lose_reply_of_first: 1, delay: {delay}}}", **paid()), tmp_path, 5)
+    sandbox = job.workflow.sandbox
     report = await job.run()
     assert (report.state, report.done) == ("complete", 5)
     assert set(bodies(sandbox).values()) == {1}
     assert await spent(job.workflow) == (sandbox.billed(), 0)
 
 
-async def test_a_submission_that_never_arrived_is_released(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
-    sandbox = sandbox_of("batches: {refuse: timeout, refuse_first: 1}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 3)
+async def test_a_submission_that_never_arrived_is_released(at: At, tmp_path: Path) -> None:
+    job = Job(at("batches: {refuse: timeout, refuse_first: 1}", **paid()), tmp_path, 3)
+    sandbox = job.workflow.sandbox
     first = await job.run()
     assert (first.left, await spent(job.workflow)) == (3, (0, 0))
     sandbox.use(None)
@@ -164,12 +154,10 @@ async def test_a_submission_that_never_arrived_is_released(
     assert await spent(job.workflow) == (sandbox.billed(), 0)
 
 
-async def test_a_run_that_stops_waiting_and_the_next_that_collects(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_run_that_stops_waiting_and_the_next_that_collects(at: At, tmp_path: Path) -> None:
     """Patience and deadline: what is not back is left at the provider, and never submitted again."""
-    sandbox = sandbox_of("batches: {delay: 3}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 4)
+    job = Job(at("batches: {delay: 3}", **paid()), tmp_path, 4)
+    sandbox = job.workflow.sandbox
     first = await job.run(wait_s=0.0)
     assert (first.state, first.left, first.cost_usd) == ("waiting", 4, 0)
     assert first.resume_at is not None
@@ -194,13 +182,11 @@ async def test_a_deployed_run_waits_as_long_as_it_may(
     options: dict[str, Any],
     state: str,
     why: str,
-    sandbox_of: SandboxOf,
-    make_workflow: MakeWorkflow,
+    at: At,
     tmp_path: Path,
 ) -> None:
     """It suspends for the next look, at the latest a minute before its deadline; then the batch is left there."""
-    sandbox = sandbox_of("batches: {delay: 3600}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 2)
+    job = Job(at("batches: {delay: 3600}", **paid()), tmp_path, 2)
     now = datetime.now(UTC)
     if "until" in options:
         options["until"] = now + timedelta(seconds=options["until"])
@@ -214,53 +200,43 @@ async def test_a_deployed_run_waits_as_long_as_it_may(
     assert (batch.state, batch.lines) == ("open", 2)
 
 
-async def test_two_jobs_with_the_same_tasks_share_one_batch(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
-    sandbox = sandbox_of("batches: {delay: 1}")
-    workflow = make_workflow(sandbox, **paid(sandbox))
+async def test_two_jobs_with_the_same_tasks_share_one_batch(at: At, tmp_path: Path) -> None:
+    workflow = at("batches: {delay: 1}", **paid())
     jobs = []
     for name in ("a", "b"):
         (tmp_path / name).mkdir()
         jobs.append(Job(workflow, tmp_path / name, 5))
     reports = await asyncio.gather(*(job.run() for job in jobs))
     assert [report.done for report in reports] == [5, 5]
-    assert set(bodies(sandbox).values()) == {1}
-    assert await spent(workflow) == (sandbox.billed(), 0)
-    assert sum((report.cost_usd for report in reports), Decimal(0)) == sandbox.billed()
+    assert set(bodies(workflow.sandbox).values()) == {1}
+    assert await spent(workflow) == (workflow.sandbox.billed(), 0)
+    assert sum((report.cost_usd for report in reports), Decimal(0)) == workflow.sandbox.billed()
 
 
-async def test_a_budget_that_holds_only_some_at_once(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_budget_that_holds_only_some_at_once(at: At, tmp_path: Path) -> None:
     """Holds are larger than costs: what does not fit waits for the first batch, and nothing goes beyond the limit."""
-    sandbox = sandbox_of("batches: {delay: 0.2}")
-    workflow = make_workflow(sandbox, **paid(sandbox, cost_tracking={"budget_limit_usd": 0.06}))
+    workflow = at("batches: {delay: 0.2}", **paid(cost_tracking={"budget_limit_usd": 0.06}))
     job = Job(workflow, tmp_path, 6)
     report = await job.run()
     batches = await (await workflow.ready()).ledger.batches()
     assert report.done == 6
     assert len(batches) > 1
-    assert await spent(workflow) == (sandbox.billed(), 0)
+    assert await spent(workflow) == (workflow.sandbox.billed(), 0)
 
 
-async def test_a_job_ceiling_refuses_what_it_cannot_pay(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
-    sandbox = sandbox_of()
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 6)
+async def test_a_job_ceiling_refuses_what_it_cannot_pay(at: At, tmp_path: Path) -> None:
+    job = Job(at(**paid()), tmp_path, 6)
+    sandbox = job.workflow.sandbox
     report = await job.run(max_cost=Decimal("0.017"))
     assert 0 < report.done < 6
     assert report.errors == {"budget": 6 - report.done}
     assert sandbox.billed() == report.cost_usd <= Decimal("0.017")
 
 
-async def test_an_address_without_batches_is_asked_one_by_one(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_an_address_without_batches_is_asked_one_by_one(at: At, tmp_path: Path) -> None:
     """A gateway that knows only chat calls: the job goes on at the usual price, and says so."""
-    sandbox = sandbox_of("batches: {refuse: model_gone}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 3)
+    job = Job(at("batches: {refuse: model_gone}", **paid()), tmp_path, 3)
+    sandbox = job.workflow.sandbox
     report = await job.run()
     assert report.done == 3
     assert not any(call.batch for call in sandbox.calls)
@@ -268,34 +244,31 @@ async def test_an_address_without_batches_is_asked_one_by_one(
     assert any("one by one" in warning for line in job.lines() for warning in line["warnings"])
 
 
-async def test_interactive_runs_never_wait_for_a_batch(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
-    sandbox = sandbox_of("batches: {delay: 3600}")
-    result = await make_workflow(sandbox, **paid(sandbox)).execute("Summarize a note.", use_case="moderate")
+async def test_interactive_runs_never_wait_for_a_batch(at: At) -> None:
+    workflow = at("batches: {delay: 3600}", **paid())
+    result = await workflow.execute("Summarize a note.", use_case="moderate")
     assert result.accepted
-    assert not any(call.batch for call in sandbox.calls)
+    assert not any(call.batch for call in workflow.sandbox.calls)
 
 
-async def test_jobs_in_memory(sandbox_of: SandboxOf, make_workflow: MakeWorkflow, monkeypatch: Any) -> None:
-    sandbox = sandbox_of()
+async def test_jobs_in_memory(at: At, monkeypatch: Any) -> None:
     monkeypatch.setattr(
         BatchTiming.__init__, "__kwdefaults__", {**BatchTiming.__init__.__kwdefaults__, "first_s": 0.1}
     )
-    workflow = make_workflow(sandbox, **paid(sandbox))
+    workflow = at(**paid())
     results = await workflow.execute_bulk(
         [{"id": "a", "task": "Summarize a note.", "use_case": "moderate"}], batch=True
     )
     assert [attempt.batch for attempt in results[0].attempts] == [True]
-    assert results[0].cost_usd == sandbox.billed()
+    assert results[0].cost_usd == workflow.sandbox.billed()
 
 
 async def test_a_deployed_job_suspends_and_finishes_by_itself(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    at: At, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It holds no worker while the batch runs: it ends as scheduled for the next look, and that run collects."""
-    sandbox = sandbox_of("batches: {delay: 3}")
-    job = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 3)
+    job = Job(at("batches: {delay: 3}", **paid()), tmp_path, 3)
+    sandbox = job.workflow.sandbox
     runtime = await job.workflow.ready()
     from prefect.client.orchestration import get_client
     from prefect.exceptions import Pause
@@ -334,16 +307,14 @@ async def test_a_deployed_job_suspends_and_finishes_by_itself(
     assert set(bodies(sandbox).values()) == {1}
 
 
-async def test_a_budget_that_is_lowered_while_a_batch_runs(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_budget_that_is_lowered_while_a_batch_runs(at: At, tmp_path: Path) -> None:
     """What is at the provider is collected; nothing beyond the new limit is submitted."""
-    sandbox = sandbox_of("batches: {delay: 2}")
-    rich = Job(make_workflow(sandbox, **paid(sandbox)), tmp_path, 4)
+    rich = Job(at("batches: {delay: 2}", **paid()), tmp_path, 4)
+    sandbox = rich.workflow.sandbox
     assert (await rich.run(wait_s=0.0)).state == "waiting"
     rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(8)]
     rich.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    poor = make_workflow(sandbox, **paid(sandbox, cost_tracking={"budget_limit_usd": 0.01}))
+    poor = at(sandbox, **paid(cost_tracking={"budget_limit_usd": 0.01}))
     rich.workflow = poor
     report = await rich.run()
     assert (report.done, report.errors) == (4, {"budget": 4})

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from prefect.client.orchestration import get_client
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from sandbox_runs import GEMINI, MakeWorkflow
+from sandbox_runs import GEMINI, At
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.event_batch import current_batch, in_batches
 
-SandboxOf = Callable[..., Sandbox]
 _TRIES = 300
 
 
@@ -38,14 +35,12 @@ async def events_of(flow_run_id: str, name: str, count: int) -> list[dict[str, A
     return found
 
 
-async def test_each_item_that_fails_over_has_its_events(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_each_item_that_fails_over_has_its_events(at: At) -> None:
     """Three of six items fail over: three events of each kind, related to run, task run, flow and use case."""
-    sandbox = sandbox_of(
-        f"rules: [{{match: {{model: {GEMINI}, contains: odd}}, reply: {{error: invalid_request}}}}]"
+    workflow = at(
+        f"rules: [{{match: {{model: {GEMINI}, contains: odd}}, reply: {{error: invalid_request}}}}]",
+        validation={"mode": "never"},
     )
-    workflow = make_workflow(sandbox, validation={"mode": "never"})
     texts = ["Summarize an odd note.", "Summarize an even note."] * 3
     tasks = [{"id": str(n), "task": f"{text} {n}", "use_case": "moderate"} for n, text in enumerate(texts)]
     results = await workflow.execute_bulk(tasks, concurrency=3)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
 
 from tta_dev_primitives.commands.bulk import _next_step
 from tta_dev_primitives.config.errors import ConfigError
@@ -52,10 +52,9 @@ async def run(workflow: MultiModelWorkflow, **parameters: Any) -> Any:
         return await orchestrate_bulk(**parameters)
 
 
-async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workflow: MakeWorkflow) -> None:
+async def test_results_come_in_the_order_given(at: At) -> None:
     """One flow run, one result an item, in order; what cannot be run has its error as a warning."""
-    sandbox = sandbox_of("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]")
-    workflow = make_workflow(sandbox, **CHECKS)
+    workflow = at("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]", **CHECKS)
     items: list[dict[str, Any]] = [*tasks(6), {"id": "0", "task": "the id again"}, {"id": "x", "task": " "}]
     seen: list[OrchestrationResult] = []
     results = await workflow.execute_bulk(items, concurrency=4, on_result=seen.append, chunk_size=2)
@@ -71,14 +70,13 @@ async def test_results_come_in_the_order_given(sandbox_of: SandboxOf, make_workf
 
 @pytest.mark.parametrize("quick", ["What is 6 * 7?", "Explain tea. Then compare it with coffee in a table."])
 async def test_a_task_ends_before_a_slow_one_of_its_chunk(
-    quick: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+    quick: str, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its result is there while the first task of the chunk waits for its answer."""
     monkeypatch.setattr("tta_dev_primitives.flows.pipeline._GO_ON_S", 0.02)
-    sandbox = sandbox_of("rules: [{match: {contains: Slow}, reply: {text: late, latency: 60}}]")
     seen: asyncio.Queue[OrchestrationResult] = asyncio.Queue()
     items = [{"id": "slow", "task": "Slow", "use_case": "simple"}, {"id": "quick", "task": quick}]
-    workflow = make_workflow(sandbox, **CHECKS)
+    workflow = at("rules: [{match: {contains: Slow}, reply: {text: late, latency: 60}}]", **CHECKS)
     job = asyncio.create_task(workflow.execute_bulk(items, on_result=seen.put_nowait))
     first = asyncio.create_task(seen.get())
     await asyncio.wait([job, first], return_when=asyncio.FIRST_COMPLETED)
@@ -102,40 +100,32 @@ async def test_a_task_ends_before_a_slow_one_of_its_chunk(
         (7, "got int"),
     ],
 )
-async def test_what_is_no_list_of_tasks_is_refused_at_once(
-    wrong: Any, says: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_what_is_no_list_of_tasks_is_refused_at_once(wrong: Any, says: str, at: At) -> None:
     """A path, a text, one task: an error that says what to give, and no call."""
-    sandbox = sandbox_of()
+    workflow = at(**CHECKS)
     with pytest.raises(ConfigError, match=re.escape(says)):
-        await make_workflow(sandbox, **CHECKS).execute_bulk(wrong)
-    assert sandbox.calls == []
+        await workflow.execute_bulk(wrong)
+    assert workflow.sandbox.calls == []
 
 
 @pytest.mark.parametrize("none", [[], iter(())])
-async def test_no_tasks_have_no_results(
-    none: Any, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_no_tasks_have_no_results(none: Any, at: At) -> None:
     """A list that a filter has emptied is no mistake."""
-    assert await make_workflow(sandbox_of(), **CHECKS).execute_bulk(none) == []
+    assert await at(**CHECKS).execute_bulk(none) == []
 
 
 @pytest.mark.parametrize("wrong", [0, 1001, "five", 2.5, True, None])
-async def test_a_concurrency_that_is_no_whole_number_is_refused(
-    wrong: Any, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_concurrency_that_is_no_whole_number_is_refused(wrong: Any, at: At) -> None:
     """Whatever a program or a form hands in: a configuration error that names the option."""
     with pytest.raises(
         ConfigError, match=r"concurrency: .* is not accepted. Expected a whole number from 1 to 1,000"
     ):
-        await make_workflow(sandbox_of(), **CHECKS).execute_bulk(tasks(1), concurrency=wrong)
+        await at(**CHECKS).execute_bulk(tasks(1), concurrency=wrong)
 
 
-async def test_a_failed_task_s_result_names_its_use_case_and_the_month(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_failed_task_s_result_names_its_use_case_and_the_month(at: At) -> None:
     """Whether no model answered, the item was wrong, or the job stopped first: both fields are filled."""
-    workflow = make_workflow(sandbox_of("rules: [{reply: {error: bad_key}}]"), **CHECKS)
+    workflow = at("rules: [{reply: {error: bad_key}}]", **CHECKS)
     wrong = [
         {"id": "e", "task": " ", "use_case": "simple"},
         {"id": "0", "task": "again", "use_case": "complex"},
@@ -148,111 +138,98 @@ async def test_a_failed_task_s_result_names_its_use_case_and_the_month(
     assert {r.budget.limit_usd for r in [*results, *late]} == {Decimal(100)}
 
 
-async def test_items_may_come_from_an_async_source(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_items_may_come_from_an_async_source(at: At) -> None:
     """An async iterable is read as the job goes on."""
 
     async def source() -> AsyncIterator[dict[str, Any]]:
         for item in tasks(5):
             yield item
 
-    results = await make_workflow(sandbox_of(), **CHECKS).execute_bulk(source(), concurrency=2)
+    results = await at(**CHECKS).execute_bulk(source(), concurrency=2)
     assert [r.id for r in results] == ["0", "1", "2", "3", "4"]
     assert all(r.accepted for r in results)
 
 
-async def test_identical_tasks_are_asked_once(sandbox_of: SandboxOf, make_workflow: MakeWorkflow) -> None:
+async def test_identical_tasks_are_asked_once(at: At) -> None:
     """The same request at the same time waits for the first one's answer."""
-    sandbox = sandbox_of()
+    workflow = at(**CHECKS)
     items = [{"id": str(n), "task": "Summarize tea.", "use_case": "moderate"} for n in range(20)]
-    results = await make_workflow(sandbox, **CHECKS).execute_bulk(items)
+    results = await workflow.execute_bulk(items)
     assert all(r.accepted for r in results)
-    assert len(sandbox.calls) == 1
+    assert len(workflow.sandbox.calls) == 1
 
 
-async def test_running_again_does_only_what_is_missing(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_running_again_does_only_what_is_missing(at: At, tmp_path: Path) -> None:
     """Failed tasks are tried again, answered ones are not; broken lines are reported each time."""
-    sandbox = sandbox_of("rules: [{match: {contains: note 2 in}, reply: {error: invalid_request}}]")
-    workflow = make_workflow(sandbox, **CHECKS)
+    workflow = at("rules: [{match: {contains: note 2 in}, reply: {error: invalid_request}}]", **CHECKS)
     source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
     write(source, tasks(5), "{broken\n")
     first = await run(workflow, input_path=str(source), output_path=str(target))
     assert (first.state, first.done, first.failed, first.broken) == ("complete", 4, 1, 1)
     assert {line["id"]: line["error"] is None for line in read(target)}["2"] is False
-    sandbox.use(None)
-    sandbox.calls.clear()
+    workflow.sandbox.use(None)
+    workflow.sandbox.calls.clear()
     second = await run(workflow, input_path=str(source), output_path=str(target), ordered=True)
     assert (second.done, second.done_before, second.failed, second.broken) == (5, 4, 0, 1)
-    assert len(sandbox.calls) == 1
+    assert len(workflow.sandbox.calls) == 1
     assert [line["id"] for line in read(target)] == ["0", "1", "2", "3", "4"]
     assert all(line["error"] is None for line in read(target))
 
 
-async def test_a_lost_output_costs_nothing_again(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_lost_output_costs_nothing_again(at: At, tmp_path: Path) -> None:
     """The answers are in the store: without the output the job runs from there, with no call."""
-    sandbox = sandbox_of()
-    workflow = make_workflow(sandbox)
+    workflow = at()
     source, target = write(tmp_path / "in.jsonl", tasks(6)), tmp_path / "out.jsonl"
     first = await run(workflow, input_path=source, output_path=str(target))
     target.unlink()
-    calls = len(sandbox.calls)
+    calls = len(workflow.sandbox.calls)
     again = await run(workflow, input_path=source, output_path=str(target))
     assert again.done == 6
     assert again.cost_usd == 0
-    assert first.cost_usd == sandbox.billed("anthropic")
-    assert [c for c in sandbox.calls[calls:] if c.billed and c.provider == "anthropic"] == []
+    assert first.cost_usd == workflow.sandbox.billed("anthropic")
+    assert [c for c in workflow.sandbox.calls[calls:] if c.billed and c.provider == "anthropic"] == []
 
 
-async def test_one_plan_serves_the_whole_job(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_one_plan_serves_the_whole_job(at: At, tmp_path: Path) -> None:
     """The orchestrator plans once, whatever the number of tasks, and never again for the same job."""
-    sandbox = sandbox_of("rules: [{match: {contains: note 9 in}, reply: {error: invalid_request}}]")
-    workflow = make_workflow(sandbox, planning="always", **CHECKS)
+    workflow = at(
+        "rules: [{match: {contains: note 9 in}, reply: {error: invalid_request}}]",
+        planning="always",
+        **CHECKS,
+    )
     source, target = write(tmp_path / "in.jsonl", tasks(12)), tmp_path / "out.jsonl"
     for _ in range(2):
         report = await run(workflow, input_path=source, output_path=str(target), chunk_size=3)
     assert report.failed == 1
-    assert sum(call.prompt == "plan" for call in sandbox.calls) == 1
+    assert sum(call.prompt == "plan" for call in workflow.sandbox.calls) == 1
 
 
-async def test_the_job_stays_under_its_ceiling(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_the_job_stays_under_its_ceiling(at: At, tmp_path: Path) -> None:
     """`max_cost` holds under concurrency and over runs; what it refuses is a budget error and can be run later."""
-    sandbox = sandbox_of()
     changes = {"executors": [], "fallback_strategy": {"models": [CLAUDE]}, **CHECKS}
-    workflow = make_workflow(sandbox, **changes)
+    workflow = at(**changes)
     source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
     ceiling = Decimal("0.036")
     for _ in range(2):
         report = await run(workflow, input_path=source, output_path=str(target), max_cost=ceiling)
-        assert sandbox.billed() <= ceiling
+        assert workflow.sandbox.billed() <= ceiling
     assert 0 < report.done < 20
     assert set(report.errors) == {"budget"}
     last = await run(workflow, input_path=source, output_path=str(target), max_cost=Decimal(5))
     assert (last.done, last.failed) == (20, 0)
 
 
-def two_free(sandbox: Sandbox, **limits: int) -> list[dict[str, Any]]:
+def two_free(**limits: int) -> list[dict[str, Any]]:
     use_cases = ["simple", "moderate"]
     return [
-        executor(sandbox, GEMINI, "google-ai-studio", use_cases, limits=dict(limits)),
-        executor(sandbox, LLAMA, "groq", use_cases, limits=dict(limits)),
+        executor(GEMINI, "google-ai-studio", use_cases, limits=dict(limits)),
+        executor(LLAMA, "groq", use_cases, limits=dict(limits)),
     ]
 
 
-async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(at: At, tmp_path: Path) -> None:
     """With endless patience nothing is paid: the job stops, says when the quota is back, and loses nothing."""
-    sandbox = sandbox_of()
-    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=5, rpm=100), **CHECKS)
+    workflow = at(executors=two_free(rpd=5, rpm=100), **CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(30)), tmp_path / "out.jsonl"
     report = await run(workflow, input_path=source, output_path=str(target), patience_s=None)
     assert report.state == "waiting"
@@ -263,12 +240,10 @@ async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(
     assert len(read(target)) == report.done
     assert report.paid_rest_usd > 0
     assert f"with --patience 0 it pays for about ${report.paid_rest_usd:.6f}." in _next_step(report)
-    assert all(call.provider != "anthropic" for call in sandbox.calls)
+    assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
 
 
-async def test_a_job_goes_on_when_ignore_can_see_its_progress_any_more(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_job_goes_on_when_ignore_can_see_its_progress_any_more(at: At, tmp_path: Path) -> None:
     """The reader of a pipe has gone: the views stop, the work and its report do not."""
     looks: list[int] = []
 
@@ -276,7 +251,7 @@ async def test_a_job_goes_on_when_ignore_can_see_its_progress_any_more(
         looks.append(progress.done)
         raise BrokenPipeError
 
-    runtime = await make_workflow(sandbox_of(), **CHECKS).ready()
+    runtime = await at(**CHECKS).ready()
     from tta_dev_primitives.flows.bulk.bulk_flow import run_file
     from tta_dev_primitives.flows.bulk.runner import JobOptions
     from tta_dev_primitives.flows.calling.runtime import active
@@ -288,12 +263,9 @@ async def test_a_job_goes_on_when_ignore_can_see_its_progress_any_more(
     assert looks == [0]
 
 
-async def test_a_job_sleeps_over_the_reset_and_completes(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_job_sleeps_over_the_reset_and_completes(at: At, tmp_path: Path) -> None:
     """Told to wait however long it takes, the job goes on by itself each time a day's quota is back."""
-    sandbox = sandbox_of()
-    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=8, rpm=100), **CHECKS)
+    workflow = at(executors=two_free(rpd=8, rpm=100), **CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
     runtime = await workflow.ready()
     from tta_dev_primitives.flows.bulk.bulk_flow import run_file
@@ -312,43 +284,34 @@ async def test_a_job_sleeps_over_the_reset_and_completes(
         report = await run_file(local, input_path=source, output_path=str(target), patience_s=None)
     assert (report.state, report.done) == ("complete", 20)
     assert 5 * 3600 < now - began < 86_400
-    assert all(call.provider != "anthropic" for call in sandbox.calls)
-    assert len(sandbox.calls) == 20
+    assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
+    assert len(workflow.sandbox.calls) == 20
 
 
-async def test_without_patience_the_rest_is_paid_for(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_without_patience_the_rest_is_paid_for(at: At, tmp_path: Path) -> None:
     """Patience 0 spends at once what the free quota does not cover."""
-    sandbox = sandbox_of()
-    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=5, rpm=100), **CHECKS)
+    workflow = at(executors=two_free(rpd=5, rpm=100), **CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(15)), tmp_path / "out.jsonl"
     report = await run(workflow, input_path=source, output_path=str(target), patience_s=0)
     assert (report.state, report.done, report.failed) == ("complete", 15, 0)
     assert report.models[CLAUDE].answers >= 5
 
 
-async def test_a_deadline_that_has_passed_starts_nothing(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_deadline_that_has_passed_starts_nothing(at: At, tmp_path: Path) -> None:
     """`until` in the past: nothing is sent, everything is left."""
-    sandbox = sandbox_of()
+    workflow = at(**CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(4)), tmp_path / "out.jsonl"
     past = datetime.now(UTC) - timedelta(minutes=1)
-    report = await run(
-        make_workflow(sandbox, **CHECKS), input_path=source, output_path=str(target), until=past
-    )
+    report = await run(workflow, input_path=source, output_path=str(target), until=past)
     assert (report.state, report.done, report.left) == ("incomplete", 0, 4)
     assert "deadline" in report.reason
-    assert sandbox.calls == []
+    assert workflow.sandbox.calls == []
 
 
-async def test_the_job_is_seen_in_prefect(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_the_job_is_seen_in_prefect(at: At, tmp_path: Path) -> None:
     """A progress artifact for the run, a table for its tasks, a few task runs a chunk and not one an item."""
     source, target = write(tmp_path / "in.jsonl", tasks(40)), tmp_path / "out.jsonl"
-    workflow = make_workflow(sandbox_of(), **CHECKS)
+    workflow = at(**CHECKS)
     report = await run(workflow, input_path=source, output_path=str(target), chunk_size=20)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
@@ -370,12 +333,9 @@ async def test_the_job_is_seen_in_prefect(
     assert len(runs) <= 2 * 5
 
 
-async def test_a_deployed_job_puts_itself_back_on_the_schedule(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_deployed_job_puts_itself_back_on_the_schedule(at: At, tmp_path: Path) -> None:
     """A flow run of a deployment that must wait for hours ends as scheduled for the moment the quota is back."""
-    sandbox = sandbox_of()
-    workflow = make_workflow(sandbox, executors=two_free(sandbox, rpd=3, rpm=100), **CHECKS)
+    workflow = at(executors=two_free(rpd=3, rpm=100), **CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
     runtime = await workflow.ready()
     from prefect.client.orchestration import get_client
@@ -403,32 +363,13 @@ async def test_a_deployed_job_puts_itself_back_on_the_schedule(
     assert after.state.state_details.scheduled_time > datetime.now(UTC)
 
 
-async def test_a_changed_configuration_is_refused_without_force(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
-    """The second run of a job with other models is refused before any call, and goes on when forced."""
-    sandbox = sandbox_of("rules: [{match: {contains: note 1 in}, reply: {error: invalid_request}}]")
-    source, target = write(tmp_path / "in.jsonl", tasks(3)), tmp_path / "out.jsonl"
-    await run(make_workflow(sandbox, **CHECKS), input_path=source, output_path=str(target))
-    sandbox.use(None)
-    other = make_workflow(sandbox, executors=two_free(sandbox)[1:], **CHECKS)
-    calls = len(sandbox.calls)
-    with pytest.raises(ConfigError, match="--force"):
-        await run(other, input_path=source, output_path=str(target))
-    assert len(sandbox.calls) == calls
-    report = await run(other, input_path=source, output_path=str(target), force=True)
-    assert report.done == 3
-    assert any("mixed" in warning for warning in report.warnings)
-
-
 async def test_the_report_says_why_tasks_failed(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    at: At, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Line, id and reason of the first failures, on the terminal too; and how many answers were not accepted."""
     from tta_dev_primitives.commands.bulk import _print_report
 
-    sandbox = sandbox_of("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]")
-    workflow = make_workflow(sandbox, **CHECKS)
+    workflow = at("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]", **CHECKS)
     source, target = write(tmp_path / "in.jsonl", tasks(5)), tmp_path / "out.jsonl"
     report = await run(workflow, input_path=source, output_path=str(target))
     assert [(line.line, line.id) for line in report.failures] == [(4, "3")]
@@ -449,39 +390,34 @@ LETTERS = [
 
 
 @pytest.mark.parametrize("said", LETTERS)
-async def test_an_inferred_format_costs_no_answer(
-    said: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_an_inferred_format_costs_no_answer(said: str, at: At) -> None:
     """Words of a pasted document, or of the task itself, that speak of a form refuse no answer in prose."""
-    sandbox = sandbox_of("rules: [{reply: {text: The letter is about a bridge and its cost.}}]")
+    workflow = at("rules: [{reply: {text: The letter is about a bridge and its cost.}}]", **CHECKS)
     texts = [f"What is the gist?\n\nDear all,\n{said}", f"{said}\n\nSummarize this.", said]
     items = [{"id": str(n), "task": text, "use_case": "moderate"} for n, text in enumerate(texts)]
-    results = await make_workflow(sandbox, **CHECKS).execute_bulk(items)
+    results = await workflow.execute_bulk(items)
     assert [(r.accepted, len(r.attempts)) for r in results] == [(True, 1)] * 3
 
 
-async def test_the_plan_s_answer_format_reaches_every_task(
-    tmp_path: Path, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_plan_s_answer_format_reaches_every_task(tmp_path: Path, at: At) -> None:
     """A planner that reads numbers out of vague tasks lets two free answers be compared."""
     plan = {
         "use_case": "moderate", "instructions": "Answer with the number.", "answer_format": "number",
         "acceptance_criteria": [], "subtasks": [],
     }  # fmt: skip
-    sandbox = sandbox_of(
+    workflow = at(
         f"rules: [{{match: {{contains: one plan for a whole job}}, reply: {{text: {json.dumps(json.dumps(plan))}}}}}, "
-        "{reply: {text: '42'}}]"
+        "{reply: {text: '42'}}]",
+        planning="always",
     )
     items = [{"id": str(n), "task": f"The heron {n}, and its age."} for n in range(2)]
     source = write(tmp_path / "in.jsonl", items)
-    await run(
-        make_workflow(sandbox, planning="always"), input_path=source, output_path=str(tmp_path / "out.jsonl")
-    )
+    await run(workflow, input_path=source, output_path=str(tmp_path / "out.jsonl"))
     kept = json.loads((tmp_path / "out.jsonl.job.json").read_text())["plan"]
     assert kept["answer_format"] == "number"
     asked = [
         call
-        for call in sandbox.calls
+        for call in workflow.sandbox.calls
         if "heron 0" in json.dumps(call.body) and "whole job" not in json.dumps(call.body)
     ]
     assert {GEMINI, LLAMA} <= {call.model for call in asked}

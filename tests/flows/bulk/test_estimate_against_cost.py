@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 
 from tta_dev_primitives.commands.estimate import _estimate, _Lines
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
@@ -50,22 +50,20 @@ async def both(
     ids=["short", "sums", "mixed"],
 )
 async def test_a_first_job_costs_what_was_estimated(
-    texts: list[str], use_case: str | None, tmp_path: Path, sandbox_of: Any, make_workflow: MakeWorkflow
+    texts: list[str], use_case: str | None, tmp_path: Path, at: At
 ) -> None:
     """60 short tasks, nothing learned: within 40 %, which the order of the calls may change."""
     more = {} if use_case is None else {"use_case": use_case}
-    said, cost = await both(make_workflow(sandbox_of()), tmp_path, tasks(0, 60, *texts, **more))
+    said, cost = await both(at(), tmp_path, tasks(0, 60, *texts, **more))
     assert float(said["expected_usd"]) == pytest.approx(float(cost), rel=0.4)
     assert cost < said["paid_model_alone_usd"]
     assert said["recommendations"]
 
 
-async def test_a_later_job_is_estimated_from_what_was_learned(
-    tmp_path: Path, sandbox_of: Any, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_later_job_is_estimated_from_what_was_learned(tmp_path: Path, at: At) -> None:
     """Answers longer than assumed, savings and stored answers all count for the next estimate."""
     text = "A kettle heats water until it boils, and then it switches itself off. " * 7
-    workflow = make_workflow(sandbox_of(f"rules: [{{match: {{prompt: solve}}, reply: {{text: '{text}'}}}}]"))
+    workflow = at(f"rules: [{{match: {{prompt: solve}}, reply: {{text: '{text}'}}}}]")
     fresh, _ = await both(workflow, tmp_path, tasks(0, 40, SHORT, use_case="moderate"))
     again, nothing = await both(workflow, tmp_path, tasks(0, 40, SHORT, use_case="moderate"))
     assert (again["stored_tasks"], again["expected_usd"], nothing) == (40, 0, 0)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import re
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,14 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 from test_typed_runs import answers
 
 from tta_dev_primitives.cli import main
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.csv_output import cell, write_csv
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, read_records, record_of
-
-StartSandbox = Callable[..., Sandbox]
 
 
 class Contact(BaseModel):
@@ -57,13 +53,11 @@ def job(number: int, **more: Any) -> dict[str, Any]:
     }
 
 
-async def test_a_job_in_memory_gives_instances_and_takes_schemas_of_its_items(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_job_in_memory_gives_instances_and_takes_schemas_of_its_items(at: At) -> None:
     """`data` is the caller's type; plain JSON where an item has a schema of its own."""
     replies = {"Say the colour": '{"colour": "red"}', "Extract the contact": GOOD}
     rules = [{"match": {"contains": word}, "reply": {"text": text}} for word, text in replies.items()]
-    workflow = make_workflow(sandbox_of(yaml.safe_dump({"rules": rules})))
+    workflow = at(yaml.safe_dump({"rules": rules}))
     own = {"id": "c", "task": "Say the colour.", "use_case": "simple", "schema": COLOUR}
     bad = {"id": "b", "task": "Say the colour.", "schema": {"$ref": "https://example.org/s"}}
     first, second, third = await workflow.execute_bulk([job(1), own, bad], output_type=Contact)
@@ -114,15 +108,14 @@ def test_a_csv_may_hold_schemas_as_text(tmp_path: Path) -> None:
 
 
 def test_the_command_writes_csv_and_resumes(
-    sandbox_of: StartSandbox,
-    make_workflow: MakeWorkflow,
+    at: At,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """One column a field; a second run sends nothing; another schema is refused as a change."""
-    sandbox = sandbox_of(answers(gemini=[GOOD], llama=[WRONG_AGE], claude=[GOOD]))
-    config = str(make_workflow(sandbox).config.source)
+    workflow = at(answers(gemini=[GOOD], llama=[WRONG_AGE], claude=[GOOD]))
+    config = str(workflow.config.source)
     monkeypatch.chdir(tmp_path)
     Path("contact.json").write_text(json.dumps(Contact.model_json_schema()))
     Path("colour.json").write_text(json.dumps(COLOUR))
@@ -143,9 +136,9 @@ def test_the_command_writes_csv_and_resumes(
     assert sorted(rows[1:]) == [[n, "Ada", "'+49 30 1", "36", "true", ""] for n in ("n1", "n2")]
     kept = [json.loads(line) for line in Path("out.csv.jsonl").read_text().splitlines()]
     assert [line["data"] for line in kept] == [json.loads(GOOD)] * 2
-    sent, before = len(sandbox.calls), Path("out.csv").read_bytes()
+    sent, before = len(workflow.sandbox.calls), Path("out.csv").read_bytes()
     code, report = run("contact.json", "out.csv")
-    assert (code, report["done_before"], len(sandbox.calls)) == (0, 2, sent)
+    assert (code, report["done_before"], len(workflow.sandbox.calls)) == (0, 2, sent)
     assert Path("out.csv").read_bytes() == before
     code, report = run("colour.json", "out.csv")
     assert code == 2
@@ -153,7 +146,7 @@ def test_the_command_writes_csv_and_resumes(
     Path("mine.csv").write_text("a,b\n")
     code, report = run("contact.json", "mine.csv")
     assert (code, Path("mine.csv").read_text()) == (2, "a,b\n")
-    assert len(sandbox.calls) == sent
+    assert len(workflow.sandbox.calls) == sent
 
 
 def test_a_wrong_schema_ends_the_command_before_a_server_starts(
@@ -234,24 +227,21 @@ def test_numbers_stay_numbers_and_clashing_names_stay_apart(tmp_path: Path) -> N
     ]
 
 
-def test_a_schema_problem_in_memory_is_refused_at_once(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+def test_a_schema_problem_in_memory_is_refused_at_once(at: At) -> None:
     """Before a server is asked for."""
-    workflow = make_workflow(sandbox_of(answers(gemini=[GOOD])))
+    workflow = at(answers(gemini=[GOOD]))
     with pytest.raises(ConfigError, match=r"output_type: .*leaves the schema"):
         workflow.execute_bulk([job(1)], output_type={"$ref": "https://example.org/x"}).send(None)
 
 
 def test_the_estimate_knows_types(
-    sandbox_of: StartSandbox,
-    make_workflow: MakeWorkflow,
+    at: At,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """A typed answer is as long as its fields are many; a schema makes the prompt longer, the answer shorter."""
-    config = str(make_workflow(sandbox_of(answers(gemini=[GOOD]))).config.source)
+    config = str(at(answers(gemini=[GOOD])).config.source)
     monkeypatch.chdir(tmp_path)
     Path("contact.json").write_text(json.dumps(Contact.model_json_schema()))
     lines(Path("in.jsonl"), *(job(n, task=f"Explain at length the contact of note {n}.") for n in range(3)))

@@ -14,7 +14,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox_runs import CLAUDE, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, At, executor
 
 from tta_dev_primitives.blocks.ledger.report import month_report
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
@@ -36,7 +36,7 @@ RULES = "Answer as the style guide of the house asks. " * 120
 
 
 async def run(
-    make_workflow: MakeWorkflow,
+    at: At,
     sandbox: Sandbox,
     folder: Path,
     tasks: int,
@@ -47,9 +47,9 @@ async def run(
 ) -> BulkReport:
     """A job whose every task Claude answers under one system text; its cost is what the provider bills."""
     can = {} if least is None else {"capabilities": {"cache_min_tokens": least}}
-    workflow = make_workflow(
+    workflow = at(
         sandbox,
-        executors=[executor(sandbox, CLAUDE, "anthropic", ["moderate"], **can)],
+        executors=[executor(CLAUDE, "anthropic", ["moderate"], **can)],
         fallback_strategy={"models": [CLAUDE]},
         validation={"mode": "never"},
     )
@@ -102,12 +102,12 @@ async def test_which_calls_of_a_job_are_marked(
     options: dict[str, Any],
     found: tuple[int, int, int],
     sandbox_of: SandboxOf,
-    make_workflow: MakeWorkflow,
+    at: At,
     tmp_path: Path,
 ) -> None:
     """One call writes and the others wait for it; with few calls, a short text or by request none is marked."""
     sandbox = sandbox_of("{defaults: {latency: 0.05}, batches: {delay: 0.1}}")
-    await run(make_workflow, sandbox, tmp_path, options.pop("tasks"), **options)
+    await run(at, sandbox, tmp_path, options.pop("tasks"), **options)
     assert cached(sandbox) == found
 
 

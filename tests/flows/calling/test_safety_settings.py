@@ -4,25 +4,22 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.config import CostTrackingConfig, OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.errors import BudgetExceededError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling.safety_settings import SafetySettings
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
-SandboxOf = Callable[..., Sandbox]
 ONLY_PAID = {"mode": "never"}
 PAID_ONLY = f"""rules:
 - {{match: {{model: {GEMINI}}}, reply: {{error: invalid_request}}}}
@@ -126,11 +123,9 @@ def test_a_file_that_came_with_the_folder_may_not_raise_the_limit_unread(
     assert "not trusted" in caplog.text
 
 
-async def test_a_resident_workflow_meets_the_new_limit_alert_and_approval(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_resident_workflow_meets_the_new_limit_alert_and_approval(at: At) -> None:
     """One process, one workflow: no restart between the edits of its file."""
-    workflow = make_workflow(sandbox_of(PAID_ONLY), validation=ONLY_PAID)
+    workflow = at(PAID_ONLY, validation=ONLY_PAID)
     first = await workflow.execute("Write about rain.", use_case="moderate")
     assert first.model == CLAUDE
     change(workflow, budget_limit_usd=0, on_exhausted="stop")
@@ -145,12 +140,10 @@ async def test_a_resident_workflow_meets_the_new_limit_alert_and_approval(
     assert 0 in await alert_lines(ledger)
 
 
-async def test_a_running_bulk_job_meets_the_new_limit(
-    tmp_path: Path, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_running_bulk_job_meets_the_new_limit(tmp_path: Path, at: At) -> None:
     """The file is changed while tasks are asked: what follows is refused, and after a raise it is paid for."""
     edits: dict[int, dict[str, Any]] = {5: {"budget_limit_usd": 0}, 12: {"budget_limit_usd": 100}}
-    workflow = make_workflow(sandbox_of(PAID_ONLY), validation=ONLY_PAID)
+    workflow = at(PAID_ONLY, validation=ONLY_PAID)
     ended: list[str | None] = []
 
     def edit(result: OrchestrationResult) -> None:

@@ -9,13 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import GEMINI, MakeWorkflow
+from sandbox_runs import GEMINI, At
 
 from tta_dev_primitives.commands.answers import answers
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 
-StartSandbox = Callable[..., Sandbox]
 TASK = "What is six times seven?"
 
 
@@ -32,11 +30,9 @@ def shown(capsys: pytest.CaptureFixture[str]) -> Callable[..., Any]:
     return run
 
 
-def test_a_stored_answer_is_free_until_it_is_asked_anew_or_deleted(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, shown: Callable[..., Any]
-) -> None:
+def test_a_stored_answer_is_free_until_it_is_asked_anew_or_deleted(at: At, shown: Callable[..., Any]) -> None:
     """A second run reuses it, `fresh` asks again and stores the new answer, `tta answers --delete` forgets it."""
-    workflow = make_workflow(sandbox_of(), validation={"mode": "never"})
+    workflow = at(validation={"mode": "never"})
     config = workflow.config.source
 
     def reused(**options: Any) -> list[bool]:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
-from sandbox_runs import GEMINI, LLAMA, MakeWorkflow
+from sandbox_runs import GEMINI, LLAMA, At
 
 from tta_dev_primitives.commands.job import exit_code
 from tta_dev_primitives.config.errors import AllModelsFailedError, ConfigError
@@ -69,9 +69,7 @@ async def run(workflow: Any, job: Callable[..., Any], **parameters: Any) -> Any:
     return await job(**parameters, config_path=str(workflow.config.source))
 
 
-async def test_the_review_of_an_own_change_cites_only_what_the_diff_shows(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_the_review_of_an_own_change_cites_only_what_the_diff_shows(at: At, tmp_path: Path) -> None:
     """A finding at a line that the diff does not show is refused on this machine; the next model is asked."""
     before = OWN_MODULE.read_text().splitlines(keepends=True)
     after = [line.replace("left - 1", "left - 2") for line in before]
@@ -80,36 +78,34 @@ async def test_the_review_of_an_own_change_cites_only_what_the_diff_shows(
     )
     (line,) = (n for n, text in enumerate(after, start=1) if "left - 2" in text)
     good = f"- flows/jobs/diffs.py:{line}: high: the hunk ends too early; take 1 away"
-    sandbox = sandbox_of(scripted((GEMINI, "- flows/jobs/diffs.py:1: high: no"), (LLAMA, good)))
-    unjudged = make_workflow(sandbox, validation={"mode": "never"})
+    unjudged = at(
+        scripted((GEMINI, "- flows/jobs/diffs.py:1: high: no"), (LLAMA, good)), validation={"mode": "never"}
+    )
     job = await run(unjudged, review_diff, diff_path=str(tmp_path / "p.diff"))
     assert job.accepted
     assert good in job.content
     assert job.parts[0].result.model == LLAMA
-    held = sandbox.calls[0].body["generationConfig"]
+    held = unjudged.sandbox.calls[0].body["generationConfig"]
     assert '"findings"' in json.dumps(held), "models with structured output are held to the form of findings"
     assert job.cost_usd == job.parts[0].result.cost_usd
 
 
-async def test_the_page_of_an_own_module_names_all_of_it(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_page_of_an_own_module_names_all_of_it(at: At) -> None:
     """A page that leaves out a public function is refused; the next model's page is delivered."""
     page = "# diffs\n\n`FileChange`, `changes_in(diff)`, `to_review(changes)` and `chosen(changes)`."
-    sandbox = sandbox_of(scripted((GEMINI, "# diffs\n\n`changes_in` only."), (LLAMA, page)))
-    unjudged = make_workflow(sandbox, validation={"mode": "never"})
+    unjudged = at(
+        scripted((GEMINI, "# diffs\n\n`changes_in` only."), (LLAMA, page)), validation={"mode": "never"}
+    )
     job = await run(unjudged, document_module, module_path=str(OWN_MODULE))
     assert (job.content, job.parts[0].result.model, job.accepted) == (page, LLAMA, True)
 
 
-async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(at: At) -> None:
     """Tests that fail here go back to their model once, then to the next one; what is delivered has run."""
     wrong = "```python\n" + TESTS_OF_OWN_MODULE.replace("{1, 2}", "{7}") + "```"
     right = f"Here they are:\n\n```python\n{TESTS_OF_OWN_MODULE}```"
-    sandbox = sandbox_of(scripted((GEMINI, wrong), (LLAMA, right)))
-    job = await run(make_workflow(sandbox), generate_tests, module_path=str(OWN_MODULE))
+    workflow = at(scripted((GEMINI, wrong), (LLAMA, right)))
+    job = await run(workflow, generate_tests, module_path=str(OWN_MODULE))
     assert job.content.strip() == TESTS_OF_OWN_MODULE.strip()
     assert job.parts[0].result.model == LLAMA
     asked = [attempt.model for attempt in job.parts[0].result.attempts if attempt.role == "execute"]
@@ -118,7 +114,7 @@ async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(
 
 
 async def test_without_a_fence_tests_are_written_and_not_run(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    sandbox_of: StartSandbox, at: At, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The result says so; what a deployment may not ask for is refused before any call."""
 
@@ -128,7 +124,7 @@ async def test_without_a_fence_tests_are_written_and_not_run(
     monkeypatch.setattr("tta_dev_primitives.flows.jobs.unit_tests.find_fence", none)
     code = f"open({str(tmp_path / 'ran')!r}, 'w')\n"
     sandbox = sandbox_of(scripted((GEMINI, f"```python\n{code}```"), (LLAMA, f"```python\n{code}```")))
-    job = await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE))
+    job = await run(at(sandbox), generate_tests, module_path=str(EXAMPLE))
     assert job.content == code
     assert job.notes[0].startswith("the tests were NOT run")
     assert not (tmp_path / "ran").exists()
@@ -136,25 +132,19 @@ async def test_without_a_fence_tests_are_written_and_not_run(
         "tta_dev_primitives.flows.jobs.unit_tests.deployment", SimpleNamespace(id="a-deployment")
     )
     with pytest.raises(ConfigError, match="run_unfenced: refused in a deployment"):
-        await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE), run_unfenced=True)
+        await run(at(sandbox), generate_tests, module_path=str(EXAMPLE), run_unfenced=True)
 
 
-async def test_when_ignores_tests_hold_the_run_fails_and_says_why(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_when_ignores_tests_hold_the_run_fails_and_says_why(at: At) -> None:
     """No model's tests pass: no result, and each model's failure is in the error."""
     code = "import unittest\nclass T(unittest.TestCase):\n    def test_it(self):\n        self.fail('no')\n"
     nonsense = f"```python\n{code}```"
-    sandbox = sandbox_of(
-        yaml.safe_dump({"rules": [{"match": {"prompt": "solve"}, "reply": {"text": nonsense}}]})
-    )
+    workflow = at(yaml.safe_dump({"rules": [{"match": {"prompt": "solve"}, "reply": {"text": nonsense}}]}))
     with pytest.raises(AllModelsFailedError, match="failed test_it: AssertionError: no"):
-        await run(make_workflow(sandbox), generate_tests, module_path=str(EXAMPLE))
+        await run(workflow, generate_tests, module_path=str(EXAMPLE))
 
 
-async def test_one_unanswered_file_does_not_lose_the_others(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_one_unanswered_file_does_not_lose_the_others(at: At, tmp_path: Path) -> None:
     """A review of two files of which one cannot be answered delivers the other and is not accepted."""
     change = "--- a/{0}.py\n+++ b/{0}.py\n@@ -1 +1 @@\n-a\n+b\n"
     (tmp_path / "p.diff").write_text(change.format("one") + change.format("two"))
@@ -162,8 +152,8 @@ async def test_one_unanswered_file_does_not_lose_the_others(
         {"match": {"prompt": "solve", "contains": "change of one.py"}, "reply": {"text": "No findings."}},
         {"match": {"prompt": "solve"}, "reply": {"text": "- one.py:9: low: elsewhere"}},
     ]
-    sandbox = sandbox_of(yaml.safe_dump({"rules": rules}))
-    job = await run(make_workflow(sandbox), review_diff, diff_path=str(tmp_path / "p.diff"))
+    workflow = at(yaml.safe_dump({"rules": rules}))
+    job = await run(workflow, review_diff, diff_path=str(tmp_path / "p.diff"))
     assert not job.accepted
     assert [part.result is not None for part in job.parts] == [True, False]
     assert exit_code(job) == 1

@@ -6,15 +6,13 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 
 from tta_dev_primitives.cli import main
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.jobs.diffs import FileChange, changes_in, chosen
 from tta_dev_primitives.flows.jobs.findings import (
     Finding,
@@ -245,14 +243,13 @@ def test_a_seeded_fault_fails_the_gate(
     found: str,
     options: list[str],
     code: int,
-    sandbox_of: Callable[..., Sandbox],
-    make_workflow: MakeWorkflow,
+    at: At,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """`git diff | tta job review - --fail-on medium` exits with 1; a lock file of 790 kB is left out."""
     rules = [{"match": {"prompt": "solve"}, "reply": {"text": found}}]
-    workflow = make_workflow(sandbox_of(yaml.safe_dump({"rules": rules})))
+    workflow = at(yaml.safe_dump({"rules": rules}))
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO((CHANGE + LOCK).encode())))
     with pytest.raises(SystemExit) as ended:
         main(["job", "review", "-", "-c", str(workflow.config.source), "--json", *options])

@@ -6,14 +6,12 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 
 from tta_dev_primitives.blocks.prefect_server.database_template import install_template
-from tta_dev_primitives.deployments.sandbox import Sandbox
 
 pytestmark = [pytest.mark.prefect]
 
@@ -67,11 +65,9 @@ outer()
 
 
 @pytest.mark.timeout(200)
-def test_runs_inside_a_users_flow_join_its_server(
-    sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+def test_runs_inside_a_users_flow_join_its_server(at: At, tmp_path: Path) -> None:
     """Without PREFECT_API_URL the parent has a temporary server; sync flow and task, `.map`, async flow and task."""
-    workflow = make_workflow(sandbox_of(), validation={"mode": "never"})
+    workflow = at(validation={"mode": "never"})
     home, prefect_home = tmp_path / "tta", tmp_path / "prefect"
     prefect_home.mkdir(mode=0o700)
     install_template(prefect_home / "prefect.db")

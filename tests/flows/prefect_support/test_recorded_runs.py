@@ -11,16 +11,14 @@ import pytest
 from prefect import flow
 from prefect.client.orchestration import PrefectClient, get_client
 from prefect.client.schemas.filters import FlowRunFilter
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 from test_what_a_person_sees import task_runs
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.prefect_support.loop_connection import api_connection, background_done
 from tta_dev_primitives.orchestration import AllModelsFailedError
 
 pytestmark = pytest.mark.prefect
 
-StartSandbox = Callable[..., Sandbox]
 Hook = Callable[[str, str], None]
 
 
@@ -45,10 +43,10 @@ def on_request(monkeypatch: pytest.MonkeyPatch) -> list[Hook]:
 
 
 async def test_a_run_needs_two_requests_and_its_artifacts_follow_its_end(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, on_request: list[Hook]
+    at: At, on_request: list[Hook]
 ) -> None:
     """Created running under its name, completed; the same connection writes the artifacts behind it."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     await workflow.execute("Describe how a kettle works.", use_case="simple")
     await background_done()
     asked: list[str] = []
@@ -67,11 +65,9 @@ async def test_a_run_needs_two_requests_and_its_artifacts_follow_its_end(
     assert run.start_time is not None
 
 
-async def test_a_run_has_its_task_runs_and_its_result(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_run_has_its_task_runs_and_its_result(at: At) -> None:
     """Whoever asks the API for the run's result gets the same answer."""
-    result = await make_workflow(sandbox_of()).execute("Describe how a gong works.", use_case="simple")
+    result = await at().execute("Describe how a gong works.", use_case="simple")
     async with get_client() as client:
         run = await client.read_flow_run(UUID(result.flow_run_id))
         assert run.state is not None
@@ -80,22 +76,18 @@ async def test_a_run_has_its_task_runs_and_its_result(
     assert {"plan", "budget", "validate"} <= names
 
 
-async def test_a_flow_that_the_api_no_longer_knows_is_registered_again(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_flow_that_the_api_no_longer_knows_is_registered_again(at: At) -> None:
     """The server's database may have been replaced while this process went on."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     (await api_connection()).flow_ids["orchestrate"] = uuid4()
     result = await workflow.execute("Describe how a lamp works.", use_case="simple")
     run = await (await api_connection()).client.read_flow_run(UUID(result.flow_run_id))
     assert (run.name, run.state_name) == ("Describe how a lamp works.", "Completed")
 
 
-async def test_after_execute_the_flow_run_reads_as_completed(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_after_execute_the_flow_run_reads_as_completed(at: At) -> None:
     """Whoever asks next, over whatever connection, finds the run and its end."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     async with get_client() as client:
         for thing in ("bell", "drum", "bugle"):
             result = await workflow.execute(f"Describe how a {thing} works.", use_case="simple")
@@ -104,13 +96,12 @@ async def test_after_execute_the_flow_run_reads_as_completed(
 
 
 async def test_an_end_that_prefect_does_not_take_keeps_no_answer_back(
-    sandbox_of: StartSandbox,
-    make_workflow: MakeWorkflow,
+    at: At,
     on_request: list[Hook],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The connection breaks as the run ends: what was paid for is handed over, the log says what is not shown."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
 
     def broken(method: str, path: str) -> None:
         if path.endswith("/set_state"):
@@ -122,12 +113,9 @@ async def test_an_end_that_prefect_does_not_take_keeps_no_answer_back(
     assert f"flow run {result.flow_run_id} to Completed: the wire is cut" in caplog.text
 
 
-async def test_a_failed_run_reads_as_failed_with_its_reason(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_failed_run_reads_as_failed_with_its_reason(at: At) -> None:
     """Every model fails: the run's state names the error, and no task run is left running."""
-    sandbox = sandbox_of("rules: [{match: {}, reply: {error: overloaded}}]")
-    workflow = make_workflow(sandbox)
+    workflow = at("rules: [{match: {}, reply: {error: overloaded}}]")
     with pytest.raises(AllModelsFailedError):
         await workflow.execute("Describe how a broken bell works.", use_case="simple")
     async with get_client() as client:
@@ -137,15 +125,11 @@ async def test_a_failed_run_reads_as_failed_with_its_reason(
     assert "AllModelsFailedError" in (run.state.message or "")
 
 
-async def test_a_cancelled_caller_leaves_no_run_running(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_cancelled_caller_leaves_no_run_running(at: At) -> None:
     """A task that is cancelled in the middle of a call ends its flow run."""
-    sandbox = sandbox_of("defaults: {latency: 60}")
-    running = asyncio.create_task(
-        make_workflow(sandbox).execute("Describe how a slow bell works.", use_case="simple")
-    )
-    while not sandbox.calls:  # noqa: ASYNC110 - the sandbox offers no event
+    workflow = at("defaults: {latency: 60}")
+    running = asyncio.create_task(workflow.execute("Describe how a slow bell works.", use_case="simple"))
+    while not workflow.sandbox.calls:  # noqa: ASYNC110 - the sandbox offers no event
         await asyncio.sleep(0.02)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -155,9 +139,9 @@ async def test_a_cancelled_caller_leaves_no_run_running(
     assert run.state_name == "Cancelled"
 
 
-async def test_inside_a_flow_it_is_a_subflow(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+async def test_inside_a_flow_it_is_a_subflow(at: At) -> None:
     """A user's own flow sees the run as its child."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
 
     @flow
     async def around() -> str | None:
@@ -170,11 +154,9 @@ async def test_inside_a_flow_it_is_a_subflow(sandbox_of: StartSandbox, make_work
     assert run.state_name == "Completed"
 
 
-def test_a_script_that_ends_with_its_answer_leaves_no_run_running(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+def test_a_script_that_ends_with_its_answer_leaves_no_run_running(at: At) -> None:
     """`asyncio.run` cancels what is left when its work is done; the run and its artifacts are there."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     result = asyncio.run(workflow.execute("Describe how a whistle works.", use_case="simple"))
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(UUID(result.flow_run_id)).state_name == "Completed"
@@ -182,9 +164,9 @@ def test_a_script_that_ends_with_its_answer_leaves_no_run_running(
         assert client.request("POST", "/artifacts/filter", json=wanted).json()
 
 
-def test_after_run_the_flow_run_has_ended(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+def test_after_run_the_flow_run_has_ended(at: At) -> None:
     """Who waits for the answer with `run` may look at its flow run at once."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     result = workflow.run("Describe how a flute works.", use_case="simple")
     with get_client(sync_client=True) as client:
         assert client.read_flow_run(UUID(result.flow_run_id)).state_name == "Completed"

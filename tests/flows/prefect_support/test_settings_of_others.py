@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.orchestration import ConfigError
 
 pytestmark = [pytest.mark.prefect]
 
-StartSandbox = Callable[..., Sandbox]
 PAID_ONLY = {"enabled": False, "validation": {"mode": "never"}}
 SETTINGS = {
     "PREFECT_FLOWS_DEFAULT_RETRIES": "3",
@@ -46,12 +43,9 @@ for task in ("Fails with every model", "Succeeds at once", "Succeeds at once"):
 _SCENARIO = 'rules: [{match: {contains: "Fails"}, reply: {status: 400, body: {error: {message: rejected}}}}]'
 
 
-def test_defaults_of_the_user_change_no_call(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+def test_defaults_of_the_user_change_no_call(at: At, tmp_path: Path) -> None:
     """Retries, delays, persistence, caching and log levels: one call that fails, one that answers, one reused."""
-    sandbox = sandbox_of(_SCENARIO)
-    workflow = make_workflow(sandbox, **PAID_ONLY)
+    workflow = at(_SCENARIO, **PAID_ONLY)
     ran = subprocess.run(
         [sys.executable, "-c", _SCRIPT, str(workflow.config.source)],
         env=os.environ | SETTINGS,
@@ -61,15 +55,12 @@ def test_defaults_of_the_user_change_no_call(
         check=False,
     )
     assert ran.stdout.split() == ["AllModelsFailedError", "True", "False"], ran.stderr
-    assert len(sandbox.calls) == 2
+    assert len(workflow.sandbox.calls) == 2
 
 
-async def test_a_tag_limit_of_zero_is_an_error_that_says_how_to_fix_it(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_tag_limit_of_zero_is_an_error_that_says_how_to_fix_it(at: At) -> None:
     """A task run with the tag may never start: the run ends before anything is sent."""
-    sandbox = sandbox_of()
-    workflow = make_workflow(sandbox, **PAID_ONLY)
+    workflow = at(**PAID_ONLY)
     async with get_client() as client:
         await client.create_global_concurrency_limit(
             GlobalConcurrencyLimitCreate(name="tag:use_case:expert", limit=0)
@@ -79,4 +70,4 @@ async def test_a_tag_limit_of_zero_is_an_error_that_says_how_to_fix_it(
                 await workflow.execute("Prove it.", use_case="expert")
         finally:
             await client.delete_global_concurrency_limit_by_name("tag:use_case:expert")
-    assert sandbox.calls == []
+    assert workflow.sandbox.calls == []

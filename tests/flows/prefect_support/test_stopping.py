@@ -18,7 +18,7 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.states import Cancelling, Failed, State
-from sandbox_runs import MakeWorkflow
+from sandbox_runs import At
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -29,7 +29,6 @@ from tta_dev_primitives.orchestration import MultiModelWorkflow, RunCancelledErr
 
 pytestmark = [pytest.mark.prefect]
 
-StartSandbox = Callable[..., Sandbox]
 SLOW = "defaults: {latency: 30}"
 QUICK = "defaults: {latency: 1.5}"
 PAID_ONLY = {"enabled": False, "validation": {"mode": "never"}}
@@ -74,28 +73,24 @@ async def balance(workflow: MultiModelWorkflow) -> Any:
 
 @pytest.mark.parametrize(("given", "wanted"), [(Cancelling, "Cancelled"), (Failed, "Failed")])
 async def test_a_run_that_is_ended_in_prefect_stops(
-    given: Callable[..., State[Any]], wanted: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
+    given: Callable[..., State[Any]], wanted: str, at: At
 ) -> None:
     """`execute`: the open call is charged at its bound within five seconds, and the run has the state it was given."""
-    sandbox = sandbox_of(SLOW)
-    workflow = make_workflow(sandbox, **PAID_ONLY)
+    workflow = at(SLOW, **PAID_ONLY)
     running = asyncio.create_task(workflow.execute(f"End me as {wanted}", use_case="simple"))
-    run = await set_state(sandbox, running, given(), f"End me as {wanted}")
+    run = await set_state(workflow.sandbox, running, given(), f"End me as {wanted}")
     began = time.monotonic()
     with pytest.raises(RunCancelledError, match="in Prefect"):
         await running
     assert time.monotonic() - began < 10
     assert (await state_of(run)).name == wanted
     money = await balance(workflow)
-    assert (money.held, money.spent == money.presumed > 0, len(sandbox.calls)) == (0, True, 1)
+    assert (money.held, money.spent == money.presumed > 0, len(workflow.sandbox.calls)) == (0, True, 1)
 
 
-async def test_a_run_inside_a_flow_that_is_cancelled_stops(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_run_inside_a_flow_that_is_cancelled_stops(at: At) -> None:
     """The caller's own flow is cancelled: what it has called stops."""
-    sandbox = sandbox_of(SLOW)
-    workflow = make_workflow(sandbox, **PAID_ONLY)
+    workflow = at(SLOW, **PAID_ONLY)
 
     @flow(name="outer", flow_run_name="outer of a cancelled run")
     async def outer() -> None:
@@ -103,19 +98,16 @@ async def test_a_run_inside_a_flow_that_is_cancelled_stops(
         await workflow.execute("Inner of a cancelled run", use_case="simple")
 
     running = asyncio.create_task(outer())
-    await set_state(sandbox, running, Cancelling(), "outer of a cancelled run")
+    await set_state(workflow.sandbox, running, Cancelling(), "outer of a cancelled run")
     with pytest.raises(RunCancelledError):
         await running
     assert (await balance(workflow)).held == 0
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-async def test_a_job_that_is_cancelled_lets_its_open_calls_end(
-    kind: str, sandbox_of: StartSandbox, make_workflow: MakeWorkflow, tmp_path: Path
-) -> None:
+async def test_a_job_that_is_cancelled_lets_its_open_calls_end(kind: str, at: At, tmp_path: Path) -> None:
     """`execute_bulk` and `tta bulk`: two of twenty calls are open; they end and are settled, and no other is sent."""
-    sandbox = sandbox_of("defaults: {latency: 4}")
-    workflow = make_workflow(sandbox, **PAID_ONLY)
+    workflow = at("defaults: {latency: 4}", **PAID_ONLY)
     answered: list[str] = []
     (tmp_path / "in.jsonl").write_text(
         "".join(f'{{"id": "{n}", "task": "Word {n}", "use_case": "simple"}}\n' for n in range(20))
@@ -137,11 +129,11 @@ async def test_a_job_that_is_cancelled_lets_its_open_calls_end(
 
     job: Awaitable[None] = memory() if kind == "memory" else file()
     running = asyncio.ensure_future(job)
-    run = await set_state(sandbox, running, Cancelling(), workflow)
+    run = await set_state(workflow.sandbox, running, Cancelling(), workflow)
     await running
     assert (await state_of(run)).name == "Cancelled"
     money = await balance(workflow)
-    assert (money.held, money.presumed, len(sandbox.calls), len(answered)) == (0, 0, 2, 2)
+    assert (money.held, money.presumed, len(workflow.sandbox.calls), len(answered)) == (0, 0, 2, 2)
 
 
 _RUN = """
@@ -178,12 +170,10 @@ async def test_a_signal_ends_a_script_with_one_line(
     script: str,
     signum: int,
     scenario: str,
-    sandbox_of: StartSandbox,
-    make_workflow: MakeWorkflow,
+    at: At,
 ) -> None:
     """Ctrl-C, SIGTERM, SIGHUP: one line, no traceback, a run that reads Cancelled, and a ledger without holds."""
-    sandbox = sandbox_of(scenario)
-    workflow = make_workflow(sandbox, **PAID_ONLY)
+    workflow = at(scenario, **PAID_ONLY)
     process = await asyncio.to_thread(
         subprocess.Popen,
         [sys.executable, "-c", script, str(workflow.config.source)],
@@ -192,7 +182,7 @@ async def test_a_signal_ends_a_script_with_one_line(
         text=True,
         env={n: v for n, v in os.environ.items() if not n.startswith("PREFECT_LOGGING_")},
     )
-    while not sandbox.calls:
+    while not workflow.sandbox.calls:
         assert process.poll() is None, process.communicate()
         await asyncio.sleep(0.05)
     process.send_signal(signum)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-from collections.abc import Callable
 from uuid import UUID
 
 import pytest
@@ -14,14 +13,12 @@ from prefect.client.schemas.filters import ArtifactFilter, FlowRunFilter, LogFil
 from prefect.client.schemas.objects import State, TaskRun
 from prefect.client.schemas.sorting import LogSort
 from prefect_graph import edges, task_runs
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At
 
 from tta_dev_primitives.config.errors import AllModelsFailedError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 
 pytestmark = pytest.mark.prefect
 
-StartSandbox = Callable[..., Sandbox]
 BUSY = f"rules: [{{match: {{model: {GEMINI}, prompt: solve}}, reply: {{error: overloaded}}}}]"
 
 
@@ -44,11 +41,9 @@ async def history(client: PrefectClient, run: TaskRun) -> list[State]:
     return sorted(states, key=lambda state: state.timestamp)
 
 
-async def test_the_history_of_a_task_run_tells_each_attempt(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_history_of_a_task_run_tells_each_attempt(at: At) -> None:
     """The execute task run shows which model failed, why, and that another one was tried."""
-    workflow = make_workflow(sandbox_of(BUSY), validation={"mode": "never"})
+    workflow = at(BUSY, validation={"mode": "never"})
     result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
     assert result.model == LLAMA
     async with get_client() as client:
@@ -74,11 +69,9 @@ async def test_the_history_of_a_task_run_tells_each_attempt(
     assert execute.run_count == 2
 
 
-async def test_a_task_run_of_which_no_model_answered_has_failed(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_task_run_of_which_no_model_answered_has_failed(at: At) -> None:
     """Its last state names the reason; the flow run goes on to the paid model, or fails with all of them."""
-    workflow = make_workflow(sandbox_of("rules: [{match: {prompt: solve}, reply: {error: overloaded}}]"))
+    workflow = at("rules: [{match: {prompt: solve}, reply: {error: overloaded}}]")
     with pytest.raises(AllModelsFailedError):
         await workflow.execute("Describe how a clock works.", use_case="moderate")
     async with get_client() as client:
@@ -93,11 +86,9 @@ async def test_a_task_run_of_which_no_model_answered_has_failed(
 
 
 @pytest.mark.parametrize("use_case", ["reasoning", None])
-async def test_runs_are_tagged_with_their_use_case(
-    use_case: str | None, sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_runs_are_tagged_with_their_use_case(use_case: str | None, at: At) -> None:
     """Named by the caller or found by the classifier: flow run and task runs carry `use_case:<u>`."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     result = await workflow.execute("What is 17 * 23? Answer with the number only.", use_case=use_case)
     wanted = f"use_case:{result.use_case}"
     async with get_client() as client:
@@ -108,11 +99,9 @@ async def test_runs_are_tagged_with_their_use_case(
             assert wanted in task_run.tags, task_run.name
 
 
-async def test_artifacts_tell_the_answer_the_attempts_and_the_budget(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_artifacts_tell_the_answer_the_attempts_and_the_budget(at: At) -> None:
     """Three artifacts a run, tied to it: the answer with its evidence, every attempt, the month's money."""
-    workflow = make_workflow(sandbox_of(BUSY))
+    workflow = at(BUSY)
     result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
     async with get_client() as client:
         run_id = UUID(result.flow_run_id)
@@ -133,22 +122,18 @@ async def test_artifacts_tell_the_answer_the_attempts_and_the_budget(
     assert "limit" in found[f"tta-spend-{result.budget.month}"]
 
 
-async def test_every_run_of_a_process_is_named_after_its_task(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_every_run_of_a_process_is_named_after_its_task(at: At) -> None:
     """The first one and those that follow it."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     tasks = ["Name a river in France.", "Name a river in Spain."]
     results = [await workflow.execute(task, use_case="simple") for task in tasks]
     async with get_client() as client:
         assert [(await client.read_flow_run(UUID(result.flow_run_id))).name for result in results] == tasks
 
 
-async def test_the_progress_of_a_list_of_tasks_knows_its_length(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_the_progress_of_a_list_of_tasks_knows_its_length(at: At) -> None:
     """`2/2 done`: items that are no tasks do not count."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     tasks = [{"id": str(n), "task": f"Describe thing {n}.", "use_case": "moderate"} for n in range(2)]
     results = await workflow.execute_bulk([*tasks, {"id": "3"}])
     only = ArtifactFilter.model_validate(

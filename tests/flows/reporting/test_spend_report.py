@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, MakeWorkflow
+from sandbox_runs import CLAUDE, GEMINI, At
 from support.risk_world import learn
 
 from tta_dev_primitives import cli
@@ -24,7 +23,6 @@ from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_res
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.models.resolve import resolve_targets
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.reporting.accounts import accounts_of, use_cases_without_audits
 from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, places_of, shown_usd
@@ -189,11 +187,11 @@ def test_small_amounts_keep_their_figures(amount: str, shown: str) -> None:
 
 
 def test_the_command_prints_one_json_document_and_writes_the_page(
-    sandbox_of: Callable[..., Sandbox], make_workflow: MakeWorkflow, tmp_path: Path,
+    at: At, tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """`tta report --json --html` after a run agrees with the run's own result."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     result = workflow.run("Describe how a kettle works.", use_case="moderate")
     capsys.readouterr()
     source, page = str(workflow.config.source), tmp_path / "page.html"

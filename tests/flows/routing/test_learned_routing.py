@@ -5,11 +5,10 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, MakeWorkflow, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
 
 from tta_dev_primitives import cli
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
@@ -26,7 +25,6 @@ from tta_dev_primitives.flows.routing.model_scores import (
 )
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
-StartSandbox = Callable[..., Sandbox]
 POOR_AND_GOOD = """
 rules:
   - {match: {prompt: verdict, contains: a poor answer}, reply: {json: {score: 0.1, reason: "wrong"}}}
@@ -69,16 +67,15 @@ def report(capsys: pytest.CaptureFixture[str], config: str, *options: str) -> st
 def test_after_enough_checked_tasks_the_good_model_goes_first_when_learning_is_on(
     routing: str,
     then: str,
-    sandbox_of: StartSandbox,
-    make_workflow: MakeWorkflow,
+    at: At,
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A run keeps its order to its end; the next one asks the second executor first, and the report says why."""
     monkeypatch.setattr(model_scores, "EXPLORED", 0.0)
-    sandbox = sandbox_of(POOR_AND_GOOD)
-    workflow = make_workflow(sandbox, routing=routing, validation={"mode": "always"})
+    workflow = at(POOR_AND_GOOD, routing=routing, validation={"mode": "always"})
+    sandbox = workflow.sandbox
     bulk(workflow, kettles(100, ENOUGH + 5))
     assert asked_first(sandbox, 100 + ENOUGH + 4) == GEMINI
     bulk(workflow, kettles(200, ENOUGH + 5))
@@ -106,23 +103,22 @@ def test_after_enough_checked_tasks_the_good_model_goes_first_when_learning_is_o
     assert all("Learned order" in text and "accepted 0%" in " ".join(text.split()) for text in told)
 
 
-def test_free_models_stay_before_paid_ones(sandbox_of: StartSandbox, make_workflow: MakeWorkflow) -> None:
+def test_free_models_stay_before_paid_ones(at: At) -> None:
     """However good a paid executor is, with `prefer_free_models` a poor free one is asked before it."""
-    sandbox = sandbox_of(POOR_AND_GOOD)
-    workflow = make_workflow(
-        sandbox,
+    workflow = at(
+        POOR_AND_GOOD,
         routing="learned",
         validation={"mode": "always"},
         executors=[
-            executor(sandbox, GEMINI, "google-ai-studio", ["moderate"]),
-            executor(sandbox, LLAMA, "groq", ["moderate"], billing="paid"),
+            executor(GEMINI, "google-ai-studio", ["moderate"]),
+            executor(LLAMA, "groq", ["moderate"], billing="paid"),
         ],
         fallback_strategy={"models": [GEMINI, LLAMA, CLAUDE]},
     )
     for first in (100, 200):
         bulk(workflow, kettles(first, ENOUGH + 5))
     bulk(workflow, kettles(300, 1))
-    assert asked_first(sandbox, 300) == GEMINI
+    assert asked_first(workflow.sandbox, 300) == GEMINI
 
 
 async def test_concurrent_runs_lose_no_outcome(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, KEY_VALUE, LLAMA, ToSandbox, workflow_of
+from sandbox_runs import CLAUDE, GEMINI, KEY_VALUE, LLAMA, At, ToSandbox, workflow_of
 
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -227,11 +227,9 @@ def test_a_refused_key_puts_its_provider_out_for_the_run(served: Any) -> None:
     assert len([c for c in sandbox.calls if c.provider == "google-ai-studio"]) == 1
 
 
-def test_a_model_at_an_address_of_its_own_is_never_replaced(
-    sandbox_of: Callable[..., Sandbox], make_workflow: Callable[..., MultiModelWorkflow]
-) -> None:
+def test_a_model_at_an_address_of_its_own_is_never_replaced(at: At) -> None:
     """With a `base_url` the catalogue's replacement may not exist there: the next model serves."""
-    result = make_workflow(sandbox_of(gone(GEMINI)), **UNJUDGED).run(OPEN, use_case="moderate")
+    result = at(gone(GEMINI), **UNJUDGED).run(OPEN, use_case="moderate")
     assert attempts(result) == [(GEMINI, "model_gone"), (LLAMA, "ok")]
     assert any(GEMINI in w and "base_url" in w for w in result.warnings)
 

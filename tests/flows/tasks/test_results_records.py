@@ -9,7 +9,7 @@ from decimal import Decimal
 from functools import partial
 
 import pytest
-from sandbox_runs import GEMINI, LONG_ANSWERS, MakeWorkflow
+from sandbox_runs import GEMINI, LONG_ANSWERS, At
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -27,11 +27,9 @@ async def lines_of(workflow: MultiModelWorkflow) -> list[ResultLine]:
     return await result_lines(ledger, (await ledger.balance()).month)
 
 
-async def test_a_run_records_what_it_cost_and_what_it_saved(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_run_records_what_it_cost_and_what_it_saved(at: At) -> None:
     """The record holds the result's own figures."""
-    workflow = make_workflow(sandbox_of(LONG_ANSWERS), saved="1")
+    workflow = at(LONG_ANSWERS, saved="1")
     result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
     (line,) = await lines_of(workflow)
     assert (line.tasks, line.model, line.use_case) == (1, GEMINI, "moderate")
@@ -40,18 +38,16 @@ async def test_a_run_records_what_it_cost_and_what_it_saved(
     assert not line.reused
 
 
-async def test_a_task_answered_from_the_store_saves_nothing_again(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_task_answered_from_the_store_saves_nothing_again(at: At) -> None:
     """The same task a second time is recorded as reused."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     for _ in range(2):
         await workflow.execute("Describe how a kettle works.", use_case="moderate")
     assert sorted(line.reused for line in await lines_of(workflow)) == [False, True]
 
 
 async def test_a_call_over_the_end_of_a_month_is_of_the_month_it_began_in(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow, monkeypatch: pytest.MonkeyPatch
+    sandbox_of: StartSandbox, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reserved in November, settled in December: money, task and baseline are November's, December has nothing."""
     sandbox = sandbox_of()
@@ -62,7 +58,7 @@ async def test_a_call_over_the_end_of_a_month_is_of_the_month_it_began_in(
         ).timestamp()
 
     monkeypatch.setattr(services, "Ledger", partial(Ledger, clock=clock))
-    workflow = make_workflow(sandbox, enabled=False, validation={"mode": "never"})
+    workflow = at(sandbox, enabled=False, validation={"mode": "never"})
     result = await workflow.execute("Describe how a kettle works.", use_case="moderate")
     assert result.cost_usd > 0
     ledger = Ledger.open(workflow.config.cost_tracking.ledger_url, clock=clock)
@@ -77,11 +73,9 @@ async def test_a_call_over_the_end_of_a_month_is_of_the_month_it_began_in(
     assert await ledger.verify() == []
 
 
-async def test_a_failed_task_is_recorded_with_its_error(
-    sandbox_of: StartSandbox, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_failed_task_is_recorded_with_its_error(at: At) -> None:
     """A task without an answer counts as a task, with the class of its error and no baseline."""
-    workflow = make_workflow(sandbox_of("rules: [{reply: {error: bad_key}}]"))
+    workflow = at("rules: [{reply: {error: bad_key}}]")
     with pytest.raises(AllModelsFailedError):
         await workflow.execute("Name a colour.", use_case="simple")
     (line,) = await lines_of(workflow)
