@@ -31,7 +31,6 @@ from pydantic import Field, WithJsonSchema, create_model
 
 from tta_dev_primitives.blocks.ledger.types import Question
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
-from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.prefect_support import events
@@ -133,7 +132,7 @@ async def _answer(
     if not await _answered(run, form, asked, timeout):
         why = f"no person approved more within {timeout} s"
         await _note(runtime, budget, "unanswered", why)
-        raise _refusal(budget, why)
+        raise budget.refusal(why)
     return await _loaded(run, asked)
 
 
@@ -235,7 +234,7 @@ async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval)
     who = f"{answer.approved_by} (as typed, not verified)"
     if answer.decision == "decline":
         await runtime.ledger.decline(budget.month, who=who, reason=note)
-        raise _refusal(budget, f"{who} declined to raise it: {answer.reason}")
+        raise budget.refusal(f"{who} declined to raise it: {answer.reason}")
     await runtime.ledger.approve(budget.month, answer.amount_usd, who=who, reason=note)
     payload = {
         "month": budget.month,
@@ -252,19 +251,6 @@ async def _note(runtime: Runtime, budget: BudgetState, what: Question, reason: s
 
 def _with_run(runtime: Runtime, reason: str) -> str:
     return f"{reason} (flow run {runtime.flow_run_id()})"
-
-
-def _refusal(budget: BudgetState, why: str) -> BudgetExceededError:
-    limit = budget.limit or Decimal(0)
-    return BudgetExceededError(
-        f"Budget: month {budget.month}: spent {budget.spent:f} of {limit:f} USD; {why}.",
-        month=budget.month,
-        limit=limit,
-        spent=budget.spent,
-        held=budget.held,
-        needed=Decimal(0),
-        reason="declined",
-    )
 
 
 def _question(budget: BudgetState, items: Sequence[Item], needed: Decimal) -> str:

@@ -48,10 +48,17 @@ class BudgetState:
         """The state as results show it."""
         return BudgetView(month=self.month, limit_usd=self.limit, spent_usd=self.spent, held_usd=self.held)
 
-    def refusal(self, needed: Decimal = Decimal(0)) -> BudgetExceededError:
-        """The error of a run that stops here."""
+    def refusal(self, why: str | None = None) -> BudgetExceededError:
+        """The error of a run that stops here; `why` no person raised the limit, if one was asked."""
+        limit = self.limit or Decimal(0)
         return BudgetExceededError(
-            month=self.month, limit=self.limit or Decimal(0), spent=self.spent, held=self.held, needed=needed
+            why and f"Budget: month {self.month}: spent {self.spent:f} of {limit:f} USD; {why}.",
+            month=self.month,
+            limit=limit,
+            spent=self.spent,
+            held=self.held,
+            needed=Decimal(0),
+            reason="declined" if why else "exhausted",
         )
 
 

@@ -27,7 +27,7 @@ from tta_dev_primitives.flows.approval import note_unanswered
 from tta_dev_primitives.flows.budget import BudgetState, budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.prefect_support import events
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS, delete_old_results
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT, delete_old_results
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.reporting.quoted_answer import table_cell
 from tta_dev_primitives.flows.reporting.run_artifacts import write_budget_panel
@@ -50,14 +50,7 @@ class ModelState(NamedTuple):
 
 
 @use_embedded_server
-@flow(
-    name="check-models",
-    flow_run_name="model check",
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="check-models", flow_run_name="model check", **KEPT)
 async def check_models(config_path: str | None = None) -> list[dict[str, str]]:
     """Ask each provider for its model list, and warn of configured models that are gone or about to go.
 
@@ -106,14 +99,7 @@ def _emit_retired(state: ModelState) -> None:
 
 
 @use_embedded_server
-@flow(
-    name="sweep-ledger",
-    flow_run_name="ledger sweep",
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="sweep-ledger", flow_run_name="ledger sweep", **KEPT)
 async def sweep_ledger(config_path: str | None = None) -> dict[str, Any]:
     """Charge calls of dead processes, send due alerts, note unanswered questions, and prove the ledger.
 

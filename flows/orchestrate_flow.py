@@ -14,7 +14,7 @@ from tta_dev_primitives.flows.approval import take_answer
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.pipeline import run_items
 from tta_dev_primitives.flows.plan import known_use_case
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT
 from tta_dev_primitives.flows.prefect_support.run_names import name_or
 from tta_dev_primitives.flows.prefect_support.task_history import log_line
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
@@ -35,14 +35,7 @@ def run_name(parameters: Mapping[str, Any] | None = None) -> str:
 
 
 @use_embedded_server
-@flow(
-    name="orchestrate",
-    flow_run_name=run_name,
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="orchestrate", flow_run_name=run_name, **KEPT)
 async def orchestrate(
     task: Annotated[str, Field(min_length=1)],
     use_case: UseCase | None = None,

@@ -35,7 +35,7 @@ from tta_dev_primitives.flows.bulk.runner import PATIENCE_S, JobOptions, JobRun
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner, parameters_of_shards, require_deployment
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
 from tta_dev_primitives.flows.calling.sync_loop import Interrupted
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT
 from tta_dev_primitives.flows.prefect_support.run_names import name_or
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 
@@ -58,14 +58,7 @@ def _read(name: str, reader: Callable[[str, object], Any]) -> BeforeValidator:
 
 
 @use_embedded_server
-@flow(
-    name="orchestrate-bulk",
-    flow_run_name=_run_name,
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="orchestrate-bulk", flow_run_name=_run_name, **KEPT)
 async def orchestrate_bulk(
     input_path: str,
     output_path: str,

@@ -15,7 +15,7 @@ from prefect.runtime import flow_run as this_run
 
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, invented, page_in, read_modules, undocumented
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT
 from tta_dev_primitives.flows.tasks.request import UseCase
 
 _CRITERIA = (
@@ -29,14 +29,7 @@ def _run_name() -> str:
     return f"document {path if isinstance(path, str) else ', '.join(path or [])}"[:200]
 
 
-@flow(
-    name="document-module",
-    flow_run_name=_run_name,
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="document-module", flow_run_name=_run_name, **KEPT)
 async def document_module(
     module_path: str | list[str],
     use_case: UseCase = "moderate",

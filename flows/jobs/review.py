@@ -37,7 +37,7 @@ from tta_dev_primitives.flows.jobs.job import (
     instructions,
 )
 from tta_dev_primitives.flows.jobs.sources import git_diff, read_text
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT
 from tta_dev_primitives.flows.tasks.request import MAX_TASK_BYTES, UseCase
 
 _CRITERIA = (
@@ -59,14 +59,7 @@ def _run_name() -> str:
     return f"review {Path(patch).name if patch else this_run.parameters.get('revisions')}"
 
 
-@flow(
-    name="review-diff",
-    flow_run_name=_run_name,
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="review-diff", flow_run_name=_run_name, **KEPT)
 async def review_diff(
     diff_path: str | None = None,
     repository: str = ".",

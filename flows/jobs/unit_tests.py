@@ -21,7 +21,7 @@ from tta_dev_primitives.flows.jobs.fence import Fence, find_fence, find_python, 
 from tta_dev_primitives.flows.jobs.job import JobPart, JobResult, answer_parts, finish, instructions
 from tta_dev_primitives.flows.jobs.modules import Module, code_in, read_module
 from tta_dev_primitives.flows.jobs.trial import NO_FENCE, import_fault, syntax_fault, trial
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT
 from tta_dev_primitives.flows.tasks.request import UseCase
 
 _CRITERIA = (
@@ -30,14 +30,7 @@ _CRITERIA = (
 )
 
 
-@flow(
-    name="generate-tests",
-    flow_run_name="tests for {module_path}",
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="generate-tests", flow_run_name="tests for {module_path}", **KEPT)
 async def generate_tests(
     module_path: str,
     seconds: Annotated[float, Field(ge=1, le=600)] = 60.0,

@@ -19,6 +19,13 @@ from tta_dev_primitives.config.home import make_private, tta_home
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 RESULTS = tta_home() / "results"
+KEPT: dict[str, Any] = {
+    "persist_result": True,
+    "result_storage": RESULTS,
+    "result_serializer": "json",
+    "retries": 0,
+}
+"""Options of every flow whose result is kept; what is worth another try, the run itself tries."""
 _ASK_S = 5.0
 
 

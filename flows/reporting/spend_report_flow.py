@@ -16,7 +16,7 @@ from tta_dev_primitives.blocks.ledger.months import month_before
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.flows.budget import budget_state
 from tta_dev_primitives.flows.calling.runtime import Runtime, current_runtime
-from tta_dev_primitives.flows.prefect_support.result_storage import RESULTS
+from tta_dev_primitives.flows.prefect_support.result_storage import KEPT
 from tta_dev_primitives.flows.prefect_support.use_embedded_server import use_embedded_server
 from tta_dev_primitives.flows.reporting.page import chart_of, markdown_page, report_places, shown_usd
 from tta_dev_primitives.flows.reporting.spend import SpendReport, gather
@@ -28,14 +28,7 @@ def _run_name() -> str:
 
 
 @use_embedded_server
-@flow(
-    name="spend-report",
-    flow_run_name=_run_name,
-    persist_result=True,
-    result_storage=RESULTS,
-    result_serializer="json",
-    retries=0,
-)
+@flow(name="spend-report", flow_run_name=_run_name, **KEPT)
 async def spend_report(
     month: Annotated[
         str | None,
