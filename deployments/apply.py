@@ -176,15 +176,11 @@ async def _apply(
         await _apply_schedules(client, before, merged, definition, reset=reset)
     await write_last(client, wanted.full_name, dict(digests(definition)))
     now = await client.read_deployment_by_name(wanted.full_name)
-    order = [name for name in definition if name.endswith(".schedule")]
-    ranked = sorted(now.schedules, key=lambda one: _rank(order, f"schedules.{one.slug}.schedule"))
+    order = {name: number for number, name in enumerate(definition)}
+    ranked = sorted(now.schedules, key=lambda one: order.get(f"schedules.{one.slug}.schedule", len(order)))
     lines = tuple(schedule_text(one) for one in ranked)
     outcome: Literal["created", "updated"] = "created" if before is None else "updated"
     return AppliedDeployment(wanted.full_name, outcome, lines, now.paused, merged.kept)
-
-
-def _rank(order: list[str], name: str) -> int:
-    return order.index(name) if name in order else len(order)
 
 
 def _given_fields(

@@ -195,7 +195,7 @@ def test_aimocks_streams_add_up_to_the_same_answer(aimock: str, provider: str) -
         url = url.replace(":generateContent", ":streamGenerateContent?alt=sse")
     else:
         body["stream"] = True
-    headers = {**form.headers, **wire.headers, **form.key_headers(KEY)}
+    headers = {**form.headers, **form.key_headers(KEY)}
     response = httpx.post(url, json=body, headers=headers)
     assert response.headers["content-type"].startswith("text/event-stream")
     reply = form.parse(model, 200, response.headers, response.content)

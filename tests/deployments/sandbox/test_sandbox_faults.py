@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 
 import httpx
 import pytest
@@ -16,13 +15,6 @@ from sandbox_kit import KEYS, ask, body_of, path_of
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One running sandbox for this file."""
-    with Sandbox() as running:
-        yield running
 
 
 def script(sandbox: Sandbox, reply: str) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
 from decimal import Decimal
@@ -24,13 +23,6 @@ from tta_dev_primitives.deployments.sandbox.chat import Ask
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for, solve
 from tta_dev_primitives.deployments.sandbox.scenario.director import Director
 from tta_dev_primitives.deployments.sandbox.scenario.samples import sample
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One running sandbox for this file."""
-    with Sandbox() as running:
-        yield running
 
 
 def question(text: str = "Hello?", *, model: str = "m", system: str = "", **more: Any) -> Ask:
@@ -273,7 +265,6 @@ def test_scripted_usage_is_reported_and_billed(sandbox: Sandbox) -> None:
         "rules: [{times: 1, reply: {usage: {input: 1000, output: 2000, thinking: 500}}},"
         " {reply: {usage: {raw: {output_tokens: -7}}}}]"
     ))  # fmt: skip
-    sandbox.calls.clear()
     told = ask(sandbox, "anthropic", max_tokens=10).json()["usage"]
     lied = ask(sandbox, "anthropic").json()["usage"]
     assert (told["input_tokens"], told["output_tokens"], lied["output_tokens"]) == (1000, 2000, -7)
@@ -287,8 +278,6 @@ def test_scripted_usage_is_reported_and_billed(sandbox: Sandbox) -> None:
 
 def test_an_unknown_price_is_an_error_not_zero(sandbox: Sandbox) -> None:
     """The provider's bill is never short because a price is missing."""
-    sandbox.use(None)
-    sandbox.calls.clear()
     ask(sandbox, "openai-compatible")
     with pytest.raises(LookupError, match="No price for sandbox-model"):
         sandbox.billed()
@@ -299,7 +288,6 @@ def test_openrouter_tells_what_it_charges(sandbox: Sandbox) -> None:
     sandbox.use(
         parse_scenario("rules: [{match: {nth: 2}, reply: {usage: {input: 1, output: 1, cost: '0.125'}}}]")
     )
-    sandbox.calls.clear()
     free = ask(sandbox, "openrouter").json()["usage"]
     paid = [ask(sandbox, "openrouter", model="deepseek/deepseek-r1-0528").json()["usage"] for _ in range(2)]
     assert free["cost"] == 0
@@ -343,7 +331,6 @@ VERDICT = {
 @pytest.mark.parametrize("provider", ["google-ai-studio", "openrouter", "openai-compatible"])
 def test_structured_requests_get_json_that_fits_the_schema(sandbox: Sandbox, provider: str) -> None:
     """No rule, but a schema: the smallest value that satisfies it."""
-    sandbox.use(None)
     more: dict[str, Any] = {
         "response_format": {"type": "json_schema", "json_schema": {"name": "p", "schema": PLAN}}
     }
@@ -422,7 +409,6 @@ def test_short_closed_tasks_are_answered_rightly(task: str, answer: str | None) 
 
 def test_the_json_of_a_recorded_kind_of_prompt_is_answered_in_json(sandbox: Sandbox) -> None:
     """A prompt that shows a JSON format gets that form, with the answer in its field."""
-    sandbox.use(None)
     prompt = 'What is 2 + 3? Answer in the following json format: {"reasoning": "_", "answer": "_"}'
     assert json.loads(text_of("groq", ask(sandbox, "groq", prompt).json()))["answer"] == "5"
     assert MODELS["groq"]

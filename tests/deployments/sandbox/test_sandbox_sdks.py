@@ -26,19 +26,6 @@ SCHEMA = {
 BUSY = parse_scenario("rules: [{match: {nth: 1}, reply: {error: rate_limit, retry_after: 0.01}}]")
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One running sandbox for this file."""
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _fresh(sandbox: Sandbox) -> None:
-    sandbox.use(None)
-    sandbox.calls.clear()
-
-
 def sdk(name: str) -> Any:
     """Import an SDK; its own deprecation warnings at import are not ours."""
     with warnings.catch_warnings():

@@ -27,13 +27,6 @@ OPEN_SCHEMA = {"type": "object", "properties": {"a": {"type": "string"}}, "requi
 SCHEMA = OPEN_SCHEMA | {"additionalProperties": False}
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One running sandbox for this file."""
-    with Sandbox() as running:
-        yield running
-
-
 def json_format(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
     """OpenAI's structured output."""
     return {"type": "json_schema", "json_schema": {"name": "answer", "schema": schema, **more}}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -13,19 +12,6 @@ import pytest
 from sandbox_kit import KEYS, MODELS, PROVIDERS, ask, events_of, http, path_of, shared, text_of
 
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
-
-
-@pytest.fixture(scope="module")
-def sandbox() -> Iterator[Sandbox]:
-    """One running sandbox for this file."""
-    with Sandbox() as running:
-        yield running
-
-
-@pytest.fixture(autouse=True)
-def _fresh(sandbox: Sandbox) -> None:
-    sandbox.use(None)
-    sandbox.calls.clear()
 
 
 def spec(name: str) -> Any:
