@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from pydantic import ValidationError
 
@@ -49,15 +49,7 @@ def task_key(item: Item, settings: str) -> str | None:
 
 def decision_text(plan: Plan | None, decided: Decided | None) -> str:
     """The decision as it is kept."""
-    ended = None
-    if decided is not None:
-        ended = {
-            "model": decided.model,
-            "evidence": decided.evidence,
-            "quality": decided.quality,
-            "judged_by": decided.judged_by,
-            "fields": dict(decided.fields),
-        }
+    ended = None if decided is None else asdict(decided)
     return json.dumps({"plan": None if plan is None else plan.model_dump(), "ended": ended})
 
 
