@@ -422,7 +422,7 @@ ROWS: tuple[Row, ...] = (
         faults=(
             _usage(
                 "bound broken", {"input_tokens": 60_000, "output_tokens": 20}, "bound_broken", state="settled",
-                words="bounded at", closes="model",
+                words="bounded at", closes="model", charged="0.1803",
             ),
         ),
     ),

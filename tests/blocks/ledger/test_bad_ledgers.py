@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import re
 import shutil
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database import schema, sqlite
+from tta_dev_primitives.blocks.ledger.database import schema
 from tta_dev_primitives.blocks.ledger.database.files import file_system_of, refuse_mounts
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -197,24 +196,6 @@ async def test_a_full_disk_stops_new_calls_and_keeps_the_books(tmp_path: Path, n
     await ledger.database.transact(limit_pages("1000000"))  # type: ignore[arg-type]
     assert (await ledger.settle(hold, CENT, answer=("key", b"x" * 100_000))).changed
     assert ((await ledger.balance()).spent, await ledger.verify()) == (CENT, [])
-    await ledger.database.aclose()
-
-
-async def test_a_lock_that_is_not_given_back_is_reported(
-    tmp_path: Path, new_call: NewCall, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Another process that sits on the lock: after the wait a clear error, and the call is never made later."""
-    ledger = Ledger.open(f"sqlite:///{tmp_path}/ledger.db")
-    await ledger.balance()
-    other = os.open(tmp_path / "ledger.db.queue", os.O_RDONLY)
-    fcntl.flock(other, fcntl.LOCK_EX)
-    monkeypatch.setattr(sqlite, "_WAIT_S", 0.1)
-    with pytest.raises(LedgerError, match="another process holds its lock"):
-        await ledger.reserve(new_call(), CENT, Decimal(1))
-    monkeypatch.undo()
-    os.close(other)
-    hold = await ledger.reserve(new_call(), CENT, Decimal(1))
-    assert (await ledger.balance()).held == hold.bound
     await ledger.database.aclose()
 
 

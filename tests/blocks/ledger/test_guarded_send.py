@@ -293,33 +293,6 @@ async def test_unusable_usage_keeps_the_answer_and_costs_the_bound(ledger: Ledge
     assert (await go(ledger, raises(AssertionError()))).reused
 
 
-async def test_a_bill_above_the_bound_is_recorded_in_full_and_closes_the_model(ledger: Ledger) -> None:
-    """5,000 tokens for a prompt of 10 bytes: 0.015 + 0.0015 USD are charged, and no further call goes there."""
-    got = await go(ledger, answers(replace(GOOD, usage=Usage(input_tokens=5000, output_tokens=100))))
-    assert (got.cost_usd, got.flag) == (Decimal("0.0165"), "bound_broken")
-    assert (await ledger.balance()).spent == Decimal("0.0165")
-    with pytest.raises(QuarantinedError):
-        await go(ledger, answers(GOOD), request=replace(REQUEST, system="new"))
-    await go(ledger, answers(GOOD), target=replace(PAID, api_model="paid-2"))
-
-
-async def test_an_impossible_bill_is_disputed_and_closes_the_provider(ledger: Ledger) -> None:
-    """A billion tokens: the bound is charged, the figures are kept, the provider waits for a person."""
-    got = await go(ledger, answers(replace(GOOD, usage=Usage(input_tokens=10**9, output_tokens=100))))
-    assert (got.reply.text, got.cost_usd, got.flag) == ("hello", BOUND, "disputed")
-    for model in ("paid-1", "paid-2"):
-        with pytest.raises(QuarantinedError):
-            await go(
-                ledger,
-                answers(GOOD),
-                target=replace(PAID, api_model=model),
-                request=replace(REQUEST, system="n"),
-            )
-    closed = await ledger.quarantines()
-    assert [q.key for q in closed] == ["anthropic|"]
-    assert await ledger.verify() == []
-
-
 async def test_another_model_in_the_reply_is_flagged(ledger: Ledger) -> None:
     """A dated spelling of the same model is not another model."""
     small = Usage(input_tokens=4, output_tokens=1)

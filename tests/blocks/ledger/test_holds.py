@@ -188,16 +188,6 @@ async def test_a_new_month_starts_at_zero_and_a_late_bill_stays_in_its_own(
     assert (november.spent, december.spent, december.held) == (usd("0.80"), usd(0), usd("0.90"))
 
 
-async def test_months_never_go_back(ledger: Ledger, new_call: NewCall, clock: Clock) -> None:
-    """A clock that was set back to October gets no second October budget, in this or any other process."""
-    await ledger.settle(await ledger.reserve(new_call(), LIMIT, LIMIT), LIMIT)
-    clock.now -= 40 * 86_400
-    other = Ledger(ledger.database, clock=clock)
-    for one in (ledger, other):
-        with pytest.raises(BudgetExceededError, match="month 2026-11"):
-            await one.reserve(new_call(), usd("0.01"), LIMIT)
-
-
 async def test_months_follow_the_chosen_time_zone(ledger: Ledger, new_call: NewCall, clock: Clock) -> None:
     """At 2026-11-30 23:30 UTC it is already December in Berlin."""
     clock.now = 1_796_081_400.0

@@ -16,7 +16,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-from certificates import unknown_server
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -167,7 +166,7 @@ async def test_a_refused_list_of_models_is_an_error_of_the_taxonomy(client: Prov
     assert caught.value.error_class is ErrorClass.AUTH
 
 
-# --- before anything is sent (faults 1 and 2) ---
+# --- what the rows 1 to 9 of the fault matrix (tests/faults) do not have ---
 
 
 async def test_a_refused_connection_costs_nothing(client: ProviderClient) -> None:
@@ -177,12 +176,6 @@ async def test_a_refused_connection_costs_nothing(client: ProviderClient) -> Non
     assert re.search(
         r"no connection to 127\.0\.0\.1:\d+ \(Connection refused\)\. Nothing was sent$", str(error)
     )
-
-
-async def test_an_unknown_name_costs_nothing(client: ProviderClient) -> None:
-    """DNS has no such host."""
-    error = await failure(client, "https://no-such-host.invalid")
-    assert (error.error_class, error.ledger_action, error.sent) == (ErrorClass.CONNECT, REL, False)
 
 
 async def test_a_server_without_tls_costs_nothing(client: ProviderClient) -> None:
@@ -197,64 +190,19 @@ async def test_a_server_without_tls_costs_nothing(client: ProviderClient) -> Non
     assert (error.error_class, error.ledger_action, error.sent) == (ErrorClass.CONNECT, REL, False)
 
 
-async def test_a_certificate_ignore_signed_is_refused(client: ProviderClient) -> None:
-    """Verification is never off."""
-    async with rude_server(answers(response(GOOD)), tls=unknown_server()) as server:
-        error = await failure(client, f"https://127.0.0.1:{server.port}")
-    assert (error.error_class, error.ledger_action) == (ErrorClass.CONNECT, REL)
-    assert "certificate" in str(error).lower()
-
-
-async def test_a_handshake_that_never_ends_costs_nothing(client: ProviderClient) -> None:
-    """The deadline falls before the connection is ready."""
-
-    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await asyncio.Event().wait()
-
-    async with rude_server(silent) as server:
-        error = await failure(client, f"https://127.0.0.1:{server.port}", deadline_s=0.3)
-    assert (error.error_class, error.ledger_action, error.sent) == (ErrorClass.CONNECT, REL, False)
-
-
-# --- after something may have been sent (faults 3 to 8, 23) ---
-
-
 async def _resets_at_once(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    reset(writer)
-
-
-async def _resets_after_reading(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await read_request(reader)
-    reset(writer)
-
-
-async def _resets_within_the_body(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    await read_request(reader)
-    writer.write(response(GOOD)[:-20])
-    await writer.drain()
     reset(writer)
 
 
 _CHUNKED = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ntransfer-encoding: chunked\r\n\r\n"
 BROKEN: dict[str, tuple[Behaviour, ErrorClass]] = {
     "reset at once": (_resets_at_once, ErrorClass.TRANSPORT),
-    "reset after reading": (_resets_after_reading, ErrorClass.TRANSPORT),
-    "reset within the body": (_resets_within_the_body, ErrorClass.TRANSPORT),
     "closed without an answer": (breaks_after(b""), ErrorClass.TRANSPORT),
     "closed within the headers": (breaks_after(b"HTTP/1.1 200 OK\r\ncontent-"), ErrorClass.TRANSPORT),
-    "closed within the body": (breaks_after(response(GOOD)[:-20]), ErrorClass.TRANSPORT),
     "closed within a chunk": (breaks_after(_CHUNKED + b"fff\r\n{"), ErrorClass.TRANSPORT),
     "not HTTP": (breaks_after(b"SSH-2.0-OpenSSH_9.6\r\n"), ErrorClass.TRANSPORT),
     "endless header": (breaks_after(b"HTTP/1.1 200 OK\r\nx: " + b"x" * 100_000), ErrorClass.TRANSPORT),
-    "JSON cut": (breaks_after(response(GOOD[:-20])), ErrorClass.MALFORMED),
-    "HTML": (breaks_after(response(b"<html>Sign in</html>")), ErrorClass.MALFORMED),
-    "empty": (breaks_after(response(b"")), ErrorClass.MALFORMED),
     "no content": (breaks_after(b"HTTP/1.1 204 No Content\r\n\r\n"), ErrorClass.MALFORMED),
-    "not UTF-8": (breaks_after(response(b'{"type":"\xff"}')), ErrorClass.MALFORMED),
-    "unknown compression": (
-        breaks_after(response(b"\x0b\x02\x80\xff\x03" * 20, headers={"content-encoding": "br"})),
-        ErrorClass.MALFORMED,
-    ),
     "false gzip": (
         breaks_after(response(b"\x1f\x8b" + b"\xff" * 80, headers={"content-encoding": "gzip"})),
         ErrorClass.MALFORMED,
@@ -274,35 +222,6 @@ async def test_a_broken_exchange_may_have_been_billed(client: ProviderClient, na
     assert (error.error_class, error.ledger_action, error.sent) == (error_class, PRE, True)
 
 
-async def test_silence_ends_at_the_deadline(client: ProviderClient) -> None:
-    """A read that never comes back."""
-
-    async def silent(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        await asyncio.Event().wait()
-
-    error = await failure_of(client, silent, deadline_s=0.3)
-    assert (error.error_class, error.ledger_action, error.sent) == (ErrorClass.TIMEOUT, PRE, True)
-    assert "may have been billed" in str(error)
-
-
-async def test_a_dripping_body_ends_at_the_deadline(client: ProviderClient) -> None:
-    """Each byte comes in time for the read timeout; only a total deadline ends it (fault 5)."""
-
-    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(response(GOOD)[: -len(GOOD)])
-        for byte in GOOD:
-            writer.write(bytes([byte]))
-            await writer.drain()
-            await asyncio.sleep(0.05)
-
-    started = time.monotonic()
-    error = await failure_of(client, drip, deadline_s=0.4)
-    assert (error.error_class, error.ledger_action) == (ErrorClass.TIMEOUT, PRE)
-    assert time.monotonic() - started < 2
-
-
 async def test_a_gzip_bomb_is_stopped_inside_the_decoder(client: ProviderClient) -> None:
     """200 MB of zeros arrive as 200 kB; the process never holds more than a few times the cap (fault 8)."""
     packer = zlib.compressobj(9, zlib.DEFLATED, zlib.MAX_WBITS | 16)
@@ -317,20 +236,6 @@ async def test_a_gzip_bomb_is_stopped_inside_the_decoder(client: ProviderClient)
     assert (error.error_class, error.ledger_action) == (ErrorClass.MALFORMED, PRE)
     assert "larger than" in str(error)
     assert peak < 5 * MAX_BODY
-
-
-async def test_a_body_without_end_is_cut_at_the_cap(client: ProviderClient) -> None:
-    """No more than the cap is read, and not until the deadline."""
-
-    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(_CHUNKED)
-        while True:
-            writer.write(b"10000\r\n" + b" " * 0x10000 + b"\r\n")
-            await writer.drain()
-
-    error = await failure_of(client, endless, deadline_s=20)
-    assert (error.error_class, error.ledger_action) == (ErrorClass.MALFORMED, PRE)
 
 
 # --- error replies ---
