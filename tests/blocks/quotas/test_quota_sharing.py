@@ -126,7 +126,7 @@ async def test_without_any_limit_a_thousand_slots_cost_one_look_at_the_database(
     await counting.inner.aclose()
 
 
-async def test_a_limit_that_ignore_wrote_down_is_learned_from_the_first_reply(database: Database) -> None:
+async def test_a_limit_that_nobody_wrote_down_is_learned_from_the_first_reply(database: Database) -> None:
     """Groq's headers name the day's requests and the minute's tokens; from then on they hold."""
     clock = VirtualClock(START)
     quota, target = Quota(database, clock=clock), target_of("m", "groq", Limits())

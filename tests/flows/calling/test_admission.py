@@ -253,7 +253,7 @@ def test_a_job_never_spends_more_than_its_ceiling(limit: int, calls: list[tuple[
     assert asyncio.run(scenario()) <= limit
 
 
-async def test_a_limit_that_ignore_wrote_down_counts_in_the_time_left_once_the_job_waits_for_it(
+async def test_a_limit_that_nobody_wrote_down_counts_in_the_time_left_once_the_job_waits_for_it(
     world: World,
 ) -> None:
     """Ten requests a minute, learned from a reply: fifty more tasks take about five minutes, not what the pace says."""
