@@ -267,7 +267,7 @@ class Audit(LedgerCore):
         marks = ", ".join("?" for _ in DECISIONS)
         only = f" AND what IN ({marks})" if decisions else ""
         rows = await self.database.fetch(
-            "SELECT seq, month, call_id, what, d_spent AS spent, d_held AS held, d_approved AS approved, who, note, at "  # noqa: S608 - marks
+            "SELECT month, call_id, what, d_spent AS spent, d_held AS held, d_approved AS approved, who, note, at "  # noqa: S608 - marks
             f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
             *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
         )

@@ -51,7 +51,6 @@ class Anchor:
 
     uptime: float
     wall: float
-    said_by: str
 
     def skew(self, machine: Machine, now: float) -> float:
         """How far `now` lies outside of what the anchor allows: ahead is positive."""
@@ -110,7 +109,7 @@ async def read_anchor(tx: Tx, machine: Machine | None) -> Anchor | None:
     """This boot's anchor."""
     if machine is None:
         return None
-    rows = await tx.fetch("SELECT uptime, wall, said_by FROM ledger_clock WHERE boot = ?", machine.boot)
+    rows = await tx.fetch("SELECT uptime, wall FROM ledger_clock WHERE boot = ?", machine.boot)
     return Anchor(**rows[0]) if rows else None
 
 

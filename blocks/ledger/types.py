@@ -192,7 +192,6 @@ class KeptAnswer:
 class JournalEntry:
     """One line of the append-only journal; amounts in USD, signed."""
 
-    seq: int
     month: str
     call_id: str | None
     what: str
