@@ -54,7 +54,7 @@ def _embedded(place: ServerHome) -> Iterator[Finding]:
         )
     elif status.running:
         yield Finding("ok", f"the embedded server runs at {status.ui_url}, Prefect {status.version}")
-        yield from _nobody_works(ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place)))
+        yield from _waits_for_a_worker(ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place)))
     else:
         yield Finding("ok", f"the embedded server is started on first use (Prefect {version('prefect')})")
     for path in (place.folder, place.key_file.parent, place.key_file, place.auth_file, place.database):
@@ -93,7 +93,7 @@ def _configured(api: ConfiguredApi) -> Iterator[Finding]:
         yield Finding(
             "fail", f"{where} answers without a password: anyone can read the secrets of blocks", fix
         )
-    yield from _nobody_works(api)
+    yield from _waits_for_a_worker(api)
     if local:
         yield from _open_elsewhere(api)
         database = Path(os.environ.get("PREFECT_HOME") or "~/.prefect").expanduser() / "prefect.db"
@@ -143,7 +143,7 @@ def own_addresses() -> list[str]:
     return found
 
 
-def _nobody_works(api: ConfiguredApi) -> Iterator[Finding]:
+def _waits_for_a_worker(api: ConfiguredApi) -> Iterator[Finding]:
     """A finding when deployments wait for a worker: Prefect itself lets their runs be late without a word."""
     try:
         _, deployed = get_json(f"{api.url}/deployments/name/orchestrate/on-demand", timeout_s=5.0, api=api)
