@@ -132,7 +132,7 @@ async def test_a_refusal_ends_the_run_with_a_budget_error(at: At) -> None:
     assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
 
 
-async def test_ignore_answering_is_a_refusal(at: At) -> None:
+async def test_nobody_answering_is_a_refusal(at: At) -> None:
     """After `approval_timeout_s` the run fails with a budget error, and the journal says that nobody answered."""
     workflow = at(REJECTED, cost_tracking={**NO_MONEY, "approval_timeout_s": 1})
     with pytest.raises(BudgetExceededError, match="no person approved more within 1 s"):
@@ -143,7 +143,7 @@ async def test_ignore_answering_is_a_refusal(at: At) -> None:
     ]
 
 
-async def test_ignore_is_asked_for_what_free_models_can_do(at: At) -> None:
+async def test_nobody_is_asked_for_what_free_models_can_do(at: At) -> None:
     """Without money, a task that needs none is delivered without a question."""
     cost = {**NO_MONEY, "approval_timeout_s": 1}
     workflow = at(cost_tracking=cost, validation={"mode": "never"})

@@ -243,7 +243,7 @@ async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(at: At,
     assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
 
 
-async def test_a_job_goes_on_when_ignore_can_see_its_progress_any_more(at: At, tmp_path: Path) -> None:
+async def test_a_job_goes_on_when_nobody_can_see_its_progress_any_more(at: At, tmp_path: Path) -> None:
     """The reader of a pipe has gone: the views stop, the work and its report do not."""
     looks: list[int] = []
 
