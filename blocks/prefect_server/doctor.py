@@ -54,7 +54,9 @@ def _embedded(place: ServerHome) -> Iterator[Finding]:
         )
     elif status.running:
         yield Finding("ok", f"the embedded server runs at {status.ui_url}, Prefect {status.version}")
-        yield from _waits_for_a_worker(ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place)))
+        yield from _waits_for_a_worker(
+            ConfiguredApi(f"{status.ui_url}/api", "embedded", auth=client_auth(place))
+        )
     else:
         yield Finding("ok", f"the embedded server is started on first use (Prefect {version('prefect')})")
     for path in (place.folder, place.key_file.parent, place.key_file, place.auth_file, place.database):
