@@ -59,7 +59,7 @@ def fenced(text: str, *, language: str = "", most: int = PAGE_CHARS) -> list[str
 
 def table_cell(text: str) -> str:
     """Text of a model or provider as a cell: the UI may read cells as Markdown, so active text becomes code."""
-    shown = " ".join(visible(text).splitlines()).strip()
+    shown = " ".join(visible(text).split())
     if inert_line(shown) == shown:
         return shown
     ticks = "`" * (max(map(len, re.findall("`+", shown)), default=0) + 1)

@@ -100,6 +100,7 @@ PIECES = [
 @example("| a | b |\n|---|---|\n| ` | [x](http://e.example) ` |")
 @example("~~~ ` `\n```python\n~~~\n[x](http://e.example)\n```\n")
 @example("- ~~~\n```\n~~~\n[x](http://e.example)\n```\n")
+@example("*     |")
 def test_nothing_of_an_answer_is_active(answer: str) -> None:
     """Links, images, HTML and addresses are text, whatever Markdown stands around them."""
     assert_inert(answer)
