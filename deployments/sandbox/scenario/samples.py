@@ -45,12 +45,6 @@ class _Sampler:
             if schema.get(key):
                 rest = {k: v for k, v in schema.items() if k != key}
                 return self.value({**rest, **self._resolved(schema[key][0])}, name, depth + 1)
-        if "allOf" in schema:
-            parts = [{k: v for k, v in schema.items() if k != "allOf"}, *map(self._resolved, schema["allOf"])]
-            merged: dict[str, Any] = {k: v for part in parts for k, v in part.items()}
-            merged["properties"] = {k: v for part in parts for k, v in part.get("properties", {}).items()}
-            merged["required"] = [k for part in parts for k in part.get("required", [])]
-            return self.value(merged, name, depth + 1)
         kind = schema.get("type")
         if isinstance(kind, list):
             kind = next((k for k in kind if k != "null"), "null")
@@ -112,9 +106,7 @@ class _Sampler:
         high = min(high, _number_or(schema.get("exclusiveMaximum"), math.inf) - step)
         if whole:
             value, low = math.floor(value), math.ceil(low) if math.isfinite(low) else low
-        value = min(max(value, low), high)
-        multiple = _number_or(schema.get("multipleOf"), 0)
-        return math.ceil(value / multiple) * multiple if multiple > 0 else value
+        return min(max(value, low), high)
 
     def _string(self, schema: Mapping[str, Any], name: str) -> str:
         text = _FORMATS.get(str(schema.get("format")), "")
