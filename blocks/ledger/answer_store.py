@@ -29,10 +29,12 @@ class Answers(LedgerCore):
         *,
         billed: Decimal = Decimal(0),
         answer: Answer | None = None,
+        seconds: float = 0.0,
     ) -> None:
         """Record a call of a free model; the month's money is not touched.
 
         Args:
+            seconds: How long it took.
             billed: USD the provider says it took all the same: charged, and the model is closed.
         """
         charge, at = pico_ceiling(billed, what="cost"), self._now(tx)
@@ -44,6 +46,7 @@ class Answers(LedgerCore):
             list_value=pico_or_none(outcome.list_value),
             month=await self._current(tx) if charge else self._month(at),
             at=at,
+            began=at - seconds,
             answer=answer,
             charge=charge,
         )

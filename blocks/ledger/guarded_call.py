@@ -199,6 +199,7 @@ class _Attempt:
         await self.ledger.charge_at_bound(hold, "", outcome=outcome)
 
     async def free(self, client_send: Callable[[], Awaitable[ChatReply]]) -> GuardedReply:
+        began = time.monotonic()
         try:
             reply = await self._send(client_send)
         except ProviderError as error:
@@ -213,7 +214,13 @@ class _Attempt:
         guarded = GuardedReply(reply, billed, value, self.call.id, flag=flag, warning=bill.note)
         outcome = self._outcome(guarded, bill)
         failure = await self._finish(
-            self.ledger.record_free(self.call, outcome, billed=billed, answer=self._kept(guarded))
+            self.ledger.record_free(
+                self.call,
+                outcome,
+                billed=billed,
+                answer=self._kept(guarded),
+                seconds=time.monotonic() - began,
+            )
         )
         if failure is None:
             return guarded

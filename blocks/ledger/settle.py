@@ -217,6 +217,7 @@ async def free_call(
     list_value: int | None,
     month: str,
     at: float,
+    began: float,
     answer: Answer | None = None,
     charge: int = 0,
 ) -> None:
@@ -228,7 +229,7 @@ async def free_call(
         _FREE_CALL,
         *(call.id, terms.scope, month, "paid" if charge else "free", charge),
         *(call.provider, call.model, call.model_key, call.role, call.use_case),
-        *(call.step_key, call.flow_run_id, call.task_run_id, call.step_key, terms.owner, at, at),
+        *(call.step_key, call.flow_run_id, call.task_run_id, call.step_key, terms.owner, began, at),
         *closing_values(at, outcome, list_value, None),
     ):
         return

@@ -57,7 +57,7 @@ def unknown_field(entry: Mapping[Any, Any]) -> str | None:
         remedy = f"Did you mean {meant!r}?" if meant else _remedy(str(name))
         return (
             f"unknown field {str(name)[:80]!r}. {remedy} The task would be paid without it. "
-            "--allow-extra copies such fields to the output"
+            "--allow-extra (allow_extra) copies such fields to the output"
         )
     return None
 

@@ -56,10 +56,10 @@ def test_the_demo_shows_each_turn_and_where_to_look_further(
     assert "✗ claude-sonnet-4.5: budget" in shown
     assert re.search(r"^\W*all +\W*\$0\.\d{6} +\W*\$0\.\d{6} +\W*\d+%", shown, re.M)
     assert re.search(
-        r"^Every run is in the Prefect UI: http://127\.0\.0\.1:\d+/tta/open/[\w-]+/runs ", shown, re.M
+        r"^Every run is in the Prefect UI .*:\nhttp://127\.0\.0\.1:\d+/tta/open/[\w-]+/runs$", shown, re.M
     )
     assert re.search(
-        r"^The last one: http://127\.0\.0\.1:\d+/tta/open/[\w-]+/runs/flow-run/[0-9a-f-]{36}$", shown, re.M
+        r"^The last one:\nhttp://127\.0\.0\.1:\d+/tta/open/[\w-]+/runs/flow-run/[0-9a-f-]{36}$", shown, re.M
     )
 
 

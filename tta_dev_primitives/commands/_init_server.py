@@ -85,7 +85,8 @@ def _ask_model(out: Console, client: BoundClient | None) -> str:
     try:
         names = [] if client is None else sorted(asyncio.run(_listed(client)))
     except OrchestrationError as error:
-        out.print(f"  It lists no models now: {error}", markup=False)
+        said = str(error).removeprefix(f"{client.provider} model any: ") if client else str(error)
+        out.print(f"  It lists no models now: {said}", markup=False)
         out.print("  Is it running? A server that wants a key lists them when OWN_SERVER_API_KEY is set.")
         names = []
     if not names:

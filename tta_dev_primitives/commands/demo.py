@@ -268,15 +268,13 @@ def _addresses(out: Console, done: Sequence[_Done], info: ServerInfo) -> None:
     from tta_dev_primitives.blocks.prefect_server.manager import open_link
 
     runs = [one.result.flow_run_id for one in done if one.result is not None and one.result.flow_run_id]
-    out.print(
-        "\nEvery run is in the Prefect UI:",
-        Text(open_link(info, "/runs"), "bold"),
-        " (`tta server stop` ends that server)",
-        soft_wrap=True,
-    )
+    links = {"Every run is in the Prefect UI (`tta server stop` ends that server):": open_link(info, "/runs")}
     if runs:
-        link = open_link(info, f"/runs/flow-run/{runs[-1]}")
-        out.print("The last one:", Text(link, "bold"), soft_wrap=True)
+        links["The last one:"] = open_link(info, f"/runs/flow-run/{runs[-1]}")
+    out.print()
+    for title, link in links.items():
+        out.print(title)
+        out.print(Text(link, "bold"), soft_wrap=True)
 
 
 def _as_json(one: _Done) -> dict[str, Any]:

@@ -397,6 +397,7 @@ async def test_a_free_call_is_recorded_and_touches_no_money(ledger: Ledger) -> N
         ("ok", 1, 200, Decimal(0), Decimal("0.00006")),
         ("transient", 1, 0, Decimal(0), Decimal(0)),
     }
+    assert 0 < (await ledger.mean_seconds("2026-11") or 0) < 60  # an estimate of a job counts on it
     assert (await ledger.balance()).spent == 0
     assert await ledger.journal("2026-11") == []
 
