@@ -35,7 +35,7 @@ from tta_dev_primitives.flows.tasks.gather_all import gather_all
 from tta_dev_primitives.flows.tasks.item import AttemptChain, Item
 from tta_dev_primitives.flows.tasks.outcome import make_result, month_savings
 from tta_dev_primitives.flows.tasks.result import BudgetView
-from tta_dev_primitives.flows.validate import emit_drift, validate
+from tta_dev_primitives.flows.validate import emit_drift, validate, waits
 from tta_dev_primitives.flows.validation.labels import compared_label, label_of, orchestrator_accepts
 from tta_dev_primitives.flows.validation.next_step import next_step
 from tta_dev_primitives.flows.validation.risk_state import Label
@@ -160,6 +160,8 @@ async def _rounds(
             one.cancel()
         await asyncio.gather(fetching, *rounds, return_exceptions=True)
         raise
+    finally:
+        runtime.open_checks.ended(items)
     return ends[-1][0], [item for _, asking in ends for item in asking]
 
 
@@ -167,17 +169,41 @@ async def _validate_round(
     runtime: Runtime, items: Sequence[Item], done: Done | None
 ) -> tuple[BudgetState, list[Item]]:
     """Validate answered items and end those that are through; the others go into their next round."""
+    try:
+        return await _validated(runtime, items, done)
+    finally:
+        # Also after an error: others may wait for these checks.
+        runtime.open_checks.ended(items)
+
+
+async def _validated(
+    runtime: Runtime, items: Sequence[Item], done: Done | None
+) -> tuple[BudgetState, list[Item]]:
     budget = await check_budget(runtime, items, "validate")
     _hold_back_paid(items, budget)
+    next_end = runtime.open_checks.next_end()
     chain = AttemptChain([(item, ()) for item in items if item.error is None])
     await run_after(validate, chain, {"runtime": runtime})
     await _teach_words(runtime, items)
+    waiting = [i for i in items if i.error is None and waits(i)]
     going_on = [i for i in items if i.error is None and isinstance(i.step, Answers | PaidSolve)]
-    ended = [i for i in items if i not in going_on]
+    ended = [i for i in items if i not in going_on and i not in waiting]
     asking = [item for item in ended if must_ask(runtime, item)]
     budget = await _end(runtime, [i for i in ended if i not in asking], budget, done)
-    budget, more = await _rounds(runtime, going_on, budget, done)
-    return budget, asking + more
+    runtime.open_checks.ended(ended)
+    works = [_rounds(runtime, going_on, budget, done)]
+    if waiting:
+        works.append(_after(next_end, runtime, waiting, done))
+    ends = await gather_all(works)
+    return ends[-1][0], asking + [item for _, more in ends for item in more]
+
+
+async def _after(
+    next_end: asyncio.Event, runtime: Runtime, items: Sequence[Item], done: Done | None
+) -> tuple[BudgetState, list[Item]]:
+    """Validate items again that wait for checks of other items."""
+    await next_end.wait()
+    return await _validate_round(runtime, items, done)
 
 
 async def _ask(

@@ -50,7 +50,7 @@ async def validate(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
     """Take each item of the chain as far as evidence goes: delivered, given up, or in need of another answer.
 
     Returns:
-        Item id -> the step it stands at (`Deliver`, `GiveUp`, `Answers` or `PaidSolve`).
+        Item id -> the step it stands at: `Deliver`, `GiveUp`, `Answers`, `PaidSolve`, or `Consult` if it `waits`.
     """
     await validate_items(runtime, chain.open)
     for item in chain.open:
@@ -59,7 +59,7 @@ async def validate(runtime: Runtime, chain: AttemptChain) -> dict[str, str]:
 
 
 async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
-    """Drive each item's state machine until its next step is an answer or an end.
+    """Drive each item's state machine until its next step is an answer or an end, or until it must wait.
 
     All items that stand before the risk ledger go there in one transaction.
     """
@@ -73,9 +73,14 @@ async def validate_items(runtime: Runtime, items: Sequence[Item]) -> None:
             await runtime.calls.look_ahead([_first_verdict(item) for item in judging])
         await gather_all(_judge(runtime, item) for item in judging)
         await _consult(runtime, pending, consulting)
-        pending = [i for i in judging + consulting if i.error is None]
+        pending = [i for i in judging + consulting if i.error is None and not waits(i)]
     for item in items:
         _emit_events(item)
+
+
+def waits(item: Item) -> bool:
+    """Whether an item has been put off until checks of its like have ended."""
+    return isinstance(item.step, Consult) and item.open_case.ruling is None
 
 
 async def _consult(runtime: Runtime, items: Sequence[Item], consulting: Sequence[Item]) -> None:
@@ -91,7 +96,10 @@ async def _consult(runtime: Runtime, items: Sequence[Item], consulting: Sequence
         return
     rulings = await runtime.rule(evidence, observed)
     for item, ruling in zip(consulting, rulings, strict=False):
-        item.case = item.open_case.with_ruling(ruling)
+        if not ruling.put_off:
+            item.case = item.open_case.with_ruling(ruling)
+        if ruling.checks:
+            runtime.open_checks.open(item, ruling.evidence.stratum)
     for ruling in rulings:
         if ruling.drifted:
             emit_drift(ruling.evidence.group or "", "free answers disagree more often than before")
@@ -232,6 +240,8 @@ _WHY_PAID = {
 def _verdict_of(item: Item) -> str:
     """How the item stands after validation, in one line."""
     step = item.step
+    if isinstance(step, Consult):
+        return "waits for the checks of earlier answers"
     if not isinstance(step, Deliver):
         return _escalation(item) or "another free answer is needed"
     judge = item.open_case.judged_by(step.index)

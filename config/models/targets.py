@@ -188,6 +188,17 @@ class Capabilities:
     cache_min_tokens: int = 0
     """A prompt's beginning of at least so many tokens is kept by the provider when the request marks it; 0: never."""
 
+    @property
+    def room_to_think(self) -> int:
+        """Output tokens for thoughts that no request can switch off; 0 where `thinking: low` ends them."""
+        if self.thinking in ("none", "anthropic_adaptive"):
+            return 0
+        return (
+            0
+            if self.thinking == "gemini_budget" and not self.min_thinking_budget
+            else 1024 + self.min_thinking_budget
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Target:

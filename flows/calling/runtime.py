@@ -43,6 +43,7 @@ from tta_dev_primitives.flows.routing.learned_order import learned_names
 from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore
 from tta_dev_primitives.flows.routing.model_scores import ModelScores
 from tta_dev_primitives.flows.routing.replacements import Replacement, replacement_of, serving_now
+from tta_dev_primitives.flows.tasks.open_checks import OpenChecks
 from tta_dev_primitives.flows.tasks.result import PaidFrom, Role
 from tta_dev_primitives.flows.tasks.savings import paid_from
 from tta_dev_primitives.flows.validation.case import Policy
@@ -112,6 +113,7 @@ class Runtime:
         self.orchestrator: Target = services.targets[services.config.orchestrator.model]
         self.output: OutputType | None = None
         """The answer's type, from a caller in this process: a flow parameter holds only its schema."""
+        self.open_checks = OpenChecks()
         self.drifts = 0
         """Drift alarms of this run."""
         self._warnings: tuple[date, tuple[str, ...]] | None = None
@@ -280,13 +282,20 @@ class Runtime:
         if orchestrator.billing == "free" or orchestrator.price is None:
             return None
         lengths = await self.ledger.answer_lengths(orchestrator.key)
-        return OpinionCosts(orchestrator.price, LengthRatios(lengths), orchestrator.max_output_tokens)
+        return OpinionCosts(
+            orchestrator.price,
+            LengthRatios(lengths),
+            orchestrator.max_output_tokens,
+            orchestrator.capabilities.room_to_think,
+        )
 
     async def rule(
         self, items: Sequence[tuple[str, Evidence]], observed: Sequence[tuple[str, Evidence]] = ()
     ) -> list[Ruling]:
         """Ask the risk ledger about many items in one transaction; see `RiskStore.rule`."""
-        rulings = await self.risk.rule(items, self.risk_policy, observed)
+        # A batch of checks takes hours: nothing waits for another one.
+        under_way = None if self.batched else self.open_checks.by_stratum
+        rulings = await self.risk.rule(items, self.risk_policy, observed, under_way)
         self.drifts += sum(ruling.drifted for ruling in rulings)
         return rulings
 

@@ -42,11 +42,14 @@ class Candidate:
     """Identity of the model behind the name (`Target.key`); trust is earned by it, not by the name."""
     price: Price | None = None
     """List price; None is unknown."""
+    room_to_think: int = 0
+    """See `Capabilities.room_to_think`."""
 
     @classmethod
     def of(cls, target: Target) -> Candidate:
         """The candidate that `target` is."""
-        return cls(target.name, target.family, target.billing, target.key, target.price)
+        room = target.capabilities.room_to_think
+        return cls(target.name, target.family, target.billing, target.key, target.price, room)
 
     def share_of(self, other: Candidate) -> float | None:
         """This model's price as a share of another's, on as many tokens read as written; None: not known."""

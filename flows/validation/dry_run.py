@@ -9,6 +9,7 @@ Estimates draw the answers, recorded outcomes know them. No model is called, not
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
@@ -107,23 +108,30 @@ class DryRun:
 
     @property
     def _costs(self) -> OpinionCosts | None:
-        price = self.orchestrator.price
-        return (
-            None if price is None or self.orchestrator.billing == "free" else OpinionCosts(price, self.ratios)
-        )
+        by = self.orchestrator
+        if by.price is None or by.billing == "free":
+            return None
+        return OpinionCosts(by.price, self.ratios, room_to_think=by.room_to_think)
 
     def run(self, tasks: Sequence[DryTask]) -> list[DryEnd]:
-        """Run one chunk."""
-        costs, savings = self._costs, self.savings
-        for task in tasks:
-            task.case = replace(task.case, costs=costs, savings=savings)
-            self._advance(task)
-        for task in tasks:
-            if isinstance(task.step, Consult):
-                self._rule(task, task.step)
-        for task in tasks:
-            self._advance(task)
-        return [self._end(task) for task in tasks]
+        """Run one chunk: what has to wait for the words of earlier checks goes on when these have ended."""
+        ends: dict[str, DryEnd] = {}
+        left = list(tasks)
+        while left:
+            costs, savings = self._costs, self.savings
+            under_way: Counter[str] = Counter()
+            for task in left:
+                task.case = replace(task.case, costs=costs, savings=savings)
+                self._advance(task)
+            for task in left:
+                if isinstance(task.step, Consult):
+                    self._rule(task, task.step, under_way)
+            going_on = [task for task in left if not isinstance(next_step(task.case), Consult)]
+            for task in going_on:
+                self._advance(task)
+            ends |= {task.key: self._end(task) for task in going_on}
+            left = [task for task in left if task.key not in ends]
+        return [ends[task.key] for task in tasks]
 
     def _advance(self, task: DryTask) -> None:
         """Go on until the risk ledger is asked, or the end."""
@@ -131,11 +139,21 @@ class DryRun:
             self._take(task, step)
         task.step = step
 
-    def _rule(self, task: DryTask, step: Consult) -> None:
+    def _rule(self, task: DryTask, step: Consult, under_way: Counter[str]) -> None:
+        stratum = step.evidence.stratum
         ruling, self.state, task.row = rule_once(
-            self.state, task.row, task.key, step.evidence, self._risk, secret=self.coins, month=_MONTH
+            self.state,
+            task.row,
+            task.key,
+            step.evidence,
+            self._risk,
+            secret=self.coins,
+            month=_MONTH,
+            under_way=under_way[stratum],
         )
-        task.case = task.case.with_ruling(ruling)
+        if not ruling.put_off:
+            task.case = task.case.with_ruling(ruling)
+            under_way[stratum] += ruling.checks
 
     def _take(self, task: DryTask, step: Step) -> None:
         case, source = task.case, task.source

@@ -14,7 +14,7 @@ from tta_dev_primitives.config.models.targets import Price, Usage
 
 VERDICT_PROMPT, VERDICT_OUTPUT = 169, 14
 """Tokens of a verdict's prompt beside the task and the answer, and of a verdict: counted with two public tokenizers."""
-_VERDICT_CAP, _BYTES, _FIXED = 40, 4.5, 760
+VERDICT_CAP, _BYTES, _FIXED = 40, 4.5, 760
 """A call is held at its cap of output tokens and one token a byte; `_FIXED`: bytes of the prompt, and what providers
 add."""
 
@@ -79,6 +79,8 @@ class OpinionCosts:
     ratios: LengthRatios = field(default_factory=LengthRatios)
     most_tokens: int = 2048
     """Output tokens at which an answer is held."""
+    room_to_think: int = 0
+    """Output tokens that a verdict is held at beyond its own (`Capabilities.room_to_think`)."""
 
     def verdict(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD expected for a verdict."""
@@ -88,7 +90,7 @@ class OpinionCosts:
     def verdict_bound(self, task_tokens: int, answer_tokens: int) -> Decimal:
         """USD, about, that a verdict must have saved before it is asked for: what is held for it."""
         read = round((task_tokens + answer_tokens) * _BYTES)
-        return self.price.most(read + _FIXED, _VERDICT_CAP)
+        return self.price.most(read + _FIXED, VERDICT_CAP + self.room_to_think)
 
     def check_bound(self, task_tokens: int, answer_tokens: int, *, closed: bool) -> Decimal:
         """USD, about, that are held for the cheaper check: a solution, or for an open task a verdict."""

@@ -48,6 +48,8 @@ _DOUBT_GAIN, _MOST_DOUBT = 0.6, 0.5
 """Typed answers: audits for each probability that the failure rate exceeds the budget, and the most of them."""
 _CLEAN, _AT_FIRST = 0.02, 0.2
 """Typed answers: so many audits while even clean labels leave more than the first probability of too high a rate."""
+_FEW_OPEN = 2
+"""Checks of a stratum that one run has open at once, and more as their words come."""
 _RECENT = 25
 """Deliveries before an alarm that are charged as if they had all been hopeless."""
 
@@ -83,6 +85,7 @@ def rule(
     *,
     check: float = 1.0,
     task: str = "",
+    under_way: int | None = None,
 ) -> tuple[Ruling, RiskState]:
     """Decide one item and record the decision. What is delivered counts when it is delivered, not here.
 
@@ -91,6 +94,7 @@ def rule(
         coin: Uniform in [0, 1), of this task alone: the audit's randomness, on which the certificate rests.
         check: An independent coin: whether the check is a verdict where an answer would be cheaper.
         task: The task's content key.
+        under_way: Checks of the stratum that this run has open; with too many, the ruling is put off. None: never.
     """
     state = enrolled(state, evidence)
     key = evidence.stratum
@@ -109,6 +113,9 @@ def rule(
         if evidence.auditable and not evidence.checks_saved and check < policy.eps / 2:
             # Checks have used up what was saved: so few tasks cannot break the budget, and earn the next check.
             trusted = trusted or state.by_comparisons(key)[0] <= HOPELESS
+    waits = under_way is not None and under_way >= _most_open(state, evidence, policy)
+    if waits and not trusted and evidence.auditable:
+        return Ruling("escalate", evidence, quality, mean, task=task, put_off=True), state
     chance = _audit_chance(state, evidence, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
     place = -1
@@ -124,6 +131,19 @@ def rule(
     compare = policy.gate == "balanced" and not (trusted and stratum.counted[0] >= PROVED)
     held = withheld(stratum.fields, evidence.schema)
     return replace(ruling, compare=compare, order=stratum.order, place=place, withheld=held), state
+
+
+def _most_open(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> int:
+    """How many checks of a stratum are worth having open at once; further ones may be spared by their words.
+
+    Grows with what is known, so that a stratum that is never trusted is soon slowed down no more.
+    """
+    stratum = state.strata[evidence.stratum]
+    known = stratum.base + len(stratum.tail) - stratum.tail.count("?")
+    if evidence.checks_saved and state.by_comparisons(evidence.stratum)[0] <= policy.worth:
+        # Only verdicts are missing, and savings cover a few at a time.
+        known = max(int(stratum.counted[0]), known // 8)
+    return max(_FEW_OPEN, known)
 
 
 def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> RiskState:

@@ -90,6 +90,13 @@ class Ruling:
     """Fields of a typed answer that the orchestrator gives, whatever the models agree on."""
     resumed: bool = False
     """The same ruling was given before: the task was cut off, or is repeated."""
+    put_off: bool = False
+    """Nothing was decided or recorded: the words of checks that are under way may spare this one."""
+
+    @property
+    def checks(self) -> bool:
+        """Whether the orchestrator's word on the answer is to come."""
+        return self.action != "deliver" and self.evidence.auditable and not self.put_off
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
@@ -58,27 +59,38 @@ class RiskStore:
         items: Sequence[tuple[str, Evidence]],
         policy: RiskPolicy,
         observed: Sequence[tuple[str, Evidence]] = (),
+        under_way: Mapping[str, int] | None = None,
     ) -> list[Ruling]:
         """Decide on many items in order, each seeing the decisions before it.
 
         Args:
             items: Content keys of tasks with what speaks for their answers.
             observed: Tasks whose first two answers have come, but which wait for a third: only their agreement counts.
+            under_way: Checks that the run has open, by stratum: rulings may be put off until
+                their words come; None: none is.
 
         Returns:
             The rulings of `items`; behind them a ruling for each of `observed` that raised a drift alarm.
         """
 
         def work(state: RiskState, rows: dict[str, TaskRow], book: Book) -> tuple[RiskState, list[Ruling]]:
-            rulings, alarms = [], []
+            rulings, alarms, checks = [], [], Counter(under_way)
             for task, seen in observed:
                 alarm, state, rows[task] = observe_once(state, rows[task], seen, policy)
                 if alarm:
                     alarms.append(Ruling("escalate", seen, 0.0, 1.0, drifted=True, task=task))
             for task, evidence in items:
                 ruling, state, rows[task] = rule_once(
-                    state, rows[task], task, evidence, policy, secret=book.secret, month=book.month
+                    state,
+                    rows[task],
+                    task,
+                    evidence,
+                    policy,
+                    secret=book.secret,
+                    month=book.month,
+                    under_way=None if under_way is None else checks[evidence.stratum],
                 )
+                checks[evidence.stratum] += ruling.checks
                 rulings.append(ruling)
             return state, rulings + alarms
 

@@ -106,6 +106,7 @@ def rule_once(
     *,
     secret: str,
     month: str,
+    under_way: int | None = None,
 ) -> tuple[Ruling, RiskState, TaskRow]:
     """The ruling of a task: the one that it met before, or a new one.
 
@@ -113,6 +114,7 @@ def rule_once(
         row: What is known of the task.
         evidence: What speaks for its answer.
         secret: The ledger's secret, under which the coins are drawn.
+        under_way: Checks of its stratum that the run has open; see `risk.rule`.
     """
     drifted, state, row = observe_once(state, row, evidence, policy)
     state = enrolled(state, evidence)
@@ -125,8 +127,9 @@ def rule_once(
     audit, check = (
         coin(secret, purpose, task, evidence.stratum, f"{month}.{order}") for purpose in ("audit", "check")
     )
-    ruling, state = rule(state, evidence, policy, audit, check=check, task=task)
-    return replace(ruling, drifted=drifted), state, row.keep(Held(ruling))
+    ruling, state = rule(state, evidence, policy, audit, check=check, task=task, under_way=under_way)
+    kept = row if ruling.put_off else row.keep(Held(ruling))
+    return replace(ruling, drifted=drifted), state, kept
 
 
 def learn_once(

@@ -21,6 +21,7 @@ from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, lone_o
 from tta_dev_primitives.flows.prompts import prompt
 from tta_dev_primitives.flows.validation.copied_verdict import is_copied
 from tta_dev_primitives.flows.validation.local_checks import HasTask
+from tta_dev_primitives.flows.validation.opinion_costs import VERDICT_CAP
 from tta_dev_primitives.flows.validation.prompt_quoting import nonce_for, plain, quoted
 
 VERDICT_SCHEMA_NAME = "tta_verdict"
@@ -30,7 +31,6 @@ VERDICT_SCHEMA: dict[str, Any] = {
     "required": ["score", "reason"],
     "additionalProperties": False,
 }
-_MOST_TOKENS = 40
 _REASON = 400
 
 
@@ -107,20 +107,11 @@ def _judging(system: str, user: str, target: Target) -> ChatRequest:
     return ChatRequest(
         messages=(Message("user", user),),
         system=system,
-        max_output_tokens=min(target.max_output_tokens, _room(target)),
+        max_output_tokens=min(target.max_output_tokens, target.capabilities.room_to_think + VERDICT_CAP),
         # A schema costs a paid model hidden tokens, and a larger hold.
         json_schema=VERDICT_SCHEMA if target.billing == "free" else None,
         schema_name=VERDICT_SCHEMA_NAME,
         thinking="low",
-    )
-
-
-def _room(target: Target) -> int:
-    """Output tokens for a verdict; a model that thinks anyway needs room for that before its 15 tokens."""
-    return (
-        _MOST_TOKENS
-        if target.capabilities.thinking == "none"
-        else 1024 + target.capabilities.min_thinking_budget
     )
 
 
