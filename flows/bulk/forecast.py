@@ -267,6 +267,9 @@ _LENGTH = re.compile(
     r"\b(a|an|one|single|two|three|four|five|\d{1,2})[- ](sentence|line|paragraph|word)s?\b", re.I
 )
 _EACH = {"word": 3, "line": 25, "sentence": 40, "paragraph": 120}
+_LISTED = re.compile(r"\b(?:list|name|give|suggest)\s+(?:me\s+)?(two|three|four|five|\d{1,2})\s+[a-z]", re.I)
+_POINT = 30
+"""Tokens of one point of a list."""
 _LONG_FORM = re.compile(
     r"\b(?:essay|story|article|report|letter|history|code|function|program|class|script|explain|describe|analy[sz]e|"
     r"compare|list|plan|prove|derive|step)",
@@ -279,9 +282,14 @@ def output_prior(task: str, answer_format: AnswerFormat) -> int:
     """Output tokens that an answer is assumed to have before any was measured, from what the task asks for."""
     if answer_format != "open":
         return _FORM_TOKENS[answer_format]
-    found = _LENGTH.search(task)
+    found, listed = _LENGTH.search(task), _LISTED.search(task)
     if found is not None:
-        count = found[1].lower()
-        return max(4, (int(count) if count.isdigit() else _COUNTS[count]) * _EACH[found[2].lower()])
+        return max(4, _count(found[1]) * _EACH[found[2].lower()])
+    if listed is not None:
+        return _count(listed[1]) * _POINT
     short = len(task.split()) <= _SHORT_WORDS and not _LONG_FORM.search(task)
     return _SHORT_TOKENS if short else _FORM_TOKENS["open"]
+
+
+def _count(word: str) -> int:
+    return int(word) if word.isdigit() else _COUNTS[word.lower()]

@@ -128,6 +128,8 @@ def test_advice_has_a_figure_for_each_change() -> None:
         ("Summarize the note in three sentences.", "open", 120),
         ("Write 2 paragraphs on tea.", "open", 240),
         ("Write a slogan for a shop.", "open", 45),
+        ("List two reasons why tea is good.", "open", 60),
+        ("List the reasons why tea is good.", "open", 300),
         ("Explain the history of tea.", "open", 300),
     ],
 )

@@ -421,3 +421,27 @@ async def test_the_plan_s_answer_format_reaches_every_task(tmp_path: Path, at: A
         if "heron 0" in json.dumps(call.body) and "whole job" not in json.dumps(call.body)
     ]
     assert {GEMINI, LLAMA} <= {call.model for call in asked}
+
+
+async def test_a_new_kind_of_task_learns_before_it_is_paid_for(
+    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """Fifty calls at once, in a ledger that has saved: all but the first few answers are spared by what these show."""
+    workflow = make_workflow(sandbox_of())
+    await workflow.execute_bulk(tasks(120), concurrency=50)
+    kinds = [{"id": str(n), "task": f"Write a slogan for shop {n}.", "use_case": "simple"} for n in range(60)]
+    results = await workflow.execute_bulk(kinds, concurrency=50)
+    assert all(result.accepted for result in results)
+    assert sum(r.cost_usd for r in results) < sum(r.baseline_cost_usd for r in results) / 2
+
+
+@pytest.mark.parametrize("broken", ["prompt: verdict, model: claude-*", "model: claude-*"])
+async def test_who_waits_for_checks_goes_on_when_they_fail(
+    broken: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
+) -> None:
+    """A paid model that fails leaves no task waiting."""
+    workflow = make_workflow(
+        sandbox_of(f"rules: [{{match: {{{broken}}}, reply: {{error: invalid_request}}}}]")
+    )
+    results = await asyncio.wait_for(workflow.execute_bulk(tasks(30), concurrency=30, chunk_size=30), 60)
+    assert len(results) == 30

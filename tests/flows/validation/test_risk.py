@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -47,6 +48,42 @@ def play(
 def steady(rate: float) -> Callable[[int], float]:
     """A failure rate that does not change."""
     return lambda _: rate
+
+
+# checks that are under way
+
+
+@pytest.mark.parametrize("gate", ["balanced", "strict"])
+def test_checks_of_one_kind_are_few_at_once(gate: Any) -> None:
+    """The third answer of an unknown kind waits for the words on the first two; nothing of it is recorded."""
+    policy = RiskPolicy(0.15, gate)
+    state, rulings = RiskState(), []
+    for _ in range(3):
+        ruling, state = rule(state, AGREED, policy, 0.5, under_way=len(rulings))
+        rulings.append(ruling)
+    assert [one.put_off for one in rulings] == [False, False, True]
+    assert state.strata[AGREED.stratum].tail == "??"
+    assert not rulings[-1].checks
+    assert not rule(state, AGREED, policy, 0.5)[0].put_off
+
+
+def test_what_is_known_lets_more_checks_run_at_once() -> None:
+    """A kind that is always rejected is soon slowed down no more; one that is trusted never waits."""
+    for failed, put_off in ((True, [True, False, False]), (False, [True, False, False])):
+        state, seen = RiskState(), []
+        for labels in range(41):
+            if labels in (0, 20, 40):
+                seen.append(rule(state, AGREED, RiskPolicy(0.15), 0.5, under_way=15)[0].put_off)
+            ruling, state = rule(state, AGREED, RiskPolicy(0.15), 0.0)
+            state, _ = learn(state, Label(ruling, not failed), RiskPolicy(0.15))
+        assert seen == put_off
+    assert rule(state, AGREED, RiskPolicy(0.15), 0.99, under_way=1000)[0].action == "deliver"
+
+
+def test_what_cannot_be_checked_does_not_wait() -> None:
+    """No word on it would come."""
+    alone = replace(AGREED, auditable=False)
+    assert not rule(RiskState(), alone, RiskPolicy(0.15), 0.5, under_way=50)[0].put_off
 
 
 # bounds
