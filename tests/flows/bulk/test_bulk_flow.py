@@ -423,11 +423,9 @@ async def test_the_plan_s_answer_format_reaches_every_task(tmp_path: Path, at: A
     assert {GEMINI, LLAMA} <= {call.model for call in asked}
 
 
-async def test_a_new_kind_of_task_learns_before_it_is_paid_for(
-    sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_a_new_kind_of_task_learns_before_it_is_paid_for(at: At) -> None:
     """Fifty calls at once, in a ledger that has saved: all but the first few answers are spared by what these show."""
-    workflow = make_workflow(sandbox_of())
+    workflow = at()
     await workflow.execute_bulk(tasks(120), concurrency=50)
     kinds = [{"id": str(n), "task": f"Write a slogan for shop {n}.", "use_case": "simple"} for n in range(60)]
     results = await workflow.execute_bulk(kinds, concurrency=50)
@@ -436,12 +434,8 @@ async def test_a_new_kind_of_task_learns_before_it_is_paid_for(
 
 
 @pytest.mark.parametrize("broken", ["prompt: verdict, model: claude-*", "model: claude-*"])
-async def test_who_waits_for_checks_goes_on_when_they_fail(
-    broken: str, sandbox_of: SandboxOf, make_workflow: MakeWorkflow
-) -> None:
+async def test_who_waits_for_checks_goes_on_when_they_fail(broken: str, at: At) -> None:
     """A paid model that fails leaves no task waiting."""
-    workflow = make_workflow(
-        sandbox_of(f"rules: [{{match: {{{broken}}}, reply: {{error: invalid_request}}}}]")
-    )
+    workflow = at(f"rules: [{{match: {{{broken}}}, reply: {{error: invalid_request}}}}]")
     results = await asyncio.wait_for(workflow.execute_bulk(tasks(30), concurrency=30, chunk_size=30), 60)
     assert len(results) == 30
