@@ -10,11 +10,10 @@ answer up.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -24,7 +23,6 @@ from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Re
 from tta_dev_primitives.deployments.sandbox.scenario.answers import answer_for
 from tta_dev_primitives.flows.tasks.request import UseCase
 
-Record = Mapping[str, Any]
 _WINDOW = 40
 """Characters of a question's beginning by which it is found inside a longer prompt."""
 _MOST_TOKENS = 10_000_000
@@ -47,8 +45,8 @@ def read_records(path: str | Path, *, limit: int | None = None) -> list[Record]:
                     break
                 if line.strip():
                     record = _record(line, f"{path}:{number}")
-                    before, same = first.setdefault(record["prompt"].strip(), (number, record))
-                    if same["models"] != record["models"]:
+                    before, same = first.setdefault(record.prompt.strip(), (number, record))
+                    if same.models != record.models:
                         raise ConfigError(
                             f"{path}:{number}: the same prompt as in line {before}, with other answers; a replay "
                             "cannot tell which to serve."
@@ -71,8 +69,8 @@ class _Turn(BaseModel):
     answer: str
 
 
-class _Answer(BaseModel, strict=True):
-    """What one recorded model said."""
+class Recorded(BaseModel, strict=True):
+    """What one model said of one task."""
 
     answer: str | None = None
     final: str | None = None
@@ -80,25 +78,43 @@ class _Answer(BaseModel, strict=True):
     correct: bool | None = None
     truncated: bool | None = None
     score: Annotated[float, Field(ge=0, le=1)] | None = None
-    input_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
-    output_tokens: int = Field(default=0, ge=0, le=_MOST_TOKENS)
+    input_tokens: int | None = Field(default=None, ge=0, le=_MOST_TOKENS)
+    output_tokens: int | None = Field(default=None, ge=0, le=_MOST_TOKENS)
+
+    @property
+    def text(self) -> str | None:
+        """The recorded text; where only the choice was kept, the sentence that names it; None: neither was."""
+        if self.answer is not None:
+            return self.answer
+        if self.turns:
+            return self.turns[0].answer
+        return None if self.final is None else f"The answer is ({self.final})."
+
+    @property
+    def right(self) -> bool:
+        """Whether it was right: `correct`, else by its score."""
+        return (self.score or 0) >= _ACCEPTED_SCORE if self.correct is None else self.correct
 
 
-class _Record(BaseModel, strict=True):
+class Record(BaseModel, strict=True):
+    """One task with what each recorded model said."""
+
+    id: str | int | None = None
+    dataset: str | None = None
     prompt: str = Field(pattern=r"\S")
     question: str | None = None
     use_case: UseCase | None = None
-    models: dict[str, _Answer] = Field(min_length=1)
+    models: dict[str, Recorded] = Field(min_length=1)
+    routellm_contaminated: bool | None = None
 
 
 def _record(line: bytes, where: str) -> Record:
     try:
-        _Record.model_validate_json(line)
+        return Record.model_validate_json(line)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         place = ".".join(str(part)[:60] for part in first["loc"]) or "record"
         raise ConfigError(f"{where}: {place}: {first['msg']}.") from None
-    return dict(json.loads(line))
 
 
 class Replay:
@@ -118,7 +134,7 @@ class Replay:
         self._short: list[tuple[str, Record]] = []
         known: set[str] = set()
         for record in records:
-            known.update(record["models"])
+            known.update(record.models)
             self._index(record)
         if unknown := sorted(set(self._models.values()) - known):
             raise ConfigError(
@@ -126,8 +142,8 @@ class Replay:
             )
 
     def _index(self, record: Record) -> None:
-        self._by_prompt[record["prompt"].strip()] = record
-        for text in {_squeezed(record["prompt"]), _squeezed(record.get("question") or record["prompt"])}:
+        self._by_prompt[record.prompt.strip()] = record
+        for text in {_squeezed(record.prompt), _squeezed(record.question or record.prompt)}:
             if len(text) < _WINDOW:
                 self._short.append((text, record))
             else:
@@ -164,24 +180,23 @@ class Replay:
 
     def _recorded(self, ask: Ask, record: Record) -> Answer:
         name = self._models.get(ask.model)
-        answer = record["models"].get(name) if name else None
+        answer = record.models.get(name) if name else None
         if answer is None:
-            raise _refused(f"no recorded answer of {ask.model} to {record.get('id', 'this prompt')}")
-        text = _text(answer)
+            raise _refused(f"no recorded answer of {ask.model} to {record.id or 'this prompt'}")
+        text = answer.text
         if text is None:
-            raise _refused(f"the record {record.get('id', '')} keeps no answer text of {name}")
+            raise _refused(f"the record {record.id or ''} keeps no answer text of {name}")
+        read, wrote = answer.input_tokens, answer.output_tokens
         usage = Usage(
-            input_tokens=int(answer.get("input_tokens", ask.input_tokens)),
-            output_tokens=int(answer.get("output_tokens", max(1, len(text) // 4))),
+            ask.input_tokens if read is None else read,
+            output_tokens=max(1, len(text) // 4) if wrote is None else wrote,
         )
-        return Answer(text, usage, finish="length" if answer.get("truncated") else "stop")
+        return Answer(text, usage, finish="length" if answer.truncated else "stop")
 
     def _verdict(self, ask: Ask, record: Record) -> Answer:
         accept = judged(record, ask.user)
         if accept is None:
-            raise _refused(
-                f"no recorded answer to {record.get('id', 'this prompt')} stands in the verdict frame"
-            )
+            raise _refused(f"no recorded answer to {record.id or 'this prompt'} stands in the verdict frame")
         return answer_for(ask, verdict="accept" if accept else "reject")
 
 
@@ -189,33 +204,10 @@ def judged(record: Record, frame: str) -> bool | None:
     """Whether the recorded answer that stands in `frame` was right; None when none stands there."""
     loose = _loose(frame)
     found: list[tuple[int, bool]] = []
-    for answer in record["models"].values():
-        text = _text(answer)
-        if text is not None and (plain := _loose(text)) and plain in loose:
-            found.append((len(plain), right(answer)))
+    for answer in record.models.values():
+        if (plain := _loose(answer.text or "")) and plain in loose:
+            found.append((len(plain), answer.right))
     return max(found)[1] if found else None
-
-
-def _text(answer: Mapping[str, Any]) -> str | None:
-    """The recorded text; where only the choice was kept, the sentence that names it."""
-    if isinstance(answer.get("answer"), str):
-        return str(answer["answer"])
-    turns = answer.get("turns")
-    if turns:
-        return str(turns[0]["answer"])
-    return f"The answer is ({answer['final']})." if isinstance(answer.get("final"), str) else None
-
-
-def answered(answer: Mapping[str, Any]) -> bool:
-    """Whether an answer can be served: a text, or at least the choice, was recorded."""
-    return _text(answer) is not None
-
-
-def right(answer: Mapping[str, Any]) -> bool:
-    """Whether a recorded answer was right: `correct`, else its score."""
-    if isinstance(answer.get("correct"), bool):
-        return bool(answer["correct"])
-    return float(answer.get("score") or 0) >= _ACCEPTED_SCORE
 
 
 def _squeezed(text: str) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from tta_dev_primitives.deployments.replay.recorded import Record
 from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
 from tta_dev_primitives.flows.answers.hedging import hedged
 from tta_dev_primitives.flows.planning.local_classifier import answer_format
@@ -61,15 +61,15 @@ class Axes:
     published: tuple[float, float, float] | None
 
 
-def axes_of(records: Sequence[Mapping[str, Any]]) -> Axes | None:
+def axes_of(records: Sequence[Record]) -> Axes | None:
     """The curves of the records; None where they do not hold RouteLLM's models."""
     ours, oracle = agreement_curve(records), oracle_curve(records)
     if ours is None or oracle is None:
         return None
-    return Axes(ours, oracle, PUBLISHED.get(str(records[0].get("dataset"))))
+    return Axes(ours, oracle, PUBLISHED.get(records[0].dataset or ""))
 
 
-def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
+def agreement_curve(records: Sequence[Record]) -> Curve | None:
     """Route to the strong model first where other cheap models agree least with the weak one's answer.
 
     Where as many agree with it, those go first on which the others agree with each other against it, then those whose
@@ -78,26 +78,26 @@ def agreement_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
     """
     rows = []
     for record in records:
-        models = record["models"]
-        if not {_WEAK, _STRONG, *_OTHERS} <= set(models) or record.get("routellm_contaminated"):
+        models = record.models
+        if not {_WEAK, _STRONG, *_OTHERS} <= set(models) or record.routellm_contaminated:
             continue
-        fmt = answer_format(record["prompt"])
-        text = models[_WEAK].get("answer") or ""
+        fmt = answer_format(record.prompt)
+        text = models[_WEAK].answer or ""
         weak = final_answer(text, fmt)
-        others = [final_answer(models[n].get("answer") or "", fmt) for n in _OTHERS]
+        others = [final_answer(models[n].answer or "", fmt) for n in _OTHERS]
         votes = sum(agree(weak, other) for other in others)
         rivals = max((sum(agree(a, b) for b in others) for a in others if not agree(a, weak)), default=0)
         order = (votes, -rivals, not hedged(text, weak))
-        rows.append((order, bool(models[_WEAK].get("correct")), bool(models[_STRONG].get("correct"))))
+        rows.append((order, bool(models[_WEAK].correct), bool(models[_STRONG].correct)))
     return _curve(sorted(rows, key=lambda row: row[0])) if rows else None
 
 
-def oracle_curve(records: Sequence[Mapping[str, Any]]) -> Curve | None:
+def oracle_curve(records: Sequence[Record]) -> Curve | None:
     """The best possible order: first where only the strong model is right, last where only the weak one is."""
     rows = [
-        ((), bool(r["models"][_WEAK].get("correct")), bool(r["models"][_STRONG].get("correct")))
+        ((), bool(r.models[_WEAK].correct), bool(r.models[_STRONG].correct))
         for r in records
-        if {_WEAK, _STRONG} <= set(r["models"]) and not r.get("routellm_contaminated")
+        if {_WEAK, _STRONG} <= set(r.models) and not r.routellm_contaminated
     ]
     return _curve(sorted(rows, key=lambda row: row[1] - row[2])) if rows else None
 

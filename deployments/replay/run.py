@@ -22,7 +22,7 @@ from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_co
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target, Usage
-from tta_dev_primitives.deployments.replay.recorded import Record, Replay, answered, right
+from tta_dev_primitives.deployments.replay.recorded import Record, Recorded, Replay
 from tta_dev_primitives.deployments.sandbox.sandbox import BASE_PATHS, Sandbox
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import Quota, Scenario
 from tta_dev_primitives.flows.answers.closed_answers import agree, final_answer
@@ -106,7 +106,7 @@ def recorded_as(records: Sequence[Record], targets: Mapping[str, Target]) -> dic
     Raises:
         ConfigError: Fewer models are recorded than configured.
     """
-    everywhere = set.intersection(*({n for n, a in r["models"].items() if answered(a)} for r in records))
+    everywhere = set.intersection(*({n for n, a in r.models.items() if a.text is not None} for r in records))
     left = sorted(everywhere, key=lambda name: -_accuracy(records, name))
     chosen: dict[str, str] = {}
     # Those of the same family first: the best recorded model must not stand in for another before its own kin does.
@@ -134,7 +134,7 @@ def _alike(name: str, left: Sequence[str]) -> str | None:
 
 
 def _accuracy(records: Sequence[Record], name: str) -> float:
-    return sum(right(r["models"][name]) for r in records) / len(records)
+    return sum(r.models[name].right for r in records) / len(records)
 
 
 async def replay_scenario(
@@ -165,7 +165,7 @@ async def replay_scenario(
             config_at_sandbox(sandbox, config_text, folder, _KEY), use_env_overrides=False
         )
         items = [
-            {"id": str(n), "task": task, "use_case": record.get("use_case") or "moderate"}
+            {"id": str(n), "task": task, "use_case": record.use_case or "moderate"}
             for n, (task, record) in enumerate(zip(_tasks(order), order, strict=True))
         ]
         risk = (await workflow.ready()).risk
@@ -180,8 +180,8 @@ def _tasks(records: Sequence[Record]) -> list[str]:
     seen: Counter[str] = Counter()
     tasks = []
     for record in records:
-        tasks.append(record["prompt"] + " " * seen[record["prompt"]])
-        seen[record["prompt"]] += 1
+        tasks.append(record.prompt + " " * seen[record.prompt])
+        seen[record.prompt] += 1
     return tasks
 
 
@@ -239,12 +239,12 @@ def _outcome(
     correct = rejected = 0
     alone = Decimal(0)
     for record, result in zip(records, results, strict=True):
-        theirs = record["models"][paid_name]
+        theirs = record.models[paid_name]
         alone += _price(paid, theirs)
         if not result.model:
             continue
-        delivered = record["models"][recorded[result.model]]
-        correct += right(delivered)
+        delivered = record.models[recorded[result.model]]
+        correct += delivered.right
         rejected += not _accepted(record, delivered, theirs)
     attempts = [a for result in results for a in result.attempts]
     return Outcome(
@@ -268,19 +268,17 @@ def _outcome(
     )
 
 
-def _price(target: Target, recorded: Mapping[str, Any]) -> Decimal:
+def _price(target: Target, recorded: Recorded) -> Decimal:
     if target.price is None:
         return Decimal(0)
-    return target.price.cost(
-        Usage(recorded.get("input_tokens") or 0, output_tokens=recorded.get("output_tokens") or 0)
-    )
+    return target.price.cost(Usage(recorded.input_tokens or 0, output_tokens=recorded.output_tokens or 0))
 
 
-def _accepted(record: Record, delivered: Mapping[str, Any], paid: Mapping[str, Any]) -> bool:
+def _accepted(record: Record, delivered: Recorded, paid: Recorded) -> bool:
     """Whether the orchestrator's own recorded answer says the same; without texts, whether both were right."""
     if delivered is paid:
         return True
-    fmt = answer_format(record["prompt"])
-    if delivered.get("answer") and paid.get("answer") and fmt != "open":
-        return agree(final_answer(delivered["answer"], fmt), final_answer(paid["answer"], fmt))
-    return right(delivered) or not right(paid)
+    fmt = answer_format(record.prompt)
+    if delivered.answer and paid.answer and fmt != "open":
+        return agree(final_answer(delivered.answer, fmt), final_answer(paid.answer, fmt))
+    return delivered.right or not paid.right

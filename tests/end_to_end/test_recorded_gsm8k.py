@@ -15,7 +15,7 @@ from sandbox_runs import CLAUDE, GEMINI, KEY, KEY_VALUE, LLAMA, sandbox_config, 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
-from tta_dev_primitives.deployments.replay.recorded import Replay
+from tta_dev_primitives.deployments.replay.recorded import Record, Replay
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.orchestration import OrchestrationResult
 
@@ -44,7 +44,8 @@ def records() -> list[dict[str, Any]]:
 def sandbox(records: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Sandbox]:
     """A provider that answers with what was recorded."""
     monkeypatch.setenv(KEY, KEY_VALUE)
-    with Sandbox(answers=Replay(records, RECORDED)).start() as running:
+    known = [Record.model_validate(record) for record in records]
+    with Sandbox(answers=Replay(known, RECORDED)).start() as running:
         yield running
 
 

@@ -7,9 +7,9 @@ import logging
 import os
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -18,6 +18,7 @@ from tta_dev_primitives.commands._output import console, print_json, quiet_logs,
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:
+    from tta_dev_primitives.deployments.replay.recorded import Record
     from tta_dev_primitives.deployments.replay.router_axes import Axes
     from tta_dev_primitives.deployments.replay.run import Outcome
 
@@ -126,7 +127,7 @@ def _configurations(paths: Sequence[Path] | None) -> list[tuple[str, str]]:
 
 
 async def _all(
-    records: Sequence[Mapping[str, Any]], texts: Sequence[tuple[str, str]], seed: int, concurrency: int
+    records: Sequence[Record], texts: Sequence[tuple[str, str]], seed: int, concurrency: int
 ) -> list[Outcome]:
     from tta_dev_primitives.deployments.replay.run import replay_scenario
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from tta_dev_primitives.deployments.replay.recorded import Record
 from tta_dev_primitives.deployments.replay.router_axes import agreement_curve
 
 WEAK, STRONG = "routellm:mistralai/Mixtral-8x7B-Instruct-v0.1", "routellm:gpt-4-1106-preview"
@@ -11,20 +12,15 @@ OTHERS = ("Mixtral-8x7B-Instruct-v0.1", "command-r", "Meta-Llama-3.1-8B-Instruct
 PROMPT = "Tom has 3 apples and buys 4. How many apples has he?"
 
 
-def record(weak: str, *others: str, weak_right: bool) -> dict[str, Any]:
+def record(weak: str, *others: str, weak_right: bool) -> Record:
     """One task: what the weak model and three cheap ones said; the strong one is right."""
     models: dict[str, Any] = {
         name: {"answer": f"The answer is {said}.", "correct": False}
         for name, said in zip(OTHERS, others, strict=True)
     }
-    return {
-        "prompt": PROMPT,
-        "models": models
-        | {
-            WEAK: {"answer": f"The answer is {weak}.", "correct": weak_right},
-            STRONG: {"answer": "The answer is 7.", "correct": True},
-        },
-    }
+    models[WEAK] = {"answer": f"The answer is {weak}.", "correct": weak_right}
+    models[STRONG] = {"answer": "The answer is 7.", "correct": True}
+    return Record.model_validate({"prompt": PROMPT, "models": models})
 
 
 def test_answers_that_others_contradict_together_go_to_the_strong_model_first() -> None:

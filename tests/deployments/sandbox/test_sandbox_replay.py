@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sandbox_kit import ask, shared, text_of
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.deployments.replay.recorded import Replay, judged, read_records
+from tta_dev_primitives.deployments.replay.recorded import Record, Replay, judged, read_records
 from tta_dev_primitives.deployments.sandbox import Sandbox, parse_scenario
 
 MODELS = {"gemini-2.5-pro": "small", "llama-3.3-70b-versatile": "large", "claude-sonnet-4-5": "judge"}
 
 
-def record(number: int, question: str, answers: dict[str, tuple[str, bool]]) -> dict[str, Any]:
+def record(number: int, question: str, answers: dict[str, tuple[str, bool]]) -> Record:
     """A record in the form of the shared replay data."""
-    return {
+    return Record.model_validate({
         "id": f"r{number}",
         "question": question,
         "prompt": f"## Question\n\n{question}\n\n## Instruction\n\nAnswer in one word.\n",
@@ -26,7 +25,7 @@ def record(number: int, question: str, answers: dict[str, tuple[str, bool]]) -> 
             name: {"answer": text, "correct": right, "input_tokens": 100 + number, "output_tokens": 7}
             for name, (text, right) in answers.items()
         },
-    }
+    })  # fmt: skip
 
 
 RECORDS = [
@@ -37,11 +36,9 @@ RECORDS = [
 ]  # fmt: skip
 
 
-def verdict_on(record: dict[str, Any], answer: str) -> str:
+def verdict_on(record: Record, answer: str) -> str:
     """A verdict's frame as a judge sees it."""
-    return (
-        f"<<<task ab>>>\n{record['prompt']}\n<<<end>>>\n<<<answer ab>>>\n{answer}\n<<<end>>>\nScore 0 to 1."
-    )
+    return f"<<<task ab>>>\n{record.prompt}\n<<<end>>>\n<<<answer ab>>>\n{answer}\n<<<end>>>\nScore 0 to 1."
 
 
 SYSTEM = "[tta:verdict/1]\nGrade one answer."
@@ -53,8 +50,8 @@ AS_JSON = {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}
 def test_recorded_answers_come_with_their_recorded_tokens() -> None:
     """Each requested model serves its recorded one's text and counts, through its own wire format."""
     with Sandbox(answers=Replay(RECORDS, MODELS)) as sandbox:
-        gemini = ask(sandbox, "google-ai-studio", RECORDS[0]["prompt"])
-        groq = ask(sandbox, "groq", f"Please help.\n\n{RECORDS[0]['question']}  Thanks!")
+        gemini = ask(sandbox, "google-ai-studio", RECORDS[0].prompt)
+        groq = ask(sandbox, "groq", f"Please help.\n\n{RECORDS[0].question}  Thanks!")
         assert text_of("google-ai-studio", gemini.json()) == "The metal is mercury."
         assert json.loads(text_of("groq", groq.json())) == {"answer": "lead"}
         assert [(c.usage.input_tokens, c.usage.output_tokens) for c in sandbox.calls] == [(101, 7), (101, 7)]
@@ -63,11 +60,8 @@ def test_recorded_answers_come_with_their_recorded_tokens() -> None:
 def test_the_longest_contained_question_is_meant() -> None:
     """A short question inside a longer one does not take its place."""
     replay = Replay(RECORDS, MODELS)
-    assert [(replay.find(t) or {}).get("id") for t in (RECORDS[2]["prompt"], "Now: 2 + 2?", "3 + 3?")] == [
-        "r3",
-        "r2",
-        None,
-    ]
+    found = [replay.find(text) for text in (RECORDS[2].prompt, "Now: 2 + 2?", "3 + 3?")]
+    assert found == [RECORDS[2], RECORDS[1], None]
 
 
 @pytest.mark.parametrize(
@@ -86,7 +80,7 @@ def test_nothing_is_made_up() -> None:
     """An unknown prompt, an unmapped model and an unrecorded answer are the provider's own 400."""
     with Sandbox(answers=Replay(RECORDS, MODELS)) as sandbox:
         unknown = ask(sandbox, "groq", "What is the tallest mountain of the whole wide world?")
-        unmapped = ask(sandbox, "openrouter", RECORDS[0]["prompt"])
+        unmapped = ask(sandbox, "openrouter", RECORDS[0].prompt)
         unjudged = ask(sandbox, "anthropic", verdict_on(RECORDS[0], "Copper."), system=SYSTEM, **AS_JSON)
         assert [r.status_code for r in (unknown, unmapped, unjudged)] == [400, 400, 400]
         assert "no recorded prompt" in unknown.json()["error"]["message"]
@@ -97,7 +91,7 @@ def test_rules_go_before_the_replay() -> None:
     """A scenario can disturb a replay: the first call fails, the second is served."""
     rules = parse_scenario("rules: [{times: 1, reply: {error: overloaded}}]")
     with Sandbox(rules, answers=Replay(RECORDS, MODELS)) as sandbox:
-        assert [ask(sandbox, "groq", RECORDS[1]["prompt"]).status_code for _ in range(2)] == [503, 200]
+        assert [ask(sandbox, "groq", RECORDS[1].prompt).status_code for _ in range(2)] == [503, 200]
 
 
 def test_wrong_replays_are_refused_at_once(tmp_path: Path) -> None:
@@ -115,12 +109,12 @@ def test_wrong_replays_are_refused_at_once(tmp_path: Path) -> None:
 def test_every_shared_record_is_found_and_judged_as_recorded(file: str) -> None:
     """Each recorded prompt finds its own record, and each answer's verdict is what the record says."""
     records = read_records(shared(f"replay/{file}.jsonl"), limit=100)
-    names = sorted(set.intersection(*(set(r["models"]) for r in records)))
+    names = sorted(set.intersection(*(set(r.models) for r in records)))
     replay = Replay(records, {n: n for n in names})
     for one in records:
-        found = replay.find(f"Do this task.\n\n{one['prompt'].strip()}\n\nGood luck.")
+        found = replay.find(f"Do this task.\n\n{one.prompt.strip()}\n\nGood luck.")
         assert found is not None
-        assert found["prompt"] == one["prompt"]
-        for answer in one["models"].values():
-            if isinstance(answer.get("answer"), str) and answer["answer"].strip():
-                assert judged(one, verdict_on(one, answer["answer"])) == answer["correct"]
+        assert found.prompt == one.prompt
+        for answer in one.models.values():
+            if (answer.answer or "").strip():
+                assert judged(one, verdict_on(one, answer.answer or "")) == answer.correct
