@@ -128,7 +128,7 @@ async def finish(
     )
     failed = [f"{part.name}: no answer: {part.error}" for part in parts if part.result is None]
     unsure = [
-        f"{part.name}: not accepted ({part.result.evidence})"
+        f"{part.name}: not accepted ({part.result.basis})"
         for part in parts
         if part.result is not None and not part.result.accepted
     ]

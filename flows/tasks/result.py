@@ -116,7 +116,7 @@ class OrchestrationResult(_Frozen, Generic[T]):
         """What the answer is accepted on, in words: the evidence, who judged, the score, and whether it was reused."""
         judge = "" if self.judged_by is None else f" by {self.judged_by}"
         score = "" if self.quality_score is None else f", quality {self.quality_score:.2f}"
-        reason = f"{self.evidence}{judge}{score}"
+        reason = f"{'no verdict' if self.evidence == 'none' else self.evidence}{judge}{score}"
         if self.evidence == "paid":
             free = any(a.model == self.model and a.billing == "free" for a in self.attempts)
             reason = f"answer of the {'orchestrator' if free else 'paid model'}"

@@ -273,7 +273,7 @@ def _show(found: dict[str, Any]) -> None:
             "never" if seconds is None else span_text(seconds),
             "the quotas are too small"
             if seconds is None
-            else "no quota limits it"
+            else "no known quota limits it"
             if binding is None
             else f"limited by {binding['limit']} of {binding['model']}",
         ],

@@ -13,7 +13,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 from cyclopts import Parameter
 
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, json_text, print_json, print_text, quiet_logs, usd
+from tta_dev_primitives.commands._output import (
+    console,
+    counted,
+    json_text,
+    print_json,
+    print_text,
+    quiet_logs,
+    usd,
+)
 from tta_dev_primitives.commands._trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import write_new_file
@@ -284,7 +292,7 @@ def _summary(job: JobResult, out: Path | None) -> None:
     for part in job.parts:
         if part.result is not None:
             calls = len(part.result.attempts)
-            err.print(f"  {part.name}: {part.result.model}, {part.result.evidence}, {calls} calls")
+            err.print(f"  {part.name}: {part.result.model}, {part.result.basis}, {counted(calls, 'call')}")
     for note in job.notes:
         err.print(f"  {note}")
     err.print(
