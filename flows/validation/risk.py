@@ -50,6 +50,8 @@ _CLEAN, _AT_FIRST = 0.02, 0.2
 """Typed answers: so many audits while even clean labels leave more than the first probability of too high a rate."""
 _FEW_OPEN = 2
 """Checks of a stratum that one run has open at once, and more as their words come."""
+_STEP = 4
+"""So many times as many words must be known as checks are open, while they may open the stratum."""
 _RECENT = 25
 """Deliveries before an alarm that are charged as if they had all been hopeless."""
 
@@ -136,13 +138,13 @@ def rule(
 def _most_open(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> int:
     """How many checks of a stratum are worth having open at once; further ones may be spared by their words.
 
-    Grows with what is known, so that a stratum that is never trusted is soon slowed down no more.
+    Grows with what is known: slowly where a few more words may open it, else fast, as nothing will be spared.
     """
-    stratum = state.strata[evidence.stratum]
+    key = evidence.stratum
+    stratum = state.strata[key]
     known = stratum.base + len(stratum.tail) - stratum.tail.count("?")
-    if evidence.checks_saved and state.by_comparisons(evidence.stratum)[0] <= policy.worth:
-        # Only verdicts are missing, and savings cover a few at a time.
-        known = max(int(stratum.counted[0]), known // 8)
+    if min(state.moments(key)[0], state.by_comparisons(key)[0]) <= policy.worth:
+        known = max(int(stratum.counted[0]) // _STEP, known // (2 * _STEP))
     return max(_FEW_OPEN, known)
 
 
