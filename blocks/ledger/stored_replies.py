@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from decimal import Decimal
-from typing import Any
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer, provider_key
@@ -53,14 +52,8 @@ def content_key(target: Target, request: ChatRequest) -> str:
         "thinking": request.thinking,
         **({} if request.seed is None else {"seed": request.seed}),
     }
-    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=dict)
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return dict(value)
-    raise TypeError(f"json_schema: {type(value).__name__} is not JSON")
 
 
 async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = None) -> GuardedReply | None:

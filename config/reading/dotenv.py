@@ -7,9 +7,11 @@ refused before Prefect reads the same file.
 
 from __future__ import annotations
 
+import grp
 import io
 import logging
 import os
+import pwd
 import re
 import stat
 import threading
@@ -116,7 +118,7 @@ def _read(path: Path, found: os.stat_result) -> Mapping[str, SecretStr]:
 
 
 def _look_at_permissions(path: Path, found: os.stat_result) -> None:
-    if os.name != "posix" or os.environ.get(_ALLOW, "").strip().lower() in ("1", "true", "yes", "on"):
+    if os.environ.get(_ALLOW, "").strip().lower() in ("1", "true", "yes", "on"):
         return
     # Root reads what belongs to others in containers; a file of root's is no user's.
     if found.st_uid not in (os.geteuid(), 0) and os.geteuid() != 0:
@@ -139,9 +141,6 @@ def _look_at_permissions(path: Path, found: os.stat_result) -> None:
 
 def _is_private_group(found: os.stat_result) -> bool:
     """Whether the file's group is its owner's own (the default on Ubuntu and Fedora, with umask 002)."""
-    import grp
-    import pwd
-
     try:
         group = grp.getgrgid(found.st_gid)
         owner = pwd.getpwuid(found.st_uid)

@@ -33,17 +33,16 @@ def read_regular_file(path: Path, *, what: str = "Configuration file") -> FileCo
     """
     try:
         _require_regular(os.stat(path), path, what)
-        flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-        descriptor = os.open(path, flags | getattr(os, "O_NOCTTY", 0))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
         with open(descriptor, "rb") as stream:
             found = os.fstat(descriptor)
             _require_regular(found, path, what)
             data = stream.read(MAX_BYTES + 1)
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError(f"{what} not found: {path}") from None
+    except ConfigError:
+        raise
     except ValueError as error:
-        if isinstance(error, ConfigError):
-            raise
         raise ConfigError(f"{what} {str(path)!r}: not a usable path ({error})") from None
     except OSError as error:
         raise ConfigError(f"{what} {path} cannot be read: {error.strerror or error}") from None
