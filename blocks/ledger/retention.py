@@ -20,6 +20,11 @@ _PAGES_AT_ONCE = 500
 _PAGES = "pg_relation_size('{}') / current_setting('block_size')::int"
 _CACHE_KIB, _USUAL_CACHE_KIB = 256 * 1024, 2000
 _ENTRIES_AT_ONCE = 100_000
+_ENTRIES_BY_MONTH = (
+    "SELECT month, count(*) AS entries, CAST(sum(d_spent) AS BIGINT) AS d_spent, "
+    "CAST(sum(d_held) AS BIGINT) AS d_held, CAST(sum(d_approved) AS BIGINT) AS d_approved "
+    "FROM ledger_event {} GROUP BY month ORDER BY month"
+)
 _PAUSE_S = 0.002
 """Between two transactions, so that calls of other processes come in between."""
 
@@ -70,13 +75,9 @@ class Retention(LedgerCore):
             last = rows[0]["last"]
             if last is None:
                 return 0
-            sums = await tx.fetch(
-                "SELECT month, count(*) AS entries, CAST(sum(d_spent) AS BIGINT) AS d_spent, "
-                "CAST(sum(d_held) AS BIGINT) AS d_held, CAST(sum(d_approved) AS BIGINT) AS d_approved "
-                "FROM ledger_event WHERE scope = ? AND seq > ? AND seq <= ? GROUP BY month ORDER BY month",
-                *(self.scope, upto, last),
-            )
-            for row in sums:
+            for row in await tx.fetch(
+                _ENTRIES_BY_MONTH.format("WHERE scope = ? AND seq > ? AND seq <= ?"), self.scope, upto, last
+            ):
                 await self._add_entries(tx, row, kept=1)
             await tx.execute("UPDATE ledger_proof SET upto = ? WHERE scope = ?", last, self.scope)
             return int(last)
@@ -200,13 +201,7 @@ class Retention(LedgerCore):
                     f"WHERE scope = ? AND seq > ? AND seq <= ? AND at < ? AND what NOT IN ({marks})",
                     (self.scope, after, end, before, *DECISIONS),
                 )
-                sums = await tx.fetch(
-                    "SELECT month, count(*) AS entries, CAST(sum(d_spent) AS BIGINT) AS d_spent, "  # noqa: S608 - marks
-                    "CAST(sum(d_held) AS BIGINT) AS d_held, CAST(sum(d_approved) AS BIGINT) AS d_approved "
-                    f"FROM ledger_event {of[0]} GROUP BY month ORDER BY month",
-                    *of[1],
-                )
-                for row in sums:
+                for row in await tx.fetch(_ENTRIES_BY_MONTH.format(of[0]), *of[1]):
                     await self._add_entries(tx, row, kept=1, sign=-1)
                     await self._add_entries(tx, row, kept=0)
                 return int(end), await tx.execute(f"DELETE FROM ledger_event {of[0]}", *of[1])  # noqa: S608 - marks
