@@ -6,7 +6,6 @@ loosen the budget of real money: a higher limit, another ledger, own prices, a p
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import re
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.ledger.database.protocol import sqlite_path
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings, trust_name
+from tta_dev_primitives.blocks.prefect_server.server_settings import is_loopback
 from tta_dev_primitives.blocks.providers.address_rules import host_of
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
@@ -192,7 +192,7 @@ def _is_own_server(url: HiddenUrl) -> bool:
         one = "," not in parts.netloc and not parts.query
     except ValueError:
         return False
-    return one and bool(parts.password) and is_loopback_host(parts.hostname or "")
+    return one and bool(parts.password) and is_loopback(parts.hostname or "")
 
 
 def _is_below_here(path: Path) -> bool:
@@ -228,15 +228,5 @@ def _is_in_dotenv(variable: str) -> bool:
     return found is not None and found.origin == ".env"
 
 
-def is_loopback_host(host: str) -> bool:
-    """Whether `host`, without a port, is plainly this machine; `x.localhost` may resolve to anything."""
-    if host.rstrip(".").lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 def _is_local(target: Target) -> bool:
-    return target.base_url is not None and is_loopback_host(urlsplit(target.base_url).hostname or "")
+    return target.base_url is not None and is_loopback(urlsplit(target.base_url).hostname or "")

@@ -59,11 +59,11 @@ def release_of(version: str) -> tuple[int, ...]:
 
 
 def is_loopback(host: str) -> bool:
-    """Only programs on this machine reach it."""
+    """Whether `host`, without a port, is plainly this machine; `x.localhost` may resolve to anything."""
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
-        return host == "localhost"
+        return host.rstrip(".").lower() == "localhost"
 
 
 class ServerHome:
