@@ -215,6 +215,8 @@ def _loosely(schema: Any) -> Any:
         ("anthropic", Person, True),
         ("anthropic", Wide, False),
         ("anthropic", Node, False),
+        ("anthropic", of(a={"type": "array", "items": {"type": "object"}}), False),
+        ("anthropic", of(a={"oneOf": [{"type": "string", "maxLength": 3}, {"type": "null"}]}), True),
         ("google-ai-studio", Person, True),
         ("google-ai-studio", {"type": "object", "properties": {"a": {"not": {}}}}, False),
         ("openai-compatible", Person, True),
