@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, nullcontext
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from typing import Any
+from typing import Any, TypeVar
 
 from tta_dev_primitives.blocks.ledger.billing import (
     Bill,
@@ -40,6 +40,7 @@ from tta_dev_primitives.config.errors import ConfigError, LedgerError
 from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
+T = TypeVar("T")
 _log = logging.getLogger("tta_dev_primitives.ledger")
 _GRACE_S = 5.0
 """Seconds that the client's own deadline gets before this one cuts the call off."""
@@ -154,32 +155,18 @@ class _Attempt:
         guarded = GuardedReply(reply, cost, value, hold.id, flag=flag, warning=bill.note)
         if bill.close_key is not None:
             _log.error("%s; no further call goes to %s until `tta ledger resolve`", bill.note, bill.close_key)
-        first = True
-
-        async def charge() -> None:
-            nonlocal first
-            first = await self._charge(hold, bill, guarded)
-
-        failure = await self._finish(charge())
-        if failure is None and self.shared and not first:
-            return replace(guarded, cost_usd=Decimal(0), reused=True)
-        if failure is None:
-            return guarded
-        unsettled = f"its cost could not be written and is charged at the bound later: {failure}"
-        return replace(guarded, cost_usd=hold.bound, flag="unsettled", warning=unsettled)
-
-    async def _charge(self, hold: Hold, bill: Bill, guarded: GuardedReply) -> bool:
-        """Whether this has closed the call."""
-        outcome, answer = self._outcome(guarded, bill), self._kept(guarded)
+        end: dict[str, Any] = {"outcome": self._outcome(guarded, bill), "answer": self._kept(guarded)}
         if bill.charge is None:
-            closed = await self.ledger.charge_at_bound(
-                hold, "", outcome=outcome, answer=answer, close_key=bill.close_key
-            )
+            entry = self.ledger.charge_at_bound(hold, "", **end, close_key=bill.close_key)
         else:
-            closed = await self.ledger.settle(
-                hold, bill.charge, outcome=outcome, answer=answer, close_key=bill.close_key
-            )
-        return closed.changed
+            entry = self.ledger.settle(hold, bill.charge, **end, close_key=bill.close_key)
+        closed = await self._finish(entry)
+        if isinstance(closed, LedgerError):
+            unsettled = f"its cost could not be written and is charged at the bound later: {closed}"
+            return replace(guarded, cost_usd=hold.bound, flag="unsettled", warning=unsettled)
+        if self.shared and not closed.changed:
+            return replace(guarded, cost_usd=Decimal(0), reused=True)
+        return guarded
 
     async def failed(self, hold: Hold, error: ProviderError) -> None:
         usage = error.usage if isinstance(error.usage, Usage) else None
@@ -213,7 +200,7 @@ class _Attempt:
         value = list_value_of(self.target, self.request, reply.usage)
         guarded = GuardedReply(reply, billed, value, self.call.id, flag=flag, warning=bill.note)
         outcome = self._outcome(guarded, bill)
-        failure = await self._finish(
+        kept = await self._finish(
             self.ledger.record_free(
                 self.call,
                 outcome,
@@ -222,49 +209,44 @@ class _Attempt:
                 seconds=time.monotonic() - began,
             )
         )
-        if failure is None:
-            return guarded
-        return replace(guarded, flag="unrecorded", warning=f"this free call was not recorded: {failure}")
+        if isinstance(kept, LedgerError):
+            return replace(guarded, flag="unrecorded", warning=f"this free call was not recorded: {kept}")
+        return guarded
 
     async def _send(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
         """Send under a deadline that no slow body can outlive; the hold's lease ends a minute later."""
         async with self.turn():
-            return await self._in_time(client_send)
-
-    async def _in_time(self, client_send: Callable[[], Awaitable[ChatReply]]) -> ChatReply:
-        began = time.monotonic()
-        try:
-            async with asyncio.timeout(self.call.deadline_s + _GRACE_S):
-                reply = _accepted(self.request, await client_send())
-        except TimeoutError as error:
-            raise ProviderError(
-                f"{self.target.name}: no whole reply within {self.call.deadline_s:.0f} s; "
-                f"it may have been billed",
-                provider=self.target.provider,
-                model=self.target.name,
-                error_class=ErrorClass.TIMEOUT,
-                ledger_action=LedgerAction.CHARGE_AT_BOUND,
-            ) from error
-        took_s = time.monotonic() - began
-        if not vouches(address_of(self.target) or ""):
+            began = time.monotonic()
+            try:
+                async with asyncio.timeout(self.call.deadline_s + _GRACE_S):
+                    reply = _accepted(self.request, await client_send())
+            except TimeoutError as error:
+                raise ProviderError(
+                    f"{self.target.name}: no whole reply within {self.call.deadline_s:.0f} s; "
+                    f"it may have been billed",
+                    provider=self.target.provider,
+                    model=self.target.name,
+                    error_class=ErrorClass.TIMEOUT,
+                    ledger_action=LedgerAction.CHARGE_AT_BOUND,
+                ) from error
+            took_s = time.monotonic() - began
+            if vouches(address_of(self.target) or ""):
+                self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
+                try:
+                    await self.ledger.keep_time()
+                except LedgerError as error:
+                    _log.debug("%s The time that %s gave is not kept.", error, self.target.provider)
             return reply
-        self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
-        try:
-            await self.ledger.keep_time()
-        except LedgerError as error:
-            _log.debug("%s The time that %s gave is not kept.", error, self.target.provider)
-        return reply
 
-    async def _finish(self, entry: Coroutine[Any, Any, Any]) -> LedgerError | None:
+    async def _finish(self, entry: Coroutine[Any, Any, T]) -> T | LedgerError:
         """Write the end of a call even under cancellation; a ledger that is down is left to the sweep."""
         try:
-            await uninterrupted(entry)
+            return await uninterrupted(entry)
         except LedgerError as error:
             _log.error(
                 "%s Call %s stays held and is charged at its bound after its lease.", error, self.call.id
             )
             return error
-        return None
 
     def _outcome(self, guarded: GuardedReply, bill: Bill) -> Outcome:
         reply = guarded.reply
