@@ -233,7 +233,7 @@ async def _record(runtime: Runtime, budget: BudgetState, answer: BudgetApproval)
     note = _with_run(runtime, answer.reason)
     who = f"{answer.approved_by} (as typed, not verified)"
     if answer.decision == "decline":
-        await runtime.ledger.decline(budget.month, who=who, reason=note)
+        await runtime.ledger.note_question(budget.month, "decline", who=who, reason=note)
         raise budget.refusal(f"{who} declined to raise it: {answer.reason}")
     await runtime.ledger.approve(budget.month, answer.amount_usd, who=who, reason=note)
     payload = {

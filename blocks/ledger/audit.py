@@ -132,17 +132,13 @@ class Audit(LedgerCore):
         await forget_anchors(tx)
         return from_pico(spent)
 
-    @writes("decline")
-    async def decline(self, tx: Tx, month: str, *, who: str, reason: str) -> None:
-        """Note in the journal that a person was asked for more money and said no; no amount changes."""
-        wanted, at = checked_month(month), self._now(tx)
-        await write_event(tx, self.scope, wanted, None, "decline", (0, 0, 0), who, reason, at)
-
     @writes("ask")
-    async def note_question(self, tx: Tx, month: str, what: Question, *, reason: str) -> None:
-        """Note in the journal that a person is asked for more money, or that there was no answer; no amount changes."""
+    async def note_question(
+        self, tx: Tx, month: str, what: Question, *, reason: str, who: str | None = None
+    ) -> None:
+        """Note in the journal that a person is asked for more money, said no, or did not answer; no amount changes."""
         wanted, at = checked_month(month), self._now(tx)
-        await write_event(tx, self.scope, wanted, None, what, (0, 0, 0), None, reason, at)
+        await write_event(tx, self.scope, wanted, None, what, (0, 0, 0), who, reason, at)
 
     async def count_answers(self, ending: str) -> int:
         """How many approvals and refusals of all months have a note that ends so."""

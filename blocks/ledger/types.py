@@ -160,8 +160,8 @@ class StoredAnswer:
     body: bytes
 
 
-Question = Literal["ask", "unanswered"]
-"""What the journal keeps of a question to a person, besides the answer."""
+Question = Literal["ask", "decline", "unanswered"]
+"""What the journal keeps of a question to a person, besides an approval."""
 
 
 @dataclass(frozen=True, slots=True)
