@@ -6,7 +6,7 @@ from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.core import EXHAUSTED_BP, LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
-from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
+from tta_dev_primitives.blocks.ledger.money import from_pico, in_usd, to_pico
 from tta_dev_primitives.blocks.ledger.settle import insert_alert
 from tta_dev_primitives.blocks.ledger.types import Alert
 
@@ -55,8 +55,7 @@ class Alerts(LedgerCore):
             'RETURNING month, threshold_bp, spent, limit_seen AS "limit"',
             *(at + lease_s, self.scope, at),
         )
-        usd = [{name: from_pico(row[name]) for name in ("spent", "limit")} for row in rows]
-        return [Alert(self.scope, **{**row, **money}) for row, money in zip(rows, usd, strict=True)]
+        return [Alert(self.scope, **in_usd(row, "spent", "limit")) for row in rows]
 
     async def _alerts_due(self, tx: Tx) -> bool:
         rows = await tx.fetch(

@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
-from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, to_pico
+from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, in_usd, to_pico
 from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.reserve import month_row
@@ -57,8 +57,7 @@ class Audit(LedgerCore):
             "WHERE scope = ? AND month = ? AND state = 'presumed'",
             *(self.scope, wanted),
         )
-        spent, held, approved = (from_pico(row[name]) for name in ("spent", "held", "approved"))
-        return MonthBalance(wanted, spent, held, from_pico(presumed[0]["n"]), approved)
+        return MonthBalance(wanted, presumed=from_pico(presumed[0]["n"]), **in_usd(row, *row))
 
     async def effective_limit(self, limit: Decimal | None, month: str | None = None) -> Decimal | None:
         """`limit` plus what people approved for the month; None (no limit) stays None."""
@@ -245,7 +244,7 @@ class Audit(LedgerCore):
             "ORDER BY created_at, id",
             *(self.scope, checked_month(month)),
         )
-        return [OpenCall(**{**row, "amount": from_pico(row["amount"])}) for row in rows]
+        return [OpenCall(**in_usd(row, "amount")) for row in rows]
 
     async def months(self) -> list[str]:
         """Every month that has calls, the latest first."""
@@ -267,5 +266,4 @@ class Audit(LedgerCore):
             f"FROM ledger_event WHERE scope = ? AND month = ?{only} ORDER BY seq",
             *(self.scope, checked_month(month), *(DECISIONS if decisions else ())),
         )
-        money = ("spent", "held", "approved")
-        return [JournalEntry(**{**row, **{name: from_pico(row[name]) for name in money}}) for row in rows]
+        return [JournalEntry(**in_usd(row, "spent", "held", "approved")) for row in rows]

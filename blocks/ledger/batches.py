@@ -14,7 +14,7 @@ from typing import Literal
 
 from tta_dev_primitives.blocks.ledger.core import AskDate, LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, writes
-from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
+from tta_dev_primitives.blocks.ledger.money import from_pico, in_usd, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.reserve import (
     MonthMovedError,
     RefusedError,
@@ -280,10 +280,7 @@ class Batches(LedgerCore):
             "GROUP BY b.id ORDER BY b.submitted_at DESC, b.id LIMIT ?",
             *(self.scope, *ids, most),
         )
-        return [
-            Batch(**{**row, "held": from_pico(int(row["held"])), "charged": from_pico(int(row["charged"]))})
-            for row in rows
-        ]
+        return [Batch(**in_usd(row, "held", "charged")) for row in rows]
 
     async def open_lines(self, batch_id: str) -> list[OpenLine]:
         """The requests of a batch that wait for their result."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from decimal import ROUND_CEILING, ROUND_FLOOR, Context, Decimal
+from typing import Any
 
 from tta_dev_primitives.config.errors import LedgerError
 
@@ -45,6 +47,11 @@ def from_pico(pico: int) -> Decimal:
     normal = amount.normalize(_WIDE)
     # normalize writes 100 as 1E+2; money is shown in plain digits.
     return normal.quantize(Decimal(1), context=_WIDE) if normal.as_tuple().exponent > 0 else normal  # type: ignore[operator]
+
+
+def in_usd(row: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    """A row with these of its amounts in USD."""
+    return {**row, **{name: from_pico(row[name]) for name in names}}
 
 
 def _scaled(amount: Decimal, what: str) -> Decimal:

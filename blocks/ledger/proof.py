@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, reads
-from tta_dev_primitives.blocks.ledger.money import from_pico
+from tta_dev_primitives.blocks.ledger.money import from_pico, in_usd
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.types import ReportRow
 
@@ -50,11 +50,7 @@ class Proof(LedgerCore):
             f"GROUP BY {names} HAVING sum(calls) > 0 ORDER BY {names}",
             *(*of, *of),
         )
-        usd = [{name: from_pico(row[name]) for name in _MONEY} for row in rows]
-        return [
-            ReportRow(**{**row, **money, "use_case": row["use_case"] or None})
-            for row, money in zip(rows, usd, strict=True)
-        ]
+        return [ReportRow(**{**in_usd(row, *_MONEY), "use_case": row["use_case"] or None}) for row in rows]
 
     async def mean_seconds(self, month: str) -> float | None:
         """Mean seconds from the reservation of an answered call to its settlement; None without any."""

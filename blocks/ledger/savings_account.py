@@ -18,7 +18,7 @@ from decimal import Decimal
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
-from tta_dev_primitives.blocks.ledger.money import from_pico, pico_floor
+from tta_dev_primitives.blocks.ledger.money import from_pico, in_usd, pico_floor
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import SavingsShortError
 
@@ -133,18 +133,8 @@ async def read_account(tx: Tx, scope: str, month: str) -> SavingsAccount:
         scope,
         month,
     )
-    if not rows:
-        return SavingsAccount(month)
-    row = rows[0]
-    return SavingsAccount(
-        month,
-        row["tasks"],
-        cost=from_pico(row["cost"]),
-        baseline=from_pico(row["baseline"]),
-        earned=from_pico(row["earned"]),
-        extra=from_pico(row["extra"]),
-        held=from_pico(row["held"]),
-    )
+    money = ("cost", "baseline", "earned", "extra", "held")
+    return SavingsAccount(month, **in_usd(rows[0], *money)) if rows else SavingsAccount(month)
 
 
 async def read_pairs(tx: Tx, scope: str, orchestrator: str) -> dict[int, tuple[int, float, float]]:

@@ -13,7 +13,7 @@ from decimal import Decimal
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
 from tta_dev_primitives.blocks.ledger.database.schema import register_schema
-from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico_floor
+from tta_dev_primitives.blocks.ledger.money import in_usd, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.savings_account import Ended, Pair, earn
 from tta_dev_primitives.blocks.ledger.sums import Summed, unsum
@@ -176,6 +176,6 @@ async def result_lines(ledger: LedgerCore, month: str) -> list[ResultLine]:
     for row in rows:
         total, count = row.pop("quality_sum"), row.pop("quality_count")
         flags = {name: bool(row[name]) for name in ("accepted", "reused")}
-        money = {name: from_pico(row[name]) for name in ("cost", "baseline")}
-        lines.append(ResultLine(**{**row, **flags, **money}, quality=total / count if count else None))
+        quality = total / count if count else None
+        lines.append(ResultLine(**{**in_usd(row, "cost", "baseline"), **flags}, quality=quality))
     return lines
