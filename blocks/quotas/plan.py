@@ -146,7 +146,7 @@ class _Supply:
         if min(self._minute, of_day) < 1:
             return
         start, total = model.opens_at, 0.0
-        minute_is_new = start > now + _CYCLE_S
+        minute_is_new = start > now  # nothing is sent until then, and a provider that said so counts anew
         day_is_new = day_bounds(start - DAY_SLACK_S, model.zone)[0] > now
         first = self._minute if minute_is_new else lowest(model.left, _PER_MINUTE)
         store = of_day if day_is_new else lowest(model.left, _PER_DAY)

@@ -260,7 +260,7 @@ async def test_a_limit_that_nobody_wrote_down_counts_in_the_time_left_once_the_j
     target = replace(model("a"), provider="openrouter")
     services = replace(world.services, targets={"a": target})
     key = key_id(await services.keys.key_of(target))
-    slot = await services.quota.acquire(target, key, 10)
+    slot = await services.quota.acquire(target, key, 10, priority="bulk")
     assert isinstance(slot, Slot)
     reset = str(int(1000 * (world.clock.now + 30)))
     headers = {"x-ratelimit-limit": "10", "x-ratelimit-remaining": "0", "x-ratelimit-reset": reset}
