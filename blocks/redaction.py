@@ -27,7 +27,7 @@ _SHORTEST = 8
 _SHORTEST_IN_ANSWER = 12
 """Servers on this machine take `lm-studio` or `not-needed`, which are words of answers."""
 _OCTAL = re.compile(r"\\([0-7]{3})")
-_ESCAPE = re.compile(r"(?:\\+(?:u\{?|x\{?)|%u)0*([0-9a-f]{2})\}?|\\([0-9a-f]{2}) ?", re.IGNORECASE)
+_ESCAPE = re.compile(r"(?:(?<!\\)\\++(?:u\{?|x\{?)|%u)0*([0-9a-f]{2})\}?|\\([0-9a-f]{2}) ?", re.IGNORECASE)
 _QUOTED = re.compile(r"\\([^\w\s]|_)")
 _UNDOINGS: tuple[Callable[[str], str], ...] = (
     unquote,

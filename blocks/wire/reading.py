@@ -135,8 +135,8 @@ def error_payload(headers: Mapping[str, str], body: bytes) -> Any:
     return {"error": {"message": title or "a page in HTML without a title", "type": HTML}}
 
 
-_TITLE = re.compile(r"<title[^>]*>(.{1,300}?)</title", re.DOTALL | re.IGNORECASE)
-_HEADING = re.compile(r"<h1[^>]*>(.{1,300}?)</h1", re.DOTALL | re.IGNORECASE)
+_TITLE = re.compile(r"<title[^>]{0,200}>(.{1,300}?)</title", re.DOTALL | re.IGNORECASE)
+_HEADING = re.compile(r"<h1[^>]{0,200}>(.{1,300}?)</h1", re.DOTALL | re.IGNORECASE)
 _TAG = re.compile(r"<[^>]*>")
 
 

@@ -8,6 +8,7 @@ A tag inside code or quotes is text about tags and stays. Thoughts without an en
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 
 _MOST_BLOCKS = 100
 """A text with more blocks than this is no answer of any model; each one costs a look at the whole text."""
@@ -22,13 +23,13 @@ _CLOSE = re.compile(
 _WRAPPERS = re.compile(
     r"\A\s*<\|(?:START_RESPONSE|START_TEXT|begin_of_solution)\|>|<\|(?:END_RESPONSE|END_TEXT|end_of_solution)\|>\s*\Z"
 )
-_FENCED = re.compile(r"^[ \t]*(```+|~~~+)[^\n]*\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^[ \t]*(```++|~~~++)[^\n]*+\n.*?(?:^[ \t]*\1[ \t]*$|\Z)", re.DOTALL | re.MULTILINE)
 _INLINE = re.compile(
-    r"(`+)(?!`)[^\n]{0,400}?(?<!`)\1(?!`)|\"[^\"\n]{0,400}\"|“[^”\n]{0,400}”|«[^»\n]{0,400}»|'<[^'\n]{0,80}'|‘[^’\n]{0,400}’"
+    r"(?<!`)(`++)[^\n]{0,400}?(?<!`)\1(?!`)|\"[^\"\n]{0,400}\"|“[^”\n]{0,400}”|«[^»\n]{0,400}»|'<[^'\n]{0,80}'|‘[^’\n]{0,400}’"
 )
 _CHANNEL = re.compile(
-    r"(?:<\|start\|>\s*\w*\s*)?<\|channel\|>\s*(\w+)"
-    r"(?:[^<\n]{0,200}(?:<\|constrain\|>\s*\w*\s*)?<\|message\|>|(?=\s|\Z))"
+    r"(?:<\|start\|>\s*+\w*+\s*+)?<\|channel\|>\s*(\w+)"
+    r"(?:[^<\n]{0,200}(?:<\|constrain\|>\s*+\w*+\s*+)?<\|message\|>|(?=\s|\Z))"
 )
 _TOKEN = re.compile(r"<\|(?:start|end|return|call|channel|message)\|>")
 _BARE_HARMONY = re.compile(r"\A\s*(?:assistant)?analysis(?=[A-Z\s])(.*?)assistant\s*final(.*)\Z", re.DOTALL)
@@ -117,10 +118,11 @@ def _lone_close(text: str, hidden: list[tuple[int, int]]) -> re.Match[str] | Non
 
 
 def _quoted(text: str) -> list[tuple[int, int]]:
-    """Where code and quotes stand."""
+    """Where code and quotes stand, in order; no two overlap."""
     fences = [match.span() for match in _FENCED.finditer(text)]
-    return fences + [m.span() for m in _INLINE.finditer(text) if not _inside(m.start(), fences)]
+    return sorted(fences + [m.span() for m in _INLINE.finditer(text) if not _inside(m.start(), fences)])
 
 
 def _inside(at: int, spans: list[tuple[int, int]]) -> bool:
-    return any(begin < at < end for begin, end in spans)
+    before = bisect_left(spans, (at,)) - 1
+    return before >= 0 and at < spans[before][1]

@@ -28,6 +28,8 @@ FORMATS: tuple[str, ...] = get_args(AnswerFormat)
 _MOST = 400
 """Characters of a closed answer; anything longer is prose or data, and is not compared."""
 _MOST_JSON = 20_000
+_TAIL = 24_000
+"""Characters at the end of a text in which its answer is looked for: time grows faster than what is read."""
 
 
 def agree(a: str | None, b: str | None) -> bool:
@@ -238,7 +240,7 @@ def final_answer(text: str, fmt: AnswerFormat) -> str | None:
     """The canonical closed answer that a model's whole text gives, None when none is certain."""
     if fmt == "open":
         return None
-    found = _found(text, fmt)
+    found = _found(text[-_TAIL:], fmt)
     if found is None:
         return None
     if fmt == "literal" and not found:
@@ -277,7 +279,9 @@ def _from_json(text: str) -> str | None:
     while at != -1:
         try:
             value, end = decoder.raw_decode(text, at)
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return found  # nested as no answer is; to begin at each of its brackets would take minutes
+        except ValueError:
             at = text.find("{", at + 1)
             continue
         if isinstance(value, dict) and "answer" in value:
@@ -331,7 +335,7 @@ def _from_box(text: str) -> str | None:
 
 
 def _from_hashes(text: str) -> str | None:
-    matches = re.findall(r"^\s*####\s*(.+?)\s*$", text, re.M)
+    matches = re.findall(r"^[^\S\n]*####[^\S\n]*(\S.*?)[^\S\n]*$", text, re.M)
     return str(matches[-1]) if matches else None
 
 

@@ -13,6 +13,8 @@ _ONE_BLOCK = re.compile(r"```(?:json)?[ \t]*\n(.*?)\n[ \t]*```", re.S)
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
 _SURROGATE_CHAR = re.compile("[\ud800-\udfff]")
 _MOST = 100_000
+_MOST_FENCES = 100
+"""Each one costs a look at the rest of the text."""
 _DEPTH = 20
 
 
@@ -61,7 +63,7 @@ def one_value(text: str) -> Any:
     Raises:
         StrictJsonError: It is none, or too large or too deep.
     """
-    blocks = _ONE_BLOCK.findall(text)
+    blocks = _ONE_BLOCK.findall(text) if text.count("```") <= _MOST_FENCES else []
     return _value(blocks[0] if len(blocks) == 1 else text, "value")
 
 

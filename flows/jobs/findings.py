@@ -30,13 +30,13 @@ _NOTHING = re.compile(r"\W*no (?:findings|issues|defects|problems)\b[^\n]{0,60}\
 _MARK = re.compile(r"^\s*(?:[-*+•]\s+|\d+[.)]\s+|\|\s*)?")
 _DRESS = re.compile(r"[`*_\[\]|]+")
 _PLACE = re.compile(
-    r"^(?P<path>.+?):L?(?P<first>\d+)(?:\s*(?:-|–|\.\.|to)\s*L?(?P<last>\d+)|:\d+)?(?=[\s:;,)(–—-]|$)"
+    r"^(?P<path>.+?):L?(?P<first>\d{1,9})(?:\s*(?:-|–|\.\.|to)\s*L?(?P<last>\d{1,9})|:\d+)?(?=[\s:;,)(–—-]|$)"
 )
 _LIVE = re.compile(
     r"(?<=\])(?=[(\[:])|(?<=<)(?=[A-Za-z/!?])|(?<=[a-z]:)(?=//)|(?<=www)(?=\.)|(?<=@)(?=\w)|(?<=mailto:)(?=\S)",
     re.I,
 )
-_LINK = re.compile(r"\]\([^)\s]*\)")
+_LINK = re.compile(r"\]\([^)\s]{0,2000}\)")
 _SAYS = re.compile(
     rf"^[\W_]*(?:severity[\W_]+)?(?P<severity>{'|'.join(_SYNONYMS)})(?![^\W_])"
     r"[`*_)\]]*(?:[:;,.|–—-]+[*_]*)?[\s:;,.|–—-]*(?P<message>.*)$",

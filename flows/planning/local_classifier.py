@@ -113,7 +113,7 @@ _ASKS = re.compile(r"\?\s*$|^\W*(?:determine|identify|name|state|tell|give)\b", 
 _SENTENCE = re.compile(r"[.?!](?:\s|$)")
 _HEADING = re.compile(r"^\W*(?:## ?)?Question:?\s*\n?", re.I)
 _HOW_TO_ANSWER = re.compile(
-    r"(?:^#+ ?Instructions?:?\s*$|^\s*Please (?:answer|show|present)\b).*\Z", re.I | re.M | re.S
+    r"(?:^#+ ?Instructions?:?\s*$|^[^\S\n]*Please (?:answer|show|present)\b).*\Z", re.I | re.M | re.S
 )
 
 
@@ -168,7 +168,7 @@ _VERB = (
     r"test|document|evaluate|classify|produce|prepare|convert)\b"
 )
 _PART = re.compile(
-    rf"^\s*(?:\d+[.)]|[-*•]|step \d+:?)\s*{_VERB}|(?:^|[.;!:]\s+|\bthen\s+|\bfinally,?\s+|\balso\s+){_VERB}",
+    rf"^[^\S\n]*(?:\d+[.)]|[-*•]|step \d+:?)\s*{_VERB}|(?:^|[.;!:]\s+|\bthen\s+|\bfinally,?\s+|\balso\s+){_VERB}",
     re.I | re.M,
 )
 
@@ -222,6 +222,7 @@ _WRITES = re.compile(
 )
 
 
+_MOST_OF_AN_END = 15_000
 _INSTRUCTS = re.compile(
     rf"\?\W*$|^\W*(?:(?:please|only|just|then|finally|now|can you|could you|i want you to)\W+)*(?:{_VERB}|"
     r"(?:answer|reply|respond|return|output|say|state|provide|choose|pick|select|decide|determine|label|show|present|"
@@ -235,6 +236,8 @@ def _instruction(text: str) -> list[str]:
 
     Where one end orders or asks something and the other does not, the other belongs to the text that is worked on.
     """
+    if len(text) > 2 * _MOST_OF_AN_END:
+        text = f"{text[:_MOST_OF_AN_END]}\n\n{text[-_MOST_OF_AN_END:]}"
     for quoted in (_FENCED, _TAGGED, _CITED, _QUOTED):
         text = quoted.sub(" ", text)
     paragraphs = [found for part in _BLANK_LINE.split(text) if (found := _sentences(part))]

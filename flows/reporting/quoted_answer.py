@@ -32,12 +32,12 @@ _ADDRESS = re.compile(
 """What a UI makes a link of. Bounded, so that a long word is not searched again for each of its letters."""
 _KEPT_ESCAPES = frozenset("\\`*_{}[]#+-!|~")
 _CODE_LINE = re.compile(
-    r"[;{}]\s*$|^\s*(?:(?:def|class|if|elif|for|while|with|try)\b.*:|(?:import|return|const|let|var|function|public|"
+    r"[;{}]\s*$|^\s*+(?:(?:def|class|if|elif|for|while|with|try)\b.*:|(?:import|return|const|let|var|function|public|"
     r"private|export|echo|SELECT|INSERT)\b|#include|#!|[\w.\[\]]+\s*[-+*/:]?=\s*\S|[\w.]+\(.*\)\s*$|"
     r"-?\s*[\w-]+:(?:\s+\S+)?$)"
 )
 _MOSTLY = 0.3
-_TABLE_ROW = re.compile(r"[-:|\s>*+]*-[-:|\s]*")
+_TABLE_ROW = re.compile(r"(?:[-:|\s]*+[>*+])*+[:|\s]*+-[-:|\s]*+")
 
 
 @dataclass(slots=True)
@@ -51,9 +51,7 @@ class _Piece:
 def fenced(text: str, *, language: str = "", most: int = PAGE_CHARS) -> list[str]:
     """Text of a model or provider as lines of a code block that it cannot end: no link or picture of it is loaded."""
     shown = visible(text[:most]) + ("\n…" if len(text) > most else "")
-    fence = "```"
-    while fence in shown:
-        fence += "`"
+    fence = "`" * (max(map(len, re.findall("`{3,}", shown)), default=2) + 1)
     return [fence + language, shown, fence]
 
 
