@@ -40,7 +40,7 @@ from tta_dev_primitives.flows.answers.strict_json import StrictJsonError, one_va
 _WRAPPED = "answer"
 """Providers want an object at the root: another value travels under this key."""
 _SHOWN = 160
-_MOST_REFERENCES = 100_000
+_MOST_REFERENCES = 30_000
 _followed: ContextVar[list[int]] = ContextVar("references of the schema that this reading has followed")
 
 _FORMATS = FormatChecker()
@@ -184,7 +184,8 @@ class OutputType:
     @cached_property
     def _validator(self) -> Validator:
         draft = validator_for(self.schema, default=Draft202012Validator)
-        kind = extend(draft, {"pattern": matches, "$ref": _counted(draft.VALIDATORS["$ref"])})  # type: ignore[no-untyped-call]
+        own = {"pattern": matches, "uniqueItems": _unique, "$ref": _counted(draft.VALIDATORS["$ref"])}
+        kind = extend(draft, own)  # type: ignore[no-untyped-call]
         # A registry that fetches nothing: jsonschema's own loads addresses and files.
         made: Validator = kind(self.schema, format_checker=_FORMATS, registry=Registry())
         return made
@@ -198,6 +199,8 @@ def _bounded() -> Iterator[None]:
         yield
     except RecursionError:
         raise InvalidAnswerError("", "the schema refers to itself without end") from None
+    except OverflowError:
+        raise InvalidAnswerError("", "a number is too large for the schema's multipleOf") from None
     finally:
         _followed.reset(before)
 
@@ -215,6 +218,23 @@ def _counted(follow: Any) -> Any:
         yield from follow(validator, *of) or ()
 
     return reference
+
+
+def _unique(validator: Validator, wanted: Any, value: Any, schema: Any) -> Iterator[ValidationError]:
+    """The keyword `uniqueItems`; jsonschema's own compares each item with each other one."""
+    if not wanted or not isinstance(value, list):
+        return
+    if len({json.dumps(_equal(item), sort_keys=True) for item in value}) < len(value):
+        yield ValidationError(f"{value!r:.60} has items twice")
+
+
+def _equal(value: Any) -> Any:
+    """The value in the form in which equal values are written alike: 1.0 is 1, and true is neither."""
+    if isinstance(value, dict):
+        return {key: _equal(part) for key, part in value.items()}
+    if isinstance(value, list):
+        return [_equal(part) for part in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _text(data: Any) -> str:

@@ -195,6 +195,16 @@ def test_a_short_schema_of_many_paths_takes_no_time() -> None:
     assert OutputType.of(
         {"$ref": "#/$defs/25", "$defs": {str(n): parts[str(n)] for n in range(25, 31)}}
     ).read("{}")
+    paths = {"properties": {"n": {"anyOf": [{"$ref": "#"}] * 8}}, "additionalProperties": False}
+    with pytest.raises(InvalidAnswerError, match="more than 30,000 references"):
+        OutputType.of(paths).read('{"n":' * 18 + '{"x":1}' + "}" * 18)
+    once = OutputType.of({"type": "array", "uniqueItems": True, "items": {"multipleOf": 0.5}})
+    assert once.read(str(list(range(15_000))))
+    assert once.read("[1, 0, 2.5, true]")
+    with pytest.raises(InvalidAnswerError, match="items twice"):
+        once.read("[1, 2, 1.0]")
+    with pytest.raises(InvalidAnswerError, match="too large"):
+        once.read(f"[{'9' * 400}]")
     endless = OutputType.of({"anyOf": [{"type": "string"}, {"$ref": "#"}]})
     with pytest.raises(InvalidAnswerError, match="without end"):
         endless.read("1")
