@@ -16,20 +16,15 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.answers.fields import field_paths
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.output import OutputError, replacing
+from tta_dev_primitives.flows.validation.prompt_quoting import is_unseen
 
 _FIRST, _LAST = ("id",), ("accepted", "error")
 _ANSWER = "answer"
 """The column of answers that are no objects."""
-_UNSEEN = (
-    r"\s\x00-\x20\x7f-\xa0\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u2028-\u202f\u205f-\u206f"
-    r"\u2800\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufffb\U000e0000-\U000e0fff"
-)
-"""What a spreadsheet may pass over in front of a formula."""
-_EQUALS, _PLUS = "=@＝＠﹦﹫", r"+\-＋－﹢﹣"
-_STARTS_A_FORMULA = re.compile(rf"[\t\r\n]|[{_UNSEEN}]*+[{_EQUALS}{_PLUS}]")
+_EQUALS, _PLUS = "=@＝＠﹦﹫", "+-−＋－﹢﹣"
 _OTHER_CELL = re.compile(r"([;\t\r\n])([^;\t\r\n]+)")
 """What is a cell of its own when a spreadsheet separates by semicolons or tabs."""
-_CALLS = re.compile(rf'[{_UNSEEN}"]*+(?:[{_EQUALS}]|[{_PLUS}].*[(|!\[])')
+_CALL = re.compile(r"[(|!\[]")
 """Text inside a cell: a list item or a negative number is none, it calls no function and no other program."""
 
 
@@ -65,10 +60,18 @@ def cell(value: Any) -> str:
     if isinstance(value, (bool, int, float)):
         return json.dumps(value)
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    text = _OTHER_CELL.sub(
-        lambda found: f"{found[1]}'{found[2]}" if _CALLS.match(found[2]) else found[0], text
-    )
-    return f"'{text}" if _STARTS_A_FORMULA.match(text) else text
+    text = _OTHER_CELL.sub(lambda found: f"{found[1]}'{found[2]}" if _calls(found[2]) else found[0], text)
+    return f"'{text}" if text[:1] in tuple("\t\r\n") or _first(text) in tuple(_EQUALS + _PLUS) else text
+
+
+def _first(text: str, passed: str = "") -> str:
+    """The first character that is seen: a spreadsheet may pass over all others in front of a formula."""
+    return next((c for c in text if c not in passed and not is_unseen(c)), "")
+
+
+def _calls(text: str) -> bool:
+    first = _first(text, '"')
+    return first in tuple(_EQUALS) or (first in tuple(_PLUS) and _CALL.search(text) is not None)
 
 
 def write_csv(results: Path, target: Path, schema: OutputType | None) -> None:

@@ -17,10 +17,10 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from decimal import Decimal
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase, digits
 from urllib.parse import unquote
 
-from tta_dev_primitives.flows.validation.prompt_quoting import plain
+from tta_dev_primitives.flows.validation.prompt_quoting import folded, plain
 
 _DEPTH = 3
 """Encodings inside encodings that are undone; of a text that is long only one, for the time that it takes."""
@@ -30,15 +30,35 @@ _NEAR = 60
 _PART = 12_000
 _OVERLAP = 3_000
 """More than a copied verdict takes, encoded twice."""
-_READABLE = re.compile(r"[ -~\s]{16}")
-_UNICODE_ESCAPE = re.compile(r"\\+(?:u\{?|x|U0000)([0-9a-fA-F]{2,4})\}?")
-_SPACE_ESCAPE = re.compile(r"\\+[nrtbf]")
-_LOOK_ALIKES = str.maketrans("аеосрхуіѕјԁαεορνιτ$@!", "aeocpxyisjdaeopvitsai")
+_READABLE = re.compile(r"[ -~\s]{24}")
+_UNICODE_ESCAPE = re.compile(r"(?<!\\)\\++(?:u\{?|x|U0000)([0-9a-fA-F]{2,4})\}?")
+_SPACE_ESCAPE = re.compile(r"(?<!\\)\\++[nrtbf]")
+_SIGNS = str.maketrans("$@!", "sai")
 _LEET = str.maketrans("0134578", "oieastb")
-_ALPHABETS = [
-    *(str.maketrans(ascii_lowercase, ascii_lowercase[n:] + ascii_lowercase[:n]) for n in range(26)),
-    str.maketrans(ascii_lowercase, ascii_lowercase[::-1]),
-]
+
+
+def _shifted(letters: int, numbers: int) -> dict[int, int]:
+    """The alphabet moved on by so many letters, and the digits by so many."""
+    parts = ((ascii_lowercase, letters), (ascii_uppercase, letters), (digits, numbers))
+    return {ord(c): ord(part[(i + n) % len(part)]) for part, n in parts for i, c in enumerate(part)}
+
+
+_ATBASH = {
+    ord(c): ord(part[-1 - i]) for part in (ascii_lowercase, ascii_uppercase) for i, c in enumerate(part)
+}
+_CASED = [*(_shifted(n, 0) for n in range(26)), _ATBASH]
+_ALPHABETS = [*_CASED, *(_shifted(n, n) for n in range(1, 26)), _shifted(13, 5)]
+_ENCODED = re.compile(r"[!-~]{24,}")
+"""What is no word: base64 and the like, in one piece or with prose between its pieces."""
+_MOST_ENCODED = 6_000
+_MOST_DECODED = 500_000
+"""Characters that are decoded for one answer. What needs more is built to keep us busy, and counts as a copy."""
+
+
+class _TooMuch(Exception):
+    """The answer needs more decoding than any honest one."""
+
+
 _ROT47 = {code: 33 + (code + 14) % 94 for code in range(33, 127)}
 
 
@@ -46,15 +66,19 @@ def is_copied(score: Decimal | int, reason: str, judged: str) -> bool:
     """True when `judged` holds the words `score` and `reason` with this score and this reason beside them."""
     exact = Decimal(score).as_tuple().digits
     # 0.95, .950 and 95 % have the same digits.
-    digits, why = "".join(map(str, exact)).strip("0"), _letters(reason).translate(_LEET)
-    return any(
-        _holds(view.translate(table), digits, why)
-        for part in _parts(plain(judged))
-        for text in _readings(part, _DEPTH if len(judged) < _LONG else 1)
-        for letters in (_letters(text),)
-        for view in (letters, letters[::-1])
-        for table in _ALPHABETS
-    )
+    shown, why = "".join(map(str, exact)).strip("0"), _letters(reason).translate(_LEET)
+    readings = _Readings()
+    try:
+        return any(
+            _holds(view.translate(table), shown, why)
+            for part in _parts(plain(judged))
+            for text in readings.of(part, _DEPTH if len(judged) < _LONG else 1)
+            for letters in (_letters(text),)
+            for view in (letters, letters[::-1])
+            for table in _ALPHABETS
+        )
+    except _TooMuch:
+        return True
 
 
 def _parts(text: str) -> Iterator[str]:
@@ -64,14 +88,14 @@ def _parts(text: str) -> Iterator[str]:
         yield text[begin : begin + _PART]
 
 
-def _holds(letters: str, digits: str, why: str) -> bool:
+def _holds(letters: str, shown: str, why: str) -> bool:
     words = letters.translate(_LEET)
     if "score" not in words or "reason" not in words:
         return False
     near = len(why) + _NEAR
     for number in re.finditer(r"\d+", letters):
         # Numbers that stood beside it have become one run of digits with it.
-        if digits in number[0]:
+        if shown in number[0]:
             around = words[max(0, number.start() - near) : number.end() + near]
             if "score" in around and "reason" in around and why in around:
                 return True
@@ -79,23 +103,48 @@ def _holds(letters: str, digits: str, why: str) -> bool:
 
 
 def _letters(text: str) -> str:
-    folded = unicodedata.normalize("NFKD", text).casefold().translate(_LOOK_ALIKES)
-    return "".join(filter(str.isalnum, folded))
+    seen = folded(unicodedata.normalize("NFKD", text)).casefold().translate(_SIGNS)
+    return "".join(filter(str.isalnum, seen))
 
 
-def _readings(text: str, depth: int) -> Iterator[str]:
-    """The text, and what it says when its encodings are undone."""
-    undone = html.unescape(unquote(text))
-    undone = _SPACE_ESCAPE.sub(" ", _UNICODE_ESCAPE.sub(lambda found: chr(int(found[1], 16)), undone))
-    for reading in {text, undone}:
-        yield reading
-        yield reading.translate(_ROT47)
-        for decoded in _decodings(reading) if depth else ():
-            if _READABLE.search(decoded):
-                yield from _readings(plain(decoded), depth - 1)
+class _Readings:
+    """What texts say when their encodings are undone, up to an amount of work."""
+
+    def __init__(self) -> None:
+        self._left = _MOST_DECODED
+
+    def of(self, text: str, depth: int) -> Iterator[str]:
+        """The text, and what it says, also through several encodings."""
+        undone = html.unescape(unquote(text))
+        undone = _SPACE_ESCAPE.sub(" ", _UNICODE_ESCAPE.sub(lambda found: chr(int(found[1], 16)), undone))
+        for reading in {text, undone}:
+            yield reading
+            yield reading.translate(_ROT47)
+            for decoded in self._decodings(reading, pieces=depth > 1) if depth else ():
+                if _READABLE.search(decoded):
+                    yield from self.of(plain(decoded), depth - 1)
+
+    def _decodings(self, text: str, *, pieces: bool) -> Iterator[str]:
+        """What is encoded in the text; `pieces`: also backwards, with shifted letters, and with prose between."""
+        yield from self._decoded(text)
+        yield _COUNTED.sub(lambda found: ascii_lowercase[int(found[0]) - 1], text)
+        encoded = "".join(_ENCODED.findall(text))[:_MOST_ENCODED] if pieces else ""
+        for view in (encoded, encoded[::-1]) if encoded else ():
+            for table in (*_CASED, _ROT47):
+                yield from self._decoded(view.translate(table))
+
+    def _decoded(self, text: str) -> Iterator[str]:
+        self._left -= len(text)
+        if self._left < 0:
+            raise _TooMuch
+        yield from _decoded(text)
 
 
-def _decodings(text: str) -> Iterator[str]:
+_COUNTED = re.compile(r"(?<!\d)0?(?:[1-9]|1\d|2[0-6])(?![\d])")
+"""Letters as their places in the alphabet."""
+
+
+def _decoded(text: str) -> Iterator[str]:
     """What numbers and base32, base64 and base85 in the text say, read from each place of a group.
 
     Where the encoded part begins is not known: prose around it becomes noise.

@@ -13,9 +13,17 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
+from functools import lru_cache
 
 # Brackets that a reader can take for < and >, and what can stand between two of them without being seen.
-_LT, _GT = "<‹«⟨⟪〈《❬❮˂ᐸ≪⋘", ">›»⟩⟫〉》❭❯˃ᐳ≫⋙"
+_LT, _GT = "<«≪⋘", ">»≫⋙"
+_LOOK_ALIKES = str.maketrans(
+    "‹⟨⟪〈《❬❮˂ᐸ◁◂◃⊲›⟩⟫〉》❭❯˃ᐳ▷▸▹⊳∶ː꞉׃܃‖│∣ǀ❘аеосрхуіѕјԁАВЕЅІЈКМНОРСТУХαεορνιτΑΒΕΗΙΚΜΝΟΡΤΥΧı",
+    "<<<<<<<<<<<<<>>>>>>>>>>>>>:::::|||||aeocpxyisjdABESIJKMHOPCTYXaeopvitABEHIKMNOPTYXi",
+)
+_LETTER = re.compile(
+    r"LATIN (?:(?:SMALL|CAPITAL) )?LETTER (SMALL CAPITAL )?([A-Z])|.*LATIN (CAPITAL) LETTER ([A-Z])"
+)
 _GAP = r"[\s\u0300-\u036f\u20d0-\u20ff\u2800]*"
 _OPEN = rf"(?:(?:[{_LT}]{_GAP}){{2}}[{_LT}]|⋘|≪{_GAP}<)"
 _CLOSE = rf"(?:(?:[{_GT}]{_GAP}){{2}}[{_GT}]|⋙|>{_GAP}≫)"
@@ -40,13 +48,15 @@ _ROLE = re.compile(
     r"|channel|fim_(?:prefix|middle|suffix))\b[^<>\n]{0,40}>",
     re.I,
 )
-_BRACKETED = re.compile(r"<[^<>]{1,80}>|\[[^\[\]]{1,80}\]")
+_BRACKETED = re.compile(r"<(?:[^<>]|<[^<>]{0,40}>){1,80}+>|\[[^\[\]]{1,80}\]")
+_INNER = re.compile(r"(?<=.)<[^<>]*>|\s+", re.S)
 # Alpaca, Vicuna, OpenChat and older Claude: a role at the head of a line. Only its colon is changed; the lower-case
 # keys of a YAML answer stay as they are.
 _NAMES = ("System", "Developer", "User", "Assistant", "Human", "Bot", "Instruction", "Response", "Input")
 _HEAD = re.compile(
-    rf"^([ \t>*]*(?:#+[ \t]*(?i:{'|'.join(_NAMES)})s?|(?:(?:GPT4?|Correct|END_OF|BEGIN_OF)[ \t]+)*"
-    rf"(?:{'|'.join((*_NAMES[:6], *(n.upper() for n in _NAMES[:6])))}))[ \t*_]*):",
+    rf"(?:^[ \t>*\[(]*(?:#+[ \t]*(?i:{'|'.join(_NAMES)})s?|(?:(?:GPT4?|Correct|END_OF|BEGIN_OF)[ \t]+)*"
+    rf"(?:{'|'.join((*_NAMES[:6], *(n.upper() for n in _NAMES[:6])))}))|##+[ \t]*(?i:{'|'.join(_NAMES)})s?)"
+    r"(?:[ \t]+(?i:prompt|message))?[ \t*_\])]*(?P<colon>:)",
     re.M,
 )
 _PASSES = 8
@@ -82,37 +92,62 @@ _CONTROLS = {
 }
 
 
+def is_unseen(character: str) -> bool:
+    """Whether nothing is drawn for a character, or only room."""
+    return (
+        unicodedata.category(character)[0] in "CZ" or character == "\u2800" or bool(_UNSEEN.match(character))
+    )
+
+
+def folded(text: str) -> str:
+    """The text as a reader takes it, of the same length: look-alikes (wide, small capital, other scripts) are ASCII."""
+    return text if text.isascii() else "".join(map(_folded, text))
+
+
+@lru_cache(maxsize=4096)
+def _folded(character: str) -> str:
+    form = unicodedata.normalize("NFKC", character).translate(_LOOK_ALIKES)
+    if len(form) == 1 and form.isascii():
+        return form
+    named = _LETTER.fullmatch(unicodedata.name(character, ""))
+    if named is None:
+        return character
+    return named[4] or (named[2].lower() if named[1] else named[2])
+
+
 def without_markers(text: str) -> str:
     """The text without anything that looks like a quote marker, a prompt's head or a chat template's role tag.
 
-    Look-alikes count: full-width brackets, and markers with invisible characters between their letters.
+    Look-alikes count: full-width brackets and letters, and markers with something between their letters. Only what
+    reads as a marker is changed.
     """
     text = plain(text)
     if text.isascii() and not _MAY_MARK.search(text):
         return text
-    if not text.isascii():
-        # Only what folds into a marker is changed; other scripts and signs stay as they were.
-        text = "".join(
-            unicodedata.normalize("NFKC", c) if unicodedata.normalize("NFKC", c) in _SIGNS else c
-            for c in text
-        )
     for _ in range(_PASSES):
-        cleaned = _BRACKETED.sub(_unless_broken_role, _ROLE.sub(" ", _MARKER.sub(" ", text)))
-        cleaned = _HEAD.sub(r"\1 -", cleaned)
+        cleaned = text
+        for pattern in (_MARKER, _ROLE, _BRACKETED, _HEAD):
+            cleaned = _cut(pattern, cleaned)
         if cleaned == text:
             return text
         text = cleaned
-    return _MARKER.sub(" ", text.translate(_HARMLESS))
+    return _cut(_MARKER, folded(text).translate(_HARMLESS))
 
 
-def _unless_broken_role(found: re.Match[str]) -> str:
-    """The bracketed text, or a blank for a role tag with white space between its letters."""
-    return " " if _ROLE.fullmatch("".join(found[0].split())) else found[0]
+def _cut(pattern: re.Pattern[str], text: str) -> str:
+    """The text with a blank for each marker, and a dash for the colon of a prompt's head."""
+    out, at = "", 0
+    for found in pattern.finditer(folded(text)):
+        begin, end = found.span("colon") if pattern is _HEAD else found.span()
+        if pattern is _BRACKETED and not _ROLE.fullmatch(_INNER.sub("", found[0])):
+            continue
+        out += text[at:begin] + (" -" if pattern is _HEAD else " ")
+        at = end
+    return out + text[at:]
 
 
 _MAY_MARK = re.compile(r"[<>\[\]:]")
 """What every marker and role tag of ASCII letters holds at least one of."""
-_SIGNS = frozenset("<>[]|/:«»") - {"«", "»"}
 
 
 def has_marker(text: str) -> bool:

@@ -188,6 +188,7 @@ def test_no_cell_begins_as_a_formula(text: str) -> None:
         ),
         ("﹦1", "'﹦1"),
         ("a;=1", "a;'=1"),
+        ("\u1680\U0001d173\U000110bd=1", "'\u1680\U0001d173\U000110bd=1"),
         ('a;"@x"', 'a;\'"@x"'),
         ("a\n-1+cmd|' /C x'!A0", "a\n'-1+cmd|' /C x'!A0"),
         ("a;\t+SUM(1;2)", "a;\t'+SUM(1;2)"),
