@@ -80,6 +80,9 @@ ESCAPES = {
     "mount": "assert ctypes.CDLL(None).mount(b'none', b'.', b'tmpfs', 0, None) == 0",
     "io_uring": "assert ctypes.CDLL(None).syscall(425, 1, ctypes.create_string_buffer(120)) >= 0",
     "shared_memory": "assert ctypes.CDLL(None).shmget(0, 4096, 0o1600) >= 0",
+    "ipc_by_number": "c = ctypes.CDLL(None, use_errno=True)\n"
+    "for n in (29, 30, 31, *range(64, 72), 220, *range(240, 246)):\n"
+    "    c.syscall(n, -1, 0, 0, 0, 0)\n    if ctypes.get_errno() != errno.EPERM: break\nelse: self.fail()",
     "kernel_keyring": "assert ctypes.CDLL(None).syscall(250, 0, -3, 1) >= 0",
     "clock": "time.clock_settime(time.CLOCK_REALTIME, time.time())",
     "owner": "os.setuid(1); os.setuid(0)",
@@ -87,8 +90,8 @@ ESCAPES = {
     "large_file": "open('big', 'wb').write(bytes(20 << 20))",
 }
 HEAD = """
-import ctypes, fcntl, multiprocessing, multiprocessing.util, os, resource, shutil, signal, socket, sqlite3, struct
-import subprocess, sys, time, unittest
+import ctypes, errno, fcntl, multiprocessing, multiprocessing.util, os, resource, shutil, signal, socket, sqlite3
+import struct, subprocess, sys, time, unittest
 V, PORT = {victim!r}, {port}
 class EscapeTest(unittest.TestCase):
 """
