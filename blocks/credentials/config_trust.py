@@ -36,14 +36,14 @@ from tta_dev_primitives.config.reading.trusted_files import (
 
 _MOST_USD = Decimal(100)
 """The limit of the default configuration."""
-_OF_ANOTHER_SERVICE = re.compile(
-    r"(AWS|AZURE|ARM|GITHUB|GH|GITLAB|CI|NPM|NODE|PYPI|TWINE|UV|DOCKER|KUBE|SSH|GPG|VAULT|SLACK|STRIPE|TWILIO|SENTRY"
-    r"|DATABASE|DB|PG|POSTGRES|MYSQL|REDIS|MONGO|CLOUDFLARE|CF|DIGITALOCEAN|HEROKU|NETLIFY|VERCEL|TF|PREFECT|GOOGLE_APPLICATION)_"
-    r"|(DD|DATADOG|JWT|HOMEBREW|PULUMI|DOPPLER|OP|SUPABASE|RESTIC|CARGO|TWITTER|DISCORD|TELEGRAM|GRAFANA)_"
-    r"|.*(PASSWORD|PASSWD|PASSPHRASE|SECRET|COOKIE|SESSION)|(?!HF_|HUGGING).*_TOKEN$",
+_NAMED_AS_A_KEY = re.compile(
+    r"(?!.*(SECRET|PRIVATE|SSH|GPG|SIGN|CRYPT|MASTER|DEPLOY|ACCESS|ADMIN|ROLE|LICEN[CS]E|SDK|JWT|SESSION|COOKIE))"
+    r"(?!(AWS|AZURE|GITHUB|GITLAB|STRIPE|APP|CI|DB|DATABASE|PREFECT|CLOUDFLARE|CF|SENTRY|SENDGRID|TWILIO|DD|NPM)_)"
+    r"((.*_)?(SANDBOX|OLLAMA|VLLM|LMSTUDIO|LM_STUDIO|LITELLM|LLAMA|LLM|LOCAL|MODEL|DEMO|FAKE|DUMMY|TEST|MY|FREE|PAID)"
+    r"_API_KEY\d*|((?!\w*API_KEY)[A-Z0-9]+_){0,2}KEY\d*|API_KEY\d*|K_?\w{0,4}|KEY_\w{1,8}|NONE|UNUSED)",
     re.IGNORECASE,
 )
-"""Variables that hold no key of a model: not even loopback gets them, any user may listen there."""
+"""Other variables are those of other services: not even loopback gets them, any user may listen there."""
 _SHOWN = 4
 _MONEY = ("TTA_HOME", "TTA_LEDGER_URL", "TTA_BUDGET_LIMIT_USD")
 
@@ -158,7 +158,8 @@ def _key_doubts(target: Target, usual: str | None, source: Path | None) -> Itera
     host, own = host_of(target.provider, target.base_url), host_of(target.provider, None)
     variable = target.api_key_env
     if _is_local(target):
-        if _OF_ANOTHER_SERVICE.match(variable):
+        known = variable in {provider.api_key_env for provider in load_catalogue().providers.values()}
+        if not known and not _is_in_dotenv(variable) and not _NAMED_AS_A_KEY.fullmatch(variable):
             yield f"{source}: {variable} is no key of a model and would be sent to {host}"
     elif host != own or not host:
         yield f"{source}: the key in {variable} would be sent to {host or 'an address'}, not to {target.provider}'s own"

@@ -8,21 +8,30 @@ address of the API and its own password are taken. Does not import prefect.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tomllib
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.config.errors import UntrustedConfigError
+from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.reading.dotenv import read_dotenv, unfiltered_dotenv
-from tta_dev_primitives.config.reading.trusted_files import digest_of_settings, is_home, is_trusted
+from tta_dev_primitives.config.reading.files import read_regular_file
+from tta_dev_primitives.config.reading.trusted_files import (
+    digest_of,
+    digest_of_settings,
+    is_home,
+    is_trusted,
+)
 
 _TAKEN = frozenset({"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", "PREFECT_LOGGING_LEVEL"})
 """What `.env` may say; where the address leads to is checked elsewhere."""
 _TAKEN_API = frozenset({"url", "key", "auth_string"})
 _UNREADABLE = "text that is no TOML"
+_WORD = re.compile(r"[^\s\"'\[\]{}(),;=]{1,200}")
+_MOST_FILES = 20
 
 
 def refuse_folder_settings(folder: Path | None = None) -> None:
@@ -61,7 +70,7 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
         if name not in _TAKEN or name not in taken or "$" in value.get_secret_value()
     }
     if found:
-        yield here / ".env", found
+        yield here / ".env", found | _named_files(here, found.values())
     for name in ("prefect.toml", "pyproject.toml"):
         table: Any = _toml(here / name)
         if name == "pyproject.toml" and _UNREADABLE not in table:
@@ -69,7 +78,25 @@ def folder_settings(folder: Path | None = None) -> Iterator[tuple[Path, dict[str
             table = tool.get("prefect") if isinstance(tool, Mapping) else None
         settings = dict(_settings(table))
         if settings:
-            yield here / name, settings
+            yield here / name, settings | _named_files(here, settings.values())
+
+
+def _named_files(here: Path, texts: Iterable[str]) -> dict[str, str]:
+    """The digest of each file that settings name, and of those that it names: Prefect runs what they say."""
+    found: dict[str, str] = {}
+    todo = list(texts)
+    while todo and len(found) < _MOST_FILES:
+        for word in dict.fromkeys(_WORD.findall(todo.pop())):
+            named = here / word
+            for path in (named, named / "profiles.toml", named / "logging.yml"):
+                try:
+                    data = read_regular_file(path).data
+                except (FileNotFoundError, ConfigError):
+                    continue
+                if f"text of {path}" not in found:
+                    found[f"text of {path}"] = digest_of(data)
+                    todo.append(data.decode("utf-8", "replace"))
+    return found
 
 
 def _decides_prefect(name: str) -> bool:
@@ -95,9 +122,9 @@ def _toml(path: Path) -> dict[str, Any]:
     """The file as Prefect reads it. One that cannot be read needs trust: another reader may understand it."""
     text = ""
     try:
-        text = path.read_text("utf-8")
+        text = read_regular_file(path).data.decode().replace("\r\n", "\n").replace("\r", "\n")
         return tomllib.loads(text)
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError, RecursionError):
+    except (ValueError, RecursionError):
         return {_UNREADABLE: text}

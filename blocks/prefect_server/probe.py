@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from tta_dev_primitives.config.errors import PrefectConfigError
+from tta_dev_primitives.config.errors import ConfigError, PrefectConfigError
 
 _YES = {"1", "true", "t", "yes", "y", "on"}
 
@@ -87,12 +87,23 @@ def get_json(
 
 
 def without_proxy(host: str) -> dict[str, str]:
-    """The variables that let clients of this process reach `host`, a server of our own, past a proxy."""
+    """The variables that let clients of this process reach `host`, a server of our own, past a proxy.
+
+    Raises:
+        ConfigError: A proxy that is set is none for Prefect's client, which looks at it all the same.
+    """
     from urllib.request import getproxies_environment, proxy_bypass
 
     proxies = getproxies_environment()
     # Websockets of plain http take any proxy that is set, also HTTPS_PROXY.
-    if not proxies.keys() - {"no"} or proxy_bypass(host):
+    if not proxies.keys() - {"no"}:
+        return {}
+    from tta_dev_primitives.blocks.providers.network import NO_PROXY_URL, usable_proxy
+
+    for kind in ("http", "https", "all"):
+        if proxies.get(kind) and usable_proxy(proxies[kind]) is None:
+            raise ConfigError(f"{kind.upper()}_PROXY: {NO_PROXY_URL} Correct it, or unset it here.")
+    if proxy_bypass(host):
         return {}
     value = ",".join(filter(None, [proxies.get("no"), host]))
     return {"NO_PROXY": value, "no_proxy": value}

@@ -40,20 +40,24 @@ def proxy_of(base: Base) -> str | None:
     url = proxies.get("https") or proxies.get("all")
     if not url or _is_spared(base, proxies):
         return None
+    url = usable_proxy(url)
+    if url is None:
+        raise ConfigError(f"{_variable()}: {NO_PROXY_URL} Correct it, or list {base.host} in NO_PROXY.")
+    return url
+
+
+NO_PROXY_URL = "expected http://host:port; other kinds of proxy, SOCKS among them, are not supported."
+
+
+def usable_proxy(url: str) -> str | None:
+    """The address of a proxy with its scheme; None: it is not an http or https one."""
     url = url if "://" in url else f"http://{url}"
     try:
         parts = urlsplit(url)
-        usable = (
-            parts.scheme in ("http", "https") and parts.hostname and (parts.port is None or parts.port > 0)
-        )
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
-        usable = False
-    if not usable:
-        raise ConfigError(
-            f"{_variable()}: expected http://host:port; other kinds of proxy, SOCKS among them, are not supported. "
-            f"Correct it, or list {base.host} in NO_PROXY."
-        )
-    return url
+        return None
+    return url if usable else None
 
 
 def _is_spared(base: Base, proxies: dict[str, str]) -> bool:

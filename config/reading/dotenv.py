@@ -172,9 +172,9 @@ def unfiltered_dotenv(folder: Path | None = None) -> list[tuple[str, SecretStr]]
     path = (folder or Path()) / ".env"
     read_dotenv(folder)
     try:
-        text = path.read_text("utf-8")
-    except OSError:
-        return []
+        text = read_regular_file(path).data.decode().replace("\r\n", "\n").replace("\r", "\n")
+    except (FileNotFoundError, ConfigError):
+        return []  # a pipe or folder, which Prefect does not read either
     return [
         (one.original.string if one.error or one.key is None else one.key, SecretStr(one.value or ""))
         for one in parse_stream(io.StringIO(text))

@@ -26,7 +26,8 @@ _OUTER = re.compile(
 _MOST_BYTES = MAX_TASK_BYTES - 1_000
 """The task's own words around the source fit into the rest."""
 _BLOCK = re.compile(
-    r"^(?P<fence>`{3,})[ \t]*(?:python|py)?[ \t]*\n(?P<code>.*?)^(?P=fence)[ \t]*$", re.M | re.S | re.I
+    r"^(?P<fence>`{3,})[ \t]*(?:python|py)?[ \t]*\n(?P<code>.*?)(?:^(?P=fence)[ \t]*$|(?P<open>\Z))",
+    re.M | re.S | re.I,
 )
 
 
@@ -55,7 +56,7 @@ def read_module(path: Path) -> Module:
     source = read_text(path, "Python module", most=_MOST_BYTES)
     try:
         tree = ast.parse(source)
-    except (SyntaxError, ValueError) as error:
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:  # nested deeper than Python reads
         line = getattr(error, "lineno", None) or 1
         raise ConfigError(f"{path}:{line}: not Python: {getattr(error, 'msg', error)}") from None
     full = path.resolve()
@@ -93,7 +94,10 @@ def _listed(file: Path, package: Path) -> bool:
     parts = file.relative_to(package).parts
     own = any(part.startswith((".", "_")) for part in parts if part != "__init__.py")
     elsewhere = not file.resolve().is_relative_to(package.resolve())
-    return not own and not elsewhere and bool(file.read_bytes().strip())
+    if own or elsewhere or not file.is_file():
+        return False
+    with file.open("rb") as stream:
+        return bool(stream.read(_MOST_BYTES).strip())
 
 
 def _public(tree: ast.Module) -> Iterator[str]:
@@ -173,5 +177,5 @@ def _without_blocks(page: str) -> str:
 
 def code_in(text: str) -> str:
     """The code of an answer: its largest Python block, or the whole text where there is none."""
-    blocks: Sequence[str] = [found["code"] for found in _BLOCK.finditer(text)]
+    blocks: Sequence[str] = [b["code"] for b in _BLOCK.finditer(text) if b["open"] is None]
     return max(blocks, key=len) if blocks else text

@@ -22,9 +22,11 @@ def read_text(path: Path, what: str, *, most: int = 10_000_000, mixed: bool = Fa
         ConfigError: It is missing, empty, too large, no file, or not UTF-8.
     """
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:  # a pipe is read, what has no end is not read to it
+            data = file.read(most + 1)
         if len(data) > most:
-            raise ConfigError(f"{path}: {len(data):,} bytes; at most {most:,} are taken. Split it.")
+            size = max(path.stat().st_size, len(data))
+            raise ConfigError(f"{path}: {size:,} bytes; at most {most:,} are taken. Split it.")
         text = data.decode("utf-8", "replace" if mixed else "strict")
     except FileNotFoundError:
         raise ConfigError(f"{what} not found: {path}") from None
@@ -128,6 +130,10 @@ def _same_data(repository: str, own: Path) -> list[str]:
     if inside != "true":
         return [f"--git-dir={own}"]
     top = os.fsdecode(_git(repository, "rev-parse", "--show-toplevel")).removesuffix("\n")
+    here = Path(repository).resolve()
+    holder = next((f for f in (here, *here.parents) if os.path.lexists(f / ".git")), None)
+    if "GIT_WORK_TREE" not in os.environ and "GIT_DIR" not in os.environ and Path(top) != holder:
+        raise ConfigError(f"{repository}: core.worktree of its .git names {top}; give a patch file instead.")
     return [f"--git-dir={own}", f"--work-tree={top}"]
 
 

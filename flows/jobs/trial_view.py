@@ -19,6 +19,7 @@ from collections.abc import Iterator
 
 _PARTS = ("bin", "lib", "lib32", "lib64", "libexec", "share", "pyvenv.cfg")
 _FILES = ("/etc/ld.so.cache", "/etc/localtime", "/nix/store")
+_MOST_BYTES = 2_000_000
 _MOST_FILES = 3_000
 """Source files of one package that are searched for imports."""
 
@@ -111,11 +112,13 @@ def _sources(place: str, projects: list[str]) -> Iterator[str]:
 
 
 def _imports(source: str) -> set[str]:
+    if not os.path.isfile(source):  # a pipe would be waited for
+        return set()
     try:
         with open(source, "rb") as stream:
             # As text: a coding line in bytes would import a codec, perhaps the folder's own.
-            tree = ast.parse(stream.read().decode("utf-8", "replace"))
-    except (OSError, SyntaxError, ValueError):
+            tree = ast.parse(stream.read(_MOST_BYTES).decode("utf-8", "replace"))
+    except (OSError, SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     names: set[str] = set()
     for node in ast.walk(tree):

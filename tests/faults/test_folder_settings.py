@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import ignore_in_git
+from tta_dev_primitives.flows.jobs.modules import read_modules
 from tta_dev_primitives.flows.jobs.sources import git_diff
 
 CONFIG = """orchestration:
@@ -81,20 +83,66 @@ def test_a_folders_prefect_settings_run_nothing_without_trust(
     assert not (folder / "PWNED").exists()
 
 
-def test_trust_is_given_once_and_ends_with_a_change(tmp_path: Path) -> None:
-    """`tta trust` lists the file; another setting needs trust anew."""
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("prefect.toml", '[logging]\nlevel = "DEBUG"\n'), ("logging.yml", LOGGING), ("handlers.ini", "x = 1")],
+)
+def test_trust_is_given_once_and_ends_with_a_change(name: str, text: str, tmp_path: Path) -> None:
+    """`tta trust` lists the file; another setting needs trust anew, and another text of a file that it names."""
     folder = tmp_path / "clone"
     folder.mkdir()
-    (folder / "prefect.toml").write_text('[logging]\nlevel = "INFO"\n')
+    (folder / "prefect.toml").write_text('[logging]\nlevel = "INFO"\nconfig_path = "logging.yml"\n')
+    (folder / "logging.yml").write_text("version: 1 # see handlers.ini")
+    (folder / "handlers.ini").write_text("")
     listed = tta(folder, "trust", "--json")
     assert json.loads(listed.stdout)["trusted"] == [str(folder / "prefect.toml")]
     look = "from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings as r; r()"
     env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path / "home"), "TTA_HOME": str(tmp_path / "tta")}
     ask = [sys.executable, "-c", look]
     assert subprocess.run(ask, cwd=folder, env=env, capture_output=True).returncode == 0
-    (folder / "prefect.toml").write_text('[logging]\nlevel = "DEBUG"\n')
+    (folder / name).write_text(text)
     refused = subprocess.run(ask, cwd=folder, env=env, capture_output=True, text=True)
     assert "is not trusted" in refused.stderr
+
+
+@pytest.mark.parametrize("name", ["prefect.toml", "pyproject.toml", ".env"])
+def test_a_pipe_or_an_endless_file_is_not_read(name: str, tmp_path: Path) -> None:
+    """What Prefect would wait for needs trust."""
+    os.mkfifo(tmp_path / name)
+    said = [setting for _, found in folder_settings(tmp_path) for setting in found]
+    assert said == ([] if name == ".env" else ["text that is no TOML"])
+    (tmp_path / name).unlink()
+    (tmp_path / name).symlink_to("/dev/zero")
+    assert [setting for _, found in folder_settings(tmp_path) for setting in found] == said
+
+
+def test_a_hostile_package_is_no_trap_for_the_jobs(tmp_path: Path) -> None:
+    """A pipe or a link to a device is no module; a file without end or too deep is refused in one line."""
+    os.mkfifo(tmp_path / "pipe.py")
+    (tmp_path / "zero.py").symlink_to("/dev/zero")
+    (tmp_path / "good.py").write_text("def f(): ...\n")
+    assert [module.name for module in read_modules([tmp_path])] == ["good"]
+    for text in ("x = " + "-" * 100_000 + "1", "x = a" + ".b" * 100_000):
+        (tmp_path / "deep.py").write_text(text)
+        with pytest.raises(ConfigError, match="not Python"):
+            read_modules([tmp_path])
+    os.truncate(tmp_path / "deep.py", 20_000_000_000)
+    with pytest.raises(ConfigError, match="20,000,000,000 bytes"):
+        read_modules([tmp_path])
+
+
+def test_a_repository_shows_no_files_of_other_folders(tmp_path: Path) -> None:
+    """`core.worktree` of an unpacked folder would put a file of the user's into the prompt."""
+    folder = tmp_path / "clone"
+    git = ["git", "-C", str(folder), "-c", "user.name=a", "-c", "user.email=a@b"]
+    subprocess.run(["git", "init", "-q", str(folder)], check=True)
+    (folder / "creds").write_text("a\n")
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "a"], check=True)
+    (tmp_path / "creds").write_text("secret\n")
+    subprocess.run([*git, "config", "core.worktree", str(tmp_path)], check=True)
+    with pytest.raises(ConfigError, match=r"core\.worktree"):
+        git_diff(str(folder), "HEAD")
 
 
 EVIL = "sh -c 'echo > {0}/PWNED; cat'"

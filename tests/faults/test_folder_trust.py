@@ -96,7 +96,16 @@ def test_the_default_and_the_guides_files_need_no_trust(folder: Path) -> None:
         (executor("http://127.0.0.1:7831/v1", "AWS_SECRET_ACCESS_KEY"), "AWS_SECRET_ACCESS_KEY is no key"),
         (executor("http://[::1]:7831/v1", "DB_PASSWORD"), "DB_PASSWORD is no key"),
         (executor("http://[::1]:7831/v1", "CARGO_REGISTRY_TOKEN"), "CARGO_REGISTRY_TOKEN is no key"),
-        (executor("http://[::1]:7831/v1", "DJANGO_SECRET_KEY"), "DJANGO_SECRET_KEY is no key"),
+        *(
+            (executor("http://[::1]:7831/v1", name), f"{name} is no key of a model")
+            for name in (
+                "DJANGO_SECRET_KEY",
+                "DD_API_KEY",
+                "LINEAR_API_KEY",
+                "SUPABASE_SERVICE_ROLE_KEY",
+                "SSH_KEY",
+            )
+        ),
     ],
 )
 def test_a_key_that_would_go_elsewhere_is_refused(folder: Path, options: dict[str, Any], words: str) -> None:
