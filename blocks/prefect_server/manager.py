@@ -12,6 +12,7 @@ from __future__ import annotations
 import fcntl
 import hmac
 import json
+import logging
 import os
 import secrets
 import signal
@@ -44,6 +45,7 @@ from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerEr
 from tta_dev_primitives.config.home import make_private
 
 _PORTS = range(4242, 4262)
+_LOG = logging.getLogger("tta_dev_primitives.server")
 _MOST_STARTS = 2
 _UNUSED_S = 10.0
 _STARTING = "--- starting ---"
@@ -122,6 +124,7 @@ def start_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool =
                     raise PrefectServerError(
                         f"The embedded Prefect server ended while it started. {_log_tail(place)}"
                     )
+                _LOG.info("Starting a Prefect server on this machine …")
                 _spawn(place, lock)
                 starts += 1
             elif not _running(place):

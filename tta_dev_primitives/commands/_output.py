@@ -204,6 +204,8 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    if level <= logging.WARNING and sys.stderr.isatty():  # it takes some seconds
+        logging.getLogger("tta_dev_primitives.server").setLevel(logging.INFO)
     # The command line says it itself.
     logging.getLogger("tta_dev_primitives.interrupted").setLevel(logging.CRITICAL)
 

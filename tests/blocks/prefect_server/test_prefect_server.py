@@ -186,7 +186,7 @@ async def test_a_websocket_from_elsewhere_is_refused(prefect_server: ServerInfo)
 
 
 def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced(
-    home: Path, monkeypatch: pytest.MonkeyPatch
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Four commands share one start; after kill -9 the next finds no trace that misleads it; an upgrade starts anew."""
     with ThreadPoolExecutor(4) as pool:
@@ -214,9 +214,11 @@ def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced
     state.write_text(json.dumps({**json.loads(state.read_text()), "tta": "0.0.1"}))
     assert start_server(home=home).pid == second.pid, "somebody used it a moment ago"
     monkeypatch.setattr("tta_dev_primitives.blocks.prefect_server.manager._UNUSED_S", -1.0)
-    third = start_server(home=home, wait=False)
+    with caplog.at_level("INFO", "tta_dev_primitives.server"):
+        third = start_server(home=home, wait=False)
 
     assert (third.started, third.pid == second.pid) == (True, False)
+    assert caplog.messages == ["Starting a Prefect server on this machine …"]
     assert stop_server(home=home).pid == third.pid
     assert not server_status(home=home).running
     assert not stop_server(home=home).running
