@@ -24,15 +24,13 @@ register_schema(
     1,
     [
         "ALTER TABLE ledger_call ADD COLUMN summed INTEGER NOT NULL DEFAULT 0",
-        "ALTER TABLE ledger_call ADD COLUMN cache_read_tokens INTEGER",
         "CREATE INDEX ledger_call_unsummed ON ledger_call (scope, month) WHERE summed = 0",
         """CREATE TABLE ledger_call_sum (
             scope TEXT NOT NULL, month TEXT NOT NULL, day TEXT NOT NULL, provider TEXT NOT NULL,
             model TEXT NOT NULL, role TEXT NOT NULL, use_case TEXT NOT NULL, billing TEXT NOT NULL,
             state TEXT NOT NULL, outcome TEXT NOT NULL, extra TEXT NOT NULL, kept INTEGER NOT NULL,
-            calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL, cache_read_tokens INTEGER NOT NULL,
-            output_tokens INTEGER NOT NULL, charged INTEGER NOT NULL, list_value INTEGER NOT NULL,
-            baseline INTEGER NOT NULL,
+            calls INTEGER NOT NULL, input_tokens INTEGER NOT NULL, output_tokens INTEGER NOT NULL,
+            charged INTEGER NOT NULL, list_value INTEGER NOT NULL, baseline INTEGER NOT NULL,
             PRIMARY KEY (scope, month, day, provider, model, role, use_case, billing, state, outcome, extra, kept))
             STRICT""",
         """CREATE TABLE ledger_event_sum (
@@ -41,6 +39,14 @@ register_schema(
             PRIMARY KEY (scope, month, kept)) STRICT""",
         # Entries of the journal up to this number are in the sums.
         "CREATE TABLE ledger_proof (scope TEXT PRIMARY KEY, upto INTEGER NOT NULL) STRICT",
+    ],
+)
+register_schema(
+    "sums",
+    2,
+    [
+        "ALTER TABLE ledger_call ADD COLUMN cache_read_tokens INTEGER",
+        "ALTER TABLE ledger_call_sum ADD COLUMN cache_read_tokens INTEGER NOT NULL DEFAULT 0",
     ],
 )
 
