@@ -234,7 +234,7 @@ def _saved(report: BulkReport) -> str:
 
 def _next_step(report: BulkReport) -> str:
     again = "the same command goes on from there and pays for nothing twice"
-    if report.state == "interrupted":
+    if report.state == "interrupted" and (report.left or report.reason):
         why = report.reason or "interrupted"
         return f"{why[:1].upper()}{why[1:]}; {again}."
     if report.resume_at is not None:

@@ -9,6 +9,8 @@ from rich.console import Console
 
 from tta_dev_primitives.commands import _bulk_view
 from tta_dev_primitives.commands._bulk_view import LineView, LiveView
+from tta_dev_primitives.commands.bulk import _next_step
+from tta_dev_primitives.flows.bulk.job_report import BulkReport
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 
@@ -41,3 +43,17 @@ def test_a_log_gets_a_line_after_ten_seconds_with_each_model_and_none_before(
         view.update(progress)
     models = "a: 9 answers, 12 calls, 1 failed · b: 0 answers, 1 calls, 0 failed"
     assert log.getvalue() == f"0/40 done · 0 failed · cost $0.0000 · {models}\n"
+
+
+def test_an_interrupted_job_with_nothing_left_is_whole() -> None:
+    """Ctrl-C during the last calls, which were let end: there is nothing to go on with."""
+    said = [
+        _next_step(
+            BulkReport(
+                state="interrupted", output="o", done=3, done_before=0, accepted=3, failed=0, left=left
+            )
+        )
+        for left in (0, 1)
+    ]
+    assert said[0] == "Results: o"
+    assert said[1].startswith("Interrupted; the same command goes on")
