@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from prefect.client.schemas.filters import (
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.client.schemas.responses import SetStateStatus
 from prefect.states import Failed
-from sandbox_runs import CLAUDE, KEY, KEY_VALUE, At, sandbox_config
+from sandbox_runs import CLAUDE, KEY, KEY_VALUE, At, SandboxOf, sandbox_config
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
@@ -38,7 +38,6 @@ from tta_dev_primitives.flows.budget import BudgetState
 from tta_dev_primitives.flows.maintenance import sweep_ledger
 from tta_dev_primitives.orchestration import BudgetExceededError, MultiModelWorkflow
 
-StartSandbox = Callable[..., Sandbox]
 TASK = "Describe how a kettle works."
 NO_MONEY = {"budget_limit_usd": 0.0, "on_exhausted": "ask"}
 FORM = {"amount_usd": 2.5, "reason": "month end", "approved_by": "Ada"}
@@ -180,7 +179,7 @@ def quiet_server(tmp_path: Path) -> Iterator[ServerInfo]:
 
 @pytest.fixture
 def served(
-    quiet_server: ServerInfo, sandbox_of: StartSandbox, tmp_path: Path
+    quiet_server: ServerInfo, sandbox_of: SandboxOf, tmp_path: Path
 ) -> Iterator[tuple[Sandbox, Path, MultiModelWorkflow]]:
     """All deployments served by a process of their own, as `python -m ...deployments.serve` does it."""
     sandbox = sandbox_of(REJECTED)

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 import pytest
 from prefect import get_client
 from prefect_graph import edges, task_runs
-from sandbox_runs import CLAUDE, GEMINI, At
+from sandbox_runs import CLAUDE, GEMINI, At, SandboxOf
 
 from tta_dev_primitives.deployments.sandbox import Call, Sandbox
 
-SandboxOf = Callable[..., Sandbox]
 TASK = "Collect the facts on kettles. List the risks of using one. Write a report to the board."
 CHECKS = {"validation": {"mode": "never"}}
 

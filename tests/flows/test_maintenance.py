@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -13,18 +13,15 @@ import pytest
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import FlowRun
 from prefect.states import Crashed, Pending, Running
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, SandboxOf, executor
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling.runtime import active
 from tta_dev_primitives.flows.maintenance import check_models, resumable, resume_crashed, sweep_ledger
 from tta_dev_primitives.flows.prefect_support.events import listening
 from tta_dev_primitives.flows.reporting.spend_report_flow import spend_report
-
-StartSandbox = Callable[..., Sandbox]
 
 
 @contextmanager
@@ -89,7 +86,7 @@ async def test_the_sweep_tells_of_a_new_month_and_of_new_money(
 
 @pytest.mark.parametrize("swept_between", [True, False])
 async def test_a_higher_limit_is_told_after_a_refused_call(
-    swept_between: bool, sandbox_of: StartSandbox, at: At
+    swept_between: bool, sandbox_of: SandboxOf, at: At
 ) -> None:
     """A call that did not fit spends nothing and pauses the bulk job; a higher limit in the file resumes it."""
     sandbox = sandbox_of()

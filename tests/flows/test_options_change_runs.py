@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from uuid import UUID
 
 import pytest
 from prefect import task
-from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, LONG, LONG_ANSWERS, LONG_RULE, At, executor
+from sandbox_runs import CLAUDE, GEMINI, KEY, LLAMA, LONG, LONG_ANSWERS, LONG_RULE, At, SandboxOf, executor
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows import execute, orchestrate
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import AttemptChain
@@ -24,7 +22,6 @@ from tta_dev_primitives.orchestration import (
     OrchestrationResult,
 )
 
-StartSandbox = Callable[..., Sandbox]
 OPEN = "Describe how a kettle works."
 
 
@@ -157,7 +154,7 @@ def test_when_every_model_fails_the_error_holds_every_attempt(at: At) -> None:
     ("most", "asked"), [(1, [GEMINI]), (2, [GEMINI, LLAMA]), (3, [GEMINI, LLAMA, CLAUDE])]
 )
 def test_no_more_attempts_are_made_than_the_option_allows(
-    most: int, asked: list[str], sandbox_of: StartSandbox, at: At
+    most: int, asked: list[str], sandbox_of: SandboxOf, at: At
 ) -> None:
     """`max_attempts` counts models and repetitions alike; who is cut off does not answer as a last resort either."""
     sandbox = sandbox_of("rules: [{reply: {status: 500}}]")
@@ -211,7 +208,7 @@ def test_the_alert_threshold_raises_one_event_a_month(at: At) -> None:
 
 
 def test_a_limit_lowered_below_the_spending_says_that_the_month_is_spent(
-    sandbox_of: StartSandbox, at: At
+    sandbox_of: SandboxOf, at: At
 ) -> None:
     """No call crosses such a line: the next run sends `tta.budget.exhausted`, once."""
     from tta_dev_primitives.flows.prefect_support import events

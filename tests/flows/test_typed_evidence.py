@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, SandboxOf, executor
 from test_typed_runs import TASK, Invoice, answers
 from typed_world import Models, run_job, tasks_of
 
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.reporting.run_artifacts import field_rows
 from tta_dev_primitives.flows.tasks.result import BudgetView, OrchestrationResult
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case
@@ -26,7 +24,6 @@ from tta_dev_primitives.flows.validation.risk_state import Action, Label, RiskPo
 from tta_dev_primitives.flows.validation.rulings import TaskRow, learn_once, rule_once
 from tta_dev_primitives.flows.validation.steps import Answers, Consult, Deliver, PaidSolve
 
-StartSandbox = Callable[..., Sandbox]
 G, L, D = (Candidate(name, name, "free") for name in ("gemini", "llama", "deepseek"))
 PAID = Candidate("claude", "claude", "paid")
 
@@ -175,7 +172,7 @@ async def test_disputed_fields_in_a_real_run(at: At, monkeypatch: pytest.MonkeyP
 
 
 async def test_a_part_that_does_not_fit_the_whole_is_asked_for_as_a_whole(
-    sandbox_of: StartSandbox, at: At, monkeypatch: pytest.MonkeyPatch
+    sandbox_of: SandboxOf, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The type's own rules see the whole object; nothing that breaks them is delivered."""
     monkeypatch.setattr("tta_dev_primitives.flows.validation.rulings.rule", _trusting)

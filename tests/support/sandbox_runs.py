@@ -66,6 +66,7 @@ class AtSandbox(MultiModelWorkflow):
 
 
 At = Callable[..., AtSandbox]
+SandboxOf = Callable[..., Sandbox]
 
 
 def workflow_of(config: Mapping[str, Any], folder: Path) -> AtSandbox:

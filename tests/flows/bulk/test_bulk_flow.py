@@ -6,7 +6,7 @@ import asyncio
 import json
 import math
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -17,12 +17,10 @@ from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
 
 from tta_dev_primitives.commands.bulk import _next_step
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
-SandboxOf = Callable[..., Sandbox]
 CHECKS = {"validation": {"mode": "never"}}
 """Local checks only: then calls are easy to count."""
 

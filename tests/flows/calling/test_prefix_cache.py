@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox_runs import CLAUDE, At, executor
+from sandbox_runs import CLAUDE, At, SandboxOf, executor
 
 from tta_dev_primitives.blocks.ledger.report import month_report
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
@@ -30,7 +29,6 @@ from tta_dev_primitives.flows.calling.call import Answered, Call, Outcome
 from tta_dev_primitives.flows.calling.prefix_cache import PrefixCache, shared_prefix
 from tta_dev_primitives.flows.calling.services import Services
 
-SandboxOf = Callable[..., Sandbox]
 RULES = "Answer as the style guide of the house asks. " * 120
 """Some 1,350 tokens; the model keeps 1,024 and more."""
 

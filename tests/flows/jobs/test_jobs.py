@@ -13,11 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from sandbox_runs import GEMINI, LLAMA, At
+from sandbox_runs import GEMINI, LLAMA, At, SandboxOf
 
 from tta_dev_primitives.commands.job import exit_code
 from tta_dev_primitives.config.errors import AllModelsFailedError, ConfigError
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.jobs import document_module, generate_tests, review_diff
 from tta_dev_primitives.flows.jobs.diffs import changes_in
 from tta_dev_primitives.flows.jobs.modules import (
@@ -31,7 +30,6 @@ from tta_dev_primitives.flows.jobs.modules import (
 from tta_dev_primitives.flows.jobs.sources import git_diff
 from tta_dev_primitives.flows.jobs.trial import trial
 
-StartSandbox = Callable[..., Sandbox]
 ROOT = Path(__file__).parents[3]
 OWN_MODULE = ROOT / "flows" / "jobs" / "diffs.py"
 EXAMPLE = ROOT / "flows" / "jobs" / "examples" / "temperature.py"
@@ -114,7 +112,7 @@ async def test_tests_for_an_own_module_are_handed_out_only_when_they_held(at: At
 
 
 async def test_without_a_fence_tests_are_written_and_not_run(
-    sandbox_of: StartSandbox, at: At, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    sandbox_of: SandboxOf, at: At, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """The result says so; what a deployment may not ask for is refused before any call."""
 

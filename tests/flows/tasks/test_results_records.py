@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
 from functools import partial
 
 import pytest
-from sandbox_runs import GEMINI, LONG_ANSWERS, At
+from sandbox_runs import GEMINI, LONG_ANSWERS, At, SandboxOf
 
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.task_records import ResultLine, TaskRecord, record_results, result_lines
-from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.calling import services
 from tta_dev_primitives.orchestration import AllModelsFailedError, MultiModelWorkflow
-
-StartSandbox = Callable[..., Sandbox]
 
 
 async def lines_of(workflow: MultiModelWorkflow) -> list[ResultLine]:
@@ -47,7 +43,7 @@ async def test_a_task_answered_from_the_store_saves_nothing_again(at: At) -> Non
 
 
 async def test_a_call_over_the_end_of_a_month_is_of_the_month_it_began_in(
-    sandbox_of: StartSandbox, at: At, monkeypatch: pytest.MonkeyPatch
+    sandbox_of: SandboxOf, at: At, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Reserved in November, settled in December: money, task and baseline are November's, December has nothing."""
     sandbox = sandbox_of()
