@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 import yaml
@@ -21,6 +23,9 @@ from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.orchestration import MultiModelWorkflow
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.flows.bulk.runner import JobOptions
 
 KEY = "TTA_TEST_SANDBOX_KEY"
 KEY_VALUE = "sandbox-test-key-5d1c"
@@ -74,6 +79,43 @@ def workflow_of(config: Mapping[str, Any], folder: Path) -> AtSandbox:
     path = folder / "orchestration-config.yaml"
     path.write_text(yaml.safe_dump({"orchestration": dict(config)}), encoding="utf-8")
     return AtSandbox(path, use_env_overrides=False)
+
+
+class BulkJob:
+    """A file of tasks, `in.jsonl`, that a workflow runs again and again into `out.jsonl`.
+
+    Args:
+        tasks: The tasks, or how many short ones.
+    """
+
+    def __init__(
+        self, workflow: AtSandbox, folder: Path, tasks: int | Sequence[Mapping[str, Any]], end: str = ""
+    ) -> None:
+        self.workflow, self.source, self.target = workflow, folder / "in.jsonl", folder / "out.jsonl"
+        rows = notes(tasks) if isinstance(tasks, int) else tasks
+        self.source.write_text("".join(json.dumps(row) + "\n" for row in rows) + end)
+
+    async def run(self, local: JobOptions | None = None, **options: Any) -> Any:
+        """One run: as a program starts it, or with options that only a caller in this process can give."""
+        runtime = await self.workflow.ready()
+        from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk, run_file
+        from tta_dev_primitives.flows.calling.runtime import active
+
+        files = {"input_path": str(self.source), "output_path": str(self.target)}
+        with active(runtime):
+            return await (orchestrate_bulk if local is None else partial(run_file, local))(**files, **options)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """What the output holds."""
+        return [json.loads(line) for line in self.target.read_text().splitlines()]
+
+
+def notes(count: int) -> list[dict[str, Any]]:
+    """Short tasks."""
+    return [
+        {"id": str(n), "task": f"Summarize note {n} in a sentence.", "use_case": "moderate"}
+        for n in range(count)
+    ]
 
 
 def save_up(workflow: MultiModelWorkflow, usd: str) -> None:

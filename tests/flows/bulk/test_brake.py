@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sandbox_runs import At
+from sandbox_runs import At, BulkJob, notes
 
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.validation.case import Answer, Candidate
@@ -74,16 +73,9 @@ def test_paid_answers_are_refused_at_most_four_times_in_a_row(passes: list[bool]
 
 async def job(workflow: Any, folder: Path, **parameters: Any) -> tuple[Any, Any]:
     """The end state of a bulk flow run of 80 tasks, and its report."""
-    from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk
     from tta_dev_primitives.flows.bulk.job_report import JobFailedError
-    from tta_dev_primitives.flows.calling.runtime import active
 
-    tasks = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(80)]
-    (folder / "in.jsonl").write_text("".join(json.dumps(task) + "\n" for task in tasks))
-    with active(await workflow.ready()):
-        state = await orchestrate_bulk(
-            str(folder / "in.jsonl"), str(folder / "out.jsonl"), return_state=True, **parameters
-        )
+    state = await BulkJob(workflow, folder, 80).run(return_state=True, **parameters)
     data = await state.result(raise_on_failure=False)
     return state, data.report if isinstance(data, JobFailedError) else data
 
@@ -115,7 +107,8 @@ async def test_keep_going_asks_every_model_for_every_task(tmp_path: Path, at: At
 async def test_a_job_with_some_failures_says_so_in_its_state(tmp_path: Path, at: At) -> None:
     """Completed, but not in silence."""
     workflow = at(
-        "rules: [{match: {contains: note 7.}, reply: {error: invalid_request}}]", validation={"mode": "never"}
+        "rules: [{match: {contains: note 7 in}, reply: {error: invalid_request}}]",
+        validation={"mode": "never"},
     )
     state, report = await job(workflow, tmp_path)
     assert state.is_completed()
@@ -125,8 +118,7 @@ async def test_a_job_with_some_failures_says_so_in_its_state(tmp_path: Path, at:
 
 async def test_a_braked_job_in_memory_gives_every_task_a_result(at: At) -> None:
     """Tasks that were not asked carry the reason."""
-    items = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(60)]
-    results = await at(REFUSES).execute_bulk(items, concurrency=4)
+    results = await at(REFUSES).execute_bulk(notes(60), concurrency=4)
     assert len(results) == 60
     assert not any(result.accepted for result in results)
     assert "paid answers in a row were refused" in results[-1].warnings[0]

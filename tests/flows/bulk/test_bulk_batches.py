@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, At, AtSandbox, executor
+from sandbox_runs import CLAUDE, At, BulkJob, executor
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.deployments.sandbox import Sandbox
@@ -34,13 +34,8 @@ def paid(**changes: Any) -> dict[str, Any]:
     return {**only, "validation": {"mode": "never"}, **changes}
 
 
-class Job:
-    """A file of tasks that is run again and again."""
-
-    def __init__(self, workflow: AtSandbox, folder: Path, tasks: int) -> None:
-        self.workflow, self.source, self.target = workflow, folder / "in.jsonl", folder / "out.jsonl"
-        rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(tasks)]
-        self.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
+class Job(BulkJob):
+    """A batch job with short times."""
 
     async def run(
         self,
@@ -49,18 +44,9 @@ class Job:
         in_process_s: float = 120.0,
         **more: Any,
     ) -> BulkReport:
-        runtime = await self.workflow.ready()
-        from tta_dev_primitives.flows.bulk.bulk_flow import run_file
-        from tta_dev_primitives.flows.calling.runtime import active
-
         local = JobOptions(batch_timing=timing, batch_wait_s=wait_s, in_process_s=in_process_s)
-        with active(runtime):
-            return await run_file(
-                local, input_path=str(self.source), output_path=str(self.target), **{"batch": True, **more}
-            )
-
-    def lines(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in self.target.read_text().splitlines()]
+        report: BulkReport = await super().run(local, **{"batch": True, **more})
+        return report
 
 
 async def spent(workflow: MultiModelWorkflow) -> tuple[Decimal, Decimal]:
@@ -312,11 +298,8 @@ async def test_a_budget_that_is_lowered_while_a_batch_runs(at: At, tmp_path: Pat
     rich = Job(at("batches: {delay: 2}", **paid()), tmp_path, 4)
     sandbox = rich.workflow.sandbox
     assert (await rich.run(wait_s=0.0)).state == "waiting"
-    rows = [{"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate"} for n in range(8)]
-    rich.source.write_text("".join(json.dumps(row) + "\n" for row in rows))
     poor = at(sandbox, **paid(cost_tracking={"budget_limit_usd": 0.01}))
-    rich.workflow = poor
-    report = await rich.run()
+    report = await Job(poor, tmp_path, 8).run()
     assert (report.done, report.errors) == (4, {"budget": 4})
     assert await spent(poor) == (sandbox.billed(), 0)
     assert sandbox.billed() <= Decimal("0.01")

@@ -13,47 +13,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, executor
+from sandbox_runs import CLAUDE, GEMINI, LLAMA, At, BulkJob, executor, notes
 
 from tta_dev_primitives.commands.bulk import _next_step
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.bulk.progress import Progress
+from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
-from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
 CHECKS = {"validation": {"mode": "never"}}
 """Local checks only: then calls are easy to count."""
 
 
-def tasks(count: int, **more: Any) -> list[dict[str, Any]]:
-    return [
-        {"id": str(n), "task": f"Summarize note {n} in a sentence.", "use_case": "moderate", **more}
-        for n in range(count)
-    ]
-
-
-def write(path: Path, items: list[dict[str, Any]], more: str = "") -> str:
-    path.write_text("".join(json.dumps(item) + "\n" for item in items) + more)
-    return str(path)
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
-
-
-async def run(workflow: MultiModelWorkflow, **parameters: Any) -> Any:
-    runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk.bulk_flow import orchestrate_bulk
-    from tta_dev_primitives.flows.calling.runtime import active
-
-    with active(runtime):
-        return await orchestrate_bulk(**parameters)
-
-
 async def test_results_come_in_the_order_given(at: At) -> None:
     """One flow run, one result an item, in order; what cannot be run has its error as a warning."""
     workflow = at("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]", **CHECKS)
-    items: list[dict[str, Any]] = [*tasks(6), {"id": "0", "task": "the id again"}, {"id": "x", "task": " "}]
+    items: list[dict[str, Any]] = [*notes(6), {"id": "0", "task": "the id again"}, {"id": "x", "task": " "}]
     seen: list[OrchestrationResult] = []
     results = await workflow.execute_bulk(items, concurrency=4, on_result=seen.append, chunk_size=2)
     assert [r.id for r in results] == ["0", "1", "2", "3", "4", "5", "0", "x"]
@@ -118,7 +93,7 @@ async def test_a_concurrency_that_is_no_whole_number_is_refused(wrong: Any, at: 
     with pytest.raises(
         ConfigError, match=r"concurrency: .* is not accepted. Expected a whole number from 1 to 1,000"
     ):
-        await at(**CHECKS).execute_bulk(tasks(1), concurrency=wrong)
+        await at(**CHECKS).execute_bulk(notes(1), concurrency=wrong)
 
 
 async def test_a_failed_task_s_result_names_its_use_case_and_the_month(at: At) -> None:
@@ -128,8 +103,8 @@ async def test_a_failed_task_s_result_names_its_use_case_and_the_month(at: At) -
         {"id": "e", "task": " ", "use_case": "simple"},
         {"id": "0", "task": "again", "use_case": "complex"},
     ]
-    results = await workflow.execute_bulk([*tasks(1), {"id": "u", "task": "What is 2 + 2?"}, *wrong])
-    late = await workflow.execute_bulk(tasks(1), until=datetime.now(UTC) - timedelta(hours=1))
+    results = await workflow.execute_bulk([*notes(1), {"id": "u", "task": "What is 2 + 2?"}, *wrong])
+    late = await workflow.execute_bulk(notes(1), until=datetime.now(UTC) - timedelta(hours=1))
     assert [r.use_case for r in [*results, *late]] == ["moderate", "simple", "simple", "complex", "moderate"]
     assert not any(r.accepted for r in [*results, *late])
     assert {r.budget.month for r in [*results, *late]} == {f"{datetime.now(UTC):%Y-%m}"}
@@ -140,7 +115,7 @@ async def test_items_may_come_from_an_async_source(at: At) -> None:
     """An async iterable is read as the job goes on."""
 
     async def source() -> AsyncIterator[dict[str, Any]]:
-        for item in tasks(5):
+        for item in notes(5):
             yield item
 
     results = await at(**CHECKS).execute_bulk(source(), concurrency=2)
@@ -160,28 +135,27 @@ async def test_identical_tasks_are_asked_once(at: At) -> None:
 async def test_running_again_does_only_what_is_missing(at: At, tmp_path: Path) -> None:
     """Failed tasks are tried again, answered ones are not; broken lines are reported each time."""
     workflow = at("rules: [{match: {contains: note 2 in}, reply: {error: invalid_request}}]", **CHECKS)
-    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
-    write(source, tasks(5), "{broken\n")
-    first = await run(workflow, input_path=str(source), output_path=str(target))
+    job = BulkJob(workflow, tmp_path, 5, "{broken\n")
+    first = await job.run()
     assert (first.state, first.done, first.failed, first.broken) == ("complete", 4, 1, 1)
-    assert {line["id"]: line["error"] is None for line in read(target)}["2"] is False
+    assert {line["id"]: line["error"] is None for line in job.lines()}["2"] is False
     workflow.sandbox.use(None)
     workflow.sandbox.calls.clear()
-    second = await run(workflow, input_path=str(source), output_path=str(target), ordered=True)
+    second = await job.run(ordered=True)
     assert (second.done, second.done_before, second.failed, second.broken) == (5, 4, 0, 1)
     assert len(workflow.sandbox.calls) == 1
-    assert [line["id"] for line in read(target)] == ["0", "1", "2", "3", "4"]
-    assert all(line["error"] is None for line in read(target))
+    assert [line["id"] for line in job.lines()] == ["0", "1", "2", "3", "4"]
+    assert all(line["error"] is None for line in job.lines())
 
 
 async def test_a_lost_output_costs_nothing_again(at: At, tmp_path: Path) -> None:
     """The answers are in the store: without the output the job runs from there, with no call."""
     workflow = at()
-    source, target = write(tmp_path / "in.jsonl", tasks(6)), tmp_path / "out.jsonl"
-    first = await run(workflow, input_path=source, output_path=str(target))
-    target.unlink()
+    job = BulkJob(workflow, tmp_path, 6)
+    first = await job.run()
+    job.target.unlink()
     calls = len(workflow.sandbox.calls)
-    again = await run(workflow, input_path=source, output_path=str(target))
+    again = await job.run()
     assert again.done == 6
     assert again.cost_usd == 0
     assert first.cost_usd == workflow.sandbox.billed("anthropic")
@@ -195,9 +169,9 @@ async def test_one_plan_serves_the_whole_job(at: At, tmp_path: Path) -> None:
         planning="always",
         **CHECKS,
     )
-    source, target = write(tmp_path / "in.jsonl", tasks(12)), tmp_path / "out.jsonl"
+    job = BulkJob(workflow, tmp_path, 12)
     for _ in range(2):
-        report = await run(workflow, input_path=source, output_path=str(target), chunk_size=3)
+        report = await job.run(chunk_size=3)
     assert report.failed == 1
     assert sum(call.prompt == "plan" for call in workflow.sandbox.calls) == 1
 
@@ -206,14 +180,14 @@ async def test_the_job_stays_under_its_ceiling(at: At, tmp_path: Path) -> None:
     """`max_cost` holds under concurrency and over runs; what it refuses is a budget error and can be run later."""
     changes = {"executors": [], "fallback_strategy": {"models": [CLAUDE]}, **CHECKS}
     workflow = at(**changes)
-    source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
+    job = BulkJob(workflow, tmp_path, 20)
     ceiling = Decimal("0.036")
     for _ in range(2):
-        report = await run(workflow, input_path=source, output_path=str(target), max_cost=ceiling)
+        report = await job.run(max_cost=ceiling)
         assert workflow.sandbox.billed() <= ceiling
     assert 0 < report.done < 20
     assert set(report.errors) == {"budget"}
-    last = await run(workflow, input_path=source, output_path=str(target), max_cost=Decimal(5))
+    last = await job.run(max_cost=Decimal(5))
     assert (last.done, last.failed) == (20, 0)
 
 
@@ -228,14 +202,14 @@ def two_free(**limits: int) -> list[dict[str, Any]]:
 async def test_a_day_s_quota_that_is_gone_stops_the_job_until_it_is_back(at: At, tmp_path: Path) -> None:
     """With endless patience nothing is paid: the job stops, says when the quota is back, and loses nothing."""
     workflow = at(executors=two_free(rpd=5, rpm=100), **CHECKS)
-    source, target = write(tmp_path / "in.jsonl", tasks(30)), tmp_path / "out.jsonl"
-    report = await run(workflow, input_path=source, output_path=str(target), patience_s=None)
+    job = BulkJob(workflow, tmp_path, 30)
+    report = await job.run(patience_s=None)
     assert report.state == "waiting"
     assert report.resume_at is not None
     assert report.resume_at > datetime.now(UTC)
     assert 0 < report.done <= 10
     assert report.done + report.left == 30
-    assert len(read(target)) == report.done
+    assert len(job.lines()) == report.done
     assert report.paid_rest_usd > 0
     assert f"with --patience 0 it pays for about ${report.paid_rest_usd:.6f}." in _next_step(report)
     assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
@@ -249,27 +223,15 @@ async def test_a_job_goes_on_when_nobody_can_see_its_progress_any_more(at: At, t
         looks.append(progress.done)
         raise BrokenPipeError
 
-    runtime = await at(**CHECKS).ready()
-    from tta_dev_primitives.flows.bulk.bulk_flow import run_file
-    from tta_dev_primitives.flows.bulk.runner import JobOptions
-    from tta_dev_primitives.flows.calling.runtime import active
-
-    source, target = write(tmp_path / "in.jsonl", tasks(5)), tmp_path / "out.jsonl"
-    with active(runtime):
-        report = await run_file(JobOptions(observer=gone), input_path=source, output_path=str(target))
-    assert (report.state, report.done, len(read(target))) == ("complete", 5, 5)
+    job = BulkJob(at(**CHECKS), tmp_path, 5)
+    report = await job.run(JobOptions(observer=gone))
+    assert (report.state, report.done, len(job.lines())) == ("complete", 5, 5)
     assert looks == [0]
 
 
 async def test_a_job_sleeps_over_the_reset_and_completes(at: At, tmp_path: Path) -> None:
     """Told to wait however long it takes, the job goes on by itself each time a day's quota is back."""
     workflow = at(executors=two_free(rpd=8, rpm=100), **CHECKS)
-    source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
-    runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk.bulk_flow import run_file
-    from tta_dev_primitives.flows.bulk.runner import JobOptions
-    from tta_dev_primitives.flows.calling.runtime import active
-
     began = now = datetime(2026, 11, 25, 18, tzinfo=UTC).timestamp()
 
     async def sleep(seconds: float) -> None:
@@ -278,8 +240,7 @@ async def test_a_job_sleeps_over_the_reset_and_completes(at: At, tmp_path: Path)
         await asyncio.sleep(0)
 
     local = JobOptions(in_process_s=math.inf, clock=lambda: now, sleep=sleep)
-    with active(runtime):
-        report = await run_file(local, input_path=source, output_path=str(target), patience_s=None)
+    report = await BulkJob(workflow, tmp_path, 20).run(local, patience_s=None)
     assert (report.state, report.done) == ("complete", 20)
     assert 5 * 3600 < now - began < 86_400
     assert all(call.provider != "anthropic" for call in workflow.sandbox.calls)
@@ -289,8 +250,7 @@ async def test_a_job_sleeps_over_the_reset_and_completes(at: At, tmp_path: Path)
 async def test_without_patience_the_rest_is_paid_for(at: At, tmp_path: Path) -> None:
     """Patience 0 spends at once what the free quota does not cover."""
     workflow = at(executors=two_free(rpd=5, rpm=100), **CHECKS)
-    source, target = write(tmp_path / "in.jsonl", tasks(15)), tmp_path / "out.jsonl"
-    report = await run(workflow, input_path=source, output_path=str(target), patience_s=0)
+    report = await BulkJob(workflow, tmp_path, 15).run(patience_s=0)
     assert (report.state, report.done, report.failed) == ("complete", 15, 0)
     assert report.models[CLAUDE].answers >= 5
 
@@ -298,9 +258,9 @@ async def test_without_patience_the_rest_is_paid_for(at: At, tmp_path: Path) -> 
 async def test_a_deadline_that_has_passed_starts_nothing(at: At, tmp_path: Path) -> None:
     """`until` in the past: nothing is sent, everything is left."""
     workflow = at(**CHECKS)
-    source, target = write(tmp_path / "in.jsonl", tasks(4)), tmp_path / "out.jsonl"
+    job = BulkJob(workflow, tmp_path, 4)
     past = datetime.now(UTC) - timedelta(minutes=1)
-    report = await run(workflow, input_path=source, output_path=str(target), until=past)
+    report = await job.run(until=past)
     assert (report.state, report.done, report.left) == ("incomplete", 0, 4)
     assert "deadline" in report.reason
     assert workflow.sandbox.calls == []
@@ -308,9 +268,7 @@ async def test_a_deadline_that_has_passed_starts_nothing(at: At, tmp_path: Path)
 
 async def test_the_job_is_seen_in_prefect(at: At, tmp_path: Path) -> None:
     """A progress artifact for the run, a table for its tasks, a few task runs a chunk and not one an item."""
-    source, target = write(tmp_path / "in.jsonl", tasks(40)), tmp_path / "out.jsonl"
-    workflow = at(**CHECKS)
-    report = await run(workflow, input_path=source, output_path=str(target), chunk_size=20)
+    report = await BulkJob(at(**CHECKS), tmp_path, 40).run(chunk_size=20)
     from prefect.client.orchestration import get_client
     from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterFlowRunId, FlowRunFilter
     from prefect.client.schemas.filters import FlowRunFilterId as Id
@@ -334,7 +292,7 @@ async def test_the_job_is_seen_in_prefect(at: At, tmp_path: Path) -> None:
 async def test_a_deployed_job_puts_itself_back_on_the_schedule(at: At, tmp_path: Path) -> None:
     """A flow run of a deployment that must wait for hours ends as scheduled for the moment the quota is back."""
     workflow = at(executors=two_free(rpd=3, rpm=100), **CHECKS)
-    source, target = write(tmp_path / "in.jsonl", tasks(20)), tmp_path / "out.jsonl"
+    job = BulkJob(workflow, tmp_path, 20)
     runtime = await workflow.ready()
     from prefect.client.orchestration import get_client
     from prefect.exceptions import Pause
@@ -344,8 +302,8 @@ async def test_a_deployed_job_puts_itself_back_on_the_schedule(at: At, tmp_path:
     from tta_dev_primitives.flows.calling.runtime import active
 
     parameters = {
-        "input_path": source,
-        "output_path": str(target),
+        "input_path": str(job.source),
+        "output_path": str(job.target),
         "patience_s": None,
         "config_path": str(workflow.config.source),
     }
@@ -368,14 +326,14 @@ async def test_the_report_says_why_tasks_failed(
     from tta_dev_primitives.commands.bulk import _print_report
 
     workflow = at("rules: [{match: {contains: note 3 in}, reply: {error: invalid_request}}]", **CHECKS)
-    source, target = write(tmp_path / "in.jsonl", tasks(5)), tmp_path / "out.jsonl"
-    report = await run(workflow, input_path=source, output_path=str(target))
+    job = BulkJob(workflow, tmp_path, 5)
+    report = await job.run()
     assert [(line.line, line.id) for line in report.failures] == [(4, "3")]
     assert report.failures[0].reason.startswith("All models failed: gemini-2.5-pro: ")
     _print_report(report.model_copy(update={"accepted": report.accepted - 1, "failed": 9}), Path("in.jsonl"))
     said = capsys.readouterr().err
     assert "in.jsonl: line 4: 3 failed: All models failed: gemini-2.5-pro: " in said
-    assert f"... 9 failed tasks in all; {target} holds the reason of each" in said
+    assert f"... 9 failed tasks in all; {job.target} holds the reason of each" in said
     assert "4 done · 1 not accepted · 9 failed · 0 left" in said
 
 
@@ -409,8 +367,7 @@ async def test_the_plan_s_answer_format_reaches_every_task(tmp_path: Path, at: A
         planning="always",
     )
     items = [{"id": str(n), "task": f"The heron {n}, and its age."} for n in range(2)]
-    source = write(tmp_path / "in.jsonl", items)
-    await run(workflow, input_path=source, output_path=str(tmp_path / "out.jsonl"))
+    await BulkJob(workflow, tmp_path, items).run()
     kept = json.loads((tmp_path / "out.jsonl.job.json").read_text())["plan"]
     assert kept["answer_format"] == "number"
     asked = [
@@ -424,7 +381,7 @@ async def test_the_plan_s_answer_format_reaches_every_task(tmp_path: Path, at: A
 async def test_a_new_kind_of_task_learns_before_it_is_paid_for(at: At) -> None:
     """Fifty calls at once, in a ledger that has saved: all but the first few answers are spared by what these show."""
     workflow = at()
-    await workflow.execute_bulk(tasks(120), concurrency=50)
+    await workflow.execute_bulk(notes(120), concurrency=50)
     kinds = [{"id": str(n), "task": f"Write a slogan for shop {n}.", "use_case": "simple"} for n in range(60)]
     results = await workflow.execute_bulk(kinds, concurrency=50)
     assert all(result.accepted for result in results)
@@ -435,5 +392,5 @@ async def test_a_new_kind_of_task_learns_before_it_is_paid_for(at: At) -> None:
 async def test_who_waits_for_checks_goes_on_when_they_fail(broken: str, at: At) -> None:
     """A paid model that fails leaves no task waiting."""
     workflow = at(f"rules: [{{match: {{{broken}}}, reply: {{error: invalid_request}}}}]")
-    results = await asyncio.wait_for(workflow.execute_bulk(tasks(30), concurrency=30, chunk_size=30), 60)
+    results = await asyncio.wait_for(workflow.execute_bulk(notes(30), concurrency=30, chunk_size=30), 60)
     assert len(results) == 30

@@ -13,7 +13,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sandbox_runs import CLAUDE, At, SandboxOf, executor
+from sandbox_runs import CLAUDE, At, BulkJob, SandboxOf, executor, notes
 
 from tta_dev_primitives.blocks.ledger.report import month_report
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
@@ -51,20 +51,10 @@ async def run(
         fallback_strategy={"models": [CLAUDE]},
         validation={"mode": "never"},
     )
-    rows = [
-        {"id": str(n), "task": f"Summarize note {n}.", "use_case": "moderate", "system": system}
-        for n in range(tasks)
-    ]
-    (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    runtime = await workflow.ready()
-    from tta_dev_primitives.flows.bulk.bulk_flow import run_file
-    from tta_dev_primitives.flows.calling.runtime import active
-
+    rows = [{**note, "system": system} for note in notes(tasks)]
     local = JobOptions(batch_timing=BatchTiming(quiet_s=0.3, first_s=0.1, longest_s=0.2), batch_wait_s=60.0)
-    with active(runtime):
-        report = await run_file(
-            local, input_path=str(folder / "in.jsonl"), output_path=str(folder / "out.jsonl"), **options
-        )
+    report: BulkReport = await BulkJob(workflow, folder, rows).run(local, **options)
+    runtime = await workflow.ready()
     assert (report.state, report.cost_usd) == ("complete", sandbox.billed())
     assert await runtime.ledger.verify() == []
     month = month_report(
