@@ -204,6 +204,9 @@ def _money_doubts(config: OrchestrationConfig, real: list[Target]) -> Iterator[s
     tracking, source = config.cost_tracking, config.source
     if tracking.ledger_url is not None and find_variable("TTA_LEDGER_URL") is None:
         yield f"{source}: ledger_url would keep spending out of your own ledger"
+    own = _own_file()
+    if tracking.timezone != (own.cost_tracking.timezone if own else "UTC"):
+        yield f"{source}: timezone {tracking.timezone} would begin a month of your ledger at another time"
     if not tracking.enabled:
         yield f"{source}: cost_tracking.enabled: false would take the limit away"
     most = _most_usd()

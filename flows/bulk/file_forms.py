@@ -56,7 +56,7 @@ def refuse_other_forms(path: Path) -> None:
     if head.startswith(_GZIP) or table_suffix(path) in (".csv", ".tsv"):
         return
     if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        command = "jq -c '.[]' {file} > {stem}.jsonl"
+        command = "jq -c '.[]' {file} > {stem}.lines.jsonl"
         raise ConfigError(
             f"{path}: is one JSON array. Expected one object a line (JSONL): {_filled(command, path)}"
         )

@@ -138,6 +138,7 @@ def test_a_model_key_may_go_to_loopback(folder: Path, host: str) -> None:
     [
         ({"cost_tracking": {"budget_limit_usd": 1_000_000}}, "budget_limit_usd 1000000 is above"),
         ({"cost_tracking": {"enabled": False}}, "take the limit away"),
+        ({"cost_tracking": {"timezone": "Pacific/Kiritimati"}}, "begin a month of your ledger"),
         ({"cost_tracking": {"ledger_url": "sqlite:///other.db"}}, "out of your own ledger"),
         ({"cost_tracking": {"ledger_url": "postgresql://evil.example/x"}}, "answers to evil.example"),
         ({"orchestrator": {"model": "claude-sonnet-4.5", "billing": "free"}}, "recorded as free"),

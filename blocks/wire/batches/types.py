@@ -6,6 +6,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -145,7 +146,7 @@ def redumped(value: Any) -> bytes:
 
 def json_lines(body: bytes) -> Iterator[Mapping[str, Any]]:
     """The objects of a JSONL file; a line that is none is left out, and its request counts as missing."""
-    for line in body.split(b"\n"):
+    for line in BytesIO(body):
         if not line.strip():
             continue
         try:
