@@ -22,6 +22,13 @@ _RESUMED = (["run"], ["bulk"], ["job"])
 """Commands whose answers outlive an interruption."""
 
 _COMMANDS = "tta_dev_primitives.commands"
+_WORDS = {
+    "an argument": "a value",
+    "unable to convert ": "",
+    " into int.": " is no whole number.",
+    " into float.": " is no number.",
+}
+"""What cyclopts says of wrong usage, and what we say."""
 
 
 def _version() -> str:
@@ -129,7 +136,9 @@ def _run(arguments: list[str]) -> int:
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except CycloptsError as error:
         *_, problem = str(error).split(" parameter ", 1)
-        message = f"{problem.replace('an argument', 'a value')} See `{_command(arguments)} --help`."
+        for theirs, ours in _WORDS.items():
+            problem = problem.replace(theirs, ours)
+        message = f"{problem} See `{_command(arguments)} --help`."
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt as error:
         kept = " What was answered is kept: the same command goes on from there."

@@ -58,6 +58,7 @@ MISTAKES = [
     ("run", "tta: TEXT requires a value. See `tta run --help`."),
     ("ledger reconcile", "See `tta ledger reconcile --help`."),
     ("--verison", "unknown option '--verison'. Did you mean `tta --version`?"),
+    ("bulk tasks.jsonl -o x --concurrency many", 'Invalid value for --concurrency: "many" is no whole number. See'),
     ("init a b", "too many words, from 'b' on. See `tta init --help`."),
     ("bulk nowhere.jsonl", "tta: --out requires a value. See `tta bulk --help`."),
     ("bulk tasks.jsonl -o results.parquet", "results.parquet: results are written as JSONL or CSV"),
