@@ -48,7 +48,7 @@ _ATBASH = {
 }
 _CASED = [*(_shifted(n, 0) for n in range(26)), _ATBASH]
 _ALPHABETS = [*_CASED, *(_shifted(n, n) for n in range(1, 26)), _shifted(13, 5)]
-_ENCODED = re.compile(r"[!-~]{24,}")
+_ENCODED = re.compile(r"[!-~]{24,}|(?<![!-~])(?=[A-Za-z+/_-]*(?:[0-9=]|[a-z][A-Z]))[A-Za-z0-9+/=_-]{10,}")
 """What is no word: base64 and the like, in one piece or with prose between its pieces."""
 _MOST_ENCODED = 6_000
 _MOST_DECODED = 500_000
