@@ -292,6 +292,15 @@ def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
     assert "gsk-set" not in out
 
 
+def test_every_stored_answer_is_deleted_only_after_a_question(tmp_path: Path) -> None:
+    """On a terminal, where no age is given; the answers cost money. Programs are not asked."""
+    for answer, said, code in ((b"n\n", "paid again", 1), (b"y\n", "0 stored answers deleted", 0)):
+        shown, ended = on_a_terminal(["answers", "--delete"], [answer], tmp_path)
+        assert said in shown
+        assert ended == code
+    assert "0 stored answers deleted" in tta("answers", "--delete", folder=tmp_path).stdout
+
+
 def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
     """Its address is asked for, its models are listed, and the written file and folder bring no warning."""
     (tmp_path / ".git").mkdir()

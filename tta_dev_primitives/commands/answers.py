@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from dataclasses import asdict
 
 from tta_dev_primitives.commands._ledger import open_ledger, seconds_of
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, moment, print_json, table
+from tta_dev_primitives.commands._output import console, counted, moment, print_json, table
 
 _MOST_SHOWN = 20
 
@@ -25,16 +26,18 @@ def answers(
 
     Args:
         older_than: Only those older than this: `12h`, `30d` or `8w`.
-        delete: Delete them; the same task is asked and paid again.
+        delete: Delete them; the same task is asked and paid again. On a terminal it asks first, without an age.
     """
     before = math.inf if older_than is None else time.time() - seconds_of(older_than, "--older-than")
     _, ledger = open_ledger(config)
+    if delete and older_than is None and not json and sys.stdin.isatty() and not _agrees():
+        return 1
     if delete:
         deleted = asyncio.run(ledger.forget_answers(before))
         if json:
             print_json({"deleted": deleted})
         else:
-            console().print(f"{deleted} stored answers deleted; the ledger keeps what they cost")
+            console().print(f"{counted(deleted, 'stored answer')} deleted; the ledger keeps what they cost")
         return 0
     sums, kept = asyncio.run(ledger.kept_answers(before, most=1_000_000 if json else _MOST_SHOWN))
     if json:
@@ -48,5 +51,13 @@ def answers(
             table("Stored answers", ["stored", "model", "role", "use case", "bytes"], rows, right=["bytes"])
         )
     since = f", the oldest from {moment(sums.oldest)}" if sums.oldest is not None else ""
-    out.print(f"{sums.answers} stored answers, {sums.size:,} bytes{since}")
+    out.print(f"{counted(sums.answers, 'stored answer')}, {sums.size:,} bytes{since}")
     return 0
+
+
+def _agrees() -> bool:
+    from rich.prompt import Confirm
+
+    return Confirm.ask(
+        "Delete every stored answer? What was paid for is paid again.", default=False, console=console()
+    )
