@@ -47,11 +47,11 @@ def test_a_stored_answer_is_free_until_it_is_asked_anew_or_deleted(at: At, shown
     assert (kept["model"], kept["role"], kept["use_case"]) == (GEMINI, "execute", "simple")
     assert kept["size"] > 0
     assert datetime.fromisoformat(kept["at"]) <= datetime.now(UTC)
-    assert "1 stored answers" in shown(config)
+    assert "1 stored answer," in shown(config)
     assert shown(config, json=True, older_than="1h")["answers"] == 0
     assert shown(config, json=True, older_than="1h", delete=True) == {"deleted": 0}
     assert reused() == [True]
-    assert shown(config, delete=True).startswith("1 stored answers deleted")
+    assert shown(config, delete=True).startswith("1 stored answer deleted")
     assert "0 stored answers" in shown(config)
     assert reused() == [False]
 
