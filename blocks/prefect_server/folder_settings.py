@@ -31,6 +31,8 @@ _TAKEN = frozenset({"PREFECT_API_URL", "PREFECT_API_KEY", "PREFECT_API_AUTH_STRI
 _TAKEN_API = frozenset({"url", "key", "auth_string"})
 _UNREADABLE = "text that is no TOML"
 _WORD = re.compile(r"[^\s\"'\[\]{}(),;=]{1,200}")
+_IN_QUOTES = re.compile(r"'([^'\n]{1,500})'|\"([^\"\n]{1,500})\"")
+_LONGEST_NAME = 500
 _MOST_FILES = 20
 
 
@@ -86,7 +88,9 @@ def _named_files(here: Path, texts: Iterable[str]) -> dict[str, str]:
     found: dict[str, str] = {}
     todo = list(texts)
     while todo and len(found) < _MOST_FILES:
-        for word in dict.fromkeys(_WORD.findall(todo.pop())):
+        text = todo.pop()
+        words = (text[:_LONGEST_NAME], *_WORD.findall(text), *(a or b for a, b in _IN_QUOTES.findall(text)))
+        for word in dict.fromkeys(words):
             named = here / word
             for path in (named, named / "profiles.toml", named / "logging.yml"):
                 try:

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -70,6 +71,7 @@ _OWN_SETTINGS = (
     ("core.fsmonitor", "false"),
 )
 _GIT_NEEDS = ("PATH", "HOME", "XDG_CONFIG_HOME", "TMPDIR")
+_GIT_CHOSEN = frozenset({"GIT_DIR", "GIT_WORK_TREE"})
 _GIT_PLACES = ("DIR", "COMMON_DIR", "WORK_TREE", "INDEX_FILE", "OBJECT_DIRECTORY", "PREFIX", "NAMESPACE")
 
 
@@ -127,14 +129,29 @@ def _same_data(repository: str, own: Path) -> list[str]:
     bare = ("core.bare", str(inside != "true").lower())
     text = "".join(_setting(key, value) for key, value in (*kept, *_OWN_SETTINGS, bare))
     (own / "config").write_bytes(os.fsencode(text))
-    if inside != "true":
-        return [f"--git-dir={own}"]
-    top = os.fsdecode(_git(repository, "rev-parse", "--show-toplevel")).removesuffix("\n")
+    options = [f"--git-dir={own}"]
+    top = None
+    if inside == "true":
+        top = Path(os.fsdecode(_git(repository, "rev-parse", "--show-toplevel")).removesuffix("\n"))
+        options.append(f"--work-tree={top}")
+    if not _GIT_CHOSEN & os.environ.keys():
+        _refuse_elsewhere(repository, top, dict(settings))
+    return options
+
+
+def _refuse_elsewhere(repository: str, top: Path | None, settings: Mapping[str, str]) -> None:
+    """Refuse a `.git` that shows files or data of another folder: a linked work tree or submodule is known there."""
     here = Path(repository).resolve()
-    holder = next((f for f in (here, *here.parents) if os.path.lexists(f / ".git")), None)
-    if "GIT_WORK_TREE" not in os.environ and "GIT_DIR" not in os.environ and Path(top) != holder:
+    holder = next((f for f in (here, *here.parents) if os.path.lexists(f / ".git")), here)
+    if top not in (None, holder):
         raise ConfigError(f"{repository}: core.worktree of its .git names {top}; give a patch file instead.")
-    return [f"--git-dir={own}", f"--work-tree={top}"]
+    data = Path(os.fsdecode(_git(repository, "rev-parse", "--absolute-git-dir")).removesuffix("\n"))
+    try:
+        known = Path((data / "gitdir").read_text().strip()) == holder / ".git"
+    except OSError:
+        known = "core.worktree" in settings
+    if not data.is_relative_to(holder) and not known:
+        raise ConfigError(f"{repository}: its .git leads to {data}; run it there, or give a patch file.")
 
 
 def _setting(key: str, value: str) -> str:

@@ -85,15 +85,19 @@ def test_a_folders_prefect_settings_run_nothing_without_trust(
 
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("prefect.toml", '[logging]\nlevel = "DEBUG"\n'), ("logging.yml", LOGGING), ("handlers.ini", "x = 1")],
+    [
+        ("prefect.toml", '[logging]\nlevel = "DEBUG"\n'),
+        ("logging.yml", LOGGING),
+        ("my handlers.ini", "x = 1"),
+    ],
 )
 def test_trust_is_given_once_and_ends_with_a_change(name: str, text: str, tmp_path: Path) -> None:
     """`tta trust` lists the file; another setting needs trust anew, and another text of a file that it names."""
     folder = tmp_path / "clone"
     folder.mkdir()
     (folder / "prefect.toml").write_text('[logging]\nlevel = "INFO"\nconfig_path = "logging.yml"\n')
-    (folder / "logging.yml").write_text("version: 1 # see handlers.ini")
-    (folder / "handlers.ini").write_text("")
+    (folder / "logging.yml").write_text("version: 1\nsee: 'my handlers.ini'")
+    (folder / "my handlers.ini").write_text("")
     listed = tta(folder, "trust", "--json")
     assert json.loads(listed.stdout)["trusted"] == [str(folder / "prefect.toml")]
     look = "from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings as r; r()"
@@ -143,6 +147,21 @@ def test_a_repository_shows_no_files_of_other_folders(tmp_path: Path) -> None:
     subprocess.run([*git, "config", "core.worktree", str(tmp_path)], check=True)
     with pytest.raises(ConfigError, match=r"core\.worktree"):
         git_diff(str(folder), "HEAD")
+    subprocess.run([*git, "config", "--unset", "core.worktree"], check=True)
+    (folder / "creds").unlink()
+    assert "-a" in git_diff(str(folder), "HEAD")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / ".git").write_text(f"gitdir: {folder / '.git'}\n")
+    with pytest.raises(ConfigError, match=r"its \.git leads to"):
+        git_diff(str(other), "HEAD")
+    (other / ".git").unlink()
+    (other / ".git").symlink_to(folder / ".git")
+    with pytest.raises(ConfigError, match=r"its \.git leads to"):
+        git_diff(str(other), "HEAD")
+    subprocess.run([*git, "worktree", "add", "-q", str(tmp_path / "linked")], check=True)
+    (tmp_path / "linked" / "creds").write_text("b\n")
+    assert "+b" in git_diff(str(tmp_path / "linked"), "HEAD")
 
 
 EVIL = "sh -c 'echo > {0}/PWNED; cat'"
