@@ -18,7 +18,7 @@ from prefect.settings import get_current_settings
 from prefect.states import AwaitingRetry, Crashed
 from pydantic import Field
 
-from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
+from tta_dev_primitives.blocks.ledger.risk_tables import DocumentStore
 from tta_dev_primitives.blocks.providers.model_lists import ListState, ask_model_lists
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from tta_dev_primitives.blocks.ledger.clocks import LARGEST_SKEW_S, skew_text
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 
 register_schema(
     "ledger_clock",

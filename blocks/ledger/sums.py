@@ -15,8 +15,8 @@ from functools import lru_cache
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.months import day_of
 
 register_schema(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.money import MAX_PICO
 
 register_schema(

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, reads
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.types import StoredAnswer
 
 register_schema(

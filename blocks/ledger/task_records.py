@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.ledger.money import in_usd, pico_ceiling, pico_floor
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.savings_account import Ended, Pair, earn

@@ -12,8 +12,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Capabilities, Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError

@@ -24,8 +24,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
 
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, period_of
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target

@@ -20,8 +20,8 @@ import time
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.blocks.quotas.learning import closed_by, learn, learn_from_error, period_of
 from tta_dev_primitives.blocks.quotas.windows import Kind, Observation, Priority, Windows, limited
 from tta_dev_primitives.config.models.targets import Limits, Target, Usage

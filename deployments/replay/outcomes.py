@@ -19,7 +19,7 @@ from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target, Usage
 from tta_dev_primitives.deployments.replay.run import Outcome
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
-from tta_dev_primitives.flows.bulk.chunks import chunk_sizes, whole_chunk
+from tta_dev_primitives.flows.bulk.chunk_sizes import chunk_sizes, whole_chunk
 from tta_dev_primitives.flows.routing.candidates import route
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.dry_run import DryEnd, DryRun, DryTask

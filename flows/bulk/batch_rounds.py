@@ -27,9 +27,7 @@ from tta_dev_primitives.config.errors import (
     UnknownPriceError,
 )
 from tta_dev_primitives.config.provider_errors import ProviderError
-from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
-from tta_dev_primitives.flows.bulk.parked_calls import InStore, OneByOne, ParkedCall, mark_shared, park, parts
-from tta_dev_primitives.flows.bulk.provider_batches import (
+from tta_dev_primitives.flows.bulk.batch_lifecycle import (
     Looked,
     NotRun,
     ProviderBatches,
@@ -37,10 +35,12 @@ from tta_dev_primitives.flows.bulk.provider_batches import (
     encode_request,
     new_batch,
 )
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
+from tta_dev_primitives.flows.bulk.parked_calls import InStore, OneByOne, ParkedCall, mark_shared, park, parts
+from tta_dev_primitives.flows.bulk.quota_wait import span_text
 from tta_dev_primitives.flows.calling.admission import PostponedError
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Outcome, refused
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
-from tta_dev_primitives.flows.calling.quota_wait import span_text
 from tta_dev_primitives.flows.calling.services import Services
 
 _LOG = logging.getLogger("tta_dev_primitives.bulk")

@@ -1,7 +1,7 @@
 """Which call of a bulk job goes next, and to which model.
 
 A task goes to the first of its free models that has quota at this moment. When none has, the job waits, sleeps,
-spends or stops (`flows.calling.quota_wait`).
+spends or stops (`flows.bulk.quota_wait`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
+from tta_dev_primitives.flows.bulk.quota_wait import IN_PROCESS_S, Decision, Step, decide
 from tta_dev_primitives.flows.calling.admission import (
     PASSING,
     Admission,
@@ -29,7 +30,6 @@ from tta_dev_primitives.flows.calling.admission import (
     request_tokens,
 )
 from tta_dev_primitives.flows.calling.call import Call
-from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S, Decision, Step, decide
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.calling.services import Services

@@ -18,7 +18,7 @@ from tta_dev_primitives.config.errors import (
 )
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
-from tta_dev_primitives.flows.bulk.chunks import LEARNT, next_size
+from tta_dev_primitives.flows.bulk.chunk_sizes import LEARNT, next_size
 from tta_dev_primitives.flows.bulk.output import OutputError
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.admission import PostponedError

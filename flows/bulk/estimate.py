@@ -14,7 +14,7 @@ from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.types import ReportRow
-from tta_dev_primitives.blocks.quotas.plan import Plan, time_needed
+from tta_dev_primitives.blocks.quotas.time_needed import Plan, time_needed
 from tta_dev_primitives.blocks.quotas.windows import Windows
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config import OrchestrationConfig

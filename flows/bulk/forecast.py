@@ -15,7 +15,7 @@ from decimal import Decimal
 from statistics import median
 
 from tta_dev_primitives.flows.answers.closed_answers import AnswerFormat
-from tta_dev_primitives.flows.bulk.chunks import chunk_sizes, whole_chunk
+from tta_dev_primitives.flows.bulk.chunk_sizes import chunk_sizes, whole_chunk
 from tta_dev_primitives.flows.validation.case import Answer, Candidate, Case, Policy
 from tta_dev_primitives.flows.validation.dry_run import DryEnd, DryRun, DryTask
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios

@@ -20,21 +20,21 @@ from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerError, OrchestrationError
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.budget import budget_state
+from tta_dev_primitives.flows.bulk.batch_lifecycle import BatchTiming, ProviderBatches
 from tta_dev_primitives.flows.bulk.batch_rounds import MOST_TASKS, BatchRounds
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.bulk_artifacts import JobArtifacts
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.chunk_runner import ChunkRunner, Ended, error_class
-from tta_dev_primitives.flows.bulk.chunks import whole_chunk
+from tta_dev_primitives.flows.bulk.chunk_sizes import whole_chunk
 from tta_dev_primitives.flows.bulk.job_file import SAMPLE
 from tta_dev_primitives.flows.bulk.job_plan import needs_job_plan, plan_job, plan_of, plan_request
 from tta_dev_primitives.flows.bulk.progress import LineReport, Progress, quota_eta
-from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, ProviderBatches
+from tta_dev_primitives.flows.bulk.quota_wait import IN_PROCESS_S
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.bulk.recording import paced
 from tta_dev_primitives.flows.bulk.shard_runs import ShardRunner
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
-from tta_dev_primitives.flows.calling.quota_wait import IN_PROCESS_S
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.planning.plan_model import Plan
 from tta_dev_primitives.flows.prefect_support.event_batch import in_batches

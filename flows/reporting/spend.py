@@ -24,7 +24,7 @@ from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import find_api_key
-from tta_dev_primitives.flows.reporting.accounts import AccountLine, accounts_of
+from tta_dev_primitives.flows.reporting.risk_budget_figures import AccountLine, accounts_of
 from tta_dev_primitives.flows.routing.learned_order import Place, places
 from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore
 from tta_dev_primitives.flows.tasks.savings import Savings

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Sequence
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
-from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
+from tta_dev_primitives.blocks.ledger.risk_tables import DocumentStore
 from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.routing.model_scores import ModelScores, Outcome, learned
 

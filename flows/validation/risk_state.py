@@ -12,10 +12,10 @@ from typing import Literal
 
 from pydantic import TypeAdapter
 
-from tta_dev_primitives.flows.validation.accounts import Account, Moments
 from tta_dev_primitives.flows.validation.audit_bound import LEAST, AuditBound
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.field_accounts import Accounts
+from tta_dev_primitives.flows.validation.risk_budget import Account, Moments
 from tta_dev_primitives.flows.validation.statistics import Watch, posterior, upper_bound, watch
 
 Action = Literal["deliver", "audit", "escalate"]

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
-from tta_dev_primitives.blocks.ledger.shared_document import Book, DocumentStore
+from tta_dev_primitives.blocks.ledger.risk_tables import Book, DocumentStore
 from tta_dev_primitives.flows.prompts import versions
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence

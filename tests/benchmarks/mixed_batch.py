@@ -50,8 +50,8 @@ async def run(tasks: int, *, system: str = "", batch: bool = False, cache: bool 
         ]
         (folder / "in.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         runtime = await workflow_of(config, folder).ready()
+        from tta_dev_primitives.flows.bulk.batch_lifecycle import BatchTiming
         from tta_dev_primitives.flows.bulk.bulk_flow import run_file
-        from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
         from tta_dev_primitives.flows.bulk.runner import JobOptions
         from tta_dev_primitives.flows.calling.runtime import active
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import sys
 
+from tta_dev_primitives.flows.bulk.batch_lifecycle import BatchTiming
 from tta_dev_primitives.flows.bulk.bulk_flow import run_file
-from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.calling.runtime import active
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow

@@ -54,7 +54,7 @@ def batches(
 
 async def _ask(action: str, name: str | None, config_path: Path | None) -> Batch:
     """Do what is asked with one batch at its provider; how it stands then."""
-    from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming, ProviderBatches
+    from tta_dev_primitives.flows.bulk.batch_lifecycle import BatchTiming, ProviderBatches
     from tta_dev_primitives.flows.calling.runtime import Runtime
 
     runtime = await Runtime.of(load_trusted(config_path))

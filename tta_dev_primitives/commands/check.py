@@ -150,7 +150,7 @@ async def _read(
 def _audits(config: OrchestrationConfig, left: Decimal | None) -> Iterator[CheckLine]:
     """Use cases whose free answers cannot be checked any more this month."""
     from tta_dev_primitives.config.models.resolve import defined_targets
-    from tta_dev_primitives.flows.reporting.accounts import use_cases_without_audits
+    from tta_dev_primitives.flows.reporting.risk_budget_figures import use_cases_without_audits
 
     orchestrator = defined_targets(config, load_catalogue()).get(config.orchestrator.model)
     for name in use_cases_without_audits(config, orchestrator, left) if orchestrator is not None else ():

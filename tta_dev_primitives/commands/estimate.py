@@ -32,8 +32,8 @@ from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import whole
 from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts
 from tta_dev_primitives.flows.bulk.estimate import estimate as add_up
+from tta_dev_primitives.flows.bulk.quota_wait import span_text
 from tta_dev_primitives.flows.bulk.reader import BrokenLine, Record, input_size, read_records
-from tta_dev_primitives.flows.calling.quota_wait import span_text
 from tta_dev_primitives.flows.planning.plan_model import default_plan, typed_plan
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.tasks.item import Item

@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import asyncpg
 
 from tta_dev_primitives.blocks.ledger.database.dialect import numbered
+from tta_dev_primitives.blocks.ledger.database.migrations import migrate, schema_generation
 from tta_dev_primitives.blocks.ledger.database.protocol import Work
-from tta_dev_primitives.blocks.ledger.database.schema import migrate, schema_generation
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError

@@ -19,8 +19,8 @@ from tta_dev_primitives.blocks.ledger.database.files import (
     refuse_hard_links,
     refuse_mounts,
 )
+from tta_dev_primitives.blocks.ledger.database.migrations import migrate, schema_generation
 from tta_dev_primitives.blocks.ledger.database.protocol import Work
-from tta_dev_primitives.blocks.ledger.database.schema import migrate, schema_generation
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.config.errors import LedgerConfigError, LedgerError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from tta_dev_primitives.blocks.ledger.database import schema
+from tta_dev_primitives.blocks.ledger.database import migrations
 from tta_dev_primitives.blocks.ledger.database.files import file_system_of, refuse_mounts
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -125,11 +125,11 @@ async def test_a_newer_ledger_is_refused_and_an_older_one_is_brought_up(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Tables are migrated one version at a time with their rows; a newer version's tables are not touched."""
-    registered = {name: dict(versions) for name, versions in schema._registered.items()}
-    monkeypatch.setattr(schema, "_registered", registered)
+    registered = {name: dict(versions) for name, versions in migrations._registered.items()}
+    monkeypatch.setattr(migrations, "_registered", registered)
 
     def declare(version: int, *statements: str) -> None:
-        schema.register_schema("pets", version, statements)
+        migrations.register_schema("pets", version, statements)
 
     async def pets(tx: Tx) -> list[dict[str, object]]:
         return await tx.fetch("SELECT * FROM pets")
@@ -144,7 +144,7 @@ async def test_a_newer_ledger_is_refused_and_an_older_one_is_brought_up(
     with pytest.raises(ValueError, match="does not follow"):
         declare(4)
     del registered["pets"][2]
-    monkeypatch.setattr(schema, "_generation", schema._generation + 1)
+    monkeypatch.setattr(migrations, "_generation", migrations._generation + 1)
     with pytest.raises(LedgerError, match=r"'pets' are of version 2, this program knows up to 1.*Upgrade"):
         await database.read(pets)
 

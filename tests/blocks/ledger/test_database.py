@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, database_for
-from tta_dev_primitives.blocks.ledger.database.schema import register_schema
 from tta_dev_primitives.config.errors import LedgerError
 
 register_schema(

@@ -14,8 +14,8 @@ import pytest
 from provider_model import ProviderModel, VirtualClock, Wire, target_of
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
-from tta_dev_primitives.blocks.quotas.plan import time_needed
 from tta_dev_primitives.blocks.quotas.quota import Quota, Slot, Wait
+from tta_dev_primitives.blocks.quotas.time_needed import time_needed
 from tta_dev_primitives.config.models.targets import Limits, Usage
 from tta_dev_primitives.config.provider_errors import ProviderError
 

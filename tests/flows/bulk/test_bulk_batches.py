@@ -16,8 +16,8 @@ from sandbox_runs import CLAUDE, At, BulkJob, executor
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.deployments.sandbox import Sandbox
+from tta_dev_primitives.flows.bulk.batch_lifecycle import BatchTiming
 from tta_dev_primitives.flows.bulk.job_report import BulkReport
-from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 

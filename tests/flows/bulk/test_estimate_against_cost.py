@@ -21,9 +21,7 @@ SLOGAN = "Write a slogan for shop {}."
 @pytest.fixture(autouse=True)
 def _same_coins(monkeypatch: pytest.MonkeyPatch) -> None:
     """Which tasks are checked is drawn under the ledger's secret: here the same ones in every run."""
-    monkeypatch.setattr(
-        "tta_dev_primitives.blocks.ledger.shared_document.secrets.token_hex", lambda n: "5a" * n
-    )
+    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.risk_tables.secrets.token_hex", lambda n: "5a" * n)
 
 
 def tasks(first: int, count: int, *texts: str, **more: str) -> list[dict[str, Any]]:

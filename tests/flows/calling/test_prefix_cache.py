@@ -22,8 +22,8 @@ from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.models.targets import Capabilities, Price, Target, Usage
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.deployments.sandbox.scenario.prompt_cache import PromptCache
+from tta_dev_primitives.flows.bulk.batch_lifecycle import BatchTiming
 from tta_dev_primitives.flows.bulk.job_report import BulkReport
-from tta_dev_primitives.flows.bulk.provider_batches import BatchTiming
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.calling.call import Answered, Call, Outcome
 from tta_dev_primitives.flows.calling.prefix_cache import PrefixCache, shared_prefix

@@ -23,9 +23,9 @@ from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_res
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.models.resolve import resolve_targets
-from tta_dev_primitives.flows.reporting.accounts import accounts_of, use_cases_without_audits
 from tta_dev_primitives.flows.reporting.chart import spend_chart
 from tta_dev_primitives.flows.reporting.page import html_page, markdown_page, places_of, shown_usd
+from tta_dev_primitives.flows.reporting.risk_budget_figures import accounts_of, use_cases_without_audits
 from tta_dev_primitives.flows.reporting.spend import Quality, SpendReport, gather, quality_of
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence

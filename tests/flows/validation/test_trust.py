@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
-from tta_dev_primitives.blocks.ledger.shared_document import DocumentStore
+from tta_dev_primitives.blocks.ledger.risk_tables import DocumentStore
 from tta_dev_primitives.flows.validation.case import Policy
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.risk_state import Label, RiskPolicy, RiskState

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tta_dev_primitives.blocks.quotas.plan import Binding, time_needed
+from tta_dev_primitives.blocks.quotas.time_needed import Binding, time_needed
 from tta_dev_primitives.blocks.quotas.windows import Windows
 from tta_dev_primitives.config.models.targets import Limits
-from tta_dev_primitives.flows.calling.quota_wait import Step, decide
+from tta_dev_primitives.flows.bulk.quota_wait import Step, decide
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 INF = math.inf
