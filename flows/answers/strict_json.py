@@ -16,6 +16,8 @@ _MOST = 100_000
 _MOST_FENCES = 100
 """Each one costs a look at the rest of the text."""
 _DEPTH = 20
+_LONGEST_KEY = 1_000
+"""A schema's patterns for names are matched in a time that is the square of their length."""
 
 
 class StrictJsonError(ValueError):
@@ -122,6 +124,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     for key, value in pairs:
         if key in found:
             raise StrictJsonError(f"the key {key[:40]!r} stands twice")
+        if len(key) > _LONGEST_KEY:
+            raise StrictJsonError(f"the key {key[:40]!r}... is longer than {_LONGEST_KEY:,} characters")
         found[key] = value
     return found
 

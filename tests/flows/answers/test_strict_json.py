@@ -43,6 +43,7 @@ def test_one_object_is_taken_with_or_without_a_fence(text: str) -> None:
         ("null", "expected a JSON object, got NoneType"),
         ('{"score": 0.9, "score": 1.0}', "the key 'score' stands twice"),
         ('{"a": {"b": 1, "b": 2}}', "the key 'b' stands twice"),
+        ('{"' + "x" * 1001 + '": 1}', "is longer than 1,000 characters"),
         ('{"score": NaN}', "NaN is not a JSON number"),
         ('{"score": Infinity}', "Infinity is not a JSON number"),
         ('{"score": -Infinity}', "-Infinity is not a JSON number"),
