@@ -329,15 +329,10 @@ def _marked(runtime: Runtime, item: Item, label: Label) -> Label:
 
 
 def _outcomes(item: Item) -> list[Outcome]:
-    """What the orchestrator said of this item's answers, with what each call took."""
+    """What the orchestrator said of this item's answers."""
     if item.case is None or item.step is None or item.kept is not None:
         return []
-    latencies = {
-        a.model: a.latency_s
-        for a in item.attempts
-        if a.role == "execute" and a.outcome == "ok" and not a.reused and not a.batch
-    }
-    return outcomes_of(item.case, item.step, latencies)
+    return outcomes_of(item.case, item.step)
 
 
 def _finish(runtime: Runtime, item: Item, budget: BudgetView, saved: SavingsAccount) -> None:

@@ -42,8 +42,7 @@ def accounts_of(state: RiskState, policy: Policy) -> tuple[AccountLine, ...]:
     found = []
     for name, account in sorted(state.accounts.items()):
         strict = policy.gate == "strict"
-        total = account.charged if strict else state.expected(name)[0]
-        window = account.window_charged if strict else state.window_expected(name)[0]
+        total, window = (state.expected(name, window=last, strict=strict)[0] for last in (False, True))
         strata = [stratum for _, stratum in state.of(name)]
         found.append(
             AccountLine(

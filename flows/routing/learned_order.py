@@ -38,7 +38,6 @@ class Place:
             "outcomes": round(score.seen),
             "endorsed": score.rate if score.seen else None,
             "interval": list(score.bounds) if score.seen else None,
-            "latency_s": score.latency_s,
             "reason": self.reason,
         }
 

@@ -20,7 +20,7 @@ class ModelScoreStore:
     """
 
     def __init__(self, database: Database, orchestrator_key: str, threshold: float) -> None:
-        parts = ("routing/1", orchestrator_key, versions(), f"{threshold:.6f}")
+        parts = ("routing/2", orchestrator_key, versions(), f"{threshold:.6f}")
         self._documents = DocumentStore(database)
         self._scope = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -1,6 +1,6 @@
 """Learned routing: which executor of a use case goes first, by what paid checks of its answers have shown. Pure.
 
-    state = learned(state, outcomes_of(case, end, latencies))
+    state = learned(state, outcomes_of(case, end))
     places = ranked(state, "moderate", keys, threshold=0.85, free=keys)    # in order, each with its reason
 
 An outcome is the orchestrator's word on one answer, a failed local check, or a free judge's rejection. A task is
@@ -8,19 +8,18 @@ checked because of what the risk ledger knows of its kind, never because of the 
 seldom its kind is checked makes up for the tasks that were not. Only models that were asked before anything was known
 of the task count; those that are asked after others failed see the hard tasks alone.
 
-One model goes before another when the bounds of their acceptance rates (valid at every moment, 95 %) lie apart,
-or when both are accepted alike and one is clearly faster. What was decided stays until the opposite is shown, so
-that the order does not flap. A model of which too little is known keeps its place in the file, but goes before
-one that is known to miss the quality threshold: so it becomes known.
+One model goes before another when the bounds of their acceptance rates (valid at every moment, 95 %) lie apart. What
+was decided stays until the opposite is shown, so that the order does not flap. A model of which too little is known
+keeps its place in the file, but goes before one that is known to miss the quality threshold: so it becomes known.
 """
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, TypeVar
+from typing import TypeVar
+
+from pydantic import TypeAdapter
 
 from tta_dev_primitives.flows.validation.case import Case
 from tta_dev_primitives.flows.validation.labels import orchestrator_accepts
@@ -28,7 +27,6 @@ from tta_dev_primitives.flows.validation.next_step import initial_answers
 from tta_dev_primitives.flows.validation.statistics import upper_bound
 from tta_dev_primitives.flows.validation.steps import Deliver, Step
 
-Why = Literal["endorsed", "faster"]
 T = TypeVar("T")
 ENOUGH = 20
 """Outcomes below which a model is not compared."""
@@ -37,9 +35,6 @@ EXPLORED = 0.04
 _MANY = 400
 """After so many outcomes the older ones count half: providers change what stands behind a name."""
 _SIDE = 0.025
-_ALIKE = 0.05
-_FASTER = math.log(0.8)
-_Z = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,8 +47,6 @@ class Outcome:
     accepted: bool
     weight: float = 1.0
     """How many tasks it stands for: 1 / the probability with which it was checked."""
-    latency_s: float | None = None
-    """Seconds that the answer took; None when it came from the store."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,27 +58,16 @@ class Score:
     weight: float = 0.0
     squares: float = 0.0
     accepted: float = 0.0
-    timed: float = 0
-    logs: float = 0.0
-    """Sum of the logarithms of latencies in seconds, and of their squares."""
-    log_squares: float = 0.0
 
     def plus(self, outcome: Outcome) -> Score:
         """The score after one more outcome."""
-        old = self._halved() if self.seen >= _MANY else self
-        log = None if not outcome.latency_s else math.log(max(outcome.latency_s, 1e-3))
+        old, weight = (0.5 if self.seen >= _MANY else 1.0), outcome.weight
         return Score(
-            old.seen + 1,
-            old.weight + outcome.weight,
-            old.squares + outcome.weight**2,
-            old.accepted + outcome.weight * outcome.accepted,
-            old.timed + (log is not None),
-            old.logs + (log or 0.0),
-            old.log_squares + (log or 0.0) ** 2,
+            old * self.seen + 1,
+            old * self.weight + weight,
+            old * self.squares + weight**2,
+            old * self.accepted + weight * outcome.accepted,
         )
-
-    def _halved(self) -> Score:
-        return Score(*(getattr(self, name) / 2 for name in Score.__slots__))
 
     @property
     def known(self) -> bool:
@@ -104,23 +86,6 @@ class Score:
         good = n * self.rate
         return 1.0 - upper_bound(n, n - good, _SIDE), upper_bound(n, good, _SIDE)
 
-    @property
-    def latency_s(self) -> float | None:
-        """The typical (geometric mean) latency in seconds."""
-        return math.exp(self.logs / self.timed) if self.timed else None
-
-    def faster_than(self, other: Score) -> bool:
-        """Whether it is faster beyond doubt, by a fifth at least."""
-        if min(self.timed, other.timed) < ENOUGH:
-            return False
-        gap = self.logs / self.timed - other.logs / other.timed
-        return gap + _Z * math.sqrt(self._log_error + other._log_error) < _FASTER
-
-    @property
-    def _log_error(self) -> float:
-        mean = self.logs / self.timed
-        return max(0.0, self.log_squares / self.timed - mean**2) / self.timed
-
 
 @dataclass(frozen=True, slots=True)
 class ModelScores:
@@ -128,65 +93,50 @@ class ModelScores:
 
     models: Mapping[str, Mapping[str, Score]] = field(default_factory=dict)
     """Use case -> model -> what is known."""
-    before: Mapping[str, Mapping[tuple[str, str], Why]] = field(default_factory=dict)
-    """Use case -> (model, the model that it goes before) -> why."""
+    before: Mapping[str, Sequence[tuple[str, str]]] = field(default_factory=dict)
+    """Use case -> a model, and one that it goes before because it is accepted more often."""
 
     def to_json(self) -> str:
         """One line of JSON."""
-        body = {
-            "models": {
-                u: {m: [getattr(t, s) for s in Score.__slots__] for m, t in of.items()}
-                for u, of in self.models.items()
-            },
-            "before": {u: [[*pair, why] for pair, why in of.items()] for u, of in self.before.items()},
-        }
-        return json.dumps(body, separators=(",", ":"), allow_nan=False)
+        return _JSON.dump_json(self).decode()
 
     @classmethod
     def from_json(cls, text: str | None) -> ModelScores:
         """The scores that `to_json` wrote; empty ones for None."""
-        if text is None:
-            return cls()
-        raw: dict[str, Any] = json.loads(text)
-        return cls(
-            {u: {m: Score(*figures) for m, figures in of.items()} for u, of in raw["models"].items()},
-            {u: {(a, b): why for a, b, why in of} for u, of in raw["before"].items()},
-        )
+        return cls() if text is None else _JSON.validate_json(text)
 
     def of(self, use_case: str, model: str) -> Score:
         """What is known of a model; an empty score when nothing is."""
         return self.models.get(use_case, {}).get(model, Score())
 
 
-def outcomes_of(case: Case, end: Step, latencies: Mapping[str, float]) -> list[Outcome]:
+_JSON = TypeAdapter(ModelScores)
+
+
+def outcomes_of(case: Case, end: Step) -> list[Outcome]:
     """What the end of one task says about the models that were asked first.
 
     A failed local check and a free judge's rejection are always seen, so they stand for one task. The orchestrator's
     word stands for as many tasks as are checked once.
-
-    Args:
-        latencies: Model name -> seconds of the call that brought its answer.
     """
     ruling = case.ruling
     asked = ruling.action != "deliver" if ruling is not None else case.policy.mode == "always"
     audit = ruling is not None and ruling.action == "audit"
     weight = 1.0 / ruling.probability if audit and ruling is not None and ruling.probability else 1.0
     found: list[Outcome] = []
-    for i, answer in enumerate(
-        case.answers[: initial_answers(case.answer_format, case.policy, case.candidates)]
-    ):
-        judge = case.verdict_of(i, paid=False)
+    first = initial_answers(case.answer_format, case.policy, case.candidates)
+    for i, answer in enumerate(case.answers[:first]):
+        if answer.by.model == case.orchestrator.model:
+            continue
+        judge, said = case.verdict_of(i, paid=False), None
+        if asked and isinstance(end, Deliver) and not answer.failures:
+            said = orchestrator_accepts(case, i, whole=True)
         refused = judge is not None and not (judge.score or 0.0) >= case.policy.threshold
-        said = (
-            orchestrator_accepts(case, i, whole=True)
-            if asked and isinstance(end, Deliver) and not answer.failures
-            else None
-        )
-        certain = said is None and (bool(answer.failures) or refused)
-        if (certain or said is not None) and answer.by.model != case.orchestrator.model:
-            name = answer.by.key or answer.by.model
-            seen = (False, 1.0) if certain else (bool(said), weight)
-            found.append(Outcome(case.use_case, name, *seen, latencies.get(answer.by.model)))
+        name = answer.by.key or answer.by.model
+        if said is not None:
+            found.append(Outcome(case.use_case, name, said, weight))
+        elif answer.failures or refused:
+            found.append(Outcome(case.use_case, name, accepted=False))
     return found
 
 
@@ -203,17 +153,20 @@ def led_by_chance(models: Sequence[T], rivals: Collection[T], coin: float) -> li
 
 def learned(state: ModelScores, outcomes: Iterable[Outcome]) -> ModelScores:
     """The scores after some outcomes."""
-    touched: set[str] = set()
     models = {use_case: dict(of) for use_case, of in state.models.items()}
+    before = dict(state.before)
     for outcome in outcomes:
         of = models.setdefault(outcome.use_case, {})
         of[outcome.model] = of.get(outcome.model, Score()).plus(outcome)
-        touched.add(outcome.use_case)
-    before = {
-        u: _decided(models[u], state.before.get(u, {})) if u in touched else state.before[u]
-        for u in [*state.before, *sorted(touched - set(state.before))]
-    }
+        before[outcome.use_case] = _decided(of, before.get(outcome.use_case, ()))
     return replace(state, models=models, before=before)
+
+
+def _decided(scores: Mapping[str, Score], before: Sequence[tuple[str, str]]) -> Sequence[tuple[str, str]]:
+    """What the figures show about each pair; a pair of which they show nothing stays as it was decided."""
+    bounds = {model: score.bounds for model, score in scores.items() if score.known}
+    shown = [(a, b) for a in bounds for b in bounds if bounds[a][0] > bounds[b][1]]
+    return [*(pair for pair in before if pair not in shown and pair[::-1] not in shown), *shown]
 
 
 def ranked(
@@ -229,66 +182,39 @@ def ranked(
     scores = {model: state.of(use_case, model) for model in models}
     first: dict[str, dict[str, str]] = {model: {} for model in models}
     """Model -> those that go before it, with the reason."""
-    for (winner, loser), why in state.before.get(use_case, {}).items():
+    for winner, loser in state.before.get(use_case, ()):
         if winner in first and loser in first:
-            first[loser][winner] = "accepted more often" if why == "endorsed" else "as good and faster"
+            first[loser][winner] = "accepted more often"
     for at, model in enumerate(models):
-        score = scores[model]
-        if score.known and score.bounds[1] < threshold:
+        if scores[model].known and scores[model].bounds[1] < threshold:
             first[model] |= {
                 other: f"to become known, since that one misses {threshold:g}"
                 for other in models[at + 1 :]
                 if not scores[other].known and other in free
             }
-    order: list[str] = []
-    left = list(models)
+    order, left = list[str](), list(models)
     while left:
         ready = [m for m in left if not any(other in left for other in first[m])]
         # Verdicts of different times may contradict each other in a circle; then the file's order decides.
         order.append((ready or left)[0])
         left.remove(order[-1])
-    return {model: _reason(model, models, order, first, scores) for model in order}
-
-
-def _decided(
-    scores: Mapping[str, Score], before: Mapping[tuple[str, str], Why]
-) -> Mapping[tuple[str, str], Why]:
-    """What the figures show about each pair; a pair of which they show nothing stays as it was decided."""
-    found = dict(before)
-    known = [(model, score, score.bounds) for model, score in scores.items() if score.known]
-    for a, of_a, (low, top) in known:
-        for b, of_b, (other_low, high) in known:
-            why: Why | None = None
-            if low > high:
-                why = "endorsed"
-            elif abs(of_a.rate - of_b.rate) <= _ALIKE and other_low <= top and of_a.faster_than(of_b):
-                why = "faster"
-            if why is not None and a != b:
-                found[a, b] = why
-                found.pop((b, a), None)
-    return found
+    return {
+        model: _reason(model, models, order[at + 1 :], first, scores[model]) for at, model in enumerate(order)
+    }
 
 
 def _reason(
     model: str,
     file_order: Sequence[str],
-    order: Sequence[str],
+    behind: Sequence[str],
     first: Mapping[str, Mapping[str, str]],
-    scores: Mapping[str, Score],
+    score: Score,
 ) -> str:
-    score = scores[model]
+    text = f"not known yet: {score.seen:.0f} of {ENOUGH} outcomes"
     if score.known:
         low, high = score.bounds
         text = f"accepted {score.rate:.0%} ({low:.0%}-{high:.0%}, {score.seen:.0f} outcomes)"
-        text += f", {score.latency_s:.2g} s" if score.latency_s is not None else ""
-    else:
-        text = f"not known yet: {score.seen:.0f} of {ENOUGH} outcomes"
-    at, place = file_order.index(model), order.index(model)
-    passed = [m for m in file_order[:at] if m in order[place + 1 :] and model in first[m]]
-    for other in passed:
-        text += f"; before {_short(other)}: {first[other][model]}"
+    for other in file_order[: file_order.index(model)]:
+        if other in behind and model in first[other]:
+            text += f"; before {other.rsplit('|', 1)[-1]}: {first[other][model]}"
     return text
-
-
-def _short(key: str) -> str:
-    return key.rsplit("|", 1)[-1]

@@ -1,7 +1,7 @@
 """The risk ledger: how often answers may be delivered without a check, and what the checks have shown. Pure.
 
     ruling, state = rule(RiskState(), evidence, policy, coin)     # deliver | audit | escalate; coin uniform in [0, 1)
-    state, alarm = judged(state, ruling, failed=False)     # the orchestrator's word on the answer
+    state, alarm = judged(state, ruling, policy, failed=False)     # the orchestrator's word on the answer
     state = delivered(state, Label(ruling, True))          # rulings.py does all three once a task
 
 `eps = 1 - quality_threshold` is the share of deliveries that the orchestrator may reject, in each use case and in its
@@ -9,9 +9,10 @@ last 500 deliveries. A stratum is (use case, evidence signal, price class, model
 Whether a task of a stratum is checked depends on the ledger and on the task's coin, never on the task.
 
 gate `strict`: a time-uniform upper bound U of the stratum's failure rate is charged for a delivery without a check;
-    the sum of charges stays below eps * t. With 95 % confidence, at every moment, the expected rejected deliveries
-    are then within the budget, if strata are stationary.
-gate `balanced`: the posterior mean of the rejected deliveries plus `safety` standard deviations stays below eps * t.
+    their sum, at today's bounds, stays below eps * t. With 95 % confidence, at every moment, the expected rejected
+    deliveries are then within the budget, if strata are stationary: all bounds hold at all moments together.
+gate `balanced`: the same with the posterior mean, plus its standard deviations. A stratum is of a good or a poor kind
+    a priori, so that first labels without a rejection are believed, and one rejection among them is not.
 """
 
 from __future__ import annotations
@@ -33,15 +34,13 @@ from tta_dev_primitives.flows.validation.risk_state import (
 )
 from tta_dev_primitives.flows.validation.statistics import Watch, exceeds, watch
 
-_OWN = 5
-"""Labels of its own that a stratum needs."""
+_OWN = {True: 5, False: 8}
+"""Labels of its own that a stratum of strong or weak evidence needs."""
 _ALL_CHECKS, _CHECK = {"audit": 15, "escalate": 100}, 0.2
 """Below so many labels every check is a verdict, where savings cover it; then so large a share."""
 _SAFETY, _FEW = 1.5, 30
-"""Standard deviations kept between the expected rejected deliveries and the budget; below so many labels two standard
-deviations are added to a stratum's estimate, then one (gate `balanced`)."""
-_AUDIT_GAIN, _AUDIT_HALF = 0.1, 15.0
-"""The part of the audit rate that risk adds, and after how many labels it has halved."""
+"""Standard deviations kept between the expected rejected deliveries (gate `strict`: their bound) and the budget; below
+so many labels two standard deviations are added to a stratum's estimate, then one."""
 _TYPED_SAFETY = 2.2
 """`_SAFETY` of typed answers, where models often make the same mistake."""
 _DOUBT_GAIN, _MOST_DOUBT = 0.6, 0.5
@@ -76,7 +75,7 @@ def observe(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> tuple[R
     if not alarm:
         return state, False
     touched = [key for key, _ in state.of(evidence.use_case) if all(model in key for model in evidence.pair)]
-    return _reset(state, evidence.use_case, touched), True
+    return _reset(state, evidence.use_case, touched, policy), True
 
 
 def rule(
@@ -86,7 +85,6 @@ def rule(
     coin: float,
     *,
     check: float = 1.0,
-    task: str = "",
     under_way: int | None = None,
 ) -> tuple[Ruling, RiskState]:
     """Decide one item and record the decision. What is delivered counts when it is delivered, not here.
@@ -95,29 +93,25 @@ def rule(
         evidence: What speaks for the answer.
         coin: Uniform in [0, 1), of this task alone: the audit's randomness, on which the certificate rests.
         check: An independent coin: whether the check is a verdict where an answer would be cheaper.
-        task: The task's content key.
         under_way: Checks of the stratum that this run has open; with too many, the ruling is put off. None: never.
     """
     state = enrolled(state, evidence)
     key = evidence.stratum
     stratum = state.strata[key]
-    (mean, variance), labels, most = state.basis(key)
-    quality = 1.0 - (stratum.bound if policy.gate == "strict" else min(1.0, mean + 1.64 * variance**0.5))
-    trusted = evidence.auditable and _affordable(state, key, policy)
-    if policy.gate == "strict":
-        trusted = trusted and stratum.counted[0] >= _OWN and mean <= HOPELESS
+    (mean, variance), labels, most = state.basis(key, strict=policy.strict)
+    quality = 1.0 - min(1.0, mean + 1.64 * variance**0.5)
+    if most is None:
+        doubt, enough = (2.0 if labels < _FEW else 1.0), labels >= _OWN[stratum.strong]
     else:
-        if most is None:
-            doubt, enough = (2.0 if labels < _FEW else 1.0), labels >= _OWN
-        else:
-            doubt, enough = 0.0, stratum.unjudged < most or not evidence.checks_saved
-        trusted = trusted and enough and mean + doubt * variance**0.5 <= policy.worth
-        if evidence.auditable and not evidence.checks_saved and check < policy.eps / 2:
-            # Checks have used up what was saved: so few tasks cannot break the budget, and earn the next check.
-            trusted = trusted or state.by_comparisons(key)[0] <= HOPELESS
+        doubt, enough = 0.0, stratum.unjudged < most or not evidence.checks_saved
+    trusted = enough and mean + doubt * variance**0.5 <= policy.worth
+    trusted = trusted and evidence.auditable and _affordable(state, key, policy)
+    if evidence.auditable and not (policy.strict or evidence.checks_saved) and check < policy.eps / 2:
+        # Checks have used up what was saved: so few tasks cannot break the budget, and earn the next check.
+        trusted = trusted or state.by_comparisons(key)[0] <= HOPELESS
     waits = under_way is not None and under_way >= _most_open(state, evidence, policy)
     if waits and not trusted and evidence.auditable:
-        return Ruling("escalate", evidence, quality, mean, task=task, put_off=True), state
+        return Ruling("escalate", evidence, quality, mean, put_off=True), state
     chance = _audit_chance(state, evidence, policy) if trusted else 0.0
     action: Action = "escalate" if not trusted else ("audit" if coin < chance else "deliver")
     place = -1
@@ -129,8 +123,8 @@ def rule(
         if action == "audit":
             state = replace(state, audit_bound=state.audit_bound.opened(chance))
     verdict = action != "deliver" and (stratum.counted[0] < _ALL_CHECKS[action] or check < _CHECK)
-    ruling = Ruling(action, evidence, quality, mean, chance, task=task, check=verdict)
-    compare = policy.gate == "balanced" and not (trusted and stratum.counted[0] >= PROVED)
+    ruling = Ruling(action, evidence, quality, state.moments(key)[0], chance, check=verdict)
+    compare = not policy.strict and not (trusted and stratum.counted[0] >= PROVED)
     held = withheld(stratum.fields, evidence.schema)
     return replace(ruling, compare=compare, order=stratum.order, place=place, withheld=held), state
 
@@ -151,13 +145,13 @@ def _most_open(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> int:
 def compared(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> RiskState:
     """Record how a free model compared an answer with the orchestrator's own; under `strict` that earns nothing."""
     stratum = state.strata[ruling.evidence.stratum]
-    if stratum.order != ruling.order or policy.gate == "strict":
+    if stratum.order != ruling.order or policy.strict:
         return state
     stratum = replace(stratum, compared=stratum.compared + 1, worse=stratum.worse + failed)
     return _with(state, ruling.evidence.stratum, stratum)
 
 
-def judged(state: RiskState, ruling: Ruling, *, failed: bool) -> tuple[RiskState, bool]:
+def judged(state: RiskState, ruling: Ruling, policy: RiskPolicy, *, failed: bool) -> tuple[RiskState, bool]:
     """Record the orchestrator's word on one answer; True when rejections have raised an alarm."""
     key, signal = ruling.evidence.stratum, ruling.evidence.signal
     if ruling.action == "audit":
@@ -180,7 +174,7 @@ def judged(state: RiskState, ruling: Ruling, *, failed: bool) -> tuple[RiskState
     else:
         stratum = replace(stratum, n=stratum.n + 1, k=stratum.k + failed).watched(failed)
     state, alarm = _with(state, key, stratum), stratum.alarmed
-    return (_reset(state, ruling.evidence.use_case, [key]) if alarm else state), alarm
+    return (_reset(state, ruling.evidence.use_case, [key], policy) if alarm else state), alarm
 
 
 def fields_checked(state: RiskState, ruling: Ruling, label: Label, policy: RiskPolicy) -> RiskState:
@@ -197,7 +191,7 @@ def fields_checked(state: RiskState, ruling: Ruling, label: Label, policy: RiskP
         stratum.fields, ruling.evidence.schema, label.fields, policy.eps, whole=label.passed is not None
     )
     stratum = replace(stratum, fields=accounts)
-    if not forgiven or policy.gate == "strict":
+    if not forgiven or policy.strict:
         return _with(state, key, stratum)
     before = state.moments(key)[0]
     state = _with(state, key, replace(stratum, k=min(stratum.n, max(0.0, stratum.k - forgiven))))
@@ -228,7 +222,7 @@ def unlabelled(
         missed = replace(state.audit_bound, unaudited=state.audit_bound.unaudited + 1)
         state = _charge(replace(state, audit_bound=missed), key)
     # Where the check is a verdict, whether it was asked for depends on price class and coin, not on the answer.
-    lost = policy.gate == "strict" and not (label.accepted and ruling.evidence.price_class)
+    lost = policy.strict and not (label.accepted and ruling.evidence.price_class)
     found: Literal["-", "1"] = "1" if lost else "-"
     stratum = state.strata[key]
     if ruling.place < 0 or stratum.order != ruling.order:
@@ -242,60 +236,41 @@ def _with(state: RiskState, key: str, stratum: Stratum) -> RiskState:
 
 def _charge(state: RiskState, key: str) -> RiskState:
     stratum, use_case = state.strata[key], key.split("|", 1)[0]
-    account = state.account(use_case).charge(stratum.order, stratum.bound)
-    state = replace(state, accounts={**state.accounts, use_case: account})
-    return _with(state, key, replace(stratum, unjudged=stratum.unjudged + 1))
+    accounts = {**state.accounts, use_case: state.account(use_case).charge(stratum.order)}
+    return _with(replace(state, accounts=accounts), key, replace(stratum, unjudged=stratum.unjudged + 1))
 
 
 def _affordable(state: RiskState, key: str, policy: RiskPolicy) -> bool:
     """Whether one more delivery without a check is within the budget of its use case, and of the window."""
-    use_case = key.split("|", 1)[0]
-    after = _charge(state, key)
-    account = after.account(use_case)
-    budgets = (policy.eps * (account.items + 1), policy.eps * (account.window_items + 1))
-    if policy.gate == "strict":
-        return account.charged <= budgets[0] and account.window_charged <= budgets[1]
-    spent = [after.expected(use_case)]
-    if account.items > account.window_items:
-        spent.append(after.window_expected(use_case))
+    use_case, after = key.split("|", 1)[0], _charge(state, key)
     safety = _TYPED_SAFETY if state.strata[key].fields else _SAFETY
-    return all(
-        mean + safety * variance**0.5 <= budget
-        for (mean, variance), budget in zip(spent, budgets, strict=False)
-    )
+    account = after.account(use_case)
+    for items, window in ((account.items, False), (account.window_items, True)):
+        mean, variance = after.expected(use_case, window=window, strict=policy.strict)
+        if mean + safety * variance**0.5 > policy.eps * (items + 1):
+            return False
+    return True
 
 
 def _audit_chance(state: RiskState, evidence: Evidence, policy: RiskPolicy) -> float:
+    """The floor; more for typed answers, where models may share their mistakes, and a lucky start hides it."""
+    if not evidence.schema:
+        return policy.audit_floor
     stratum = state.strata[evidence.stratum]
-    rate = stratum.bound if policy.gate == "strict" else state.moments(evidence.stratum)[0]
-    budget = policy.eps * (state.account(evidence.use_case).items + 1)
-    used = min(1.0, stratum.unjudged * rate / budget) if budget > 0 else 1.0
-    chance = _AUDIT_GAIN * used * _AUDIT_HALF / (_AUDIT_HALF + stratum.n)
-    if evidence.schema:
-        # Models may share their mistakes, and a lucky start hides it: audit while the rate may exceed the budget.
-        seen = (stratum.counted, labels_of(stratum.fields, evidence.schema))
-        doubt = max(exceeds(*labels, policy.eps) for labels in seen if labels is not None)
-        if exceeds(stratum.counted[0], 0, policy.eps) > _CLEAN:
-            chance = max(chance, _AT_FIRST)
-        chance = max(chance, min(_MOST_DOUBT, _DOUBT_GAIN * doubt))
-    return min(1.0, max(policy.audit_floor, chance))
+    seen = (stratum.counted, labels_of(stratum.fields, evidence.schema))
+    doubt = max(exceeds(*labels, policy.eps) for labels in seen if labels is not None)
+    first = _AT_FIRST if exceeds(stratum.counted[0], 0, policy.eps) > _CLEAN else 0.0
+    return max(policy.audit_floor, first, min(_MOST_DOUBT, _DOUBT_GAIN * doubt))
 
 
-def _reset(state: RiskState, use_case: str, keys: list[str]) -> RiskState:
+def _reset(state: RiskState, use_case: str, keys: list[str], policy: RiskPolicy) -> RiskState:
     """Forget what `keys` have shown; what they delivered stays charged, the latest at the worst rate."""
-    account = state.account(use_case)
-    mean, variance = account.mean, account.variance
-    strata, made = dict(state.strata), state.made
+    account, strata, made = state.account(use_case), dict(state.strata), state.made
     for key in keys:
-        stratum = strata[key]
-        p, v = state.moments(key)
-        recent = min(stratum.unjudged, _RECENT)
-        older, worst = stratum.unjudged - recent, max(p, HOPELESS)
-        mean += older * p + recent * worst
-        variance += older**2 * v + stratum.unjudged * p * (1 - p)
-        account = account.freeze(stratum.order, p, worst, recent)
+        stratum, moments = strata[key], state.moments(key, strict=policy.strict)
+        account = account.freeze(stratum.order, moments, max(moments[0], HOPELESS), _RECENT)
         made += 1
         # Agreement that has just failed has no claim to a friendly prior.
         strata[key] = Stratum(made, pooled=False, labelled=stratum.labelled, rejected=stratum.rejected)
-    account = replace(account, mean=mean, variance=variance, alarms=account.alarms + 1)
+    account = replace(account, alarms=account.alarms + 1)
     return replace(state, made=made, strata=strata, accounts={**state.accounts, use_case: account})

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
 WINDOW = 500
-_BUCKETS = 10
+_PARTS = 10
 Moments = tuple[float, float]
 """Mean and variance."""
 
 
 @dataclass(frozen=True, slots=True)
-class Bucket:
-    """A tenth of the window."""
+class Part:
+    """A tenth of the window, or all that was delivered before it."""
 
     items: int = 0
-    charged: float = 0.0
+    """Accepted deliveries."""
     mean: float = 0.0
+    variance: float = 0.0
     """Rejected deliveries expected of strata that were reset since."""
     unjudged: Mapping[int, int] = field(default_factory=dict)
     """Order of a stratum -> deliveries without a check."""
@@ -27,71 +29,77 @@ class Bucket:
 class Account:
     """What one use case has delivered, and what of it may have been rejected."""
 
-    items: int = 0
-    """Accepted deliveries: the t of eps * t."""
-    charged: float = 0.0
-    """Sum of upper bounds of un-judged deliveries (gate `strict`)."""
-    mean: float = 0.0
-    variance: float = 0.0
-    """Rejected deliveries expected of strata that were reset (gate `balanced`)."""
+    parts: tuple[Part, ...] = (Part(), Part())
+    """All before the window; then the window, the oldest tenth first."""
     alarms: int = 0
-    window: tuple[Bucket, ...] = (Bucket(),)
 
-    def delivered(self) -> Account:
-        """The account after one accepted delivery; the oldest tenth of the window leaves when it is full."""
-        window = (*self.window[:-1], replace(self.window[-1], items=self.window[-1].items + 1))
-        if window[-1].items >= WINDOW // _BUCKETS:
-            window = (*window, Bucket())[-_BUCKETS:]
-        return replace(self, items=self.items + 1, window=window)
-
-    def charge(self, order: int, bound: float) -> Account:
-        """The account after a delivery without a check was allowed."""
-        last = self.window[-1]
-        unjudged = {**last.unjudged, order: last.unjudged.get(order, 0) + 1}
-        last = replace(last, charged=last.charged + bound, unjudged=unjudged)
-        return replace(self, charged=self.charged + bound, window=(*self.window[:-1], last))
-
-    def spend(self, mean: float) -> Account:
-        """The account with so many more rejected deliveries expected of what was delivered before."""
-        last = replace(self.window[-1], mean=self.window[-1].mean + mean)
-        return replace(self, mean=self.mean + mean, window=(*self.window[:-1], last))
-
-    def freeze(self, order: int, rate: float, worst: float, recent: int) -> Account:
-        """The account after a reset: the window's deliveries of `order` cost `rate` each, the latest ones `worst`."""
-        buckets: list[Bucket] = []
-        for bucket in reversed(self.window):
-            count = bucket.unjudged.get(order, 0)
-            dear = min(count, recent)
-            recent -= dear
-            left = {o: n for o, n in bucket.unjudged.items() if o != order}
-            mean = bucket.mean + dear * worst + (count - dear) * rate
-            buckets.append(replace(bucket, mean=mean, unjudged=left))
-        return replace(self, window=tuple(reversed(buckets)))
+    @property
+    def items(self) -> int:
+        """Accepted deliveries: the t of eps * t."""
+        return sum(part.items for part in self.parts)
 
     @property
     def window_items(self) -> int:
-        """Accepted deliveries of the window."""
-        return sum(bucket.items for bucket in self.window)
+        """Those of the window."""
+        return sum(part.items for part in self.parts[1:])
 
-    @property
-    def window_charged(self) -> float:
-        """Sum of upper bounds in the window."""
-        return sum(bucket.charged for bucket in self.window)
+    def delivered(self) -> Account:
+        """The account after one accepted delivery; the oldest tenth leaves the window when it is full."""
+        parts = self._with(items=self.parts[-1].items + 1).parts
+        if parts[-1].items >= WINDOW // _PARTS:
+            parts = (*parts, Part())
+        if len(parts) > 1 + _PARTS:
+            old, new, *rest = parts
+            before = Part(
+                old.items + new.items,
+                old.mean + new.mean,
+                old.variance + new.variance,
+                Counter(old.unjudged) + Counter(new.unjudged),
+            )
+            parts = (before, *rest)
+        return replace(self, parts=parts)
 
-    def window_expected(self, moments: Callable[[int], Moments]) -> Moments:
-        """Mean and variance of the rejected deliveries of the window.
+    def charge(self, order: int) -> Account:
+        """The account after a delivery without a check was allowed."""
+        return self._with(unjudged=Counter(self.parts[-1].unjudged) + Counter([order]))
+
+    def spend(self, mean: float) -> Account:
+        """The account with so many more rejected deliveries expected of what was delivered before."""
+        return self._with(mean=self.parts[-1].mean + mean)
+
+    def freeze(self, order: int, moments: Moments, worst: float, recent: int) -> Account:
+        """The account after a reset: deliveries of `order` cost their rate, the latest ones `worst` each."""
+        (rate, variance), parts = moments, list[Part]()
+        spread = rate * (1 - rate) + variance * sum(part.unjudged.get(order, 0) for part in self.parts)
+        for part in reversed(self.parts):
+            count = part.unjudged.get(order, 0)
+            dear = min(count, recent)
+            recent -= dear
+            parts.append(
+                Part(
+                    part.items,
+                    part.mean + dear * worst + (count - dear) * rate,
+                    part.variance + count * spread,
+                    {o: n for o, n in part.unjudged.items() if o != order},
+                )
+            )
+        return replace(self, parts=tuple(reversed(parts)))
+
+    def expected(self, moments: Callable[[int], Moments], *, window: bool = False) -> Moments:
+        """Mean and variance of the rejected deliveries, of all or of the window.
 
         Args:
             moments: Those of the failure rate of a stratum, by its order.
         """
-        counts: dict[int, int] = {}
-        mean = 0.0
-        for bucket in self.window:
-            mean += bucket.mean
-            for order, count in bucket.unjudged.items():
-                counts[order] = counts.get(order, 0) + count
-        variance = 0.0
+        parts = self.parts[1:] if window else self.parts
+        mean, variance = sum(part.mean for part in parts), sum(part.variance for part in parts)
+        counts: Counter[int] = Counter()
+        for part in parts:
+            counts.update(part.unjudged)
         for order, count in counts.items():
             p, v = moments(order)
             mean, variance = mean + count * p, variance + count * count * v + count * p * (1 - p)
         return mean, variance
+
+    def _with(self, **changes: object) -> Account:
+        return replace(self, parts=(*self.parts[:-1], replace(self.parts[-1], **changes)))  # type: ignore[arg-type]

@@ -24,9 +24,11 @@ Action = Literal["deliver", "audit", "escalate"]
 _CONFIDENCE = 0.05
 HOPELESS = 0.4
 """No stratum whose failure estimate is above this is ever delivered without a check."""
-_PRIORS = {True: (0.8, 10.0), False: (2.0, 2.0)}
-"""Failures and successes that a stratum is believed to have had, for strong evidence and for weak, before anything of
-its kind was seen: on recorded answers the orchestrator rejects 2 to 18 % of what two families agree on."""
+_GOOD, _POOR = (0.8, 10.0), (4.0, 5.0)
+"""Failures and successes of the two kinds of strata: on recorded answers the orchestrator rejects 2 to 18 % of what two
+families agree on, and 60 to 80 % of what they do not."""
+_SHARE_POOR = {True: 0.1, False: 0.8}
+"""How many strata of strong evidence, and of weak, are believed to be of the poor kind."""
 PROVED = 8
 """Labels of its own after which comparisons no longer speak for a stratum."""
 _COMPARED = {True: 2, False: 8}
@@ -48,7 +50,7 @@ class RiskPolicy:
     gate: Literal["balanced", "strict"] = "balanced"
     audit_floor: float = LEAST
     """Every trusted item is audited with at least this probability; the certificate rests on it."""
-    drift_patience: float = 800.0
+    drift_patience: float = 1000.0
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.eps <= 1.0:
@@ -57,9 +59,14 @@ class RiskPolicy:
             raise ValueError(f"audit_floor must be at least {LEAST}, on which the certificate rests")
 
     @property
+    def strict(self) -> bool:
+        """Whether bounds are charged in place of expectations."""
+        return self.gate == "strict"
+
+    @property
     def worth(self) -> float:
         """The risk price: above this failure estimate a delivery without a check is not worth its saving."""
-        return min(HOPELESS, _PRICE * self.eps * min(1.0, 10 * self.eps))
+        return HOPELESS if self.strict else min(HOPELESS, _PRICE * self.eps * min(1.0, 10 * self.eps))
 
 
 @dataclass(frozen=True, slots=True)
@@ -247,16 +254,18 @@ class RiskState:
         """The strata of a use case."""
         return ((key, s) for key, s in self.strata.items() if key.split("|", 1)[0] == use_case)
 
-    def moments(self, key: str) -> Moments:
-        """Mean and variance of the failure rate of a stratum (gate `balanced`)."""
-        return self.basis(key)[0]
+    def moments(self, key: str, *, strict: bool = False) -> Moments:
+        """Mean and variance of the failure rate of a stratum; under gate `strict` its bound."""
+        return self.basis(key, strict=strict)[0]
 
-    def basis(self, key: str) -> tuple[Moments, float, int | None]:
+    def basis(self, key: str, *, strict: bool = False) -> tuple[Moments, float, int | None]:
         """The same, the labels that it rests on, and how many deliveries it may carry at most."""
         stratum = self.strata[key]
         n, k = stratum.counted
+        if strict:
+            return (stratum.bound, 0.0), n, None
         if n >= PROVED or stratum.compared < _COMPARED[stratum.strong]:
-            return posterior(n, k, self._prior(key, stratum)), n, None
+            return self._posterior(key, n, k, _SHARE_POOR[stratum.strong]), n, None
         # Verdicts are paid from savings, which only deliveries bring: comparisons open a few.
         first, more = _UNPROVED[stratum.strong]
         return self.by_comparisons(key), n + stratum.compared, first + int(more * n)
@@ -267,32 +276,24 @@ class RiskState:
         if stratum.compared < _COMPARED[stratum.strong]:
             return 1.0, 0.0
         n, k = stratum.counted
-        return posterior(n + stratum.compared, k + stratum.worse, self._prior(key, stratum))
+        poor = 0.0 if stratum.strong else _SHARE_POOR[False]
+        return self._posterior(key, n + stratum.compared, k + stratum.worse, poor)
 
-    def _prior(self, key: str, stratum: Stratum) -> tuple[float, float]:
-        """The pooled rate of the kind of signal, without the stratum itself, with the weight of a few labels."""
-        bad, good = _PRIORS[stratum.strong]
-        if not stratum.pooled:
-            return bad, good
-        n, k = self.pools.get(key.split("|")[1], (0, 0))
-        rate = (bad + k - stratum.rejected) / (bad + good + n - stratum.labelled)
-        return rate * (bad + good), (1 - rate) * (bad + good)
+    def _posterior(self, key: str, n: float, k: float, poor: float) -> Moments:
+        """What k failures in n labels leave of the prior, whose good kind fails like others of its signal."""
+        stratum, (bad, good) = self.strata[key], _GOOD
+        if stratum.pooled:
+            labels, failed = self.pools.get(key.split("|")[1], (0, 0))
+            rate = (bad + failed - stratum.rejected) / (bad + good + labels - stratum.labelled)
+            bad, good = rate * (bad + good), (1 - rate) * (bad + good)
+        return posterior(n, k, ((1 - poor, bad, good), (poor, *_POOR)))
 
-    def expected(self, use_case: str) -> Moments:
-        """Mean and variance of the rejected deliveries without a check of a use case."""
-        account = self.account(use_case)
-        mean, variance = account.mean, account.variance
-        for key, stratum in self.of(use_case):
-            if stratum.unjudged:
-                p, v = self.moments(key)
-                mean += stratum.unjudged * p
-                variance += stratum.unjudged**2 * v + stratum.unjudged * p * (1 - p)
-        return mean, variance
-
-    def window_expected(self, use_case: str) -> Moments:
-        """The same for the last deliveries."""
+    def expected(self, use_case: str, *, window: bool = False, strict: bool = False) -> Moments:
+        """Mean and variance of the rejected deliveries of a use case (gate `strict`: their bound), or of its window."""
         keys = {stratum.order: key for key, stratum in self.of(use_case)}
-        return self.account(use_case).window_expected(lambda order: self.moments(keys[order]))
+        return self.account(use_case).expected(
+            lambda order: self.moments(keys[order], strict=strict), window=window
+        )
 
 
 _JSON = TypeAdapter(RiskState)

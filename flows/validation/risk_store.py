@@ -30,7 +30,7 @@ def scope_of(orchestrator_key: str, policy: Policy, *, made_by_0_1: bool = False
 
     The answering models' identities are part of each stratum's own key.
     """
-    version = ("risk/1", "plan/1 verdict/1") if made_by_0_1 else ("risk/3", versions())
+    version = ("risk/1", "plan/1 verdict/1") if made_by_0_1 else ("risk/4", versions())
     parts = (version[0], orchestrator_key, version[1], f"{policy.threshold:.6f}", policy.gate)
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
 

@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from pydantic import TypeAdapter
+
 from tta_dev_primitives.flows.validation.evidence import Evidence
 from tta_dev_primitives.flows.validation.risk import (
     compared,
@@ -50,9 +52,6 @@ class Held:
     """The task ended without a label, and as what it counts; one that comes later still counts."""
 
 
-_KEPT = ("action", "quality", "estimate", "probability", "check", "compare", "order", "place", "withheld")
-
-
 @dataclass(frozen=True, slots=True)
 class TaskRow:
     """What is remembered of one task."""
@@ -64,27 +63,20 @@ class TaskRow:
 
     def to_json(self) -> str:
         """One line of JSON."""
-        held = [
-            [[getattr(h.ruling, name) for name in _KEPT], h.labelled, h.compared, h.closed]
-            for h in self.held.values()
-        ]
-        return json.dumps([self.observed, self.counted, held], separators=(",", ":"), allow_nan=False)
+        return _JSON.dump_json(self, exclude_defaults=True).decode()
 
     @classmethod
     def from_json(cls, text: str | None) -> TaskRow:
         """The row that `to_json` wrote; an empty one for None."""
-        if text is None:
-            return cls()
-        observed, counted, rulings = json.loads(text)
-        held = [
-            Held(Ruling(evidence=Evidence("", ""), **dict(zip(_KEPT, kept, strict=False))), *rest)
-            for kept, *rest in rulings
-        ]
-        return cls(observed, counted, {one.ruling.order: one for one in held})
+        return cls() if text is None else _JSON.validate_json(text)
 
     def keep(self, held: Held) -> TaskRow:
         """The row with one ruling replaced."""
         return replace(self, held={**self.held, held.ruling.order: held})
+
+
+_JSON = TypeAdapter(TaskRow)
+_NO_EVIDENCE = Evidence("", "")
 
 
 def observe_once(
@@ -127,9 +119,10 @@ def rule_once(
     audit, check = (
         coin(secret, purpose, task, evidence.stratum, f"{month}.{order}") for purpose in ("audit", "check")
     )
-    ruling, state = rule(state, evidence, policy, audit, check=check, task=task, under_way=under_way)
-    kept = row if ruling.put_off else row.keep(Held(ruling))
-    return replace(ruling, drifted=drifted), state, kept
+    ruling, state = rule(state, evidence, policy, audit, check=check, under_way=under_way)
+    if not ruling.put_off:
+        row = row.keep(Held(replace(ruling, evidence=_NO_EVIDENCE)))
+    return replace(ruling, drifted=drifted, task=task), state, row
 
 
 def learn_once(
@@ -165,5 +158,5 @@ def _word(
         return compared(state, ruling, policy, failed=failed), replace(held, compared=True), False
     if held.closed == "-" and ruling.place < state.strata[ruling.evidence.stratum].base:
         ruling = replace(ruling, place=-1)
-    state, alarm = judged(state, ruling, failed=failed)
+    state, alarm = judged(state, ruling, policy, failed=failed)
     return state, replace(held, labelled=True), alarm

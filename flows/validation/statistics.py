@@ -35,11 +35,21 @@ def upper_bound(n: float, k: float, delta: float) -> float:
     return high
 
 
-def posterior(n: float, k: float, prior: tuple[float, float]) -> tuple[float, float]:
-    """Mean and variance of a failure rate after k failures in n labels, from a Beta prior (bad, good)."""
-    a, b = prior[0] + k, prior[1] + n - k
-    mean = a / (a + b)
-    return mean, mean * (1 - mean) / (a + b + 1)
+Prior = tuple[tuple[float, float, float], ...]
+"""A mixture of Beta distributions of a failure rate: of each its weight, failures and successes."""
+
+
+@lru_cache(maxsize=4096)
+def posterior(n: float, k: float, prior: Prior) -> tuple[float, float]:
+    """Mean and variance of a failure rate after k failures in n labels."""
+    parts = [(_log_beta(a + k, b + n - k) - _log_beta(a, b), w, a + k, a + b + n) for w, a, b in prior]
+    most = max(log for log, *_ in parts)
+    weights = [w * math.exp(log - most) for log, w, *_ in parts]
+    total, mean, square = sum(weights), 0.0, 0.0
+    for weight, (_, _, bad, all_) in zip(weights, parts, strict=True):
+        mean += weight / total * bad / all_
+        square += weight / total * bad * (bad + 1) / (all_ * (all_ + 1))
+    return mean, max(0.0, square - mean * mean)
 
 
 @lru_cache(maxsize=4096)
@@ -69,7 +79,7 @@ def _log_beta(a: float, b: float) -> float:
 
 
 _WARM_UP = 30
-_CAUTION = 2.0
+_CAUTION = 1.0
 _LEAST_CAUTION = 0.02
 """Standard errors, or this much, added to the old rate: a lucky start must not make the usual look like a rise."""
 _LARGE = 0.18
@@ -89,7 +99,7 @@ def watch(state: Watch, *, bad: bool, patience: float) -> tuple[Watch, bool]:
     """Take one event; True when the rate has risen beyond doubt (Shiryaev-Roberts).
 
     While the rate is at most the assumed old one, the statistic grows by one an event in expectation. So a false
-    alarm comes once in `patience` events at the earliest. The old rate is what was seen plus two standard errors.
+    alarm comes once in `patience` events at the earliest. The old rate is what was seen plus a standard error.
 
     Args:
         bad: Whether this event was a failure (or a disagreement).

@@ -40,9 +40,9 @@ def runs(scenario: Scenario, corpora: dict[str, list[Recorded]], corpus: str) ->
         (("scenarios/balanced",), "gsm8k", 0.85, 0.99),
         (("scenarios/cost-optimized",), "gsm8k", 0.87, 0.99),
         (("scenarios/balanced",), "mix", 0.63, 0.985),
-        (("default-config",), "mix", 0.65, 0.985),
+        (("default-config",), "mix", 0.64, 0.985),
         (("scenarios/balanced", DEEPSEEK), "mix", 0.66, 0.985),
-        (("scenarios/quality-optimized",), "mix", 0.20, 0.99),
+        (("scenarios/quality-optimized",), "mix", 0.28, 0.99),
         (("scenarios/quality-optimized", LLAMA, DEEPSEEK), "mix", 0.40, 1.0),
     ],
 )

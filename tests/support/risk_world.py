@@ -30,7 +30,7 @@ def learn(state: RiskState, label: Label, policy: RiskPolicy) -> tuple[RiskState
         if label.proxy:
             state = compared(state, ruling, failed=not label.passed, policy=policy)
         else:
-            state, alarm = judged(state, ruling, failed=not label.passed)
+            state, alarm = judged(state, ruling, policy, failed=not label.passed)
     if label.ended:
         if ruling is not None and (label.passed is None or label.proxy):
             state, _ = unlabelled(state, label, ruling, policy)
