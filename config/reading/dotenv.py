@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 
 _NOT_TEXT = re.compile("[\0\udc80-\udcff]")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*", re.ASCII)
+_BLANKS = re.compile(r"[^\S\n]++")
+_MOST_BLANKS = 2_000
 _ALLOW = "TTA_ALLOW_OPEN_ENV"
 
 _Signature = tuple[int, int, int, int, int]
@@ -160,11 +162,14 @@ def _encoding_fault(data: bytes, path: Path) -> str | None:
     if data.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in data[:200]:
         return f"{path}:1: this is UTF-16, not UTF-8. {to_fix.format('UTF-16')}"
     try:
-        data.decode("utf-8")
+        blanks = max(map(len, _BLANKS.findall(data.decode("utf-8"))), default=0)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         return f"{path}:{line}: not UTF-8 (byte {error.start}). {to_fix.format('CP1252')}"
-    return None
+    # The parsers, Prefect's too, take time by the square of such a run: a minute for 250 KB.
+    return (
+        f"{path}: {blanks:,} blanks in a row are no setting. Delete them." if blanks > _MOST_BLANKS else None
+    )
 
 
 def unfiltered_dotenv(folder: Path | None = None) -> list[tuple[str, SecretStr]]:

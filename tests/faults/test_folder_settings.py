@@ -120,6 +120,14 @@ def test_a_pipe_or_an_endless_file_is_not_read(name: str, tmp_path: Path) -> Non
     assert [setting for _, found in folder_settings(tmp_path) for setting in found] == said
 
 
+def test_blanks_without_end_are_no_settings(tmp_path: Path) -> None:
+    """The parser of `.env` would take a minute for this line."""
+    (tmp_path / ".env").write_text(f"A=b{' ' * 250_000}\0")
+    (tmp_path / ".env").chmod(0o600)
+    with pytest.raises(ConfigError, match="250,000 blanks in a row"):
+        list(folder_settings(tmp_path))
+
+
 def test_a_hostile_package_is_no_trap_for_the_jobs(tmp_path: Path) -> None:
     """A pipe or a link to a device is no module; a file without end or too deep is refused in one line."""
     os.mkfifo(tmp_path / "pipe.py")
