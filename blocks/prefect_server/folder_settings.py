@@ -33,6 +33,8 @@ _UNREADABLE = "text that is no TOML"
 _WORD = re.compile(r"[^\s\"'\[\]{}(),;=]{1,200}")
 _IN_QUOTES = re.compile(r"'([^'\n]{1,500})'|\"([^\"\n]{1,500})\"")
 _LONGEST_NAME = 500
+_MOST_DOTS = 300
+"""A key of many parts takes memory by their square: `a.a.a...` in 200 KB takes 40 GB."""
 _MOST_FILES = 20
 
 
@@ -127,6 +129,8 @@ def _toml(path: Path) -> dict[str, Any]:
     text = ""
     try:
         text = read_regular_file(path).data.decode().replace("\r\n", "\n").replace("\r", "\n")
+        if any(line.count(".") > _MOST_DOTS for line in text.split("\n")):
+            return {_UNREADABLE: text}
         return tomllib.loads(text)
     except FileNotFoundError:
         return {}

@@ -120,12 +120,15 @@ def test_a_pipe_or_an_endless_file_is_not_read(name: str, tmp_path: Path) -> Non
     assert [setting for _, found in folder_settings(tmp_path) for setting in found] == said
 
 
-def test_blanks_without_end_are_no_settings(tmp_path: Path) -> None:
-    """The parser of `.env` would take a minute for this line."""
+def test_lines_that_keep_a_parser_busy_are_no_settings(tmp_path: Path) -> None:
+    """The parser of `.env` would take a minute, and that of TOML all memory."""
     (tmp_path / ".env").write_text(f"A=b{' ' * 250_000}\0")
     (tmp_path / ".env").chmod(0o600)
     with pytest.raises(ConfigError, match="250,000 blanks in a row"):
         list(folder_settings(tmp_path))
+    (tmp_path / ".env").unlink()
+    (tmp_path / "prefect.toml").write_text(f"a{'.a' * 2_000}=1\n")  # a hundred times as long takes 40 GB
+    assert [list(found) for _, found in folder_settings(tmp_path)] == [["text that is no TOML"]]
 
 
 def test_a_hostile_package_is_no_trap_for_the_jobs(tmp_path: Path) -> None:
