@@ -50,6 +50,8 @@ class Providers:
                     await reader.read()
                     return
                 self.answered.append(words)
+                if self.gather_all and len(self.answered) == CALLS:
+                    self.all_wait.set()
                 if len(self.answered) == 2 * CALLS:
                     self.both.set()
                 if self.gather_all:
@@ -156,6 +158,8 @@ async def test_two_workers_pay_once_or_count_both(bench: Bench) -> None:
     async with providers() as here:
         here.gather_all = True
         worker = start(bench, here.urls, here.done)
+        # Its start takes seconds on a busy machine: our calls would have waited for it.
+        await _until(here, worker)
         mine = await again(bench, here.urls, here.done)
         out, _ = await asyncio.to_thread(partial(worker.communicate, timeout=60))
         assert {line.split()[2] for line in out.splitlines()} == {"keep"}, out
