@@ -36,6 +36,8 @@ from tta_dev_primitives.flows.validation.statistics import Watch, exceeds, watch
 
 _OWN = {True: 5, False: 8}
 """Labels of its own that a stratum of strong or weak evidence needs."""
+_A_LABEL = 30
+"""Deliveries without a check that one label carries at most: audits bring more, unless slow checks hold them back."""
 _ALL_CHECKS, _CHECK = {"audit": 15, "escalate": 100}, 0.2
 """Below so many labels every check is a verdict, where savings cover it; then so large a share."""
 _SAFETY, _FEW = 1.5, 30
@@ -104,6 +106,7 @@ def rule(
         doubt, enough = (2.0 if labels < _FEW else 1.0), labels >= _OWN[stratum.strong]
     else:
         doubt, enough = 0.0, stratum.unjudged < most or not evidence.checks_saved
+    enough = enough and stratum.unjudged < _A_LABEL * labels
     trusted = enough and mean + doubt * variance**0.5 <= policy.worth
     trusted = trusted and evidence.auditable and _affordable(state, key, policy)
     if evidence.auditable and not (policy.strict or evidence.checks_saved) and check < policy.eps / 2:

@@ -38,6 +38,16 @@ def test_slow_rejections_cannot_hide(eps: float, concurrency: int, runs: int) ->
         assert world.over == 0
 
 
+@pytest.mark.parametrize("slow", [3, 30])
+def test_a_lucky_start_does_not_last_while_checks_are_open(slow: int, runs: int) -> None:
+    """Six good answers, then 45 % wrong, rejections late, 50 at once: the share stays below 0.2 (before: 0.41)."""
+    worlds = []
+    for seed in range(min(runs, LONG)):
+        tasks = [Task("u", 0.0)] * 6 + [Task("u", 0.45)] * 1200
+        worlds.append(World(RiskPolicy(0.15), seed).run(tasks, concurrency=50, slow_rejections=slow))
+    assert max(world.share() for world in worlds) <= 0.2
+
+
 @pytest.mark.parametrize("concurrency", [1, 50])
 def test_strict_still_saves_where_answers_are_good(concurrency: int) -> None:
     """At 3 % failures over four fifths go out without a check, also while checks are open."""
