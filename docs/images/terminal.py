@@ -1,7 +1,7 @@
 """Draws what a command shows on a terminal as an SVG: how demo.png is made.
 
 python docs/images/terminal.py demo.svg "tta demo" --leave-out 2. 3. 4. 5. Every
-chromium --headless --no-sandbox --screenshot=demo.png --window-size=994,1026 demo.svg
+chromium --headless --no-sandbox --screenshot=demo.png --window-size=994,1466 demo.svg
 """
 
 from __future__ import annotations
