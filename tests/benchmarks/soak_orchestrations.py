@@ -230,7 +230,7 @@ def run(seconds: float, *, concurrency: int, folder: Path, share: float = 0.1) -
         config = sandbox_config(
             address, folder,
             executors=[
-                executor(address, model, kind, list(everything), timeout_s=20, limits={"rpm": 1_000_000})
+                executor(model, kind, everything, timeout_s=20, limits={"rpm": 1_000_000})
                 for model, kind in ((GEMINI, "google-ai-studio"), (LLAMA, "groq"))
             ],
             cost_tracking={"budget_limit_usd": 100_000},
