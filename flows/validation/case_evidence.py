@@ -119,9 +119,7 @@ def _price_class(case: Case, answer: int) -> str:
         return ""
     shown = case.answers[answer]
     read = shown.read or tokens_of(shown.text)
-    return price_class(
-        float(case.costs.verdict(read, shown.length)), float(case.costs.answer(read, shown.length))
-    )
+    return price_class(case.costs.verdict(read, shown.length), case.costs.answer(read, shown.length))
 
 
 def _checks_saved(case: Case, answer: int) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hmac
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import lru_cache
 
 _MIX_A, _MIX_B = 0.5, 3.0
@@ -67,11 +68,12 @@ def coin(secret: str, *parts: str) -> float:
     return int.from_bytes(digest[:7]) / 2**56
 
 
-def price_class(verdict: float, answer: float) -> str:
-    """The fixed class of what a check costs against an answer: tasks whose labels are missing alike share it."""
+def price_class(verdict: Decimal, answer: Decimal) -> str:
+    """The class of what a check costs against an answer, both in USD: tasks whose labels are missing alike share it."""
     if answer <= 0:
         return ""
-    return next((name for name, most in (("v<.3", 0.3), ("v<1", 1.0)) if verdict < most * answer), "v>1")
+    classes = (("v<.3", Decimal("0.3")), ("v<1", Decimal(1)))
+    return next((name for name, most in classes if verdict < most * answer), "v>1")
 
 
 def _log_beta(a: float, b: float) -> float:

@@ -99,7 +99,8 @@ def test_starting_and_stopping_leaves_nothing_behind() -> None:
             time.sleep(0.005)
         sandbox.stop()
         sandbox.stop()
-    assert set(threading.enumerate()) == before
+    # Threads of earlier tests may have ended meanwhile.
+    assert not set(threading.enumerate()) - before
     with pytest.raises(OSError):  # noqa: PT011 - refused is what is meant, on every system
         socket.create_connection(("127.0.0.1", sandbox.port), timeout=1)
 
