@@ -1,6 +1,6 @@
 """Provider credentials as Prefect blocks: a key, the host it is bound to, and a client that uses both.
 
-Importing this module imports Prefect. Runs get at keys through `blocks.keys.load_key`.
+Importing this module imports Prefect. Runs get at keys through `blocks.credentials.keys.load_key`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Tasks through the real state machine and the real risk ledger, with answers that are known or drawn. Pure.
 
     dry = DryRun(policy, Candidate.of(orchestrator))
-    ends = dry.run([DryTask("key", case, source)])     # one chunk: its tasks meet the risk ledger before any label
+    ends = dry.run([DryTask("key", case, source)])     # one chunk; what is put off waits for its labels
     dry.cost, dry.baseline, dry.savings
 
 Estimates draw the answers, recorded outcomes know them. No model is called, nothing is stored.

@@ -1,4 +1,4 @@
-"""Frames: how text that must not be obeyed is shown to a judge. Pure.
+"""How text that must not be obeyed is shown to a judge. Pure.
 
     quoted("answer", text, nonce)  ->  <<<answer 3f...>>>
                                        the whole text, its own markers taken out
@@ -30,7 +30,7 @@ _CLOSE = rf"(?:(?:[{_GT}]{_GAP}){{2}}[{_GT}]|⋙|>{_GAP}≫)"
 _MARKER = re.compile(
     rf"{_OPEN}[^{_LT}{_GT}]{{0,120}}{_CLOSE}|{_OPEN}|{_CLOSE}|\[\s*tta\s*:\s*[a-z_]+\s*/\s*\d+\s*\]", re.I
 )
-_OWN = re.compile(r"<<<(?:end )?(?:answer|task) [0-9a-f]{16}>>>|\[tta:[a-z_]+/\d+\]", re.I)
+_OWN = re.compile(r"<<<(?:end )?[a-z]+ [0-9a-f]{16}>>>|\[tta:[a-z_]+/\d+\]", re.I)
 # How model families mark who speaks, where a text or a turn ends, and what is a thought or a call of a tool.
 _ROLE = re.compile(
     r"<\|[^|<>\n]{0,40}\|>|\[\|[^|\[\]\n]{0,40}\|\]"  # ChatML, Llama, Phi, DeepSeek, Cohere, Granite; EXAONE, MOSS

@@ -390,6 +390,7 @@ def test_the_schema_is_one_number_and_a_reason() -> None:
 
 def test_an_answer_that_shows_our_markers_is_recognised() -> None:
     """Text that leaked from a prompt of ours is found by the local checks."""
-    assert has_marker(quoted("answer", "x", nonce_for("x")))
+    for label in ("task", "answer", "criteria", "reference"):
+        assert has_marker(quoted(label, "x", nonce_for("x")))
     assert has_marker("[tta:plan/1] Plan the user's task")
     assert not has_marker("a <<< b and x >>> y")
