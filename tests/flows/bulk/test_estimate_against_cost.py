@@ -50,10 +50,10 @@ async def both(
 async def test_a_first_job_costs_what_was_estimated(
     texts: list[str], use_case: str | None, tmp_path: Path, at: At
 ) -> None:
-    """60 short tasks, nothing learned: within 30 %."""
+    """60 short tasks, nothing learned: within 40 %, which the order of the calls may change."""
     more = {} if use_case is None else {"use_case": use_case}
     said, cost = await both(at(), tmp_path, tasks(0, 60, *texts, **more))
-    assert float(said["expected_usd"]) == pytest.approx(float(cost), rel=0.3)
+    assert float(said["expected_usd"]) == pytest.approx(float(cost), rel=0.4)
     assert cost < said["paid_model_alone_usd"]
     assert said["recommendations"]
 
