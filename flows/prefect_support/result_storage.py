@@ -45,6 +45,11 @@ def private_results() -> LocalFileSystem:
     return _PrivateFolder(basepath=str(RESULTS))
 
 
+def is_private_results(storage: object) -> bool:
+    """Whether a storage is what `private_results` gives."""
+    return isinstance(storage, _PrivateFolder)
+
+
 def make_results_folder() -> None:
     """Make the folder, readable by its owner only; without one Prefect reports it with the first result."""
     with suppress(OSError):

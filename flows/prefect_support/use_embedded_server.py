@@ -18,6 +18,7 @@ from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support.api_connection import inside_a_run, still_there, use_server
 from tta_dev_primitives.flows.prefect_support.result_storage import (
     RESULTS,
+    is_private_results,
     look_for_users_storage,
     private_results,
     users_storage,
@@ -41,7 +42,8 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
 
     @result_storage.setter
     def result_storage(self, chosen: Any) -> None:
-        self.__dict__["result_storage"] = chosen
+        # Who copies a flow, or restores it, sets what it read: that is no choice of the user's.
+        self.__dict__["result_storage"] = RESULTS if is_private_results(chosen) else chosen
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         of_prefect = {name: options.pop(name) for name in _OF_PREFECT if name in options}

@@ -115,14 +115,16 @@ async def read_then_write_against_another_writer(database: Path) -> None:
         async with await config.session(engine) as session, config.begin_transaction(session):
             await session.execute(insert, {"name": "other"})
 
-    async with await config.session(engine) as session:
-        async with config.begin_transaction(session):
-            await session.execute(sa.text("SELECT count(*) FROM flow"))
-            task = asyncio.create_task(other())
-            await asyncio.wait([task], timeout=0.5)
-            await session.execute(insert, {"name": "first"})
-        await task
-    await engine.dispose()
+    try:
+        async with await config.session(engine) as session:
+            async with config.begin_transaction(session):
+                await session.execute(sa.text("SELECT count(*) FROM flow"))
+                task = asyncio.create_task(other())
+                await asyncio.wait([task], timeout=0.5)
+                await session.execute(insert, {"name": "first"})
+            await task
+    finally:
+        await engine.dispose()
 
 
 async def test_writers_take_turns_instead_of_failing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
