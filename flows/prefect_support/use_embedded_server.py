@@ -45,6 +45,12 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
         # Who copies a flow, or restores it, sets what it read: that is no choice of the user's.
         self.__dict__["result_storage"] = RESULTS if is_private_results(chosen) else chosen
 
+    def with_options(self, **options: Any) -> Any:
+        # Prefect reads the storage, whose value for our folder is none that another flow may be given.
+        copied = super().with_options(**{"result_storage": self.__dict__["result_storage"], **options})
+        copied.__class__ = type(self)
+        return copied
+
     def __call__(self, *args: Any, **options: Any) -> Any:
         of_prefect = {name: options.pop(name) for name in _OF_PREFECT if name in options}
         given = _checked(self.fn, args, options)
@@ -101,10 +107,15 @@ def _in_type(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:
     try:
         return adapter.validate_python(value)
     except ValidationError as error:
-        own = error.errors()[0].get("ctx", {}).get("error")
+        first = error.errors()[0]
+        own = first.get("ctx", {}).get("error")
         if isinstance(own, ConfigError):
             raise own from None
-        raise ConfigError(f"{name}: {value!r:.80} is not accepted. {error.errors()[0]['msg']}.") from None
+        reason = first["msg"]
+        if first["type"] == "string_pattern_mismatch":
+            # A person reads what the pattern means.
+            reason = f"Give {adapter.json_schema()['description']}"
+        raise ConfigError(f"{name}: {value!r:.80} is not accepted. {reason}.") from None
 
 
 def _needs_server() -> bool:

@@ -34,6 +34,7 @@ async def spend_report(
         str | None,
         Field(
             pattern=r"^(\d{4}-(0[1-9]|1[0-2])|last)$",
+            description="YYYY-MM, or `last` for the month that ended",
         ),
     ] = None,
     config_path: str | None = None,

@@ -35,19 +35,28 @@ def places(
     from prefect.events.worker import EventsWorker
 
     folder = tmp_path_factory.mktemp("faults")
-    handler = LogFile(folder / "all.log")
+    found = Places(folder, [prefect_server.home.root] if prefect_server.home else [])
+    yield found
+    EventsWorker.instance().wait_until_empty()
+    assert leaks(canary, found) == []
+
+
+@pytest.fixture(autouse=True)
+def _everything_is_logged(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Each line of each library is among what is scanned, for the length of a test that is scanned."""
+    if "places" not in request.fixturenames:
+        yield
+        return
+    handler = LogFile(request.getfixturevalue("places").folder / "all.log")
     logging.getLogger().addHandler(handler)
     levels = {name: logging.getLogger(name).level for name in _LIBRARIES}
     for name in levels:
         logging.getLogger(name).setLevel(logging.DEBUG)
-    found = Places(folder, [prefect_server.home.root] if prefect_server.home else [])
-    yield found
-    EventsWorker.instance().wait_until_empty()
+    yield
     for name, level in levels.items():
         logging.getLogger(name).setLevel(level)
     logging.getLogger().removeHandler(handler)
     handler.close()
-    assert leaks(canary, found) == []
 
 
 @pytest.fixture

@@ -91,7 +91,7 @@ async def test_a_wrong_option_is_named_before_a_server_is_started(
         (lambda: orchestrate("hi", use_case="simpel"), "use_case: 'simpel' is not accepted"),
         (lambda: orchestrate(), "missing a required argument: 'task'"),
         (lambda: orchestrate("hi", usecase="simple"), "unexpected keyword argument 'usecase'"),
-        (lambda: spend_report(month="2026-13"), "month: '2026-13' is not accepted"),
+        (lambda: spend_report(month="2026-13"), "month: '2026-13' is not accepted. Give YYYY-MM, or `last`"),
         (lambda: spend_report(config_path=7), "config_path: 7 is not accepted"),
     ],
 )

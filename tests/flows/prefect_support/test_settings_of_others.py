@@ -10,8 +10,11 @@ from pathlib import Path
 import pytest
 from prefect import get_client
 from prefect.client.schemas.actions import GlobalConcurrencyLimitCreate
+from prefect.settings import PREFECT_LOCAL_STORAGE_PATH, temporary_settings
 from sandbox_runs import At
 
+from tta_dev_primitives.flows import orchestrate
+from tta_dev_primitives.flows.prefect_support.result_storage import is_private_results
 from tta_dev_primitives.orchestration import ConfigError
 
 pytestmark = [pytest.mark.prefect]
@@ -71,3 +74,15 @@ async def test_a_tag_limit_of_zero_is_an_error_that_says_how_to_fix_it(at: At) -
         finally:
             await client.delete_global_concurrency_limit_by_name("tag:use_case:expert")
     assert workflow.sandbox.calls == []
+
+
+def test_a_copied_flow_follows_the_users_storage(tmp_path: Path) -> None:
+    """A copy, or a flow that is set to what it was, has made no choice: a default storage of the user still counts."""
+    copied = orchestrate.with_options(name="of-the-user")
+    copied.result_storage = copied.result_storage
+    with temporary_settings({PREFECT_LOCAL_STORAGE_PATH: tmp_path}):
+        assert copied.result_storage is None
+    assert is_private_results(copied.result_storage)
+    assert orchestrate.with_options(result_storage=tmp_path).result_storage == tmp_path
+    with pytest.raises(ConfigError, match="task: 5 is not accepted"):
+        copied(task=5)
