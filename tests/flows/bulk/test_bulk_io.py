@@ -202,8 +202,8 @@ def test_a_file_that_is_no_output_is_left_alone(tmp_path: Path, text: str) -> No
     target = tmp_path / "notes.txt"
     target.write_text(text)
     if '{"id": '.startswith(text[:7]):
-        Output(target)
-        assert target.read_text() == ""
+        with Output(target):
+            assert target.read_text() == ""
         return
     with pytest.raises(ConfigError, match=r"line 1.*left as it is"):
         Output(target)
