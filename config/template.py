@@ -58,17 +58,17 @@ def scenario_path(name: str) -> Path:
     return _HERE / "scenarios" / f"{name}.yaml"
 
 
-def todays_config(catalogue: Catalogue | None = None) -> str:
+def todays_config() -> str:
     """The guide's full example with the models that the catalogue recommends today, as YAML text."""
-    return in_todays_names(guide_config(), catalogue)
+    return in_todays_names(guide_config())
 
 
-def in_todays_names(text: str, catalogue: Catalogue | None = None) -> str:
+def in_todays_names(text: str) -> str:
     """A configuration's text with every model that is retired or retires soon replaced by its successor.
 
     A text without an orchestrator means the default one: it is written out where its model is about to go.
     """
-    known, today = catalogue or load_catalogue(), today_utc()
+    known, today = load_catalogue(), today_utc()
     text = _with_orchestrator(text, known, today)
     for entry in known.models:
         successor = known.successor(entry, today)

@@ -1,4 +1,4 @@
-"""The one way to a provider: look up the stored answer, reserve, send, settle.
+"""The one way to a provider: reserve, send, settle.
 
 A paid call cannot be made without a hold: the hold is taken here, right before `client_send`, and ends here,
 whatever happens in between.
@@ -30,7 +30,7 @@ from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
-from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, encoded_reply, reply_of
+from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, encoded_reply
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, provider_key
 from tta_dev_primitives.blocks.providers.address_rules import address_of
 from tta_dev_primitives.blocks.redaction import mask_keys, redact
@@ -54,19 +54,17 @@ async def guarded_send(
     request: ChatRequest,
     call: CallInfo,
     limit: Decimal | None,
-    step_key: str,
     wait_busy_s: float = 30.0,
-    looked_up: bool = False,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     was_sent: Callable[[], bool] = lambda: True,
     ask_date: Callable[[], Awaitable[tuple[str | None, float]]] | None = None,
 ) -> GuardedReply:
-    """Make one attempt at a provider, with its money accounted for.
+    """Make one attempt at a provider, with its money accounted for. That its answer is not stored is known before.
 
     Args:
+        call: Its `step_key` is the content key under which the answer is stored.
         client_send: Sends the request; called once at most, after the money is set aside.
         limit: The month's limit in USD now; None: no limit, spending is only recorded.
-        looked_up: The caller has just found that there is no stored answer and that the target is open.
         ask_date: Asks a provider whose clock counts for its `Date`, without a key; with the seconds that took.
         turn: Held while the request is open; the wait for it is no part of the call's deadline.
         was_sent: Whether a byte may have left, once `client_send` runs; asked when the call is cut off.
@@ -78,15 +76,7 @@ async def guarded_send(
         ProviderError: The attempt failed; its money is released, presumed or settled.
     """
     bound = bound_usd(target, request) if target.billing == "paid" else Decimal(0)
-    if call.step_key != step_key:
-        call = replace(call, step_key=step_key)
-    attempt = _Attempt(ledger, target, request, call, step_key, turn, was_sent)
-    if not looked_up:
-        stored, closed = await ledger.lookup(step_key, call.model_key, call.provider_key)
-        if stored is not None:
-            return reply_of(stored)
-        if closed is not None:
-            raise closed
+    attempt = _Attempt(ledger, target, request, call, turn, was_sent)
     if target.billing == "free":
         return await attempt.free(client_send)
     await ledger.check_clock()
@@ -96,7 +86,7 @@ async def guarded_send(
         return provider_key(target), said, took_s
 
     hold = await ledger.reserve(
-        attempt.call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s, ask_date=date
+        call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s, ask_date=date
     )
     return await attempt.paid(client_send, hold)
 
@@ -107,7 +97,6 @@ class _Attempt:
     target: Target
     request: ChatRequest
     call: CallInfo
-    step_key: str
     turn: Callable[[], AbstractAsyncContextManager[None]]
     was_sent: Callable[[], bool]
     shared: bool = False
@@ -266,7 +255,8 @@ class _Attempt:
         """Whole answers are stored; a cut one only when it was paid for, since asking again costs again."""
         problem = reply_problem(guarded.reply)
         cut = problem is ErrorClass.TRUNCATED and self.target.billing == "paid" and guarded.reply.text.strip()
-        return (self.step_key, encoded_reply(guarded)) if problem is None or cut else None
+        key = self.call.step_key
+        return (key, encoded_reply(guarded)) if key and (problem is None or cut) else None
 
 
 def _failure(error: ProviderError, usage: Usage | None) -> Outcome:
@@ -315,4 +305,4 @@ async def settle_batch_failure(
 
 def _in_batch(ledger: Ledger, target: Target, request: ChatRequest, hold: Hold, step_key: str) -> _Attempt:
     call = replace(CallInfo.of(target, role="", step_key=step_key), id=hold.id)
-    return _Attempt(ledger, target, request, call, step_key, nullcontext, lambda: True, shared=True)
+    return _Attempt(ledger, target, request, call, nullcontext, lambda: True, shared=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from dataclasses import fields
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
@@ -15,17 +16,8 @@ from tta_dev_primitives.blocks.ledger.types import ReportRow
 _FULL_UP_TO = 100_000
 """A ledger with fewer kept entries is always proved in full: that takes less than a second."""
 _GROUP = ("provider", "model", "role", "use_case", "billing", "state", "outcome")
-_AMOUNTS = (
-    "calls",
-    "input_tokens",
-    "cache_read_tokens",
-    "output_tokens",
-    "charged",
-    "held",
-    "list_value",
-    "baseline",
-)
-_MONEY = ("charged", "held", "list_value", "baseline")
+_AMOUNTS = tuple(field.name for field in fields(ReportRow) if field.name not in _GROUP)
+MONEY = ("charged", "held", "list_value", "baseline")
 _EXTRA = "extra IN ('savings', 'credit')"
 _HELD = "CASE WHEN state = 'held' THEN bound ELSE 0 END"
 _Rows = list[dict[str, Any]]
@@ -50,7 +42,7 @@ class Proof(LedgerCore):
             f"GROUP BY {names} HAVING sum(calls) > 0 ORDER BY {names}",
             *(*of, *of),
         )
-        return [ReportRow(**{**in_usd(row, *_MONEY), "use_case": row["use_case"] or None}) for row in rows]
+        return [ReportRow(**{**in_usd(row, *MONEY), "use_case": row["use_case"] or None}) for row in rows]
 
     async def mean_seconds(self, month: str) -> float | None:
         """Mean seconds from the reservation of an answered call to its settlement; None without any."""

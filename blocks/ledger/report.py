@@ -14,22 +14,11 @@ from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, reads
 from tta_dev_primitives.blocks.ledger.money import from_pico
 from tta_dev_primitives.blocks.ledger.months import checked_month, day_of
+from tta_dev_primitives.blocks.ledger.proof import MONEY
 from tta_dev_primitives.blocks.ledger.types import MonthBalance, Quarantine, ReportRow
 
 PLANS = "plans (no use case yet)"
 """The name of calls that were made before the use case of their task was known."""
-_CSV = (
-    *("month", "provider", "model", "role", "use_case", "billing", "state", "outcome", "calls"),
-    *(
-        "input_tokens",
-        "cache_read_tokens",
-        "output_tokens",
-        "charged_usd",
-        "held_usd",
-        "list_value_usd",
-        "baseline_usd",
-    ),
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +90,10 @@ class MonthReport:
         """Every row as CSV with a header; money in USD."""
         out = io.StringIO()
         table = csv.writer(out, lineterminator="\n")
-        table.writerow(_CSV)
+        columns = [field.name for field in fields(ReportRow)]
+        table.writerow(["month", *(f"{name}_usd" if name in MONEY else name for name in columns)])
         for row in self.rows:
-            names = (row.provider, _cell(row.model), row.role, row.use_case or "", row.billing, row.state)
-            counts = (row.outcome, row.calls, row.input_tokens, row.cache_read_tokens, row.output_tokens)
-            money = (f"{m:f}" for m in (row.charged, row.held, row.list_value, row.baseline))
-            table.writerow([self.balance.month, *names, *counts, *money])
+            table.writerow([self.balance.month, *(_cell(getattr(row, name)) for name in columns)])
         return out.getvalue()
 
 
@@ -162,9 +149,12 @@ def _line(name: str, rows: Sequence[ReportRow]) -> Line:
     )
 
 
-def _cell(text: str) -> str:
+def _cell(value: Any) -> Any:
     """A name from a configuration may not become a formula in a spreadsheet."""
-    return f"'{text}" if text[:1] in ("=", "+", "-", "@", "\t", "\r") else text
+    if isinstance(value, Decimal):
+        return f"{value:f}"
+    formula = isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r"))
+    return f"'{value}" if formula else value
 
 
 _NOT_IN_A_BATCH = (

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.audit import DECISIONS
@@ -27,16 +26,6 @@ _ENTRIES_BY_MONTH = (
 )
 _PAUSE_S = 0.002
 """Between two transactions, so that calls of other processes come in between."""
-
-
-@dataclass(frozen=True, slots=True)
-class Pruned:
-    """How many rows were deleted."""
-
-    calls: int
-    entries: int
-    results: int
-    batches: int
 
 
 class Retention(LedgerCore):
@@ -108,13 +97,16 @@ class Retention(LedgerCore):
             *(self.scope, row["month"], kept, *(sign * row[name] for name in names)),
         )
 
-    async def prune(self, before: float) -> Pruned:
+    async def prune(self, before: float) -> dict[str, int]:
         """Delete ended calls, their journal entries and task records from before a moment; their sums stay.
 
         Kept all the same: calls that are open or presumed, calls whose answer is stored, and what people decided.
 
         Args:
             before: Seconds since 1970.
+
+        Returns:
+            How many of each were deleted.
         """
         await self.sum_up()
         async with self._large_cache():
@@ -128,7 +120,8 @@ class Retention(LedgerCore):
                 before,
             )
             entries = await self._prune_entries(before)
-            return Pruned(calls, entries, await self._delete(RESULTS, "created_at < ?", before), batches)
+            results = await self._delete(RESULTS, "created_at < ?", before)
+            return {"calls": calls, "entries": entries, "results": results, "batches": batches}
 
     @asynccontextmanager
     async def _large_cache(self) -> AsyncGenerator[None]:

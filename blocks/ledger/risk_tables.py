@@ -131,18 +131,11 @@ class DocumentStore:
 
 async def _locked(tx: Tx, scope: str) -> str | None:
     """The document of a scope, its row locked to the end of the transaction."""
-    now = tx.now()
-    await tx.execute(
-        "INSERT INTO risk_scope (scope, version, body, changed_at) VALUES (?, 0, NULL, ?) "
-        "ON CONFLICT (scope) DO NOTHING",
-        scope,
-        now,
+    rows = await tx.fetch(
+        "INSERT INTO risk_scope (scope, version, body, changed_at) VALUES (?, 1, NULL, ?) ON CONFLICT (scope) "
+        "DO UPDATE SET version = risk_scope.version + 1, changed_at = excluded.changed_at RETURNING body",
+        *(scope, tx.now()),
     )
-    # The update comes first: it takes the row's lock, so the text read after it is the latest.
-    await tx.execute(
-        "UPDATE risk_scope SET version = version + 1, changed_at = ? WHERE scope = ?", now, scope
-    )
-    rows = await tx.fetch("SELECT body FROM risk_scope WHERE scope = ?", scope)
     return None if rows[0]["body"] is None else str(rows[0]["body"])
 
 

@@ -183,7 +183,7 @@ class Availability:
     def _count_failure(self, target: Target, key_id: str, error: ProviderError, now: float) -> Blocked | None:
         if error.error_class not in _STEADY:
             return None
-        scope = _model_scope(target, key_id)
+        scope = _scope(target, key_id, target.api_model)
         count = self._in_a_row[scope] = self._in_a_row.get(scope, 0) + 1
         if count < _DEAD_AFTER:
             return None
@@ -193,20 +193,11 @@ class Availability:
         return self._this_run[scope]
 
 
+_ALL, _FREE = "*", "*free"
+
+
 def _scope(target: Target, key_id: str, what: str) -> str:
     return f"{target.provider}|{target.base_url or ''}|{key_id}|{what}"
-
-
-def _key_scope(target: Target, key_id: str) -> str:
-    return _scope(target, key_id, "*")
-
-
-def _model_scope(target: Target, key_id: str) -> str:
-    return _scope(target, key_id, target.api_model)
-
-
-def _free_scope(target: Target, key_id: str) -> str:
-    return _scope(target, key_id, "*free")
 
 
 def _retired_s(target: Target, error: ProviderError) -> float:
@@ -216,19 +207,19 @@ def _retired_s(target: Target, error: ProviderError) -> float:
 
 
 def _scopes(target: Target, key_id: str) -> list[str]:
-    names = [_key_scope(target, key_id), _model_scope(target, key_id)]
-    return [*names, _free_scope(target, key_id)] if target.billing == "free" else names
+    shared = (_ALL, target.api_model, *((_FREE,) if target.billing == "free" else ()))
+    return [_scope(target, key_id, what) for what in shared]
 
 
 def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Verdict | None:
     """Decide what is out and until when; `until` 0 leaves it to the strikes. Pure."""
-    model = _model_scope(target, key_id)
-    wide = {"provider": _key_scope(target, key_id), "provider_free": _free_scope(target, key_id)}
+    model, whole_key = _scope(target, key_id, target.api_model), _scope(target, key_id, _ALL)
+    wide = {"provider": whole_key, "provider_free": _scope(target, key_id, _FREE)}
     scope = wide.get(error.scope, model)
     match error.error_class:
         case ErrorClass.AUTH:
             what = f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
-            return _Verdict(_key_scope(target, key_id), now + AUTH_S, what)
+            return _Verdict(whole_key, now + AUTH_S, what)
         case ErrorClass.MODEL_GONE:
             what = f"{target.provider} no longer serves {target.api_model}"
             return _Verdict(model, now + _retired_s(target, error), what)
@@ -236,7 +227,7 @@ def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Ve
             longest = NO_MONEY_S if error.status == 402 else SPEND_LIMIT_S
             back = error.reset_at if error.reset_at is not None and error.reset_at > now else math.inf
             what = f"credit or spend limit of the key at {target.provider} is used up"
-            return _Verdict(_key_scope(target, key_id), min(back, now + longest), what)
+            return _Verdict(whole_key, min(back, now + longest), what)
         case ErrorClass.QUOTA | ErrorClass.RATE_LIMIT:
             closed = closed_by(error, target.limits, now)
             what = f"quota of {target.name} at {target.provider} is used up"

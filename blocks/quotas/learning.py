@@ -40,6 +40,7 @@ _DAY = re.compile(r"per[ _-]?day|daily|\b[RT]PD\b", re.IGNORECASE)
 _MINUTE = re.compile(r"per[ _-]?min|\b[RT]PM\b", re.IGNORECASE)
 _PERIODS: tuple[tuple[Period, re.Pattern[str]], ...] = (("month", _MONTH), ("day", _DAY), ("minute", _MINUTE))
 _MOST = 10**15
+_KINDS: Mapping[str, Kind] = {kind: kind for kind in KINDS}
 
 
 def learn(
@@ -94,17 +95,12 @@ def learn_from_error(error: ProviderError, now: float) -> list[Observation]:
     if error.status not in (413, 429):
         return []
     message = error.message[:2000]
-    found = [Observation(_kind(word), int(limit)) for word, limit in _GROQ_LIMIT.findall(message)]
+    found = [Observation(_KINDS[word.lower()], int(limit)) for word, limit in _GROQ_LIMIT.findall(message)]
     for metric, limit in _GEMINI_LIMIT.findall(message):
         unit = "t" if "token" in metric.lower() else "r"
         window = "d" if error.error_class is ErrorClass.QUOTA else "m"
-        found.append(Observation(_kind(f"{unit}p{window}"), int(limit)))
+        found.append(Observation(_KINDS[f"{unit}p{window}"], int(limit)))
     return found
-
-
-def _kind(word: str) -> Kind:
-    kind = word.lower()
-    return next(k for k in KINDS if k == kind)
 
 
 def closed_by(error: ProviderError, limits: Limits, now: float) -> tuple[Kind, float] | None:
@@ -118,7 +114,7 @@ def closed_by(error: ProviderError, limits: Limits, now: float) -> tuple[Kind, f
     period = period_of(error)
     named = _KIND_WORD.search(error.message[:2000])
     day = error.error_class is ErrorClass.QUOTA if period is None else period != "minute"
-    kind = _kind(named[1]) if named else ("rpd" if day else "rpm")
+    kind = _KINDS[named[1].lower()] if named else ("rpd" if day else "rpm")
     until = _until(error, limits, now, period=period, day=day)
     return (kind, until) if until is not None else None
 

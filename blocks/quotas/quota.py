@@ -275,15 +275,11 @@ async def _load(tx: Tx, scopes: Collection[str]) -> dict[str, Windows]:
     """Lock the rows, always in the same order so that no two processes wait for each other, and read them."""
     books: dict[str, Windows] = {}
     for scope in sorted(scopes):
-        lock = "UPDATE quota_scope SET touched_at = touched_at WHERE scope = ? RETURNING state"
-        rows = await tx.fetch(lock, scope)
-        if not rows:
-            await tx.execute(
-                "INSERT INTO quota_scope (scope, state, touched_at) VALUES (?, '', 0.0) "
-                "ON CONFLICT (scope) DO NOTHING",
-                scope,
-            )
-            rows = await tx.fetch(lock, scope)
+        rows = await tx.fetch(
+            "INSERT INTO quota_scope (scope, state, touched_at) VALUES (?, '', 0.0) "
+            "ON CONFLICT (scope) DO UPDATE SET touched_at = quota_scope.touched_at RETURNING state",
+            scope,
+        )
         books[scope] = Windows.from_json(rows[0]["state"] or None)
     return books
 

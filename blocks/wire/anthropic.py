@@ -26,7 +26,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     rate_headers,
     seq,
     text_of,
-    usage_of,
+    usage_flag,
 )
 from tta_dev_primitives.blocks.wire.reply_problems import finish_of
 from tta_dev_primitives.blocks.wire.retry_after import next_month, parse_instant
@@ -255,7 +255,7 @@ def _counts(node: Any) -> Usage:
     fresh, out = at(node, "input_tokens"), at(node, "output_tokens")
     read, write = at(node, "cache_read_input_tokens"), at(node, "cache_creation_input_tokens")
     short, hour = (at(node, "cache_creation", f"ephemeral_{kept}_input_tokens") for kept in ("5m", "1h"))
-    flag = usage_of(required=(fresh, out), optional=(read, write, short, hour))
+    flag = usage_flag(fresh, out, read, write, short, hour)
     return Usage(
         input_tokens=count_of(fresh) or 0,
         cache_read_tokens=count_of(read) or 0,

@@ -25,7 +25,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     seq,
     settled,
     text_of,
-    usage_of,
+    usage_flag,
 )
 from tta_dev_primitives.blocks.wire.reply_problems import finish_of
 from tta_dev_primitives.blocks.wire.retry_after import go_duration, next_midnight, try_again_in
@@ -192,7 +192,7 @@ def _usage(node: Any) -> Usage:
     prompt, cached = at(node, "promptTokenCount"), at(node, "cachedContentTokenCount")
     tool, answer = at(node, "toolUsePromptTokenCount"), at(node, "candidatesTokenCount")
     thoughts, total = at(node, "thoughtsTokenCount"), at(node, "totalTokenCount")
-    flag = usage_of(required=(prompt,), optional=(cached, tool, answer, thoughts, total))
+    flag = usage_flag(prompt, cached, tool, answer, thoughts, total)
     read, asked = count_of(cached) or 0, (count_of(prompt) or 0) + (count_of(tool) or 0)
     written = (count_of(answer) or 0) + (count_of(thoughts) or 0)
     unexplained = (count_of(total) or 0) - asked - written

@@ -23,7 +23,7 @@ from tta_dev_primitives.blocks.wire.reading import (
     rate_headers,
     seq,
     text_of,
-    usage_of,
+    usage_flag,
 )
 from tta_dev_primitives.blocks.wire.reply_problems import finish_of
 from tta_dev_primitives.blocks.wire.structured import (
@@ -262,7 +262,7 @@ def _usage(node: Any) -> Usage:
     )
     read = next((figure for figure in reads if figure is not None), None)
     thinking = at(node, "completion_tokens_details", "reasoning_tokens")
-    flag = usage_of(required=(prompt, out), optional=(read, write, total))
+    flag = usage_flag(prompt, out, read, write, total)
     n_in, n_read, n_write = count_of(prompt) or 0, count_of(read) or 0, count_of(write) or 0
     n_out, n_total, n_thinking = count_of(out) or 0, count_of(total) or 0, count_of(thinking) or 0
     unexplained = n_total > n_in + n_out and n_total != n_in + n_out + n_thinking

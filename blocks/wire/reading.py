@@ -227,16 +227,12 @@ def cost_of(value: Any) -> Decimal | None:
     return cost if usable or cost.is_zero() else None
 
 
-def usage_of(
-    *,
-    required: Sequence[Any],
-    optional: Sequence[Any] = (),
-) -> str | None:
-    """Return the flag of a usage block: figures that are there must be counts; one that is left out reads as 0."""
-    if all(v is None for v in (*required, *optional)):
+def usage_flag(*figures: Any) -> str | None:
+    """The flag of a usage block: figures that are there must be counts; one that is left out reads as 0."""
+    given = [figure for figure in figures if figure is not None]
+    if not given:
         return "usage_missing"
-    good = all(v is None or count_of(v) is not None for v in (*required, *optional))
-    return None if good else "usage_invalid"
+    return None if all(count_of(figure) is not None for figure in given) else "usage_invalid"
 
 
 def settled(usage: Usage | None) -> bool:

@@ -227,13 +227,11 @@ def load_catalogue() -> Catalogue:
 
 
 def _provider(name: str, fields: dict[str, Any]) -> ProviderEntry:
-    rest = dict(fields)
-    batch = rest.pop("batch", None)
-    entry = None
+    batch = fields.get("batch")
     if batch is not None:
-        checked = date.fromisoformat(batch["checked_on"])
-        entry = BatchEntry(batch["format"], Decimal(batch["price_factor"]), batch["source"], checked)
-    return ProviderEntry(name=name, batch=entry, **rest)
+        typed = _dates(batch, "checked_on") | {"price_factor": Decimal(batch["price_factor"])}
+        fields = fields | {"batch": BatchEntry(**batch | typed)}
+    return ProviderEntry(name=name, **fields)
 
 
 def _model(fields: dict[str, Any], providers: Mapping[str, ProviderEntry]) -> ModelEntry:
@@ -246,18 +244,13 @@ def _model(fields: dict[str, Any], providers: Mapping[str, ProviderEntry]) -> Mo
         aliases=tuple(rest.pop("aliases", ())),
         snapshots=tuple(rest.pop("snapshots", ())),
         prices=tuple(_prices(rest.pop("prices", ()))),
-        lifecycle=_lifecycle(lifecycle) if lifecycle else None,
+        lifecycle=Lifecycle(**lifecycle | _dates(lifecycle, "retires", "checked_on")) if lifecycle else None,
         **rest,
     )
 
 
-def _lifecycle(fields: dict[str, str]) -> Lifecycle:
-    return Lifecycle(
-        retires=date.fromisoformat(fields["retires"]),
-        source=fields["source"],
-        checked_on=date.fromisoformat(fields["checked_on"]),
-        note=fields.get("note"),
-    )
+def _dates(fields: dict[str, Any], *names: str) -> dict[str, date]:
+    return {name: date.fromisoformat(fields[name]) for name in names}
 
 
 def _prices(rows: Iterable[dict[str, Any]]) -> Iterable[DatedPrice]:

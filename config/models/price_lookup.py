@@ -84,20 +84,14 @@ def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
     amounts = (prices.input_mtok, prices.output_mtok, prices.cache_read_mtok)
     tiers = [tier for value in amounts for tier in getattr(value, "tiers", ())]
     long_above = min((tier.start for tier in tiers), default=None)
-    return Price(
-        input_usd_per_mtok=_base(prices.input_mtok),
-        output_usd_per_mtok=_base(prices.output_mtok),
-        cache_read_usd_per_mtok=_optional_base(prices.cache_read_mtok),
-        cache_write_usd_per_mtok=_optional_base(prices.cache_write_mtok),
-        cache_write_1h_usd_per_mtok=_optional_base(prices.cache_write_1h_mtok),
-        long_context_above=long_above,
-        long_input_usd_per_mtok=_dearest(prices.input_mtok) if tiers else None,
-        long_output_usd_per_mtok=_dearest(prices.output_mtok) if tiers else None,
-        long_cache_read_usd_per_mtok=_dearest(prices.cache_read_mtok) if tiers else None,
-        long_cache_write_usd_per_mtok=_dearest(prices.cache_write_mtok) if tiers else None,
-        long_cache_write_1h_usd_per_mtok=_dearest(prices.cache_write_1h_mtok) if tiers else None,
-        source=f"genai-prices ({model.id})",
-    )
+    found: dict[str, Any] = {}
+    for token_class in ("input", "output", "cache_read", "cache_write", "cache_write_1h"):
+        value = getattr(prices, f"{token_class}_mtok")
+        if value is not None:
+            found[f"{token_class}_usd_per_mtok"] = _base(value)
+            if tiers:
+                found[f"long_{token_class}_usd_per_mtok"] = _dearest(value)
+    return Price(**found, long_context_above=long_above, source=f"genai-prices ({model.id})")
 
 
 _DATED = re.compile(r"[-@](?:20\d{6}|20\d\d-\d\d-\d\d)")
@@ -127,11 +121,6 @@ def _base(value: Any) -> Decimal:
     return Decimal(getattr(value, "base", value))
 
 
-def _optional_base(value: Any) -> Decimal | None:
-    return None if value is None else _base(value)
-
-
-def _dearest(value: Any) -> Decimal | None:
+def _dearest(value: Any) -> Decimal:
     """The highest of all tiers: with more tiers than one, a price that is right or too high."""
-    tiers = (Decimal(tier.price) for tier in getattr(value, "tiers", ()))
-    return None if value is None else max([_base(value), *tiers])
+    return max([_base(value), *(Decimal(tier.price) for tier in getattr(value, "tiers", ()))])

@@ -42,8 +42,6 @@ class LedgerHold:
                 request=call.request,
                 call=call_info(call, self._services.safety.learning_credit),
                 limit=self._services.limit,
-                step_key=call.step_key,
-                looked_up=True,
             )
         except REFUSALS as refusal:
             return refused(target, refusal)

@@ -181,7 +181,7 @@ async def main() -> int:
         figures["answers_deleted_s"], _ = await timed(lambda: ledger.forget_answers(now - 90 * DAY_S))
         figures["prune_s"], pruned = await timed(lambda: ledger.prune(now - 90 * DAY_S))
         figures["compact_s"], _ = await timed(ledger.database.compact)
-        figures["mib_after"], figures["pruned_calls"] = size(), pruned.calls
+        figures["mib_after"], figures["pruned_calls"] = size(), pruned["calls"]
         figures["full_verify_after_s"], left = await timed(lambda: ledger.verify(full=True))
         later = await report()
         figures["problems"] = [*problems, *again, *whole, *left]

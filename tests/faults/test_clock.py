@@ -202,7 +202,7 @@ async def test_only_a_provider_elsewhere_behind_tls_says_what_time_it_is(
     ledger = world.ledger(database)
     info = CallInfo.of(target, role="execute", step_key="s")
     sent = guarded_send(
-        ledger=ledger, client_send=send, target=target, request=request, call=info, limit=LIMIT, step_key="s",
+        ledger=ledger, client_send=send, target=target, request=request, call=info, limit=LIMIT,
         ask_date=ask_date,
     )  # fmt: skip
     if counts:

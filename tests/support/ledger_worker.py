@@ -25,7 +25,7 @@ from tta_dev_primitives.blocks.ledger import failpoints
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import from_pico, to_pico
-from tta_dev_primitives.blocks.ledger.stored_replies import content_key
+from tta_dev_primitives.blocks.ledger.stored_replies import content_key, stored_reply
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest, Message
 from tta_dev_primitives.config.errors import BudgetExceededError, LedgerBusyError
@@ -136,21 +136,21 @@ async def job(args: argparse.Namespace, child: int, scope: str) -> dict[str, Any
     provider = Provider(Path(args.folder), scope)
     reused = 0
     for target, step, behave in steps(provider):
-        call = replace(CallInfo.of(target, role="execute", use_case="simple"), deadline_s=1)
         request = ChatRequest((Message("user", step),), max_output_tokens=200)
+        key = content_key(target, request)
+        call = replace(CallInfo.of(target, role="execute", use_case="simple", step_key=key), deadline_s=1)
 
         async def send(behave: Behaviour = behave, call: CallInfo = call, step: str = step) -> ChatReply:
             return behave(call, step)
 
         try:
-            got = await guarded_send(
+            got = await stored_reply(ledger, key, target) or await guarded_send(
                 ledger=ledger,
                 client_send=send,
                 target=target,
                 request=request,
                 call=call,
                 limit=Decimal(args.limit),
-                step_key=content_key(target, request),
             )
         except ProviderError:
             continue

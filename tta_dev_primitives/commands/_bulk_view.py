@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Self
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,11 +21,6 @@ if TYPE_CHECKING:
 _EVERY_S = 10.0
 
 
-def view_for(console: Console) -> LineView | LiveView:
-    """The live view on a terminal, else plain lines."""
-    return LiveView(console) if console.is_terminal else LineView(console)
-
-
 def models_table(title: str, models: Mapping[str, ModelLine]) -> RenderableType:
     """What each model did for a job, one a row."""
     rows = [
@@ -35,51 +31,38 @@ def models_table(title: str, models: Mapping[str, ModelLine]) -> RenderableType:
     return table(title, columns, rows, right=columns[1:])
 
 
-class LineView:
-    """A plain line every ten seconds, with the models at its end."""
+@contextmanager
+def progress_view(console: Console) -> Iterator[Callable[[Progress], None]]:
+    """What shows a job's progress: on a terminal a bar, a line and the models, redrawn in place; else plain lines."""
+    if not console.is_terminal:
+        yield line_printer(console)
+        return
+    starting = Text("Starting …")
+    with Live(starting, console=console, refresh_per_second=4, transient=True) as live:
+        yield lambda progress: live.update(_renderable(progress))
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._last: float | None = None
 
-    def update(self, progress: Progress) -> None:
-        """Print a line when it is time: the first one ten seconds after the job has begun."""
+def line_printer(console: Console) -> Callable[[Progress], None]:
+    """Prints a line with the models at its end every ten seconds, the first one ten seconds after the job has begun."""
+    last: float | None = None
+
+    def update(progress: Progress) -> None:
+        nonlocal last
         now = time.monotonic()
-        self._last = now if self._last is None else self._last
-        if now - self._last >= _EVERY_S:
-            self._last = now
+        last = now if last is None else last
+        if now - last >= _EVERY_S:
+            last = now
             models = [
                 f"{name}: {m.answers} answers, {m.calls} calls, {m.failed} failed"
                 for name, m in sorted(progress.models.items())
             ]
-            self._console.print(" · ".join([progress.line(), *models]))
+            console.print(" · ".join([progress.line(), *models]))
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+    return update
 
 
-class LiveView:
-    """A bar, the line, and a table of models, redrawn in place."""
-
-    def __init__(self, console: Console) -> None:
-        self._live = Live(Text("Starting …"), console=console, refresh_per_second=4, transient=True)
-
-    def update(self, progress: Progress) -> None:
-        """Redraw."""
-        self._live.update(self._renderable(progress))
-
-    def _renderable(self, progress: Progress) -> RenderableType:
-        # A bare bar does not end its line: what follows would stand beyond the terminal's edge.
-        bar = Padding(ProgressBar(total=100, completed=progress.percent), 0)
-        models = [models_table("", progress.models)] if progress.models else []
-        return Group(bar, Text(progress.line()), *models)
-
-    def __enter__(self) -> Self:
-        self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._live.stop()
+def _renderable(progress: Progress) -> RenderableType:
+    # A bare bar does not end its line: what follows would stand beyond the terminal's edge.
+    bar = Padding(ProgressBar(total=100, completed=progress.percent), 0)
+    models = [models_table("", progress.models)] if progress.models else []
+    return Group(bar, Text(progress.line()), *models)

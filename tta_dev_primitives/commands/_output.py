@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -75,8 +75,8 @@ def print_json(document: Any) -> None:
     sys.stdout.write(text + "\n")
 
 
-def say(document: Any, *lines: str, json: bool) -> int:
-    """Print the document with `--json`, otherwise the lines; returns 0, the exit code."""
+def say(document: Any, *lines: RenderableType, json: bool) -> int:
+    """Print the document with `--json`, otherwise the lines and tables; returns 0, the exit code."""
     if json:
         print_json(document)
     else:
@@ -228,8 +228,3 @@ class _VisibleFormatter(logging.Formatter):
         """The level in small letters, then the message with visible text."""
         level, _, text = super().format(record).partition(":")
         return f"{level.lower()}:{visible(text)}"
-
-
-def lines(mapping: Mapping[str, Any]) -> list[list[str]]:
-    """A mapping as table rows."""
-    return [[key, str(value)] for key, value in mapping.items()]

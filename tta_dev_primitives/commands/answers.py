@@ -10,7 +10,7 @@ from dataclasses import asdict
 
 from tta_dev_primitives.commands._ledger import open_ledger, seconds_of
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, counted, moment, print_json, table
+from tta_dev_primitives.commands._output import console, counted, moment, say, table
 
 _MOST_SHOWN = 20
 
@@ -34,25 +34,19 @@ def answers(
         return 1
     if delete:
         deleted = asyncio.run(ledger.forget_answers(before))
-        if json:
-            print_json({"deleted": deleted})
-        else:
-            console().print(f"{counted(deleted, 'stored answer')} deleted; the ledger keeps what they cost")
-        return 0
+        line = f"{counted(deleted, 'stored answer')} deleted; the ledger keeps what they cost"
+        return say({"deleted": deleted}, line, json=json)
     sums, kept = asyncio.run(ledger.kept_answers(before, most=1_000_000 if json else _MOST_SHOWN))
-    if json:
-        documents = [{**asdict(one), "at": moment(one.at)} for one in kept]
-        print_json({"answers": sums.answers, "bytes": sums.size, "kept": documents})
-        return 0
-    out = console()
-    if kept:
-        rows = [[moment(k.at), k.model or "", k.role or "", k.use_case or "", f"{k.size:,}"] for k in kept]
-        out.print(
-            table("Stored answers", ["stored", "model", "role", "use case", "bytes"], rows, right=["bytes"])
-        )
+    documents = [{**asdict(one), "at": moment(one.at)} for one in kept]
+    rows = [[moment(k.at), k.model or "", k.role or "", k.use_case or "", f"{k.size:,}"] for k in kept]
+    columns = ["stored", "model", "role", "use case", "bytes"]
     since = f", the oldest from {moment(sums.oldest)}" if sums.oldest is not None else ""
-    out.print(f"{counted(sums.answers, 'stored answer')}, {sums.size:,} bytes{since}")
-    return 0
+    return say(
+        {"answers": sums.answers, "bytes": sums.size, "kept": documents},
+        *([table("Stored answers", columns, rows, right=["bytes"])] if kept else []),
+        f"{counted(sums.answers, 'stored answer')}, {sums.size:,} bytes{since}",
+        json=json,
+    )
 
 
 def _agrees() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tta_dev_primitives.commands._options import Config, Json
-from tta_dev_primitives.commands._output import console, print_json, quiet_logs, table
+from tta_dev_primitives.commands._output import quiet_logs, say, table
 
 
 def sync(
@@ -24,14 +24,8 @@ def sync(
     from tta_dev_primitives.blocks.credentials.sync import sync_blocks
 
     done = sync_blocks(loaded)
-    if json:
-        print_json(
-            [
-                {"name": b.name, "type": b.block_type, "variable": b.variable, "outcome": b.outcome}
-                for b in done
-            ]
-        )
-    else:
-        rows = [[b.name, b.variable, b.outcome, b.detail] for b in done]
-        console().print(table("Blocks", ["block", "variable", "outcome", ""], rows))
-    return 0
+    document = [
+        {"name": b.name, "type": b.block_type, "variable": b.variable, "outcome": b.outcome} for b in done
+    ]
+    rows = [[b.name, b.variable, b.outcome, b.detail] for b in done]
+    return say(document, table("Blocks", ["block", "variable", "outcome", ""], rows), json=json)

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.commands._bulk_view import LineView, LiveView, models_table, view_for
+from tta_dev_primitives.commands._bulk_view import models_table, progress_view
 from tta_dev_primitives.commands._options import Config, Flag
 from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
@@ -21,7 +20,6 @@ from tta_dev_primitives.flows.bulk.arguments import duration, moment, usd_amount
 from tta_dev_primitives.flows.bulk.arguments import patience as seconds
 
 if TYPE_CHECKING:
-    from tta_dev_primitives.flows.answers.output_type import OutputType
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
 
 _MOST_FIELDS = 40
@@ -119,19 +117,10 @@ def bulk(
     if output is not None:
         parameters["output_schema"] = dict(output.schema)
     _look_at_files(tasks, out)
-    view = view_for(console(stderr=True))
-    with view:
-        batch_wait_s = math.inf if patience is None or wait else duration("--patience", patience)
-        report = asyncio.run(
-            _run(
-                parameters,
-                config,
-                view,
-                output,
-                in_process_s=math.inf if wait else None,
-                batch_wait_s=batch_wait_s,
-            )
-        )
+    waits: dict[str, float] = {"in_process_s": math.inf} if wait else {}
+    waits["batch_wait_s"] = math.inf if patience is None or wait else duration("--patience", patience)
+    with progress_view(console(stderr=True)) as observer:
+        report = asyncio.run(_run(parameters, config, {"observer": observer, "output": output, **waits}))
     if json:
         print_json(report.to_json())
     _print_report(report, tasks)
@@ -140,15 +129,8 @@ def bulk(
     return _exit_code(report)
 
 
-async def _run(
-    parameters: dict[str, Any],
-    config: Path | None,
-    view: LineView | LiveView,
-    output: OutputType | None,
-    *,
-    in_process_s: float | None,
-    batch_wait_s: float,
-) -> BulkReport:
+async def _run(parameters: dict[str, Any], config: Path | None, local: dict[str, Any]) -> BulkReport:
+    """Run the job; `local` are options that only a caller in this process can give."""
     # Imported here: with Prefect these take seconds, which a wrong option must not cost.
     from tta_dev_primitives.flows.workflow import MultiModelWorkflow
 
@@ -159,11 +141,8 @@ async def _run(
     from tta_dev_primitives.flows.bulk.runner import JobOptions
     from tta_dev_primitives.flows.calling.runtime import active
 
-    local = JobOptions(observer=view.update, output=output, batch_wait_s=batch_wait_s)
-    if in_process_s is not None:
-        local = replace(local, in_process_s=in_process_s)
     with active(runtime):
-        return await run_file(local, **parameters)
+        return await run_file(JobOptions(**local), **parameters)
 
 
 def _look_at_files(tasks: Path, out: Path) -> None:

@@ -88,7 +88,7 @@ async def _estimate(lines: _Lines, config_path: Path | None, concurrency: int) -
     balance = await ledger.balance()
     limit = await ledger.effective_limit(limit_of(config), balance.month)
     left = None if limit is None else limit - balance.spent - balance.held
-    return _document(result, lines, found, left, _batch_document(result, targets[config.orchestrator.model]))
+    return _document(result, lines, found, left, batch_factor(targets[config.orchestrator.model]))
 
 
 _MOST_NAMED = 20
@@ -180,36 +180,22 @@ async def _facts(config: OrchestrationConfig, ledger: Ledger, targets: dict[str,
     )
 
 
-def _batch_document(found: Estimate, orchestrator: Target) -> dict[str, Any] | None:
-    """The same job with --batch; None when the paid model's provider has no batches."""
-    factor = batch_factor(orchestrator)
-    if factor == 1:
-        return None
-    amounts = {
-        "expected_usd": found.expected_usd,
-        "worst_usd": found.worst_usd,
-        "paid_model_alone_usd": found.baseline_usd,
+def _micro(amount: Decimal) -> Decimal:
+    return amount.quantize(Decimal("0.000001"))
+
+
+def _costs(found: Estimate, factor: Decimal) -> dict[str, Decimal]:
+    return {
+        "expected_usd": _micro(found.expected_usd * factor),
+        "worst_usd": _micro(found.worst_usd * factor),
+        "paid_model_alone_usd": _micro(found.baseline_usd * factor),
     }
-    return {name: (amount * factor).quantize(Decimal("0.000001")) for name, amount in amounts.items()}
-
-
-def _with_batches(found: dict[str, Any]) -> list[list[str]]:
-    batch = found["with_batch"]
-    if batch is None:
-        return []
-    return [
-        [
-            "with --batch",
-            usd(batch["expected_usd"], 4),
-            f"at most {usd(batch['worst_usd'], 4)}; paid model alone {usd(batch['paid_model_alone_usd'], 4)}; "
-            "answers within a day",
-        ]
-    ]
 
 
 def _document(
-    found: Estimate, lines: _Lines, facts: Facts, left: Decimal | None, batch: dict[str, Any] | None
+    found: Estimate, lines: _Lines, facts: Facts, left: Decimal | None, factor: Decimal
 ) -> dict[str, Any]:
+    """The estimate for programs; `factor` is what a batch costs, 1 where the paid model's provider has none."""
     binding = found.time.binding
     return {
         "tasks": found.tasks,
@@ -226,11 +212,9 @@ def _document(
         "paid_share_from": found.paid_source,
         "stored_tasks": found.stored,
         "copies": found.copies,
-        "expected_usd": found.expected_usd.quantize(Decimal("0.000001")),
-        "range_usd": [cost.quantize(Decimal("0.000001")) for cost in (found.low_usd, found.high_usd)],
-        "worst_usd": found.worst_usd.quantize(Decimal("0.000001")),
-        "paid_model_alone_usd": found.baseline_usd.quantize(Decimal("0.000001")),
-        "with_batch": batch,
+        **_costs(found, Decimal(1)),
+        "range_usd": [_micro(found.low_usd), _micro(found.high_usd)],
+        "with_batch": None if factor == 1 else _costs(found, factor),
         "budget_left_usd": left,
         "seconds": None if math.isinf(found.time.seconds) else round(found.time.seconds, 1),
         "binding_limit": None if binding is None else {"model": binding.model, "limit": binding.kind},
@@ -238,15 +222,15 @@ def _document(
         "models_without_key": sorted(facts.unreachable),
         "no_key_at_all": not facts.windows,
         "recommendations": [
-            {"change": one.change, "expected_usd": one.expected_usd.quantize(Decimal("0.000001"))}
-            for one in found.advice
+            {"change": one.change, "expected_usd": _micro(one.expected_usd)} for one in found.advice
         ],
     }
 
 
 def _show(found: dict[str, Any]) -> None:
     seconds, binding = found["seconds"], found["binding_limit"]
-    left = found["budget_left_usd"]
+    left, batch = found["budget_left_usd"], found["with_batch"]
+    low, high = (usd(amount, 4) for amount in found["range_usd"])
     rows = [
         [
             "tasks",
@@ -263,10 +247,9 @@ def _show(found: dict[str, Any]) -> None:
             f"{found['paid_tasks']:,}",
             f"{found['paid_share']:.0%}; {found['paid_share_from']}",
         ],
-        ["expected cost", usd(found["expected_usd"], 4), f"range {_range(found['range_usd'])}"],
+        ["expected cost", usd(found["expected_usd"], 4), f"range {low} to {high}"],
         ["worst case", usd(found["worst_usd"], 4), "reserved at most; --max-cost lowers it"],
         ["paid model alone", usd(found["paid_model_alone_usd"], 4), ""],
-        *_with_batches(found),
         ["left of the month's budget", "no limit" if left is None else usd(left, 4), ""],
         [
             "time",
@@ -278,6 +261,10 @@ def _show(found: dict[str, Any]) -> None:
             else f"limited by {binding['limit']} of {binding['model']}",
         ],
     ]
+    if batch is not None:
+        alone = f"paid model alone {usd(batch['paid_model_alone_usd'], 4)}"
+        said = f"at most {usd(batch['worst_usd'], 4)}; {alone}; answers within a day"
+        rows.insert(-2, ["with --batch", usd(batch["expected_usd"], 4), said])
     out = console()
     out.print(table("Estimate", ["", "figure", "from"], rows, right=["figure"]))
     for line in found["broken"]:
@@ -296,8 +283,3 @@ def _show(found: dict[str, Any]) -> None:
         out.print(
             table("What would change it", ["change", "expected cost"], changes, right=["expected cost"])
         )
-
-
-def _range(amounts: list[Decimal]) -> str:
-    low, high = (usd(amount, 4) for amount in amounts)
-    return f"{low} to {high}"

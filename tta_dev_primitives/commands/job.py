@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from tta_dev_primitives.flows.jobs import JobResult
 
 _Job: TypeAlias = "Coroutine[Any, Any, JobResult]"
+_Start: TypeAlias = "Callable[[Any, str | None], _Job]"
 _EXAMPLES = Path(sources.__file__).parent / "examples"
 
 Kind = Annotated[UseCase, Parameter(name=["--use-case", "-u"])]
@@ -91,20 +92,10 @@ def review(
             console(stderr=True).print(f"Nothing to review; left out: {', '.join(left_out)}")
             return 0
 
-        def start(config_path: str | None) -> _Job:
-            from tta_dev_primitives.flows.jobs import review_diff
-
-            return review_diff(
-                diff_path=None if source is None else str(source),
-                repository=str(repository),
-                revisions=revisions,
-                use_case=use_case,
-                config_path=config_path,
-                include=include,
-                exclude=exclude,
-            )
-
-        job = _job_of(start, out, config)
+        diff_path = None if source is None else str(source)
+        chosen = {"include": include, "exclude": exclude, "use_case": use_case}
+        options = {"diff_path": diff_path, "repository": str(repository), "revisions": revisions, **chosen}
+        job = _job_of(lambda jobs, path: jobs.review_diff(config_path=path, **options), out, config)
     _deliver(job, _written(job, "json" if json else format), out)
     return _gate(job, fail_on or settings.fail_on)
 
@@ -171,14 +162,12 @@ def document(
             f"{taken[0]} exists already; remove it or name another folder. Nothing was asked or paid."
         )
 
-    def start(config_path: str | None) -> _Job:
-        from tta_dev_primitives.flows.jobs import document_module
-
-        return document_module([str(path) for path in paths], use_case, config_path)
-
+    names = [str(path) for path in paths]
+    job = _job_of(
+        lambda jobs, path: jobs.document_module(names, use_case, path), None if folder else out, config
+    )
     if folder is None:
-        return _run(start, out, config, json)
-    job = _job_of(start, None, config)
+        return _finish(job, out, json)
     _write_pages(job, folder)
     if json:
         print_json(job.model_dump(mode="json"))
@@ -226,12 +215,14 @@ def unit_tests(
 
     interpreter = find_python(None if python is None else str(python))
 
-    def start(config_path: str | None) -> _Job:
-        from tta_dev_primitives.flows.jobs import generate_tests
-
-        return generate_tests(path, seconds, use_case, config_path, run_unfenced, interpreter)
-
-    return _run(start, out, config, json)
+    job = _job_of(
+        lambda jobs, config_path: jobs.generate_tests(
+            path, seconds, use_case, config_path, run_unfenced, interpreter
+        ),
+        out,
+        config,
+    )
+    return _finish(job, out, json)
 
 
 def _module(module: Path | None, example: bool) -> str:
@@ -243,9 +234,8 @@ def _module(module: Path | None, example: bool) -> str:
     return str(read_module(_EXAMPLES / "temperature.py" if module is None or example else module).path)
 
 
-def _run(start: Callable[[str | None], _Job], out: Path | None, config: Path | None, json: bool) -> int:
-    """Run one job and print, or write, what it returns."""
-    job = _job_of(start, out, config)
+def _finish(job: JobResult, out: Path | None, json: bool) -> int:
+    """Print, or write, what a job returned."""
     if json and out is not None:
         _deliver(job, job.content, out)
         print_json(job.model_dump(mode="json"))
@@ -259,8 +249,8 @@ def exit_code(job: JobResult) -> int:
     return int(any(part.result is None for part in job.parts))
 
 
-def _job_of(start: Callable[[str | None], _Job], out: Path | None, config: Path | None) -> JobResult:
-    """The result of one job; looks at `out` before anything is asked."""
+def _job_of(start: _Start, out: Path | None, config: Path | None) -> JobResult:
+    """The result of one job; looks at `out` before anything is asked. `start` gets the flows, which import Prefect."""
     quiet_logs()
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; remove it or name another file. Nothing was asked or paid.")
@@ -273,7 +263,9 @@ def _job_of(start: Callable[[str | None], _Job], out: Path | None, config: Path 
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     use_server()
-    return wait_for(start(None if source is None else str(source)))
+    from tta_dev_primitives.flows import jobs
+
+    return wait_for(start(jobs, None if source is None else str(source)))
 
 
 def _deliver(job: JobResult, text: str, out: Path | None) -> None:

@@ -166,7 +166,7 @@ async def _prune(ledger: Ledger, answers_age: float | None, runs_age: float | No
     if answers_age is not None:
         deleted["answers"] = await ledger.forget_answers(now - answers_age)
     if runs_age is not None:
-        deleted |= asdict(await ledger.prune(now - runs_age))
+        deleted |= await ledger.prune(now - runs_age)
         # Imported here: Prefect takes seconds, which no other command of this group needs.
         from tta_dev_primitives.flows.prefect_support.result_storage import delete_old_results
 

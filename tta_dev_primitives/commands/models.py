@@ -7,7 +7,7 @@ from datetime import date
 from typing import Any
 
 from tta_dev_primitives.commands._options import Json
-from tta_dev_primitives.commands._output import console, print_json, table
+from tta_dev_primitives.commands._output import say, table
 from tta_dev_primitives.config.errors import ConfigError, UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import Catalogue, ModelEntry, load_catalogue, today_utc
 from tta_dev_primitives.config.models.price_lookup import list_price
@@ -25,17 +25,17 @@ def models(*, provider: str | None = None, json: Json = False) -> int:
         known = ", ".join(sorted(catalogue.providers))
         raise ConfigError(f"--provider {provider!r} is unknown. Must be one of: {known}.")
     rows = [_row(m, catalogue, today) for m in catalogue.models if provider in (None, m.provider)]
-    if json:
-        print_json({"checked_on": str(catalogue.checked_on), "models": rows})
-        return 0
     columns = ["model", "provider", "USD/M in", "USD/M out", "free plan", "state"]
     cells = [
         [r["model"], r["provider"], r["input"] or "?", r["output"] or "?", r["free_plan"], r["state"]]
         for r in rows
     ]
-    console().print(table("Models", columns, cells, right=columns[2:4]))
-    console().print(f"Looked up on {catalogue.checked_on}; the provider's own answer decides.")
-    return 0
+    return say(
+        {"checked_on": str(catalogue.checked_on), "models": rows},
+        table("Models", columns, cells, right=columns[2:4]),
+        f"Looked up on {catalogue.checked_on}; the provider's own answer decides.",
+        json=json,
+    )
 
 
 def _row(entry: ModelEntry, catalogue: Catalogue, today: date) -> dict[str, Any]:

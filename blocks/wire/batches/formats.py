@@ -16,7 +16,7 @@ from tta_dev_primitives.blocks.wire.batches.openai import (
 from tta_dev_primitives.blocks.wire.batches.types import BatchFormat, BatchLine
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.catalogue import BatchEntry, load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 
 _FORMATS: Mapping[str, BatchFormat] = {
@@ -31,28 +31,27 @@ _FORMATS: Mapping[str, BatchFormat] = {
 
 def batch_format(target: Target) -> BatchFormat | None:
     """The batch format of a paid target; None when its provider has no batches, or the target is free."""
-    entry = load_catalogue().providers.get(target.provider)
-    if target.billing != "paid" or entry is None or entry.batch is None:
-        return None
-    return _FORMATS[entry.batch.format]
+    batch = _entry(target)
+    return None if batch is None else _FORMATS[batch.format]
 
 
 def batch_factor(target: Target) -> Decimal:
     """What a call in a batch costs against one alone; 1 without batches."""
-    entry = load_catalogue().providers.get(target.provider)
-    return (
-        Decimal(1)
-        if entry is None or entry.batch is None or target.billing != "paid"
-        else entry.batch.price_factor
-    )
+    batch = _entry(target)
+    return Decimal(1) if batch is None else batch.price_factor
 
 
 def at_batch_price(target: Target) -> Target:
     """The target at what its provider asks in batches; unchanged when it has none or its price is not known."""
-    entry = load_catalogue().providers.get(target.provider)
-    if target.price is None or entry is None or entry.batch is None or target.billing != "paid":
+    batch = _entry(target)
+    if target.price is None or batch is None:
         return target
-    return replace(target, price=target.price.scaled(entry.batch.price_factor, entry.batch.source))
+    return replace(target, price=target.price.scaled(batch.price_factor, batch.source))
+
+
+def _entry(target: Target) -> BatchEntry | None:
+    provider = load_catalogue().providers.get(target.provider)
+    return provider.batch if provider is not None and target.billing == "paid" else None
 
 
 def batch_line(target: Target, request: ChatRequest, name: str) -> BatchLine:

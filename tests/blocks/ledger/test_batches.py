@@ -156,6 +156,6 @@ async def test_old_batches_are_pruned_and_the_calls_of_the_others_stay(
     clock.now += 86_400
     await ledger.end_batch("settled", "ended")
     pruned = await ledger.prune(clock() - 3600)
-    assert (pruned.batches, pruned.calls) == (1, 2)
+    assert (pruned["batches"], pruned["calls"]) == (1, 2)
     assert {one.id: one.charged for one in await ledger.batches()} == {"settled": Decimal("0.1"), "open": 0}
     assert (await ledger.verify(full=True), (await ledger.balance()).spent) == ([], Decimal("0.3"))

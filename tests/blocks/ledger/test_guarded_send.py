@@ -70,14 +70,16 @@ async def go(
     limit: Decimal | None = LIMIT,
     **more: Any,
 ) -> GuardedReply:
+    key = content_key(target, request)
+    if (stored := await stored_reply(ledger, key, target)) is not None:
+        return stored
     return await guarded_send(
         ledger=ledger,
         client_send=send,
         target=target,
         request=request,
-        call=CallInfo.of(target, role="execute", use_case="simple"),
+        call=CallInfo.of(target, role="execute", use_case="simple", step_key=key),
         limit=limit,
-        step_key=content_key(target, request),
         wait_busy_s=0,
         **more,
     )

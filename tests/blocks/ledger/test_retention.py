@@ -74,14 +74,14 @@ async def test_summed_and_deleted_rows_report_as_before(ledger: Ledger, new_call
     await ledger.sum_up()
     assert await seen(ledger) == before
     pruned = await ledger.prune(EVERYTHING)
-    assert (pruned.calls, pruned.results, pruned.entries) == (4, 2, 11)
+    assert (pruned["calls"], pruned["results"], pruned["entries"]) == (4, 2, 11)
     assert await seen(ledger) == before
     # Open and presumed calls, the one whose answer is stored, and the approval are kept.
     kept = [await count(ledger, table) for table in ("ledger_call", "task_result", "ledger_event")]
     assert kept == [3, 0, 1]
     assert (await ledger.lookup("answered"))[0] is not None
     assert await ledger.forget_answers(EVERYTHING) == 1
-    assert (await ledger.prune(EVERYTHING)).calls == 1
+    assert (await ledger.prune(EVERYTHING))["calls"] == 1
     assert await seen(ledger) == before
 
 
@@ -91,7 +91,7 @@ async def test_only_what_is_old_is_deleted(ledger: Ledger, new_call: NewCall, cl
     clock.now += 10 * 86_400
     await ledger.settle(await ledger.reserve(new_call(), CENT, LIMIT), CENT)
     pruned = await ledger.prune(clock.now - 5 * 86_400)
-    assert (pruned.calls, pruned.entries) == (1, 2)
+    assert (pruned["calls"], pruned["entries"]) == (1, 2)
     kept = [row["id"] for row in await ledger.database.fetch("SELECT id FROM ledger_call")]
     assert (len(kept), first.id in kept, await ledger.verify(full=True)) == (1, False, [])
 

@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 
 from tta_dev_primitives.commands import _bulk_view
-from tta_dev_primitives.commands._bulk_view import LineView, LiveView
+from tta_dev_primitives.commands._bulk_view import line_printer, progress_view
 from tta_dev_primitives.commands.bulk import _next_step
 from tta_dev_primitives.flows.bulk.job_report import BulkReport
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
@@ -19,8 +19,8 @@ def test_the_live_view_shows_bar_figures_and_models_on_lines_of_their_own() -> N
     progress = Progress(total=40, done=10, failed=1, models={"some-model": ModelLine(calls=12, failed=1)})
     for width in (80, 200):
         screen = Console(file=io.StringIO(), width=width, force_terminal=True, color_system=None)
-        with LiveView(screen) as view:
-            view.update(progress)
+        with progress_view(screen) as update:
+            update(progress)
         assert isinstance(screen.file, io.StringIO)
         shown = screen.file.getvalue()
         assert progress.line() in shown
@@ -37,10 +37,10 @@ def test_a_log_gets_a_line_after_ten_seconds_with_each_model_and_none_before(
     progress = Progress(
         total=40, models={"a": ModelLine(calls=12, failed=1, answers=9), "b": ModelLine(calls=1)}
     )
-    view = LineView(Console(file=log, width=250))
+    update = line_printer(Console(file=log, width=250))
     for now in (100.0, 109.0, 111.0, 112.0):
         monkeypatch.setattr(_bulk_view.time, "monotonic", lambda now=now: now)
-        view.update(progress)
+        update(progress)
     models = "a: 9 answers, 12 calls, 1 failed · b: 0 answers, 1 calls, 0 failed"
     assert log.getvalue() == f"0/40 done · 0 failed · cost $0.0000 · {models}\n"
 
