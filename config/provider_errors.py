@@ -66,20 +66,19 @@ class LedgerAction(StrEnum):
 
 
 class ProviderError(OrchestrationError):
-    """One attempt failed. `retry_after_s` is the provider's wait in seconds, if it gave one."""
+    """One attempt failed."""
 
     provider: str
     model: str
     error_class: ErrorClass
     status: int | None = None
     retry_after_s: float | None = None
+    """The provider's wait in seconds; None: it gave none, use your own back-off."""
     request_id: str | None = None
     ledger_action: LedgerAction = LedgerAction.CHARGE_AT_BOUND
     usage: Any = None
     scope: str = "model"
     """What is out: `model`, `provider`, or `provider_free` (every free model of this provider's key)."""
-    wait_s: float | None = None
-    """Seconds to wait before the same model; None: no wait is known, use your own back-off."""
     reset_at: float | None = None
     """Epoch seconds at which an exhausted quota comes back, when that is known."""
     retryable: bool | None = None

@@ -15,7 +15,7 @@ from functools import partial
 from prefect import task
 
 from tta_dev_primitives.blocks.ledger.stored_replies import reply_of
-from tta_dev_primitives.blocks.ledger.task_decisions import stored_decisions
+from tta_dev_primitives.blocks.ledger.task_records import stored_decisions
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError, SavingsShortError
 from tta_dev_primitives.config.models.targets import Target

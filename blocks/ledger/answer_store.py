@@ -52,22 +52,26 @@ class Answers(LedgerCore):
         )
 
     @reads
-    async def lookup(
-        self, tx: Tx, step_key: str, *keys: str
-    ) -> tuple[StoredAnswer | None, QuarantinedError | None]:
-        """The stored answer, and why the model or provider with one of `keys` is closed, if it is."""
+    async def lookup(self, tx: Tx, step_key: str, *keys: str) -> StoredAnswer | None:
+        """The stored answer.
+
+        Raises:
+            QuarantinedError: There is none, and the model or provider with one of `keys` is closed.
+        """
         rows = await tx.fetch(
             "SELECT call_id, body, sha256 FROM ledger_answer WHERE scope = ? AND step_key = ?",
             *(self.scope, step_key),
         )
         if not rows:
             closed = await self._closed(tx, keys)
-            return None, closed
+            if closed is not None:
+                raise closed
+            return None
         body = bytes(rows[0]["body"])
         if hashlib.sha256(body).hexdigest() != rows[0]["sha256"]:
             _log.warning("Ledger: the answer stored under %s is damaged and is not used", step_key)
-            return None, None
-        return StoredAnswer(step_key, rows[0]["call_id"], body), None
+            return None
+        return StoredAnswer(step_key, rows[0]["call_id"], body)
 
     async def _closed(self, tx: Tx, keys: Sequence[str]) -> QuarantinedError | None:
         if not keys:

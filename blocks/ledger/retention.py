@@ -14,8 +14,7 @@ from tta_dev_primitives.blocks.ledger.sums import CALLS, Summed, delete_summed, 
 from tta_dev_primitives.blocks.ledger.task_records import RESULTS
 
 _ROWS_AT_ONCE = 5_000
-_DELETED_AT_ONCE = 20_000
-_PAGES_AT_ONCE = 500
+_PAGES_AT_ONCE = 100
 _PAGES = "pg_relation_size('{}') / current_setting('block_size')::int"
 _CACHE_KIB, _USUAL_CACHE_KIB = 256 * 1024, 2000
 _ENTRIES_AT_ONCE = 100_000
@@ -154,10 +153,8 @@ class Retention(LedgerCore):
         for place in await self._places(what.table):
 
             async def work(tx: Tx, place: str = place) -> int:
-                dialect = self.database.dialect
-                return await delete_summed(
-                    tx, what, dialect, self.scope, self.timezone, f"{place} AND {where}", before
-                )
+                which = f"{place} AND {where}"
+                return await delete_summed(tx, what, self.scope, self.timezone, which, before)
 
             deleted += await self.database.transact(work, idempotent=True, label="prune")
             await asyncio.sleep(_PAUSE_S)
@@ -166,7 +163,7 @@ class Retention(LedgerCore):
     async def _places(self, table: str) -> list[str]:
         """SQL that cuts a table into parts."""
         if self.database.dialect == "sqlite":
-            size, step = f"(SELECT max(rowid) FROM {table})", _DELETED_AT_ONCE  # noqa: S608 - fixed text
+            size, step = f"(SELECT max(rowid) FROM {table})", _ROWS_AT_ONCE  # noqa: S608 - fixed text
             part = "rowid >= {} AND rowid < {}"
         else:
             size, step = _PAGES.format(table), _PAGES_AT_ONCE

@@ -63,9 +63,7 @@ async def stored_reply(ledger: Ledger, step_key: str, target: Target | None = No
         QuarantinedError: There is none, and `target` is closed after a wrong bill.
     """
     keys = () if target is None else (target.key, provider_key(target))
-    stored, closed = await ledger.lookup(step_key, *keys)
-    if stored is None and closed is not None:
-        raise closed
+    stored = await ledger.lookup(step_key, *keys)
     return None if stored is None else reply_of(stored)
 
 

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from tta_dev_primitives.blocks.ledger.database.dialect import Dialect
 from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.months import day_of
@@ -93,18 +92,6 @@ class Summed:
         more = (*(("created_at",) if self.by_day else ()), *(() if self.mean is None else (self.mean,)))
         return ", ".join((*self.group, *self.amounts, *more))
 
-    def summary(self, dialect: Dialect) -> tuple[str, str]:
-        """SQL: columns that sum rows up, and what to group them by. A day is summed by quarters of an hour."""
-        quarter = "CAST(created_at AS INTEGER) / 900"
-        if dialect == "postgresql":
-            quarter = "CAST(floor(created_at / 900) AS BIGINT)"
-        by = [*self.group, *([quarter] if self.by_day else [])]
-        columns = [*self.group, *([f"{quarter} AS quarter"] if self.by_day else []), "count(*) AS n"]
-        columns += [f"CAST(coalesce(sum({name}), 0) AS BIGINT) AS {name}" for name in self.amounts]
-        if self.mean is not None:
-            columns.append(f"coalesce(sum({self.mean}), 0) AS {self.mean}, count({self.mean}) AS valued")
-        return ", ".join(columns), ", ".join(by)
-
 
 CALLS = Summed(
     "ledger_call",
@@ -117,25 +104,16 @@ CALLS = Summed(
 )
 
 
-async def delete_summed(
-    tx: Tx, what: Summed, dialect: Dialect, scope: str, timezone: str, where: str, *args: Any
-) -> int:
+async def delete_summed(tx: Tx, what: Summed, scope: str, timezone: str, where: str, *args: Any) -> int:
     """Delete summed rows, and move their amounts from the sums of kept rows to those of deleted ones."""
-    columns, by = what.summary(dialect)
-    # An expression: an index on the scope would be read from end to end for each part of the table.
-    of = f"FROM {what.table} WHERE scope || '' = ? AND summed = 1 AND {where}"
-    if dialect == "postgresql":
-        rows = await tx.fetch(
-            f"WITH gone AS (DELETE {of} RETURNING {what.read}) SELECT {columns} FROM gone GROUP BY {by}",  # noqa: S608
-            *(scope, *args),
-        )
-    else:
-        # One writer at a time: both statements meet the same rows.
-        rows = await tx.fetch(f"SELECT {columns} {of} GROUP BY {by}", scope, *args)
-        await tx.execute(f"DELETE {of}", scope, *args)
+    rows = await tx.fetch(
+        # An expression: an index on the scope would be read from end to end for each part of the table.
+        f"DELETE FROM {what.table} WHERE scope || '' = ? AND summed = 1 AND {where} RETURNING {what.read}",  # noqa: S608
+        *(scope, *args),
+    )
     await add_to_sums(tx, what, scope, timezone, rows, sign=-1)
     await add_to_sums(tx, what, scope, timezone, rows, kept=0)
-    return sum(row["n"] for row in rows)
+    return len(rows)
 
 
 async def sum_ended(tx: Tx, what: Summed, scope: str, timezone: str, most: int) -> int:
@@ -182,7 +160,7 @@ async def add_to_sums(
     sign: int = 1,
     kept: int = 1,
 ) -> None:
-    """Add rows, or summaries of rows, to the sums of their groups; take them away with `sign` -1."""
+    """Add rows to the sums of their groups; take them away with `sign` -1."""
     # In order: two processes that sum at once then never wait for each other in a circle.
     for group, totals in sorted(_grouped(what, timezone, rows).items()):
         names = zip(what.groups, (scope, *group, kept), strict=True)
@@ -207,15 +185,14 @@ def _grouped(
     for row in rows:
         names = ["" if row[name] is None else row[name] for name in what.group]
         if what.by_day:
-            quarter = row["quarter"] if "quarter" in row else int(row["created_at"] // 900)
-            names.append(_day(quarter, timezone))
+            names.append(_day(int(row["created_at"] // 900), timezone))
         totals = groups[tuple(names)]
-        totals[0] += row.get("n", 1)
+        totals[0] += 1
         for at, name in enumerate(what.amounts, start=1):
             totals[at] += row[name] or 0
         if what.mean is not None and row[what.mean] is not None:
             totals[first_mean] += row[what.mean]
-            totals[first_mean + 1] += row.get("valued", 1)
+            totals[first_mean + 1] += 1
     return groups
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 from urllib.parse import quote, urlsplit
 
+from tta_dev_primitives.blocks.prefect_server.access import client_auth
 from tta_dev_primitives.blocks.prefect_server.endpoint import (
     ConfiguredApi,
     configured_api,
@@ -21,7 +22,6 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import (
     shown,
 )
 from tta_dev_primitives.blocks.prefect_server.manager import server_status
-from tta_dev_primitives.blocks.prefect_server.server_secrets import client_auth
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome, is_loopback, release_of
 from tta_dev_primitives.config.errors import PrefectServerError
 

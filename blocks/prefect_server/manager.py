@@ -27,7 +27,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.blocks.prefect_server.access import OPEN_PATH, make_token, proof_of
+from tta_dev_primitives.blocks.prefect_server.access import (
+    OPEN_PATH,
+    client_auth,
+    make_token,
+    proof_of,
+    server_secrets,
+)
 from tta_dev_primitives.blocks.prefect_server.endpoint import (
     ConfiguredApi,
     configured_api,
@@ -35,7 +41,6 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import (
     server_version,
 )
 from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings
-from tta_dev_primitives.blocks.prefect_server.server_secrets import client_auth, server_secrets
 from tta_dev_primitives.blocks.prefect_server.server_settings import (
     ServerHome,
     client_settings,

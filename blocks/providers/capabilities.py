@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
@@ -51,10 +51,7 @@ class Lesson:
 
     def applied_to(self, target: Target) -> Target:
         """The target asked as the lesson says."""
-        return replace(
-            target,
-            capabilities=replace(target.capabilities, **{self.field: self.value}),  # type: ignore[arg-type]
-        )
+        return target.asked_with(**{self.field: self.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,12 +177,7 @@ class LearnedCapabilities:
         """The target with what is known of it; the configuration's own words hold above that."""
         known = await self._known(_scope(target, key_id))
         changes = {field: value for field, value in known.items() if field not in target.fixed_capabilities}
-        if not changes:
-            return target
-        return replace(
-            target,
-            capabilities=replace(target.capabilities, **changes),  # type: ignore[arg-type]
-        )
+        return target.asked_with(**changes) if changes else target
 
     async def keep(self, target: Target, key_id: str, lessons: list[Lesson]) -> None:
         """Remember for a week what a call has proved."""

@@ -101,7 +101,7 @@ class Availability:
         """Return `Target.key` -> why it is out, for those of `targets` that are; one query.
 
         Args:
-            targets: Each with the id of its key (`key_ids.key_id`). A model listed with several keys is out
+            targets: Each with the id of its key (`api_keys.key_id`). A model listed with several keys is out
                 when all of them are, until the first comes back.
         """
         now = self._clock()

@@ -313,7 +313,6 @@ def error_of(
         ledger_action=fault.ledger,
         usage=usage,
         scope=fault.scope,
-        wait_s=fault.wait_s,
         reset_at=fault.reset_at,
         retryable=fault.retryable,
         code=fault.code or None,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
-from typing import Literal
+from typing import Any, Literal
 
 Billing = Literal["free", "paid"]
 
@@ -234,6 +234,10 @@ class Target:
     def key(self) -> str:
         """Identity of the model behind the name: provider, address and API id."""
         return f"{self.provider}|{self.base_url or ''}|{self.api_model}"
+
+    def asked_with(self, **capabilities: Any) -> Target:
+        """The same target with other values of some capabilities."""
+        return replace(self, capabilities=replace(self.capabilities, **capabilities))
 
 
 def endpoint_in(address: str) -> str:

@@ -42,7 +42,6 @@ _cache_lock = threading.Lock()
 class Variable:
     """A variable that is set and not empty. Its text never shows in a repr."""
 
-    name: str
     secret: SecretStr
     """Its text. Every variable is masked, since the reader does not know which ones are keys."""
     origin: str
@@ -65,9 +64,9 @@ def find_variable(name: str, environ: Mapping[str, str] | None = None) -> Variab
     """
     secret = SecretStr((os.environ if environ is None else environ).get(name, ""))
     if not _is_empty(secret):
-        return Variable(name, secret, "environment")
+        return Variable(secret, "environment")
     secret = read_dotenv().get(name, _NOTHING)
-    return None if _is_empty(secret) else Variable(name, secret, ".env")
+    return None if _is_empty(secret) else Variable(secret, ".env")
 
 
 _NOTHING = SecretStr("")

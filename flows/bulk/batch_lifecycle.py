@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, NewBatch, Opened, OpenLine
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.guarded_call import settle_batch_failure, settle_batch_reply
@@ -26,6 +25,7 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Price, Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.tasks.gather_all import gather_all
 

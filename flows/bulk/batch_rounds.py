@@ -16,7 +16,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, Opened
 from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, content_key
@@ -27,6 +26,7 @@ from tta_dev_primitives.config.errors import (
     UnknownPriceError,
 )
 from tta_dev_primitives.config.provider_errors import ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.batch_lifecycle import (
     Looked,
     NotRun,
@@ -116,8 +116,7 @@ class BatchRounds:
         """
         self.admission.check_open()
         step_key = content_key(call.target, call.request)
-        stored, closed = await self.services.ledger.lookup(step_key)
-        if stored is not None or closed is not None:
+        if await self.services.ledger.lookup(step_key) is not None:
             self._look_again(step_key)
             return None
         try:

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.availability import Blocked
 from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.quota_wait import IN_PROCESS_S, Decision, Step, decide
 from tta_dev_primitives.flows.calling.admission import (
     PASSING,

@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.time_needed import time_needed
 from tta_dev_primitives.blocks.quotas.windows import limited
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.quota_wait import span_text
 from tta_dev_primitives.flows.calling.services import Services
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd

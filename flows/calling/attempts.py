@@ -9,7 +9,6 @@ from dataclasses import replace
 from decimal import Decimal
 from typing import TYPE_CHECKING
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply
 from tta_dev_primitives.blocks.providers.capabilities import Lesson, lesson_of
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
@@ -17,6 +16,7 @@ from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.errors import ConfigError, LedgerError, MissingKeyError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome
 from tta_dev_primitives.flows.routing.retry_policy import same_model_wait, stops_everything
 from tta_dev_primitives.flows.tasks.result import Attempt, Role

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from prefect.context import FlowRunContext, TaskRunContext
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.guarded_call import guarded_send
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.providers.client import Prepared
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.provider_errors import ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.calling.call import REFUSALS, Answered, Call, Failed, Outcome, refused
 
 if TYPE_CHECKING:

@@ -6,13 +6,13 @@ import logging
 import time
 from typing import TYPE_CHECKING, Any
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.quota import Slot, Wait
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.retry_after import MAX_WAIT_S
 from tta_dev_primitives.config.errors import LedgerError, MissingKeyError, OrchestrationError
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.calling.admission import request_tokens, waits_for
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Layer, Outcome, refused
 

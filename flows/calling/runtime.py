@@ -20,7 +20,6 @@ from weakref import WeakKeyDictionary
 from prefect.context import FlowRunContext
 
 from tta_dev_primitives.blocks.credentials.config_trust import refuse_untrusted
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for, default_ledger_url
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.providers.client import ProviderClient
@@ -30,6 +29,7 @@ from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.catalogue import today_utc
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.calling.admission import Admission, waits_for
 from tta_dev_primitives.flows.calling.batched import Batches

@@ -12,7 +12,6 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.report import MonthReport, month_report, spend_by_day
 from tta_dev_primitives.blocks.ledger.task_records import ResultLine, result_lines
@@ -23,7 +22,7 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.reading.api_keys import find_api_key
+from tta_dev_primitives.config.reading.api_keys import find_api_key, key_id
 from tta_dev_primitives.flows.reporting.risk_budget_figures import AccountLine, accounts_of
 from tta_dev_primitives.flows.routing.learned_order import Place, places
 from tta_dev_primitives.flows.routing.model_score_store import ModelScoreStore

@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.quotas.availability import Blocked
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.config.models.resolve import replacement_for
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.calling.admission import waits_for
 from tta_dev_primitives.flows.calling.services import Services
 

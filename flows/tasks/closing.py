@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from uuid import uuid4
 
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
-from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision
-from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.task_records import TaskDecision, TaskRecord, record_results
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import PostponedError

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply
-from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision
+from tta_dev_primitives.blocks.ledger.task_records import TaskDecision
 from tta_dev_primitives.blocks.wire.reading import fewest_tokens, flat
 from tta_dev_primitives.blocks.wire.reply_problems import unknown_finish
 from tta_dev_primitives.blocks.wire.types import ChatRequest

@@ -16,7 +16,6 @@ import fault_replies as f
 from certificates import unknown_server
 from matrix import Action, Fault
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.money import to_pico
@@ -26,6 +25,7 @@ from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, LedgerError
 from tta_dev_primitives.config.models.targets import Usage
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.calling.job_budget import JobBudget
 from tta_dev_primitives.flows.calling.runtime import Runtime

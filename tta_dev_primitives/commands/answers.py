@@ -8,9 +8,9 @@ import sys
 import time
 from dataclasses import asdict
 
-from tta_dev_primitives.commands._ledger import open_ledger, seconds_of
 from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, counted, moment, say, table
+from tta_dev_primitives.commands.ledger import open_ledger, seconds_of
 
 _MOST_SHOWN = 20
 

@@ -7,10 +7,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from tta_dev_primitives.commands._ledger import open_ledger
 from tta_dev_primitives.commands._options import Config, Json
 from tta_dev_primitives.commands._output import console, moment, print_json, table, usd
-from tta_dev_primitives.commands._trust import load_trusted
+from tta_dev_primitives.commands.ledger import open_ledger
+from tta_dev_primitives.commands.trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ def sync(
 
     Running it again changes nothing that has not changed; a stored key is never erased.
     """
-    from tta_dev_primitives.commands._trust import load_trusted
+    from tta_dev_primitives.commands.trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()

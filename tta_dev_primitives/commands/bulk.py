@@ -14,7 +14,7 @@ from tta_dev_primitives.commands._bulk_view import models_table, progress_view
 from tta_dev_primitives.commands._options import Config, Flag
 from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs, table, usd
 from tta_dev_primitives.commands._schema import read_schema
-from tta_dev_primitives.commands._trust import ask_trust
+from tta_dev_primitives.commands.trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.bulk.arguments import duration, moment, usd_amount, whole
 from tta_dev_primitives.flows.bulk.arguments import patience as seconds

@@ -54,7 +54,7 @@ def deploy(
         reset: Replace what people set on the server: schedules, parameters, tags, limits, job variables, automations.
         config: The configuration file that every deployment uses; otherwise the usual places are searched now.
     """
-    from tta_dev_primitives.commands._trust import load_trusted
+    from tta_dev_primitives.commands.trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()

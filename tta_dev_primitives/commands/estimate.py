@@ -13,21 +13,20 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
-from tta_dev_primitives.blocks.ledger.task_decisions import stored_decisions
+from tta_dev_primitives.blocks.ledger.task_records import stored_decisions
 from tta_dev_primitives.blocks.quotas.availability import Availability
 from tta_dev_primitives.blocks.quotas.quota import Quota
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
-from tta_dev_primitives.commands._ledger import limit_of, open_ledger
 from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, counted, print_json, table, usd
 from tta_dev_primitives.commands._schema import read_schema
+from tta_dev_primitives.commands.ledger import limit_of, open_ledger
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
-from tta_dev_primitives.config.reading.api_keys import find_api_key
+from tta_dev_primitives.config.reading.api_keys import find_api_key, key_id
 from tta_dev_primitives.flows.answers.output_type import OutputType
 from tta_dev_primitives.flows.bulk.arguments import whole
 from tta_dev_primitives.flows.bulk.estimate import Estimate, Facts

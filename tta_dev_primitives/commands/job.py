@@ -22,7 +22,7 @@ from tta_dev_primitives.commands._output import (
     quiet_logs,
     usd,
 )
-from tta_dev_primitives.commands._trust import load_trusted
+from tta_dev_primitives.commands.trust import load_trusted
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.template import write_new_file
 from tta_dev_primitives.flows.jobs import sources

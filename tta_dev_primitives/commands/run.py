@@ -21,7 +21,7 @@ from tta_dev_primitives.commands._output import (
     usd,
 )
 from tta_dev_primitives.commands._schema import read_schema
-from tta_dev_primitives.commands._trust import ask_trust
+from tta_dev_primitives.commands.trust import ask_trust
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 

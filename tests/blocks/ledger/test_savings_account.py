@@ -17,8 +17,12 @@ from ledger_tools import Clock
 from tta_dev_primitives.blocks.ledger.database.protocol import Database
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.savings_account import Pair
-from tta_dev_primitives.blocks.ledger.task_decisions import TaskDecision, stored_decisions
-from tta_dev_primitives.blocks.ledger.task_records import TaskRecord, record_results
+from tta_dev_primitives.blocks.ledger.task_records import (
+    TaskDecision,
+    TaskRecord,
+    record_results,
+    stored_decisions,
+)
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.config.errors import SavingsShortError
 

@@ -245,7 +245,7 @@ async def test_a_status_counts_although_its_body_breaks_off(client: ProviderClie
     """429 says enough: nothing ran, nothing is charged, and the wait is known."""
     cut = response(b'{"error":', status="429 Too Many Requests", headers={"retry-after": "3"})
     error = await failure_of(client, breaks_after(cut.replace(b"content-length: 9", b"content-length: 999")))
-    assert (error.error_class, error.ledger_action, error.wait_s) == (ErrorClass.RATE_LIMIT, REL, 3.0)
+    assert (error.error_class, error.ledger_action, error.retry_after_s) == (ErrorClass.RATE_LIMIT, REL, 3.0)
 
 
 async def test_an_error_page_of_megabytes_is_not_read_whole(client: ProviderClient) -> None:

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from provider_model import VirtualClock, target_of
 
-from tta_dev_primitives.blocks.credentials.key_ids import NO_KEY, key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, database_for
 from tta_dev_primitives.blocks.quotas.availability import Availability, Blocked
 from tta_dev_primitives.config.models.targets import Limits
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
+from tta_dev_primitives.config.reading.api_keys import NO_KEY, key_id
 
 NOON = datetime(2026, 11, 22, 12, 0, tzinfo=UTC).timestamp()
 GROQ = target_of("m", "groq", Limits())

@@ -49,7 +49,7 @@ def test_an_error_reply_is_judged_as_its_row_says(provider: str, row: dict[str, 
         error.error_class,
         error.ledger_action,
         error.scope,
-        error.wait_s,
+        error.retry_after_s,
         error.retry_after_s,
         error.retryable,
     )

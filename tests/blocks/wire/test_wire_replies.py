@@ -428,7 +428,7 @@ def _only_provider_errors(provider: str, status: int, headers: dict[str, str], b
         try:
             reply = read()
         except ProviderError as error:
-            sound = len(str(error)) <= 500 and (error.wait_s is None or 0 <= error.wait_s <= 30)
+            sound = len(str(error)) <= 500 and (error.retry_after_s is None or 0 <= error.retry_after_s <= 30)
             assert sound, repr(error)  # noqa: PT017  -- an error is one of two good outcomes here
         else:
             reply.text.encode()

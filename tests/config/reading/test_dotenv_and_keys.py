@@ -123,7 +123,7 @@ def test_a_huge_file_is_refused() -> None:
 
 def test_a_variable_never_shows_its_text() -> None:
     """Not in a repr."""
-    assert "hush" not in repr(Variable("K", SecretStr("hush"), ".env"))
+    assert "hush" not in repr(Variable(SecretStr("hush"), ".env"))
 
 
 def test_get_api_key_returns_the_value_or_warns(

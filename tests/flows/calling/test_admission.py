@@ -13,7 +13,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.database.protocol import database_for
 from tta_dev_primitives.blocks.quotas.quota import Slot
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
@@ -21,6 +20,7 @@ from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import BudgetExceededError
 from tta_dev_primitives.config.models.targets import Billing, Limits, Target, Usage
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress, quota_eta
 from tta_dev_primitives.flows.calling.admission import Admission, PostponedError

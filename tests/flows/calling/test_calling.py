@@ -14,12 +14,12 @@ import fault_replies as f
 import pytest
 from drive import PAID, PAID_KEY, Bench, ledger_rows, runtime_at, using
 
-from tta_dev_primitives.blocks.credentials.key_ids import key_id
 from tta_dev_primitives.blocks.ledger.types import CallInfo
 from tta_dev_primitives.blocks.providers.client import ProviderClient
 from tta_dev_primitives.blocks.wire.types import ChatRequest, Message
 from tta_dev_primitives.config.models.targets import Limits, Target
 from tta_dev_primitives.config.provider_errors import ErrorClass
+from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.runner import JobOptions, JobRun
 from tta_dev_primitives.flows.calling.call import Answered, Call, Failed, Result
 from tta_dev_primitives.flows.calling.runtime import Runtime
