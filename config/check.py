@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import date
+from functools import partial
 from typing import Literal
 
 from tta_dev_primitives.config.consistency import consistency_faults
@@ -24,6 +25,9 @@ class CheckLine:
     subject: str
     message: str
     fix: str | None = None
+
+
+ok, warn, fail = partial(CheckLine, "ok"), partial(CheckLine, "warn"), partial(CheckLine, "fail")
 
 
 def check_config(
@@ -53,16 +57,13 @@ def check_config(
 
 def _origin(config: OrchestrationConfig) -> Iterator[CheckLine]:
     if config.source is None:
-        yield CheckLine(
-            "warn", "config", "no configuration file: the defaults of the guide hold", "create one: tta init"
-        )
+        yield warn("config", "no configuration file: the defaults of the guide hold", "create one: tta init")
     else:
-        yield CheckLine("ok", "config", f"loaded from {config.source}")
+        yield ok("config", f"loaded from {config.source}")
     for variable, key in config.overrides.items():
-        yield CheckLine("ok", "config", f"{variable} overrides {key}")
+        yield ok("config", f"{variable} overrides {key}")
     if not config.cost_tracking.enabled:
-        yield CheckLine(
-            "warn",
+        yield warn(
             "cost_tracking",
             "cost tracking is off: no budget holds",
             "set orchestration.cost_tracking.enabled: true",
@@ -71,14 +72,12 @@ def _origin(config: OrchestrationConfig) -> Iterator[CheckLine]:
 
 def _contradictions(config: OrchestrationConfig) -> Iterator[CheckLine]:
     for fault in consistency_faults(config):
-        yield CheckLine("fail", "config", fault.text(None), "fix the file")
+        yield fail("config", fault.text(None), "fix the file")
 
 
 def _use_cases(config: OrchestrationConfig) -> Iterator[CheckLine]:
     if not config.executors:
-        yield CheckLine(
-            "warn", "executors", "no executors: all work goes to the fallback list", "add an executor"
-        )
+        yield warn("executors", "no executors: all work goes to the fallback list", "add an executor")
         return
     missing = [use_case for use_case in USE_CASES if config.get_executor_for_use_case(use_case) is None]
     if missing:
@@ -90,8 +89,7 @@ def _use_cases(config: OrchestrationConfig) -> Iterator[CheckLine]:
         )
     for executor in config.executors:
         if not executor.use_cases and executor.model not in config.fallback_strategy.models:
-            yield CheckLine(
-                "warn",
+            yield warn(
                 executor.model,
                 "is never used: no use_cases, not in the fallback list",
                 "give it use_cases",
@@ -100,8 +98,7 @@ def _use_cases(config: OrchestrationConfig) -> Iterator[CheckLine]:
 
 def _unknown(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[CheckLine]:
     for key, name in unknown_models(config, catalogue):
-        yield CheckLine(
-            "fail",
+        yield fail(
             name,
             f"{key}: no executor, orchestrator or catalogue entry defines this model",
             "add an executor for it or correct the name (tta models lists the known ones)",
@@ -113,12 +110,11 @@ def _model(target: Target, catalogue: Catalogue, today: date) -> Iterator[CheckL
     successor = catalogue.successor(entry, today) if entry else None
     for warning in catalogue.warnings_of(target, today):
         fix = f"name {successor.name} instead" if successor else "name another model"
-        yield CheckLine("warn", target.name, warning, fix)
+        yield warn(target.name, warning, fix)
     if target.billing == "free":
-        yield CheckLine("ok", target.name, f"{target.provider}, free plan")
+        yield ok(target.name, f"{target.provider}, free plan")
     elif target.price is None:
-        yield CheckLine(
-            "fail",
+        yield fail(
             target.name,
             f"{target.provider}, paid, and its price is not known: it would be refused",
             "give price: {input_usd_per_mtok: ..., output_usd_per_mtok: ...}, or correct the name",
@@ -128,7 +124,7 @@ def _model(target: Target, catalogue: Catalogue, today: date) -> Iterator[CheckL
         amounts = (
             f"{price.input_usd_per_mtok:f} in / {price.output_usd_per_mtok:f} out USD per million tokens"
         )
-        yield CheckLine("ok", target.name, f"{target.provider}, paid, {amounts} ({price.source})")
+        yield ok(target.name, f"{target.provider}, paid, {amounts} ({price.source})")
 
 
 def _address(target: Target) -> Iterator[CheckLine]:
@@ -137,8 +133,7 @@ def _address(target: Target) -> Iterator[CheckLine]:
     endpoint = endpoint_in(target.base_url)
     if endpoint:
         base = target.base_url.rstrip("/").removesuffix(endpoint)
-        yield CheckLine(
-            "warn",
+        yield warn(
             target.name,
             f"base_url ends in the endpoint {endpoint}; calls use {base} as the base",
             f"write base_url: {base}",
@@ -157,9 +152,7 @@ def _keys(
         usable += found
         yield line
     if not usable:
-        yield CheckLine(
-            "fail", "keys", "no model has a key: nothing can run", "set one of: " + ", ".join(users)
-        )
+        yield fail("keys", "no model has a key: nothing can run", "set one of: " + ", ".join(users))
 
 
 def _key(
@@ -176,11 +169,11 @@ def _key(
     except MissingKeyError:
         key, absent = None, "a placeholder, not a key"
     except ConfigError as error:
-        return CheckLine("fail", variable, f"for {names}: {error}", fix), False
+        return fail(variable, f"for {names}: {error}", fix), False
     if key is not None:
-        return CheckLine("ok", variable, f"set, for {names}"), True
+        return ok(variable, f"set, for {names}"), True
     if all(_may_lack_a_key(target) for target in served):
-        return CheckLine("ok", variable, f"{absent}: {names} called without a key"), True
+        return ok(variable, f"{absent}: {names} called without a key"), True
     consequence = "the orchestrator cannot plan or validate" if needed else "passed over"
     return CheckLine(
         "fail" if needed else "warn", variable, f"{absent}; needed by {names}: {consequence}", fix
@@ -197,8 +190,7 @@ def _stranger_key(config: OrchestrationConfig, targets: list[Target]) -> Iterato
     orchestrator = next((t for t in targets if t.name == config.orchestrator.model), None)
     written = config.orchestrator.api_key_env
     if orchestrator and orchestrator.api_key_env != written:
-        yield CheckLine(
-            "warn",
+        yield warn(
             "orchestrator",
             f"{orchestrator.name} is served by {orchestrator.provider}: {orchestrator.api_key_env} is used, "
             f"not {written}",

@@ -259,16 +259,9 @@ class Batches(LedgerCore):
             *(state, self._now(tx), None if note is None else note[:500], batch_id, self.scope),
         )
 
-    async def batches(
-        self, *, ids: Sequence[str] = (), open_only: bool = False, most: int = 1000
-    ) -> list[Batch]:
-        """Batches, the newest first, with their money."""
-        where = "b.scope = ?"
-        if open_only:
-            where += " AND b.state IN ('submitting', 'open')"
-        if ids:
-            where += f" AND b.id IN ({', '.join('?' for _ in ids)})"
-
+    async def batches(self, *, ids: Sequence[str] = ()) -> list[Batch]:
+        """The newest thousand batches, or those with `ids`, with their money; the newest first."""
+        which = f" AND b.id IN ({', '.join('?' for _ in ids)})" if ids else ""
         rows = await self.database.fetch(
             "SELECT b.id, b.month, b.state, b.provider, b.model, b.model_key, b.key_id, b.provider_batch, "  # noqa: S608 - marks only
             "b.price, b.lines, b.seen, b.submitted_at, b.ended_at, b.note, "
@@ -276,9 +269,9 @@ class Batches(LedgerCore):
             "CAST(coalesce(sum(c.charged), 0) AS BIGINT) AS charged, "
             "coalesce(sum(CASE WHEN l.state = 'open' THEN 1 ELSE 0 END), 0) AS open_lines "
             "FROM ledger_batch b LEFT JOIN ledger_batch_line l ON l.batch_id = b.id "
-            f"LEFT JOIN ledger_call c ON c.id = l.call_id WHERE {where} "
-            "GROUP BY b.id ORDER BY b.submitted_at DESC, b.id LIMIT ?",
-            *(self.scope, *ids, most),
+            f"LEFT JOIN ledger_call c ON c.id = l.call_id WHERE b.scope = ?{which} "
+            "GROUP BY b.id ORDER BY b.submitted_at DESC, b.id LIMIT 1000",
+            *(self.scope, *ids),
         )
         return [Batch(**in_usd(row, "held", "charged")) for row in rows]
 
@@ -289,12 +282,11 @@ class Batches(LedgerCore):
                 row["call_id"],
                 row["step_key"],
                 bytes(row["request"]),
-                Hold(row["call_id"], row["month"], from_pico(row["bound"]), row["lease_until"]),
+                Hold(row["call_id"], row["month"], from_pico(row["bound"])),
                 row["flow_run_id"],
             )
             for row in await self.database.fetch(
-                "SELECT l.call_id, l.step_key, l.request, c.month, c.bound, c.lease_until, "
-                "c.flow_run_id "
+                "SELECT l.call_id, l.step_key, l.request, c.month, c.bound, c.flow_run_id "
                 "FROM ledger_batch_line l JOIN ledger_call c ON c.id = l.call_id "
                 "WHERE l.batch_id = ? AND l.scope = ? AND l.state = 'open' ORDER BY l.call_id",
                 *(batch_id, self.scope),

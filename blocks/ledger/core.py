@@ -121,8 +121,9 @@ class LedgerCore:
             refusal, doubtful = await self.database.read(
                 lambda tx: self._contradiction(tx, now, latest, month)
             )
-            if doubtful and ask_date is not None:
-                self.clocks.hear(*await ask_date())
+            if doubtful:
+                if ask_date is not None:
+                    self.clocks.hear(*await ask_date())
                 refusal = None if self.clocks.agreeing(now) else self.clocks.refusal(now) or refusal
             if refusal is not None:
                 raise WrongClockError(

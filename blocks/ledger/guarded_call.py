@@ -25,6 +25,7 @@ from tta_dev_primitives.blocks.ledger.billing import (
     with_checked_usage,
 )
 from tta_dev_primitives.blocks.ledger.clocks import vouches
+from tta_dev_primitives.blocks.ledger.core import AskDate
 from tta_dev_primitives.blocks.ledger.cost_bound import bound_usd
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
@@ -57,7 +58,7 @@ async def guarded_send(
     wait_busy_s: float = 30.0,
     turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext,
     was_sent: Callable[[], bool] = lambda: True,
-    ask_date: Callable[[], Awaitable[tuple[str | None, float]]] | None = None,
+    ask_date: AskDate | None = None,
 ) -> GuardedReply:
     """Make one attempt at a provider, with its money accounted for. That its answer is not stored is known before.
 
@@ -65,7 +66,7 @@ async def guarded_send(
         call: Its `step_key` is the content key under which the answer is stored.
         client_send: Sends the request; called once at most, after the money is set aside.
         limit: The month's limit in USD now; None: no limit, spending is only recorded.
-        ask_date: Asks a provider whose clock counts for its `Date`, without a key; with the seconds that took.
+        ask_date: Asks the provider for its `Date`, without a key; called only when its clock counts.
         turn: Held while the request is open; the wait for it is no part of the call's deadline.
         was_sent: Whether a byte may have left, once `client_send` runs; asked when the call is cut off.
 
@@ -80,14 +81,8 @@ async def guarded_send(
     if target.billing == "free":
         return await attempt.free(client_send)
     await ledger.check_clock()
-
-    async def date() -> tuple[str, str | None, float]:
-        said, took_s = await ask_date() if ask_date and vouches(address_of(target) or "") else (None, 0.0)
-        return provider_key(target), said, took_s
-
-    hold = await ledger.reserve(
-        call, bound, MAX_USD if limit is None else limit, wait_busy_s=wait_busy_s, ask_date=date
-    )
+    ceiling, asks = MAX_USD if limit is None else limit, ask_date if _vouches(target) else None
+    hold = await ledger.reserve(call, bound, ceiling, wait_busy_s=wait_busy_s, ask_date=asks)
     return await attempt.paid(client_send, hold)
 
 
@@ -219,7 +214,7 @@ class _Attempt:
                     ledger_action=LedgerAction.CHARGE_AT_BOUND,
                 ) from error
             took_s = time.monotonic() - began
-            if vouches(address_of(self.target) or ""):
+            if _vouches(self.target):
                 self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
                 try:
                     await self.ledger.keep_time()
@@ -278,6 +273,10 @@ def _accepted(request: ChatRequest, reply: ChatReply) -> ChatReply:
 
 
 _TEXTS = ("text", "reasoning", "raw_finish", "model_returned", "request_id", "reply_id")
+
+
+def _vouches(target: Target) -> bool:
+    return vouches(address_of(target) or "")
 
 
 def _model_differs(target: Target, reply: ChatReply) -> str | None:

@@ -17,13 +17,19 @@ class RefusedError(Exception):
     """No money was set aside; rolls the reservation back."""
 
     def __init__(
-        self, reason: Literal["exhausted", "too_big", "busy", "quarantined"], month: str, row: dict[str, int]
+        self,
+        reason: Literal["exhausted", "too_big", "busy", "quarantined"],
+        month: str,
+        row: dict[str, int],
+        *,
+        key: str = "",
+        note: str = "",
     ) -> None:
         super().__init__(reason)
         self.reason = reason
         self.month = month
         self.spent, self.held, self.approved = row["spent"], row["held"], row["approved"]
-        self.key, self.note = "", ""
+        self.key, self.note = key, note
 
 
 class MonthMovedError(Exception):
@@ -59,9 +65,7 @@ async def reserve_call(
         LedgerError: The id was used for something else.
     """
     failpoint("reserve.begun")
-    lease = at + call.deadline_s + 60
-    inserted = await insert_held(tx, terms, call, bound, limit, month, at, lease)
-    if not inserted:
+    if not await insert_held(tx, terms, call, bound, limit, month, at, at + call.deadline_s + 60):
         return await _granted_before(tx, terms, call, bound)
     failpoint("reserve.after_call")
     await write_event(tx, terms.scope, month, call.id, "reserve", (0, bound, 0), None, None, at)
@@ -78,7 +82,7 @@ async def reserve_call(
             await explain_refusal(tx, terms, call, bound, limit, month)
             raise RefusedError("busy", month, await month_row(tx, terms.scope, month))
     failpoint("reserve.after_month")
-    return Hold(call.id, month, from_pico(bound), lease)
+    return Hold(call.id, month, from_pico(bound))
 
 
 async def insert_held(
@@ -101,15 +105,12 @@ async def hold_money(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: in
 
 
 async def _granted_before(tx: Tx, terms: Terms, call: CallInfo, bound: int) -> Hold:
-    rows = await tx.fetch(
-        "SELECT scope, month, state, bound, lease_until FROM ledger_call WHERE id = ?", call.id
-    )
-    row = rows[0]
+    (row,) = await tx.fetch("SELECT scope, month, state, bound FROM ledger_call WHERE id = ?", call.id)
     if (row["scope"], row["state"], row["bound"]) != (terms.scope, "held", bound):
         raise LedgerError(
             f"Ledger: call {call.id} was already used ({row['state']}); every attempt takes a new id"
         )
-    return Hold(call.id, row["month"], from_pico(bound), row["lease_until"])
+    return Hold(call.id, row["month"], from_pico(bound))
 
 
 async def explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limit: int, month: str) -> None:
@@ -123,9 +124,7 @@ async def explain_refusal(tx: Tx, terms: Terms, call: CallInfo, bound: int, limi
         *(terms.scope, call.model_key, call.provider_key),
     )
     if closed:
-        refused = RefusedError("quarantined", month, row)
-        refused.key, refused.note = closed[0]["key"], closed[0]["reason"]
-        raise refused
+        raise RefusedError("quarantined", month, row, key=closed[0]["key"], note=closed[0]["reason"])
     ceiling = limit + row["approved"]
     if bound > ceiling and row["spent"] < ceiling:
         raise RefusedError("too_big", month, row)

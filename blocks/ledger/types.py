@@ -69,7 +69,6 @@ class Hold:
     id: str
     month: str
     bound: Decimal
-    lease_until: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

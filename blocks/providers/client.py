@@ -20,6 +20,7 @@ from typing import Any, Self
 import aiohttp
 from pydantic import SecretStr
 
+from tta_dev_primitives.blocks.ledger.types import provider_key
 from tta_dev_primitives.blocks.providers.address_rules import Base, Reach, base_of
 from tta_dev_primitives.blocks.providers.network import proxy_of
 from tta_dev_primitives.blocks.providers.reply_body import (
@@ -46,6 +47,7 @@ from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, 
 MAX_BODY = 8 * 1024 * 1024
 """Decoded bytes of a reply; 200 kB of gzip can unpack to hundreds of megabytes."""
 _CONNECT_S = 10.0
+_DATE_S = 5.0
 _LARGE = 1024 * 1024
 _NOTHING = ChatRequest(())
 """What a list of models asks."""
@@ -201,17 +203,17 @@ class ProviderClient:
             form.parse(target, answer.status, answer.headers, bytes(answer.body))
         return bytes(answer.body)
 
-    async def date_of(self, target: Target, *, deadline_s: float = 5.0) -> tuple[str | None, float]:
-        """The provider's `Date`, asked for without a key, and how many seconds that took; None when it has none."""
+    async def date_of(self, target: Target) -> tuple[str, str | None, float]:
+        """The provider account, its `Date`, asked for without a key (None: it has none), and the seconds it took."""
         base, began = self.address_of(target), time.monotonic()
         url, pool = base.join(wire_format(target.provider).models_path), self._pool(base)
         try:
-            async with asyncio.timeout(deadline_s):
+            async with asyncio.timeout(_DATE_S):
                 async with pool.head(url, allow_redirects=False) as response:
                     date = response.headers.get("date")
         except (TimeoutError, aiohttp.ClientError, OSError):
             date = None
-        return date, time.monotonic() - began
+        return provider_key(target), date, time.monotonic() - began
 
     async def aclose(self) -> None:
         """Close all connections."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import lru_cache
@@ -99,9 +98,9 @@ class _Day:
     interactive: list[int] = field(default_factory=lambda: [0, 0])
 
 
-def limited(limits: Limits, learned: Mapping[Kind, object] | None = None) -> bool:
+def limited(limits: Limits) -> bool:
     """True when any limit is known, so that requests have to be counted."""
-    return bool(learned) or any(getattr(limits, kind) is not None for kind in KINDS)
+    return any(getattr(limits, kind) is not None for kind in KINDS)
 
 
 class Windows:

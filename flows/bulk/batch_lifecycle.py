@@ -11,6 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from decimal import Decimal
+from functools import partial
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.batches import Batch, BatchCall, NewBatch, Opened, OpenLine
@@ -98,14 +99,11 @@ class ProviderBatches:
             LedgerError: The ledger cannot be used; nothing was sent.
         """
         services, client = self._services, await self._client(target)
-
-        async def date() -> tuple[str, str | None, float]:
-            said, took_s = await services.client.date_of(target)
-            return calls[0].call.provider_key, said, took_s
-
         await services.ledger.check_clock()
         limit = MAX_USD if services.limit is None else services.limit
-        opened = await services.ledger.open_batch(new, calls, limit, ask_date=date)
+        opened = await services.ledger.open_batch(
+            new, calls, limit, ask_date=partial(services.client.date_of, target)
+        )
         if not opened.held:
             return opened
         held = [lines[call.call.id] for call in calls if call.call.id in opened.held]

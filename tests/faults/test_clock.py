@@ -191,9 +191,9 @@ async def test_only_a_provider_elsewhere_behind_tls_says_what_time_it_is(
     async def send() -> ChatReply:
         return ChatReply("hi", "stop", Usage(1, 1), headers={"date": formatdate(NOVEMBER, usegmt=True)})
 
-    async def ask_date() -> tuple[str | None, float]:
+    async def ask_date() -> tuple[str, str | None, float]:
         asked.append(base_url)
-        return formatdate(NOVEMBER + 60 * DAY, usegmt=True), 0.1
+        return target.provider, formatdate(NOVEMBER + 60 * DAY, usegmt=True), 0.1
 
     world = World()
     await spend(world.ledger(database), "0.1")
@@ -319,7 +319,7 @@ async def test_the_time_is_asked_for_without_a_key(date: str | None) -> None:
             name="m", provider="openai-compatible", api_model="m", billing="paid", api_key_env="K", family="x",
             price=None, base_url=f"{server.url}/v1", allow_private_hosts=True,
         )  # fmt: skip
-        assert (await client.date_of(target))[0] == date
+        assert (await client.date_of(target))[1] == date
         assert len(server.requests) == 1
         assert b"authorization" not in server.requests[0].lower()
 

@@ -13,7 +13,7 @@ from rich.text import Text
 from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.check import CheckLine, check_config
+from tta_dev_primitives.config.check import CheckLine, check_config, fail, ok, warn
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
 from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue, today_utc
 from tta_dev_primitives.config.models.targets import Target
@@ -60,7 +60,7 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
     try:
         config = load_orchestration_config(path)
     except (ConfigError, FileNotFoundError) as error:
-        yield CheckLine("fail", "configuration", str(error))
+        yield fail("configuration", str(error))
         return
     from tta_dev_primitives.blocks.credentials.config_trust import untrusted
 
@@ -69,11 +69,13 @@ def _lines(path: Path | None, live: bool) -> Iterator[CheckLine]:
     yield from _addresses(config, catalogue)
     doubts = untrusted(config)
     for doubt in doubts:
-        yield CheckLine("fail", "trust", f"{doubt}; runs refuse it", "Read the file, then run: tta trust")
+        yield fail("trust", f"{doubt}; runs refuse it", "Read the file, then run: tta trust")
     if not doubts:
         yield from _network()
     yield from _ledger(config)
-    yield from _server()
+    from tta_dev_primitives.blocks.prefect_server.doctor import check_server
+
+    yield from check_server()
     if live and not doubts:
         yield from asyncio.run(_live(config, catalogue))
 
@@ -89,12 +91,11 @@ def _addresses(config: OrchestrationConfig, catalogue: Catalogue) -> Iterator[Ch
         try:
             base = base_of(target)
         except ConfigError as error:
-            yield CheckLine("fail", target.name, str(error))
+            yield fail(target.name, str(error))
             continue
         own, usual = host_of(target.provider, None), catalogue.providers[target.provider].api_key_env
         if own and base.host != own and target.api_key_env == usual:
-            yield CheckLine(
-                "warn",
+            yield warn(
                 target.name,
                 f"the key in {usual} is sent to {base.host}, not to {target.provider}'s own {own}",
                 "see that base_url is meant; a proxy is better given a key of its own, in a variable of its own",
@@ -105,9 +106,9 @@ def _network() -> Iterator[CheckLine]:
     from tta_dev_primitives.blocks.providers.network import network_facts
 
     try:
-        yield CheckLine("ok", "network", "; ".join(network_facts()))
+        yield ok("network", "; ".join(network_facts()))
     except ConfigError as error:
-        yield CheckLine("fail", "network", str(error))
+        yield fail("network", str(error))
 
 
 def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
@@ -119,19 +120,15 @@ def _ledger(config: OrchestrationConfig) -> Iterator[CheckLine]:
         ledger = Ledger.open(default_ledger_url(tracking.ledger_url), timezone=tracking.timezone)
         problems, balance, closed, left = asyncio.run(_read(ledger, config))
     except OrchestrationError as error:
-        yield CheckLine("fail", "ledger", str(error), "No paid call is made until the ledger can be used.")
+        yield fail("ledger", str(error), "No paid call is made until the ledger can be used.")
         return
     for problem in problems:
-        yield CheckLine(
-            "fail", "ledger", problem, "Look at it with `tta ledger show`; keep a copy of the file."
-        )
+        yield fail("ledger", problem, "Look at it with `tta ledger show`; keep a copy of the file.")
     for key in closed:
-        yield CheckLine("warn", "ledger", f"{key} is closed after a wrong bill", "tta ledger resolve")
+        yield warn("ledger", f"{key} is closed after a wrong bill", "tta ledger resolve")
     if not problems:
         limit = f"{tracking.budget_limit:f}" if tracking.enabled else "no limit"
-        yield CheckLine(
-            "ok", "ledger", f"{ledger.database.place}: {balance} USD spent of {limit}; the journal adds up"
-        )
+        yield ok("ledger", f"{ledger.database.place}: {balance} USD spent of {limit}; the journal adds up")
     yield from _audits(config, left)
 
 
@@ -154,19 +151,11 @@ def _audits(config: OrchestrationConfig, left: Decimal | None) -> Iterator[Check
 
     orchestrator = defined_targets(config, load_catalogue()).get(config.orchestrator.model)
     for name in use_cases_without_audits(config, orchestrator, left) if orchestrator is not None else ():
-        yield CheckLine(
-            "warn",
+        yield warn(
             "validation",
             f"{name}: {left:f} USD of the month are left, less than one check costs: free answers are not accepted",
             "Raise cost_tracking.budget_limit_usd, or set validation.mode: never",
         )
-
-
-def _server() -> Iterator[CheckLine]:
-    from tta_dev_primitives.blocks.prefect_server.doctor import check_server
-
-    for level, message, fix in check_server():
-        yield CheckLine(level, "prefect", message, fix)
 
 
 _LEVELS: dict[str, Literal["ok", "warn", "fail"]] = {"served": "ok", "retires": "warn", "unknown": "warn"}
@@ -182,7 +171,7 @@ async def _live(config: OrchestrationConfig, catalogue: Catalogue) -> list[Check
     async with ProviderClient() as client:
         states = await ask_model_lists(targets, catalogue, client=client)
     return [
-        CheckLine("warn", _place(found.target), "not asked: its key is missing")
+        warn(_place(found.target), "not asked: its key is missing")
         if found.state == "keyless"
         else CheckLine(
             _LEVELS.get(found.state, "fail"),

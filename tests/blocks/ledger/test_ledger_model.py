@@ -100,7 +100,7 @@ class LedgerModel(RuleBasedStateMachine):
         except LedgerBusyError:
             found, call = "busy", Call(info, month, bound, 0.0, "refused")
         else:
-            found, call = "granted", Call(info, hold.month, bound, hold.lease_until)
+            found, call = "granted", Call(info, hold.month, bound, self.clock.now + info.deadline_s + 60)
             assert hold.month == month
             self.known.append(call)
         self.latest = month
