@@ -21,12 +21,10 @@ from tta_dev_primitives.config.reading.api_keys import find_api_key
 
 logger = logging.getLogger(__name__)
 
-_KEEP_S = 300.0
-"""Loading a block costs 50 ms; a rotated key is picked up after this at the latest."""
-_loaded: dict[str, tuple[float, SecretStr]] = {}
-_ABSENT_S = 10.0
-"""How long a block that was not there is not asked for again."""
-_absent: dict[str, float] = {}
+_KEEP_S, _ABSENT_S = 300.0, 10.0
+"""Loading a block costs 50 ms: how long a key, and that there is none, is believed."""
+_read: dict[str, tuple[float, SecretStr | None]] = {}
+"""By the block's name: until when it is believed, and its key."""
 
 
 async def load_key(target: Target) -> SecretStr:
@@ -63,8 +61,7 @@ async def load_key(target: Target) -> SecretStr:
 
 def forget_keys() -> None:
     """Read blocks anew from now on (after a key was rotated or rejected)."""
-    _loaded.clear()
-    _absent.clear()
+    _read.clear()
 
 
 def block_name(target: Target) -> str:
@@ -81,16 +78,10 @@ def block_name(target: Target) -> str:
 
 async def _from_block(target: Target) -> SecretStr | None:
     name = block_name(target)
-    kept = _loaded.get(name)
-    if kept is not None and time.monotonic() - kept[0] < _KEEP_S:
-        return kept[1]
-    if time.monotonic() - _absent.get(name, -_ABSENT_S) < _ABSENT_S:
-        return None
-    key = await _read_block(name, target)
-    if key is None:
-        _absent[name] = time.monotonic()
-    else:
-        _loaded[name] = (time.monotonic(), key)
+    until, key = _read.get(name, (0.0, None))
+    if time.monotonic() >= until:
+        key = await _read_block(name, target)
+        _read[name] = (time.monotonic() + (_ABSENT_S if key is None else _KEEP_S), key)
     return key
 
 

@@ -22,7 +22,7 @@ from tta_dev_primitives.blocks.ledger.money import from_pico, pico_ceiling, pico
 from tta_dev_primitives.blocks.ledger.proof import Proof
 from tta_dev_primitives.blocks.ledger.reserve import MonthMovedError, RefusedError, reserve_call
 from tta_dev_primitives.blocks.ledger.retention import Retention
-from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount, read_account, read_pairs
+from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount, read_account
 from tta_dev_primitives.blocks.ledger.settle import (
     Answer,
     Closed,
@@ -242,7 +242,11 @@ class Ledger(Answers, Alerts, Audit, Batches, Proof, Retention):
 
     async def answer_lengths(self, orchestrator: str) -> dict[int, tuple[int, float, float]]:
         """By length class: pairs of an executor's and the orchestrator's answer, sums of their ratios and squares."""
-        return await self.database.read(lambda tx: read_pairs(tx, self.scope, orchestrator))
+        rows = await self.database.fetch(
+            "SELECT length_class, pairs, ratios, squares FROM answer_length WHERE scope = ? AND orchestrator = ?",
+            *(self.scope, orchestrator),
+        )
+        return {row["length_class"]: (row["pairs"], row["ratios"], row["squares"]) for row in rows}
 
     async def sweep(self) -> int:
         """Charge the bound of calls whose process died or hung, after their lease; returns how many."""

@@ -137,15 +137,6 @@ async def read_account(tx: Tx, scope: str, month: str) -> SavingsAccount:
     return SavingsAccount(month, **in_usd(rows[0], *money)) if rows else SavingsAccount(month)
 
 
-async def read_pairs(tx: Tx, scope: str, orchestrator: str) -> dict[int, tuple[int, float, float]]:
-    """Length class -> number of pairs, sum of their ratios, sum of the squares."""
-    rows = await tx.fetch(
-        "SELECT length_class, pairs, ratios, squares FROM answer_length WHERE scope = ? AND orchestrator = ?",
-        *(scope, orchestrator),
-    )
-    return {row["length_class"]: (row["pairs"], row["ratios"], row["squares"]) for row in rows}
-
-
 async def _open(tx: Tx, scope: str, month: str) -> None:
     await tx.execute(
         "INSERT INTO ledger_savings (scope, month, tasks, cost, baseline, earned, extra, held) "

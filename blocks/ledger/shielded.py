@@ -15,23 +15,18 @@ _log = logging.getLogger("tta_dev_primitives.ledger")
 
 
 async def uninterrupted(work: Coroutine[Any, Any, T]) -> T:
-    """Await `work` to its end even if the caller is cancelled; the cancellation is raised afterwards."""
+    """Await `work` to its end however often the caller is cancelled; the cancellation is raised afterwards."""
     task = asyncio.ensure_future(work)
     # When it ends, `asyncio.run` cancels every task that it knows; the caller waits for this one.
     asyncio.tasks._unregister_task(task)
     try:
         return await asyncio.shield(task)
     except asyncio.CancelledError:
-        await to_its_end(task)
+        # anyio (Prefect's time limits) repeats its cancellation at every await: shield from it as well.
+        with CancelScope(shield=True):
+            while not task.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task])
+        if not task.cancelled() and (failed := task.exception()) is not None:
+            _log.warning("Ledger: cancelled, and the last entry failed: %s", failed)
         raise
-
-
-async def to_its_end(work: asyncio.Future[Any]) -> None:
-    """Wait for `work` however often the caller is cancelled meanwhile; its failure is logged."""
-    # anyio (Prefect's time limits) repeats its cancellation at every await: shield from it as well.
-    with CancelScope(shield=True):
-        while not work.done():
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.wait([work])
-    if not work.cancelled() and (failed := work.exception()) is not None:
-        _log.warning("Ledger: cancelled, and the last entry failed: %s", failed)

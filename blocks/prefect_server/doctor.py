@@ -17,7 +17,6 @@ from tta_dev_primitives.blocks.prefect_server.access import client_auth
 from tta_dev_primitives.blocks.prefect_server.endpoint import (
     ConfiguredApi,
     configured_api,
-    get_json,
     server_version,
     shown,
 )
@@ -95,7 +94,7 @@ def _lets_strangers_in(api: ConfiguredApi) -> bool:
     plain = replace(api.options, headers={}) if api.options is not None else None
     stranger = replace(api, auth=None, key=None, options=plain)
     try:
-        status, _ = get_json(f"{api.url}/admin/version", timeout_s=5.0, api=stranger)
+        status, _ = stranger.get("/admin/version")
     except OSError:
         return False
     return status == 200
@@ -135,11 +134,11 @@ def own_addresses() -> list[str]:
 def _waits_for_a_worker(api: ConfiguredApi) -> Iterator[CheckLine]:
     """A finding when deployments wait for a worker: Prefect itself lets their runs be late without a word."""
     try:
-        _, deployed = get_json(f"{api.url}/deployments/name/orchestrate/on-demand", timeout_s=5.0, api=api)
+        _, deployed = api.get("/deployments/name/orchestrate/on-demand")
         name = deployed.get("work_pool_name") if isinstance(deployed, dict) else None
         if not name:
             return
-        _, pool = get_json(f"{api.url}/work_pools/{quote(name)}", timeout_s=5.0, api=api)
+        _, pool = api.get(f"/work_pools/{quote(name)}")
     except OSError:
         return
     if isinstance(pool, dict) and pool.get("status") == "NOT_READY":

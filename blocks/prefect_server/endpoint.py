@@ -16,8 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.prefect_server import probe
-from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions
+from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions, get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback, release_of
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 from tta_dev_primitives.config.reading.dotenv import read_dotenv
@@ -58,6 +57,15 @@ class ConfiguredApi:
 
     def __repr__(self) -> str:
         return f"ConfiguredApi(url={self.url!r}, source={self.source!r})"
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """GET a path of it as Prefect's client would: status and decoded JSON (None when the body is none)."""
+        headers = {}
+        if self.key:
+            headers["Authorization"] = f"Bearer {self.key}"
+        elif self.auth:
+            headers["Authorization"] = "Basic " + base64.b64encode(self.auth.encode()).decode()
+        return get_json(self.url + path, timeout_s=5.0, headers=headers, options=self.options)
 
 
 def configured_api(
@@ -178,19 +186,7 @@ def _active_profile(profiles: Mapping[str, Any], chosen: str | None) -> dict[str
     return _of_prefect({name: str(value) for name, value in values.items()})
 
 
-def get_json(url: str, *, timeout_s: float, api: ConfiguredApi | None = None) -> tuple[int, Any]:
-    """GET `url`: status and decoded JSON (None when the body is none), as Prefect's client would reach `api`."""
-    headers, options = {}, None
-    if api is not None:
-        options = api.options
-        if api.key:
-            headers["Authorization"] = f"Bearer {api.key}"
-        elif api.auth:
-            headers["Authorization"] = "Basic " + base64.b64encode(api.auth.encode()).decode()
-    return probe.get_json(url, timeout_s=timeout_s, headers=headers, options=options)
-
-
-def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
+def server_version(api: ConfiguredApi) -> str | None:
     """The version of a configured server; None for Prefect Cloud, which does not tell.
 
     Raises:
@@ -204,7 +200,7 @@ def server_version(api: ConfiguredApi, *, timeout_s: float = 5.0) -> str | None:
     if host is None:
         raise PrefectConfigError(f"{where}: not an http(s) address; write e.g. http://127.0.0.1:4200/api.")
     try:
-        status, body = get_json(f"{api.url}/admin/version", timeout_s=timeout_s, api=api)
+        status, body = api.get("/admin/version")
     except OSError as error:
         raise PrefectServerError(
             f"{where} does not answer: {error}. "

@@ -37,10 +37,10 @@ from tta_dev_primitives.blocks.prefect_server.access import (
 from tta_dev_primitives.blocks.prefect_server.endpoint import (
     ConfiguredApi,
     configured_api,
-    get_json,
     server_version,
 )
 from tta_dev_primitives.blocks.prefect_server.folder_settings import refuse_folder_settings
+from tta_dev_primitives.blocks.prefect_server.probe import get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import (
     ServerHome,
     client_settings,
@@ -53,6 +53,7 @@ _PORTS = range(4242, 4262)
 _LOG = logging.getLogger("tta_dev_primitives.server")
 _MOST_STARTS = 2
 _UNUSED_S = 10.0
+_START_S, _STOP_S, _KILL_S = 60.0, 15.0, 5.0
 _STARTING = "--- starting ---"
 
 
@@ -96,7 +97,7 @@ class ServerStatus:
     """Why a server that should answer does not."""
 
 
-def ensure_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool = True) -> ServerInfo:
+def ensure_server(*, wait: bool = True) -> ServerInfo:
     """The API to use: the configured one, checked, else the embedded server, started when it is not up.
 
     Args:
@@ -112,10 +113,10 @@ def ensure_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool 
     if configured is not None:
         server_version(configured)
         return ServerInfo(url=configured.url, ui_url=_ui_of(configured.url))
-    return start_server(home=home, wait_s=wait_s, wait=wait)
+    return start_server(wait=wait)
 
 
-def start_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool = True) -> ServerInfo:
+def start_server(*, home: Path | None = None, wait_s: float = _START_S, wait: bool = True) -> ServerInfo:
     """Like `ensure_server`, but always the embedded server."""
     place = ServerHome.find(home)
     _make_folders(place)
@@ -150,13 +151,13 @@ def start_server(*, home: Path | None = None, wait_s: float = 60.0, wait: bool =
         time.sleep(0.02)
 
 
-def wait_until_ready(info: ServerInfo, *, wait_s: float = 60.0) -> ServerInfo:
+def wait_until_ready(info: ServerInfo) -> ServerInfo:
     """Wait until a server that was started with `wait=False` answers.
 
     Raises:
         PrefectServerError: It ended, or did not answer in time; the message holds what its log says.
     """
-    if info.home is None or info.ready or _healthy(info, time.monotonic() + wait_s):
+    if info.home is None or info.ready or _healthy(info, time.monotonic() + _START_S):
         return replace(info, ready=True)
     raise PrefectServerError(f"The embedded Prefect server did not start. {_log_tail(info.home)}")
 
@@ -170,13 +171,13 @@ def is_serving(info: ServerInfo) -> bool:
     return now is not None and now.pid == info.pid and ServerHome.find(None).root == place.root
 
 
-def stop_server(*, home: Path | None = None, wait_s: float = 15.0) -> ServerStatus:
-    """End the embedded server (SIGTERM, after `wait_s` SIGKILL)."""
+def stop_server(*, home: Path | None = None) -> ServerStatus:
+    """End the embedded server (SIGTERM, after 15 seconds SIGKILL)."""
     place = ServerHome.find(home)
     info = _info(place) if _running(place) else None
     if info is None or info.pid is None:
         return ServerStatus(running=False)
-    for how, patience in ((signal.SIGTERM, wait_s), (signal.SIGKILL, 5.0)):
+    for how, patience in ((signal.SIGTERM, _STOP_S), (signal.SIGKILL, _KILL_S)):
         with suppress(ProcessLookupError):
             os.kill(info.pid, how)
         deadline = time.monotonic() + patience

@@ -60,7 +60,11 @@ def _custom_headers(text: str) -> dict[str, str]:
 
 
 def get_json(
-    url: str, *, timeout_s: float, headers: Mapping[str, str], options: ClientOptions | None
+    url: str,
+    *,
+    timeout_s: float,
+    headers: Mapping[str, str] | None = None,
+    options: ClientOptions | None = None,
 ) -> tuple[int, Any]:
     """GET `url`: status and decoded JSON (None when the body is none). Redirects are not followed.
 
@@ -73,7 +77,7 @@ def get_json(
     """
     import httpx  # 0.1 s
 
-    sent = {**(options.headers if options is not None else {}), **headers}
+    sent = {**(options.headers if options is not None else {}), **(headers or {})}
     verify = options.tls() if options is not None and url.startswith("https:") else False
     try:
         with httpx.Client(verify=verify, timeout=timeout_s, trust_env=options is not None) as client:

@@ -163,7 +163,7 @@ def free_port() -> int:
 
 
 async def until_up(url: str, seconds: float = 120) -> None:
-    from tta_dev_primitives.blocks.prefect_server.endpoint import get_json
+    from tta_dev_primitives.blocks.prefect_server.probe import get_json
 
     end = time.monotonic() + seconds
     while True:

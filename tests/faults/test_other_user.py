@@ -28,7 +28,6 @@ from prefect.context import FlowRunContext
 from sandbox_runs import KEY, KEY_VALUE, sandbox_config, workflow_of
 
 from tta_dev_primitives.blocks.prefect_server.access import TOKEN_S, Tokens, make_token, open_page, proof_of
-from tta_dev_primitives.blocks.prefect_server.endpoint import get_json
 from tta_dev_primitives.blocks.prefect_server.manager import (
     ServerInfo,
     open_link,
@@ -37,6 +36,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
     start_server,
     stop_server,
 )
+from tta_dev_primitives.blocks.prefect_server.probe import get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 from tta_dev_primitives.config.errors import ConfigError, UntrustedConfigError
 from tta_dev_primitives.config.reading.trusted_files import foreign_file, trust_file

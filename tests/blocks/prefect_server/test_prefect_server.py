@@ -22,7 +22,7 @@ import pytest
 from fixtures_prefect import temporary_environment
 
 from tta_dev_primitives.blocks.prefect_server.doctor import check_server
-from tta_dev_primitives.blocks.prefect_server.endpoint import ConfiguredApi, get_json
+from tta_dev_primitives.blocks.prefect_server.endpoint import ConfiguredApi
 from tta_dev_primitives.blocks.prefect_server.manager import (
     ServerInfo,
     ensure_server,
@@ -32,6 +32,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
     stop_server,
     wait_until_ready,
 )
+from tta_dev_primitives.blocks.prefect_server.probe import get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
 from tta_dev_primitives.config.errors import PrefectServerError
 
@@ -208,7 +209,7 @@ def test_commands_at_once_start_one_server_and_a_killed_or_older_one_is_replaced
     assert second.started
     assert second.pid != first.pid
     friend = ConfiguredApi(second.url, "test", server_environment(second)["PREFECT_API_AUTH_STRING"])
-    assert get_json(f"{second.url}/flows/name/kept", timeout_s=10, api=friend)[1]["name"] == "kept"
+    assert friend.get("/flows/name/kept")[1]["name"] == "kept"
 
     state = ServerHome.find(home).state_file
     state.write_text(json.dumps({**json.loads(state.read_text()), "tta": "0.0.1"}))
@@ -251,7 +252,7 @@ def test_it_ends_with_the_process_it_was_started_for(home: Path, monkeypatch: py
         friend = ConfiguredApi(url=info.url, source="test", auth=secret)
 
         assert get_json(f"{info.url}/admin/version", timeout_s=10)[0] == 401
-        assert get_json(f"{info.url}/admin/version", timeout_s=10, api=friend)[0] == 200
+        assert friend.get("/admin/version")[0] == 200
         assert secret not in repr(friend)
     finally:
         owner.kill()
