@@ -76,21 +76,17 @@ def _sync(name: str, target: Target, environ: Mapping[str, str] | None) -> Synce
         return report("other host", detail)
     if stored is None and key is None:
         return report("no key", detail or f"{target.api_key_env} is not set")
+    preset = load_catalogue().providers.get(target.provider)
     merged = kind(
         api_key=key or (stored.api_key if stored else None),
-        base_url=target.base_url or _address_of_preset(target),
+        # A block knows the format of a preset, not its address.
+        base_url=target.base_url or (preset.base_url if preset is not None else None),
         allow_private_hosts=target.allow_private_hosts or base_of(target).reach == "private",
     )
     if stored is not None and _fields(merged) == _fields(stored):
         return report("unchanged", detail)
     merged.save(name, overwrite=True, _sync=True)  # type: ignore[call-arg]  # added by Prefect's decorator
     return report("created" if stored is None else "updated", detail)
-
-
-def _address_of_preset(target: Target) -> str | None:
-    """A block knows the format of a preset, not its address."""
-    preset = load_catalogue().providers.get(target.provider)
-    return None if preset is None else preset.base_url
 
 
 def _stored(kind: type[ProviderCredentials], name: str) -> ProviderCredentials | None:

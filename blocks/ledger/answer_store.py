@@ -9,8 +9,16 @@ from decimal import Decimal
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore, closed_text, pico_or_none
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, in_parts, reads, writes
+from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.money import pico_ceiling
-from tta_dev_primitives.blocks.ledger.settle import Answer, free_call
+from tta_dev_primitives.blocks.ledger.settle import (
+    FREE_CALL,
+    Answer,
+    close_key_for,
+    closing_values,
+    store_answer,
+    write_event,
+)
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Kept, KeptAnswer, Outcome, StoredAnswer
 from tta_dev_primitives.config.errors import QuarantinedError
 
@@ -38,18 +46,26 @@ class Answers(LedgerCore):
             billed: USD the provider says it took all the same: charged, and the model is closed.
         """
         charge, at = pico_ceiling(billed, what="cost"), self._now(tx)
-        await free_call(
-            tx,
-            self._terms,
-            call,
-            outcome,
-            list_value=pico_or_none(outcome.list_value),
-            month=await self._current(tx) if charge else self._month(at),
-            at=at,
-            began=at - seconds,
-            answer=answer,
-            charge=charge,
+        month, scope = await self._current(tx) if charge else self._month(at), self.scope
+        failpoint("record.begun")
+        if answer is not None:
+            await store_answer(tx, scope, call.id, answer, at)
+        inserted = await tx.execute(
+            FREE_CALL,
+            *(call.id, scope, month, "paid" if charge else "free", charge),
+            *(call.provider, call.model, call.model_key, call.role, call.use_case, call.step_key),
+            *(call.flow_run_id, call.task_run_id, call.step_key, self._terms.owner, at - seconds, at),
+            *closing_values(at, outcome, pico_or_none(outcome.list_value), None),
         )
+        if charge and inserted:
+            note = outcome.note_text()
+            await write_event(tx, scope, month, call.id, "billed", (charge, 0, 0), None, note, at)
+            await close_key_for(tx, scope, call.model_key, call.id, outcome, at)
+            await tx.execute(
+                "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, ?, 0, 0) "
+                "ON CONFLICT (scope, month) DO UPDATE SET spent = ledger_month.spent + excluded.spent",
+                *(scope, month, charge),
+            )
 
     @reads
     async def lookup(self, tx: Tx, step_key: str, *keys: str) -> StoredAnswer | None:

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
-from tta_dev_primitives.blocks.providers.address_rules import is_private_host
+from tta_dev_primitives.blocks.providers.address_rules import address_of, is_private_host
+from tta_dev_primitives.config.models.targets import Target
 
 LARGEST_SKEW_S = 300.0
 _SHOWN = (("days", 86_400.0), ("hours", 3_600.0), ("minutes", 60.0))
@@ -72,9 +73,9 @@ class ProviderClocks:
         )
 
 
-def vouches(url: str) -> bool:
-    """Whether the time that comes from an address is another clock's: by TLS, from no private address."""
-    parts = urlsplit(url)
+def vouches(target: Target) -> bool:
+    """Whether the time that comes from a target is another clock's: by TLS, from no private address."""
+    parts = urlsplit(address_of(target) or "")
     return parts.scheme == "https" and not is_private_host(parts.hostname or "")
 
 

@@ -33,7 +33,6 @@ from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.blocks.ledger.shielded import uninterrupted
 from tta_dev_primitives.blocks.ledger.stored_replies import GuardedReply, encoded_reply
 from tta_dev_primitives.blocks.ledger.types import CallInfo, Hold, Outcome, provider_key
-from tta_dev_primitives.blocks.providers.address_rules import address_of
 from tta_dev_primitives.blocks.redaction import mask_keys, redact
 from tta_dev_primitives.blocks.wire.reply_problems import reply_problem
 from tta_dev_primitives.blocks.wire.types import ChatReply, ChatRequest
@@ -81,7 +80,7 @@ async def guarded_send(
     if target.billing == "free":
         return await attempt.free(client_send)
     await ledger.check_clock()
-    ceiling, asks = MAX_USD if limit is None else limit, ask_date if _vouches(target) else None
+    ceiling, asks = MAX_USD if limit is None else limit, ask_date if vouches(target) else None
     hold = await ledger.reserve(call, bound, ceiling, wait_busy_s=wait_busy_s, ask_date=asks)
     return await attempt.paid(client_send, hold)
 
@@ -214,7 +213,7 @@ class _Attempt:
                     ledger_action=LedgerAction.CHARGE_AT_BOUND,
                 ) from error
             took_s = time.monotonic() - began
-            if _vouches(self.target):
+            if vouches(self.target):
                 self.ledger.clocks.hear(provider_key(self.target), reply.headers.get("date"), took_s)
                 try:
                     await self.ledger.keep_time()
@@ -273,10 +272,6 @@ def _accepted(request: ChatRequest, reply: ChatReply) -> ChatReply:
 
 
 _TEXTS = ("text", "reasoning", "raw_finish", "model_returned", "request_id", "reply_id")
-
-
-def _vouches(target: Target) -> bool:
-    return vouches(address_of(target) or "")
 
 
 def _model_differs(target: Target, reply: ChatReply) -> str | None:

@@ -14,7 +14,7 @@ from tta_dev_primitives.blocks.ledger.database.protocol import Tx
 from tta_dev_primitives.blocks.ledger.failpoints import failpoint
 from tta_dev_primitives.blocks.ledger.savings_account import move_extra
 from tta_dev_primitives.blocks.ledger.sums import CALLS, unsum
-from tta_dev_primitives.blocks.ledger.types import CallInfo, Outcome
+from tta_dev_primitives.blocks.ledger.types import Outcome
 from tta_dev_primitives.config.errors import LedgerError
 
 Closing = Literal["settled", "released", "presumed"]
@@ -55,7 +55,7 @@ _CLOSING = (
     "usage_json, flag, note"
 )
 _CLOSE_FIELDS = ", ".join(f"{name} = ?" for name in _CLOSING.split(", "))
-_FREE_CALL = (
+FREE_CALL = (
     f"{INSERT_CALL}, {_CLOSING}) VALUES (?, ?, ?, 'settled', ?, 0, ?, NULL, ?, ?, ?, ?, ?, ?, ?, ?, {ATTEMPT}, "
     "?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO NOTHING"
 )
@@ -206,43 +206,6 @@ async def insert_alert(tx: Tx, scope: str, month: str, bp: int, spent: int, ceil
         "VALUES (?, ?, ?, 'due', ?, ?, 0) ON CONFLICT (scope, month, threshold_bp) DO NOTHING",
         *(scope, month, bp, spent, ceiling),
     )
-
-
-async def free_call(
-    tx: Tx,
-    terms: Terms,
-    call: CallInfo,
-    outcome: Outcome,
-    *,
-    list_value: int | None,
-    month: str,
-    at: float,
-    began: float,
-    answer: Answer | None = None,
-    charge: int = 0,
-) -> None:
-    """Record a call that costs nothing, the month's row left alone; or one that was billed all the same."""
-    failpoint("record.begun")
-    if answer is not None:
-        await store_answer(tx, terms.scope, call.id, answer, at)
-    if not await tx.execute(
-        _FREE_CALL,
-        *(call.id, terms.scope, month, "paid" if charge else "free", charge),
-        *(call.provider, call.model, call.model_key, call.role, call.use_case),
-        *(call.step_key, call.flow_run_id, call.task_run_id, call.step_key, terms.owner, began, at),
-        *closing_values(at, outcome, list_value, None),
-    ):
-        return
-    if charge:
-        await write_event(
-            tx, terms.scope, month, call.id, "billed", (charge, 0, 0), None, outcome.note_text(), at
-        )
-        await close_key_for(tx, terms.scope, call.model_key, call.id, outcome, at)
-        await tx.execute(
-            "INSERT INTO ledger_month (scope, month, spent, held, approved) VALUES (?, ?, ?, 0, 0) "
-            "ON CONFLICT (scope, month) DO UPDATE SET spent = ledger_month.spent + excluded.spent",
-            *(terms.scope, month, charge),
-        )
 
 
 async def close_key_for(tx: Tx, scope: str, key: str, call_id: str, outcome: Outcome, at: float) -> None:

@@ -144,7 +144,13 @@ async def record_results(
 
     at = tx.now()
     for decision in decisions:
-        await keep_decision(tx, ledger.scope, decision, at)
+        # The first one under a key stays while its answer is stored.
+        await tx.execute(
+            "INSERT INTO task_decision (scope, task_key, call_id, body, created_at) VALUES (?, ?, ?, ?, ?) "
+            "ON CONFLICT (scope, task_key) DO UPDATE SET call_id = excluded.call_id, body = excluded.body, "
+            "created_at = excluded.created_at",
+            *(ledger.scope, decision.task_key, decision.call_id, decision.body, at),
+        )
     for record, row in zip(records, rows, strict=True):
         if await tx.execute(_INSERT, *row, at):
             continue
@@ -211,16 +217,6 @@ class StoredDecision:
 
     body: str
     answer: StoredAnswer | None
-
-
-async def keep_decision(tx: Tx, scope: str, decision: TaskDecision, at: float) -> None:
-    """Keep a decision; the first one under a key stays while its answer is stored."""
-    await tx.execute(
-        "INSERT INTO task_decision (scope, task_key, call_id, body, created_at) VALUES (?, ?, ?, ?, ?) "
-        "ON CONFLICT (scope, task_key) DO UPDATE SET call_id = excluded.call_id, body = excluded.body, "
-        "created_at = excluded.created_at",
-        *(scope, decision.task_key, decision.call_id, decision.body, at),
-    )
 
 
 @reads

@@ -115,16 +115,6 @@ def trust_api(api: ConfiguredApi) -> None:
         trust_file(api.file, digest_of_settings(api_settings(api.file)))
 
 
-def _refuse_untrusted(api: ConfiguredApi) -> None:
-    """Stop before anything is sent to an address that came with the working folder."""
-    doubt = api_doubt(api)
-    if doubt is not None:
-        raise PrefectConfigError(
-            f"{doubt}.\nThis came with the working folder and is not trusted. Read it, then run `tta trust` "
-            "(or set TTA_TRUST=1, or PREFECT_API_URL in the environment)."
-        )
-
-
 def api_settings(file: Path) -> dict[str, str]:
     """What is trusted of a file of the working folder that may name a Prefect API."""
     if file.name == ".env":
@@ -194,7 +184,12 @@ def server_version(api: ConfiguredApi) -> str | None:
             has address, reason and remedy.
         PrefectServerError: It does not answer, or is too old.
     """
-    _refuse_untrusted(api)
+    doubt = api_doubt(api)
+    if doubt is not None:
+        raise PrefectConfigError(
+            f"{doubt}.\nThis came with the working folder and is not trusted. Read it, then run `tta trust` "
+            "(or set TTA_TRUST=1, or PREFECT_API_URL in the environment)."
+        )
     where = f"Prefect API {shown(api.url)} (PREFECT_API_URL in {api.source})"
     host = _host_of(api.url)
     if host is None:

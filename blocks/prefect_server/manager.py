@@ -277,7 +277,7 @@ def _running(place: ServerHome) -> bool:
 def _spawn(place: ServerHome, lock: int) -> None:
     """Start the process; on return it holds lock and socket, and has written its state file."""
     host = os.environ.get("TTA_SERVER_HOST") or "127.0.0.1"
-    with _listen(host, _last_port(place)) as listener:
+    with _listen(host, _state(place).get("port")) as listener:
         port = listener.getsockname()[1]
         environment = process_environment(place, host=host, port=port, environ=os.environ)
         environment |= server_secrets(place)
@@ -320,12 +320,12 @@ def _import_path() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH")]))}
 
 
-def _listen(host: str, last: int | None) -> socket.socket:
+def _listen(host: str, last: object) -> socket.socket:
     """A listening socket: on TTA_SERVER_PORT, else where the last server was, else the first free of ours."""
     asked = os.environ.get("TTA_SERVER_PORT")
     if asked is not None and not asked.isdigit():
         raise PrefectConfigError(f"TTA_SERVER_PORT is {asked!r}; write a port number.")
-    ports = [int(asked)] if asked else [*([last] if last else []), *_PORTS, 0]
+    ports = [int(asked)] if asked else [*([last] if isinstance(last, int) else []), *_PORTS, 0]
     for port in ports:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         # Named as TCP, or asyncio leaves Nagle's delay on: 40 ms for an answer sent in two parts.
@@ -366,11 +366,6 @@ def _is_outdated(place: ServerHome, info: ServerInfo) -> bool:
         _, status = get_json(f"{info.ui_url}/tta/status", timeout_s=2.0)
         return isinstance(status, dict) and bool(status["idle_s"] > _UNUSED_S)
     return False
-
-
-def _last_port(place: ServerHome) -> int | None:
-    port = _state(place).get("port")
-    return port if isinstance(port, int) else None
 
 
 def _info(place: ServerHome) -> ServerInfo | None:

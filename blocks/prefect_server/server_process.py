@@ -155,7 +155,7 @@ async def _register_blocks(memo: Path) -> None:
     collections = entry_points(group="prefect.collections")
     names = {f"{c.dist.name}={c.dist.version}" for c in collections if c.dist is not None}
     wanted = " ".join([f"prefect={version('prefect')}", *sorted(names)])
-    if await asyncio.to_thread(_reads, memo, wanted):
+    if await asyncio.to_thread(lambda: memo.is_file() and memo.read_text() == wanted):
         return
     import prefect.plugins
     from prefect.server.database import provide_database_interface
@@ -165,10 +165,6 @@ async def _register_blocks(memo: Path) -> None:
     async with await provide_database_interface().session() as session:
         await run_block_auto_registration(session=session)
     await asyncio.to_thread(memo.write_text, wanted)
-
-
-def _reads(memo: Path, wanted: str) -> bool:
-    return memo.is_file() and memo.read_text() == wanted
 
 
 async def _watch(server: Any, activity: Activity, home: ServerHome) -> None:

@@ -184,10 +184,6 @@ def apply_environment(settings: Mapping[str, str]) -> None:
     Inside a running flow or a `temporary_settings` block those inner settings stay as they are.
     """
     os.environ.update(settings)
-    _refresh_prefect()
-
-
-def _refresh_prefect() -> None:
     context = sys.modules.get("prefect.context")
     if context is not None:
         context.refresh_global_settings_context()
