@@ -32,14 +32,10 @@ class Retention(LedgerCore):
         for what in (CALLS, RESULTS):
             moved = _ROWS_AT_ONCE
             while moved == _ROWS_AT_ONCE:
-                moved = await self._sum_rows(what)
+                moved = await sum_ended(self, what, _ROWS_AT_ONCE)
                 await asyncio.sleep(_PAUSE_S)
         while await self._sum_entries():  # noqa: ASYNC110 - a pause between transactions
             await asyncio.sleep(_PAUSE_S)
-
-    @writes("sum", idempotent=True)
-    async def _sum_rows(self, tx: Tx, what: Summed) -> int:
-        return await sum_ended(tx, what, self.scope, self.timezone, _ROWS_AT_ONCE)
 
     async def _sum_entries(self) -> int:
         # A look first: most of the time there is nothing to lock the journal for.
@@ -126,12 +122,7 @@ class Retention(LedgerCore):
         """Delete summed rows in the order in which they lie in the table, some thousand at a time."""
         deleted = 0
         for place in await self._places(what.table):
-
-            async def work(tx: Tx, place: str = place) -> int:
-                which = f"{place} AND {where}"
-                return await delete_summed(tx, what, self.scope, self.timezone, which, before)
-
-            deleted += await self.database.transact(work, idempotent=True, label="prune")
+            deleted += await delete_summed(self, what, f"{place} AND {where}", before)
             await asyncio.sleep(_PAUSE_S)
         return deleted
 

@@ -12,11 +12,14 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
-from tta_dev_primitives.blocks.ledger.database.protocol import Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
 from tta_dev_primitives.blocks.ledger.months import day_of
+
+if TYPE_CHECKING:
+    from tta_dev_primitives.blocks.ledger.core import LedgerCore
 
 register_schema(
     "sums",
@@ -104,8 +107,10 @@ CALLS = Summed(
 )
 
 
-async def delete_summed(tx: Tx, what: Summed, scope: str, timezone: str, where: str, *args: Any) -> int:
+@writes("prune", idempotent=True)
+async def delete_summed(ledger: LedgerCore, tx: Tx, what: Summed, where: str, *args: Any) -> int:
     """Delete summed rows, and move their amounts from the sums of kept rows to those of deleted ones."""
+    scope, timezone = ledger.scope, ledger.timezone
     rows = await tx.fetch(
         # An expression: an index on the scope would be read from end to end for each part of the table.
         f"DELETE FROM {what.table} WHERE scope || '' = ? AND summed = 1 AND {where} RETURNING {what.read}",  # noqa: S608
@@ -116,15 +121,16 @@ async def delete_summed(tx: Tx, what: Summed, scope: str, timezone: str, where: 
     return len(rows)
 
 
-async def sum_ended(tx: Tx, what: Summed, scope: str, timezone: str, most: int) -> int:
+@writes("sum", idempotent=True)
+async def sum_ended(ledger: LedgerCore, tx: Tx, what: Summed, most: int) -> int:
     """Move up to `most` ended rows into the sums; returns how many."""
     still = f"summed = 0 AND {what.ended}"
     rows = await tx.fetch(
         f"UPDATE {what.table} SET summed = 1 WHERE ({what.key}) IN "  # noqa: S608 - fixed text
         f"(SELECT {what.key} FROM {what.table} WHERE scope = ? AND {still} LIMIT ?) AND {still} RETURNING {what.read}",
-        *(scope, most),
+        *(ledger.scope, most),
     )
-    await add_to_sums(tx, what, scope, timezone, rows)
+    await add_to_sums(tx, what, ledger.scope, ledger.timezone, rows)
     return len(rows)
 
 

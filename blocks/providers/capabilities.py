@@ -13,7 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, writes
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Capabilities, Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, ProviderError
@@ -170,7 +170,7 @@ class LearnedCapabilities:
     """What providers taught about models, over the ledger's database."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
-        self._db, self._clock = database, clock
+        self.database, self._clock = database, clock
         self._read: dict[str, tuple[float, dict[str, str | bool]]] = {}
 
     async def applied_to(self, target: Target, key_id: str) -> Target:
@@ -184,31 +184,24 @@ class LearnedCapabilities:
         scope, until = _scope(target, key_id), self._clock() + KEPT_S
         _, known = self._read.get(scope, (0.0, {}))
         self._read[scope] = (time.monotonic(), known | {one.field: one.value for one in lessons})
+        await self._write(scope, lessons, until)
 
-        async def work(tx: Tx) -> None:
-            for one in lessons:
-                await tx.execute(
-                    "INSERT INTO model_capability (scope, field, value, until) VALUES (?, ?, ?, ?) "
-                    "ON CONFLICT (scope, field) DO UPDATE SET value = excluded.value, until = excluded.until",
-                    scope,
-                    one.field,
-                    _text(one.value),
-                    until,
-                )
-            await tx.execute("DELETE FROM model_capability WHERE until < ?", self._clock())
-
-        await self._db.transact(work, idempotent=True, label="capabilities.keep")
+    @writes("capabilities.keep", idempotent=True)
+    async def _write(self, tx: Tx, scope: str, lessons: list[Lesson], until: float) -> None:
+        for one in lessons:
+            await tx.execute(
+                "INSERT INTO model_capability (scope, field, value, until) VALUES (?, ?, ?, ?) "
+                "ON CONFLICT (scope, field) DO UPDATE SET value = excluded.value, until = excluded.until",
+                *(scope, one.field, _text(one.value), until),
+            )
+        await tx.execute("DELETE FROM model_capability WHERE until < ?", self._clock())
 
     async def _known(self, scope: str) -> dict[str, str | bool]:
         at, known = self._read.get(scope, (float("-inf"), {}))
         if time.monotonic() - at < _READ_AGAIN_S:
             return known
-        rows = await self._db.read(
-            lambda tx: tx.fetch(
-                "SELECT field, value FROM model_capability WHERE scope = ? AND until > ?",
-                scope,
-                self._clock(),
-            )
+        rows = await self.database.fetch(
+            "SELECT field, value FROM model_capability WHERE scope = ? AND until > ?", scope, self._clock()
         )
         known = {row["field"]: _value(row["value"]) for row in rows}
         self._read[scope] = (time.monotonic(), known)

@@ -25,7 +25,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
-from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx
+from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, writes
 from tta_dev_primitives.blocks.quotas.learning import closed_by, period_of
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
@@ -89,7 +89,7 @@ class Availability:
     """The memory of one process: the lasting part in the database, the rest in this object."""
 
     def __init__(self, database: Database, *, clock: Callable[[], float] = time.time) -> None:
-        self._db = database
+        self.database = database
         self._clock = clock
         self._this_run: dict[str, Blocked] = {}
         self._in_a_row: dict[str, int] = {}
@@ -107,7 +107,7 @@ class Availability:
         now = self._clock()
         scopes = [(target.key, _scopes(target, key_id)) for target, key_id in targets]
         every = sorted({scope for _, names in scopes for scope in names})
-        rows = await self._db.read(lambda tx: _read(tx, every, now)) if every else {}
+        rows = await self._read(every, now) if every else {}
         self._doubtful.update(rows)
         by_key: dict[str, list[Blocked | None]] = {}
         for key, names in scopes:
@@ -150,11 +150,7 @@ class Availability:
         if error.error_class is ErrorClass.AUTH:
             blocked = self._this_run[verdict.scope] = verdict.blocked(error.error_class)
         else:
-            blocked = await self._db.transact(
-                lambda tx: _write(tx, verdict, error.error_class, now),
-                idempotent=True,
-                label="availability.failure",
-            )
+            blocked = await self._write(verdict, error.error_class, now)
             self._doubtful.add(verdict.scope)
         if error.error_class in _OUT_FOR_A_RUN:
             self._reported[verdict.scope] = (now + _FRESH_S, blocked)
@@ -175,9 +171,7 @@ class Availability:
             self._reported.pop(name, None)
         stale = [name for name in names if name in self._doubtful]
         if stale:
-            await self._db.transact(
-                lambda tx: _forget(tx, stale, before), idempotent=True, label="availability.success"
-            )
+            await self._forget(stale, before)
             self._doubtful.difference_update(stale)
 
     def _count_failure(self, target: Target, key_id: str, error: ProviderError, now: float) -> Blocked | None:
@@ -191,6 +185,44 @@ class Availability:
         reason = f"{target.name}: failed {count} times in a row, last {error.error_class}"
         self._this_run[scope] = Blocked(now + rest, reason, error.error_class)
         return self._this_run[scope]
+
+    @writes("availability.failure", idempotent=True)
+    async def _write(self, tx: Tx, verdict: _Verdict, error_class: ErrorClass, now: float) -> Blocked:
+        rows = await tx.fetch("SELECT until, strikes FROM model_unavailable WHERE scope = ?", verdict.scope)
+        again = bool(rows) and now - rows[0]["until"] < _LONGEST_REST_S
+        strikes = int(rows[0]["strikes"]) + 1 if again else 1
+        until = verdict.until or now + min(_FIRST_REST_S * 2 ** min(strikes - 1, 10), _LONGEST_REST_S)
+        reason = f"{verdict.what}: out until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        await tx.execute(
+            "INSERT INTO model_unavailable (scope, until, since, reason, error_class, strikes) "
+            "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET until = excluded.until, "
+            "since = excluded.since, reason = excluded.reason, error_class = excluded.error_class, "
+            "strikes = excluded.strikes WHERE excluded.until >= model_unavailable.until "
+            "OR model_unavailable.until <= excluded.since",
+            verdict.scope,
+            until,
+            now,
+            reason,
+            error_class.value,
+            strikes,
+        )
+        await tx.execute("DELETE FROM model_unavailable WHERE until < ?", now - RETIRED_S)
+        return Blocked(until, reason, error_class)
+
+    async def _read(self, scopes: Sequence[str], now: float) -> Mapping[str, Blocked]:
+        marks = ", ".join("?" for _ in scopes)
+        rows = await self.database.fetch(
+            f"SELECT scope, until, reason, error_class FROM model_unavailable "  # noqa: S608
+            f"WHERE until > ? AND scope IN ({marks})",
+            now,
+            *scopes,
+        )
+        return {r["scope"]: Blocked(r["until"], r["reason"], ErrorClass(r["error_class"])) for r in rows}
+
+    @writes("availability.success", idempotent=True)
+    async def _forget(self, tx: Tx, scopes: Sequence[str], before: float) -> None:
+        for scope in scopes:
+            await tx.execute("DELETE FROM model_unavailable WHERE scope = ? AND since < ?", scope, before)
 
 
 _ALL, _FREE = "*", "*free"
@@ -240,42 +272,3 @@ def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Ve
             return _Verdict(model, error.reset_at, f"{target.name} is overloaded")
         case _:
             return None
-
-
-async def _write(tx: Tx, verdict: _Verdict, error_class: ErrorClass, now: float) -> Blocked:
-    rows = await tx.fetch("SELECT until, strikes FROM model_unavailable WHERE scope = ?", verdict.scope)
-    again = bool(rows) and now - rows[0]["until"] < _LONGEST_REST_S
-    strikes = int(rows[0]["strikes"]) + 1 if again else 1
-    until = verdict.until or now + min(_FIRST_REST_S * 2 ** min(strikes - 1, 10), _LONGEST_REST_S)
-    reason = f"{verdict.what}: out until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
-    await tx.execute(
-        "INSERT INTO model_unavailable (scope, until, since, reason, error_class, strikes) "
-        "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET until = excluded.until, "
-        "since = excluded.since, reason = excluded.reason, error_class = excluded.error_class, "
-        "strikes = excluded.strikes WHERE excluded.until >= model_unavailable.until "
-        "OR model_unavailable.until <= excluded.since",
-        verdict.scope,
-        until,
-        now,
-        reason,
-        error_class.value,
-        strikes,
-    )
-    await tx.execute("DELETE FROM model_unavailable WHERE until < ?", now - RETIRED_S)
-    return Blocked(until, reason, error_class)
-
-
-async def _read(tx: Tx, scopes: Sequence[str], now: float) -> Mapping[str, Blocked]:
-    marks = ", ".join("?" for _ in scopes)
-    rows = await tx.fetch(
-        f"SELECT scope, until, reason, error_class FROM model_unavailable "  # noqa: S608
-        f"WHERE until > ? AND scope IN ({marks})",
-        now,
-        *scopes,
-    )
-    return {r["scope"]: Blocked(r["until"], r["reason"], ErrorClass(r["error_class"])) for r in rows}
-
-
-async def _forget(tx: Tx, scopes: Sequence[str], before: float) -> None:
-    for scope in scopes:
-        await tx.execute("DELETE FROM model_unavailable WHERE scope = ? AND since < ?", scope, before)
