@@ -22,7 +22,6 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import NamedTuple
 
 from tta_dev_primitives.blocks.ledger.database.migrations import register_schema
 from tta_dev_primitives.blocks.ledger.database.protocol import Database, Tx, writes
@@ -76,15 +75,6 @@ class Blocked:
     error_class: ErrorClass
 
 
-class _Verdict(NamedTuple):
-    scope: str
-    until: float
-    what: str
-
-    def blocked(self, error_class: ErrorClass) -> Blocked:
-        return Blocked(self.until, self.what, error_class)
-
-
 class Availability:
     """The memory of one process: the lasting part in the database, the rest in this object."""
 
@@ -134,9 +124,9 @@ class Availability:
         """Let `known` tell at once that a model is gone or a key refused, before anything is written down."""
         if error.error_class in (ErrorClass.AUTH, ErrorClass.MODEL_GONE):
             now = self._clock()
-            verdict = _judge(target, key_id, error, now)
-            assert verdict is not None
-            self._reported[verdict.scope] = (now + _FRESH_S, verdict.blocked(error.error_class))
+            out = _judge(target, key_id, error, now)
+            assert out is not None
+            self._reported[out[0]] = (now + _FRESH_S, out[1])
 
     async def record_failure(self, target: Target, key_id: str, error: ProviderError) -> Blocked | None:
         """Remember what a failed attempt says about the model or the key; None when it says nothing lasting."""
@@ -144,26 +134,24 @@ class Availability:
             # Our own scheduler said no, for this priority; it remembers why better than this does.
             return None
         now = self._clock()
-        verdict = _judge(target, key_id, error, now)
-        if verdict is None:
+        out = _judge(target, key_id, error, now)
+        if out is None:
             return self._count_failure(target, key_id, error, now)
+        scope, blocked = out
         if error.error_class is ErrorClass.AUTH:
-            blocked = self._this_run[verdict.scope] = verdict.blocked(error.error_class)
+            self._this_run[scope] = blocked
         else:
-            blocked = await self._write(verdict, error.error_class, now)
-            self._doubtful.add(verdict.scope)
+            blocked = await self._write(scope, blocked, now)
+            self._doubtful.add(scope)
         if error.error_class in _OUT_FOR_A_RUN:
-            self._reported[verdict.scope] = (now + _FRESH_S, blocked)
+            self._reported[scope] = (now + _FRESH_S, blocked)
         return blocked
 
-    async def record_success(self, target: Target, key_id: str, *, sent_at: float | None = None) -> None:
-        """A model answered: forget that it failed before. Writes only when there is something to forget.
+    async def record_success(self, target: Target, key_id: str, *, sent_at: float) -> None:
+        """A model answered a request of this moment: forget that it failed before, if there is anything to forget.
 
-        Args:
-            sent_at: Epoch seconds at which the request left. What went wrong later stays: calls that were on
-                their way when a quota ended do answer. Unknown: the target's timeout ago.
+        What went wrong later stays: calls that were on their way when a quota ended do answer.
         """
-        before = sent_at if sent_at is not None else self._clock() - target.timeout_s
         names = _scopes(target, key_id)
         for name in names:
             self._in_a_row.pop(name, None)
@@ -171,7 +159,7 @@ class Availability:
             self._reported.pop(name, None)
         stale = [name for name in names if name in self._doubtful]
         if stale:
-            await self._forget(stale, before)
+            await self._forget(stale, sent_at)
             self._doubtful.difference_update(stale)
 
     def _count_failure(self, target: Target, key_id: str, error: ProviderError, now: float) -> Blocked | None:
@@ -187,27 +175,22 @@ class Availability:
         return self._this_run[scope]
 
     @writes("availability.failure", idempotent=True)
-    async def _write(self, tx: Tx, verdict: _Verdict, error_class: ErrorClass, now: float) -> Blocked:
-        rows = await tx.fetch("SELECT until, strikes FROM model_unavailable WHERE scope = ?", verdict.scope)
+    async def _write(self, tx: Tx, scope: str, out: Blocked, now: float) -> Blocked:
+        rows = await tx.fetch("SELECT until, strikes FROM model_unavailable WHERE scope = ?", scope)
         again = bool(rows) and now - rows[0]["until"] < _LONGEST_REST_S
         strikes = int(rows[0]["strikes"]) + 1 if again else 1
-        until = verdict.until or now + min(_FIRST_REST_S * 2 ** min(strikes - 1, 10), _LONGEST_REST_S)
-        reason = f"{verdict.what}: out until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
+        until = out.until or now + min(_FIRST_REST_S * 2 ** min(strikes - 1, 10), _LONGEST_REST_S)
+        reason = f"{out.reason}: out until {datetime.fromtimestamp(until, UTC):%Y-%m-%d %H:%M:%S} UTC"
         await tx.execute(
             "INSERT INTO model_unavailable (scope, until, since, reason, error_class, strikes) "
             "VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (scope) DO UPDATE SET until = excluded.until, "
             "since = excluded.since, reason = excluded.reason, error_class = excluded.error_class, "
             "strikes = excluded.strikes WHERE excluded.until >= model_unavailable.until "
             "OR model_unavailable.until <= excluded.since",
-            verdict.scope,
-            until,
-            now,
-            reason,
-            error_class.value,
-            strikes,
+            *(scope, until, now, reason, out.error_class.value, strikes),
         )
         await tx.execute("DELETE FROM model_unavailable WHERE until < ?", now - RETIRED_S)
-        return Blocked(until, reason, error_class)
+        return Blocked(until, reason, out.error_class)
 
     async def _read(self, scopes: Sequence[str], now: float) -> Mapping[str, Blocked]:
         marks = ", ".join("?" for _ in scopes)
@@ -243,32 +226,32 @@ def _scopes(target: Target, key_id: str) -> list[str]:
     return [_scope(target, key_id, what) for what in shared]
 
 
-def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> _Verdict | None:
-    """Decide what is out and until when; `until` 0 leaves it to the strikes. Pure."""
+def _judge(target: Target, key_id: str, error: ProviderError, now: float) -> tuple[str, Blocked] | None:
+    """Decide what is out, why and until when; `until` 0 leaves it to the strikes. Pure."""
     model, whole_key = _scope(target, key_id, target.api_model), _scope(target, key_id, _ALL)
-    wide = {"provider": whole_key, "provider_free": _scope(target, key_id, _FREE)}
-    scope = wide.get(error.scope, model)
     match error.error_class:
         case ErrorClass.AUTH:
+            scope, until = whole_key, now + AUTH_S
             what = f"{target.provider} refused the key in {target.api_key_env or 'api_key_env'}"
-            return _Verdict(whole_key, now + AUTH_S, what)
         case ErrorClass.MODEL_GONE:
+            scope, until = model, now + _retired_s(target, error)
             what = f"{target.provider} no longer serves {target.api_model}"
-            return _Verdict(model, now + _retired_s(target, error), what)
         case ErrorClass.QUOTA if error.status == 402 or period_of(error) == "month":
             longest = NO_MONEY_S if error.status == 402 else SPEND_LIMIT_S
             back = error.reset_at if error.reset_at is not None and error.reset_at > now else math.inf
+            scope, until = whole_key, min(back, now + longest)
             what = f"credit or spend limit of the key at {target.provider} is used up"
-            return _Verdict(whole_key, min(back, now + longest), what)
         case ErrorClass.QUOTA | ErrorClass.RATE_LIMIT:
+            wide = {"provider": whole_key, "provider_free": _scope(target, key_id, _FREE)}
             closed = closed_by(error, target.limits, now)
+            scope, until = wide.get(error.scope, model), closed[1] if closed else 0.0
             what = f"quota of {target.name} at {target.provider} is used up"
             if error.error_class is ErrorClass.RATE_LIMIT:
                 what = f"{target.provider} asks {target.name} to wait"
-            return _Verdict(scope, closed[1] if closed else 0.0, what)
         case ErrorClass.OVERLOADED if (
             error.reset_at is not None and now < error.reset_at < now + _LONGEST_WAIT_S
         ):
-            return _Verdict(model, error.reset_at, f"{target.name} is overloaded")
+            scope, until, what = model, error.reset_at, f"{target.name} is overloaded"
         case _:
             return None
+    return scope, Blocked(until, what, error.error_class)
