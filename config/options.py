@@ -236,6 +236,11 @@ class CostTrackingConfig(_Options):
         return config
 
     @property
+    def limit(self) -> Decimal | None:
+        """`budget_limit`; None when cost tracking is off: no limit."""
+        return self.budget_limit if self.enabled else None
+
+    @property
     def budget_limit(self) -> Decimal:
         """The monthly limit in USD, exact: from the text of the YAML or variable, never through a float."""
         if float(self._exact_limit) != self.budget_limit_usd:  # a copy with another limit

@@ -8,7 +8,7 @@ from typing import Any
 
 from tta_dev_primitives.blocks.ledger.core import LedgerCore
 from tta_dev_primitives.blocks.ledger.database.protocol import Tx, writes
-from tta_dev_primitives.blocks.ledger.money import MAX_USD, from_pico, in_usd, to_pico
+from tta_dev_primitives.blocks.ledger.money import from_pico, in_usd, to_pico
 from tta_dev_primitives.blocks.ledger.month_evidence import forget_anchors
 from tta_dev_primitives.blocks.ledger.months import checked_month
 from tta_dev_primitives.blocks.ledger.reserve import month_row
@@ -58,12 +58,6 @@ class Audit(LedgerCore):
             *(self.scope, wanted),
         )
         return MonthBalance(wanted, presumed=from_pico(presumed[0]["n"]), **in_usd(row, *row))
-
-    async def effective_limit(self, limit: Decimal | None, month: str | None = None) -> Decimal | None:
-        """`limit` plus what people approved for the month; None (no limit) stays None."""
-        if limit is None:
-            return None
-        return min(limit + (await self.balance(month)).approved, MAX_USD)
 
     @writes("approve")
     async def approve(self, tx: Tx, month: str, amount: Decimal, *, who: str, reason: str) -> Decimal:

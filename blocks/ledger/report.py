@@ -105,7 +105,7 @@ def month_report(
     closed: Sequence[Quarantine] = (),
     problems: Sequence[str] = (),
 ) -> MonthReport:
-    """Shape a month's report."""
+    """Shape a month's report; `limit` is the configured one, without approvals."""
     ordered = tuple(
         sorted(
             rows, key=lambda r: (r.provider, r.model, r.role, r.use_case or "", r.billing, r.state, r.outcome)
@@ -113,7 +113,7 @@ def month_report(
     )
     return MonthReport(
         balance,
-        limit,
+        balance.limit(limit),
         _line("total", ordered),
         _lines(ordered, lambda row: row.provider),
         _lines(ordered, lambda row: row.model),

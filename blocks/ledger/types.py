@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from decimal import Decimal
 from typing import Any, Literal, Self
 
+from tta_dev_primitives.blocks.ledger.money import MAX_USD
 from tta_dev_primitives.config.models.targets import Billing, Target, Usage
 
 SWEPT = "lost"
@@ -118,6 +119,15 @@ class MonthBalance:
     held: Decimal
     presumed: Decimal
     approved: Decimal
+
+    def limit(self, configured: Decimal | None) -> Decimal | None:
+        """The configured limit and what people approved for the month; None (no limit) stays None."""
+        return None if configured is None else min(configured + self.approved, MAX_USD)
+
+    def left(self, configured: Decimal | None) -> Decimal | None:
+        """USD neither spent nor held; None without a limit. Below 0 when the limit was lowered."""
+        limit = self.limit(configured)
+        return None if limit is None else limit - self.spent - self.held
 
 
 @dataclass(frozen=True, slots=True)

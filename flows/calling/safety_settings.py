@@ -60,8 +60,7 @@ class SafetySettings:
     @property
     def limit(self) -> Decimal | None:
         """The month's limit, USD, without approvals (the ledger adds those); None when cost tracking is off."""
-        tracking = self.now
-        return tracking.budget_limit if tracking.enabled else None
+        return self.now.limit
 
     @property
     def learning_credit(self) -> Decimal:

@@ -281,7 +281,7 @@ async def gather(
     money = month_report(
         await ledger.balance(month),
         rows,
-        limit=await ledger.effective_limit(limit, month),
+        limit=limit,
         closed=await ledger.quarantines(),
         problems=await ledger.verify(),
     )

@@ -137,10 +137,8 @@ async def _read(
 ) -> tuple[list[str], str, list[str], Decimal | None]:
     await ledger.sum_up()
     problems = await ledger.verify()
-    balance, tracking = await ledger.balance(), config.cost_tracking
-    limit = await ledger.effective_limit(tracking.budget_limit if tracking.enabled else None, balance.month)
-    left = None if limit is None else limit - balance.spent - balance.held
-    closed = [q.key for q in await ledger.quarantines()]
+    balance, closed = await ledger.balance(), [q.key for q in await ledger.quarantines()]
+    left = balance.left(config.cost_tracking.limit)
     return problems, f"{balance.month}: {balance.spent:f}", closed, left
 
 

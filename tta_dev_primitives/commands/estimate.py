@@ -21,7 +21,7 @@ from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, counted, print_json, table, usd
 from tta_dev_primitives.commands._schema import read_schema
-from tta_dev_primitives.commands.ledger import limit_of, open_ledger
+from tta_dev_primitives.commands.ledger import open_ledger
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
 from tta_dev_primitives.config.models.resolve import resolve_targets
@@ -84,9 +84,7 @@ async def _estimate(lines: _Lines, config_path: Path | None, concurrency: int) -
         first = lines.named[0] if lines.named else None
         reason = "it holds no line" if first is None else f"line {first.number}: {first.reason}"
         raise ConfigError(f"{lines.path}: none of its lines is a task. The first: {reason}.")
-    balance = await ledger.balance()
-    limit = await ledger.effective_limit(limit_of(config), balance.month)
-    left = None if limit is None else limit - balance.spent - balance.held
+    left = (await ledger.balance()).left(config.cost_tracking.limit)
     return _document(result, lines, found, left, batch_factor(targets[config.orchestrator.model]))
 
 
@@ -109,21 +107,18 @@ class _Lines:
         for record in read_records(
             self.path, output=self._output, allow_extra=self._allow_extra, samples=self._samples
         ):
-            if isinstance(record, BrokenLine):
-                self.broken += 1
-                self._name(record)
-            elif record.id in seen:
-                self.duplicates += 1
-                self._name(
-                    BrokenLine(record.number, f"the id stands on an earlier line: {record.id}", record.id)
-                )
-            else:
+            if isinstance(record, Record) and record.id not in seen:
                 seen.add(record.id)
                 yield record
-
-    def _name(self, line: BrokenLine) -> None:
-        if len(self.named) < _MOST_NAMED:
-            self.named.append(line)
+                continue
+            if isinstance(record, BrokenLine):
+                self.broken += 1
+            else:
+                self.duplicates += 1
+                reason = f"the id stands on an earlier line: {record.id}"
+                record = BrokenLine(record.number, reason, record.id)
+            if len(self.named) < _MOST_NAMED:
+                self.named.append(record)
 
 
 async def _stored(

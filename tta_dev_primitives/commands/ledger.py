@@ -40,7 +40,8 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
     wanted = await checked_month(month, ledger)
     await ledger.sweep()
     balance = await ledger.balance(wanted)
-    limit = await ledger.effective_limit(limit_of(config), wanted)
+    limit = balance.limit(config.cost_tracking.limit)
+    left = balance.left(config.cost_tracking.limit)
     calls, closed = await ledger.open_calls(wanted), await ledger.quarantines()
     held, presumed = ([c for c in calls if c.state == state] for state in ("held", "presumed"))
     await ledger.sum_up()
@@ -71,7 +72,7 @@ async def _show(month: str | None, config_path: Path | None, json: bool) -> int:
         ["spent", usd(balance.spent)],
         ["of it presumed", usd(balance.presumed)],
         ["held by calls in flight", usd(balance.held)],
-        ["left", "-" if limit is None else usd(limit - balance.spent - balance.held)],
+        ["left", "-" if left is None else usd(left)],
     ]
     out.print(table(f"Ledger {wanted}", ["", "USD"], rows, right=["USD"]))
     out.print(f"{entries} journal entries, {len(held)} open calls, {len(presumed)} presumed calls")
@@ -252,11 +253,6 @@ def open_ledger(config_path: Path | None) -> tuple[OrchestrationConfig, Ledger]:
     refuse_untrusted_ledger(config)
     tracking = config.cost_tracking
     return config, Ledger.open(default_ledger_url(tracking.ledger_url), timezone=tracking.timezone)
-
-
-def limit_of(config: OrchestrationConfig) -> Decimal | None:
-    """The month's configured limit; None when cost tracking is off."""
-    return config.cost_tracking.budget_limit if config.cost_tracking.enabled else None
 
 
 async def checked_month(month: str | None, ledger: Ledger) -> str:

@@ -11,7 +11,7 @@ from rich.text import Text
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.commands._options import Config, Flag, Json
 from tta_dev_primitives.commands._output import console, counted, print_json, table
-from tta_dev_primitives.commands.ledger import checked_month, limit_of, open_ledger
+from tta_dev_primitives.commands.ledger import checked_month, open_ledger
 from tta_dev_primitives.config import OrchestrationConfig
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.reporting.page import html_page, report_places, report_tables, shown_usd
@@ -51,7 +51,7 @@ def report(
 
 
 async def _gather(config: OrchestrationConfig, ledger: Ledger, month: str | None) -> SpendReport:
-    return await gather(config, ledger, await checked_month(month, ledger), limit=limit_of(config))
+    return await gather(config, ledger, await checked_month(month, ledger), limit=config.cost_tracking.limit)
 
 
 def _write(path: Path, text: str) -> None:

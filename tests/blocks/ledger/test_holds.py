@@ -156,7 +156,7 @@ async def test_an_approval_raises_one_month(ledger: Ledger, new_call: NewCall, c
     """What a person approves counts for that month only, and stands in the journal with name and reason."""
     await ledger.settle(await ledger.reserve(new_call(), LIMIT, LIMIT), LIMIT)
     assert await ledger.approve("2026-11", usd("0.50"), who="ann", reason="month end") == usd("0.50")
-    assert await ledger.effective_limit(LIMIT) == usd("1.50")
+    assert (await ledger.balance()).limit(LIMIT) == usd("1.50")
     await ledger.reserve(new_call(), usd("0.50"), LIMIT)
     entry = next(e for e in await ledger.journal("2026-11") if e.what == "approve")
     assert (entry.approved, entry.who, entry.note) == (usd("0.50"), "ann", "month end")
