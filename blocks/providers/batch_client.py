@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
 
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.providers.client import ProviderClient
-from tta_dev_primitives.blocks.wire import error_rules
+from tta_dev_primitives.blocks.providers.client import ProviderClient, read_json
 from tta_dev_primitives.blocks.wire.batches.formats import batch_format
 from tta_dev_primitives.blocks.wire.batches.openai import OpenAIBatches, file_name
 from tta_dev_primitives.blocks.wire.batches.types import (
@@ -20,12 +18,11 @@ from tta_dev_primitives.blocks.wire.batches.types import (
     required_id,
 )
 from tta_dev_primitives.blocks.wire.formats import wire_format
-from tta_dev_primitives.blocks.wire.reading import Unreadable, at, decode_json
+from tta_dev_primitives.blocks.wire.reading import at
 from tta_dev_primitives.blocks.wire.types import ChatReply
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.targets import Target
 
-T = TypeVar("T")
 SUBMIT_S = 120.0
 """The longest that an upload, and the submission after it, may take."""
 _FETCH_S = 300.0
@@ -51,7 +48,9 @@ class BatchClient:
         call = self.form.upload(lines, key)
         if call is None:
             return None
-        return self._read(await self._fetch(call, SUBMIT_S), lambda payload: required_id(payload, "id"))
+        return read_json(
+            self._target, await self._fetch(call, SUBMIT_S), lambda payload: required_id(payload, "id")
+        )
 
     async def submit(self, lines: Sequence[BatchLine], key: str, file: str | None) -> BatchStatus:
         """Create the batch. After an error whose ledger action is `charge_at_bound` it may exist all the same.
@@ -60,11 +59,11 @@ class BatchClient:
             ProviderError: It was refused, or nothing is known of it.
         """
         call = self.form.submit(self._target, lines, key, file)
-        return self._read(await self._fetch(call, SUBMIT_S), self.form.status)
+        return read_json(self._target, await self._fetch(call, SUBMIT_S), self.form.status)
 
     async def look(self, batch: str) -> BatchStatus:
         """The state of a batch."""
-        return self._read(await self._fetch(self.form.look(batch), _FETCH_S), self.form.status)
+        return read_json(self._target, await self._fetch(self.form.look(batch), _FETCH_S), self.form.status)
 
     async def cancel(self, batch: str) -> None:
         """Ask the provider to stop a batch."""
@@ -72,7 +71,7 @@ class BatchClient:
 
     async def newest(self) -> list[BatchStatus]:
         """The newest batches of the account."""
-        return self._read(await self._fetch(self.form.listing(), SUBMIT_S), self.form.statuses)
+        return read_json(self._target, await self._fetch(self.form.listing(), SUBMIT_S), self.form.statuses)
 
     async def results(self, status: BatchStatus) -> list[LineResult]:
         """The results of a batch that is over, in no order."""
@@ -86,7 +85,7 @@ class BatchClient:
         if status.file is None or not isinstance(self.form, OpenAIBatches):
             return False
         body = await self._fetch(HttpCall("GET", self.form.file_path(status.file)), SUBMIT_S)
-        return self._read(body, lambda payload: bool(at(payload, "filename") == file_name(key)))
+        return read_json(self._target, body, lambda payload: bool(at(payload, "filename") == file_name(key)))
 
     async def delete_file(self, name: str | None) -> None:
         """Delete uploaded requests, if there are any."""
@@ -105,10 +104,3 @@ class BatchClient:
         return await self._client.fetch(
             self._target, call, key=self._key, deadline_s=deadline_s, most_bytes=_MOST_RESULTS
         )
-
-    def _read(self, body: bytes, read: Callable[[Any], T]) -> T:
-        try:
-            return read(decode_json(body))
-        except Unreadable as error:
-            fault = error_rules.unreadable(str(error))
-            raise error_rules.error_of(self._target, fault, status=200, headers={}) from None

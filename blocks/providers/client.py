@@ -8,14 +8,13 @@ message, address or log.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import ssl
 import time
 import traceback
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import aiohttp
 from pydantic import SecretStr
@@ -33,7 +32,7 @@ from tta_dev_primitives.blocks.providers.telemetry import chat_span
 from tta_dev_primitives.blocks.providers.transport import SENDING, Sending, guarded_session, host_refusal
 from tta_dev_primitives.blocks.redaction import redact, register_secret
 from tta_dev_primitives.blocks.wire import error_rules
-from tta_dev_primitives.blocks.wire.batches.types import HttpCall
+from tta_dev_primitives.blocks.wire.batches.types import HttpCall, dumps
 from tta_dev_primitives.blocks.wire.error_rules import Fault
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.reading import Unreadable, decode_json, flat, lower_headers
@@ -44,6 +43,7 @@ from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.provider_errors import ErrorClass, LedgerAction, ProviderError
 
+T = TypeVar("T")
 MAX_BODY = 8 * 1024 * 1024
 """Decoded bytes of a reply; 200 kB of gzip can unpack to hundreds of megabytes."""
 _CONNECT_S = 10.0
@@ -99,9 +99,7 @@ class ProviderClient:
         try:
             form = wire_format(target.provider)
             wire = form.build(target, request)
-            text = json.dumps(wire.body, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-            # A lone surrogate in a prompt cannot be sent as UTF-8; "?" stands for it.
-            body = text.encode("utf-8", "replace")
+            body = dumps(wire.body)
             base = self.address_of(target)
             url = base.join(wire.path)
         except OrchestrationError:
@@ -171,12 +169,7 @@ class ProviderClient:
         """Ask the provider of `target` which models it serves, with their lifecycle as far as it says."""
         form = wire_format(target.provider)
         body = await self.fetch(target, HttpCall("GET", form.models_path), key=key, deadline_s=deadline_s)
-        try:
-            return form.parse_models(decode_json(body))
-        except Unreadable as error:
-            raise error_rules.error_of(
-                target, error_rules.unreadable(str(error)), status=200, headers={}
-            ) from None
+        return read_json(target, body, form.parse_models)
 
     async def fetch(
         self,
@@ -270,6 +263,15 @@ class ProviderClient:
             # key.
             raise failure
         return answer
+
+
+def read_json(target: Target, body: bytes, read: Callable[[Any], T]) -> T:
+    """What `read` makes of a good reply's JSON; `ProviderError` when it cannot be read."""
+    try:
+        return read(decode_json(body))
+    except Unreadable as error:
+        fault = error_rules.unreadable(str(error))
+        raise error_rules.error_of(target, fault, status=200, headers={}) from None
 
 
 def _unexpected(target: Target, error: Exception, *, sent: bool) -> ProviderError:
