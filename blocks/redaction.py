@@ -143,41 +143,34 @@ def _without(text: str, keys: re.Pattern[str]) -> str:
     return text
 
 
-class RedactingFilter(logging.Filter):
-    """A logging filter that redacts message, arguments and traceback text; add it to handlers."""
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Rewrite the record in place; it is never dropped."""
-        try:
-            message = record.getMessage()
-        except (TypeError, ValueError):
-            # A record with wrong arguments: logging reports the mistake itself when the handler formats it.
-            return True
-        clean = redact(message)
-        if clean != message:
-            record.msg, record.args = clean, None
-        if record.exc_info and not record.exc_text:
-            record.exc_text = logging.Formatter().formatException(record.exc_info)
-        if record.exc_text:
-            record.exc_text = redact(record.exc_text)
-        return True
-
-
 _GUARDED = ("tta_dev_primitives", "prefect")
 
 
 class _RedactingFactory:
-    """Makes log records as before, those of the guarded loggers without keys."""
+    """Makes log records as before; those of the guarded loggers hold no key in message, arguments and traceback."""
 
     def __init__(self, make: Callable[..., logging.LogRecord]) -> None:
         self._make = make
-        self._filter = RedactingFilter()
 
     def __call__(self, *args: Any, **kwargs: Any) -> logging.LogRecord:
         record = self._make(*args, **kwargs)
         if record.name.partition(".")[0] in _GUARDED:
-            self._filter.filter(record)
+            _clean(record)
         return record
+
+
+def _clean(record: logging.LogRecord) -> None:
+    try:
+        message = record.getMessage()
+    except (TypeError, ValueError):
+        return  # wrong arguments: logging reports the mistake itself when the handler formats it
+    clean = redact(message)
+    if clean != message:
+        record.msg, record.args = clean, None
+    if record.exc_info and not record.exc_text:
+        record.exc_text = logging.Formatter().formatException(record.exc_info)
+    if record.exc_text:
+        record.exc_text = redact(record.exc_text)
 
 
 def guard_logs() -> None:

@@ -146,18 +146,15 @@ def _keys(
     users: dict[str, list[Target]] = {}
     for target in targets:
         users.setdefault(target.api_key_env, []).append(target)
-    usable = 0
-    for variable, served in users.items():
-        line, found = _key(config, variable, served, environ)
-        usable += found
-        yield line
-    if not usable:
+    lines = [_key(config, variable, served, environ) for variable, served in users.items()]
+    yield from lines
+    if all(line.level != "ok" for line in lines):
         yield fail("keys", "no model has a key: nothing can run", "set one of: " + ", ".join(users))
 
 
 def _key(
     config: OrchestrationConfig, variable: str, served: list[Target], environ: Mapping[str, str] | None
-) -> tuple[CheckLine, bool]:
+) -> CheckLine:
     names = ", ".join(target.name for target in served)
     fix = f"export {variable}=your-key, or add that line to .env"
     needed = any(target.name == config.orchestrator.model for target in served) and (
@@ -169,15 +166,15 @@ def _key(
     except MissingKeyError:
         key, absent = None, "a placeholder, not a key"
     except ConfigError as error:
-        return fail(variable, f"for {names}: {error}", fix), False
+        return fail(variable, f"for {names}: {error}", fix)
     if key is not None:
-        return ok(variable, f"set, for {names}"), True
+        return ok(variable, f"set, for {names}")
     if all(_may_lack_a_key(target) for target in served):
-        return ok(variable, f"{absent}: {names} called without a key"), True
+        return ok(variable, f"{absent}: {names} called without a key")
     consequence = "the orchestrator cannot plan or validate" if needed else "passed over"
     return CheckLine(
         "fail" if needed else "warn", variable, f"{absent}; needed by {names}: {consequence}", fix
-    ), False
+    )
 
 
 def _may_lack_a_key(target: Target) -> bool:

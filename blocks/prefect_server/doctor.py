@@ -7,6 +7,7 @@ import socket
 import sqlite3
 import stat
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -165,12 +166,9 @@ def _key_in_database(database: Path) -> Iterator[CheckLine]:
     if not database.is_file():
         return
     try:
-        connection = sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=2.0)
-        try:
+        with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True, timeout=2.0)) as opened:
             query = "SELECT count(*) FROM configuration WHERE key = 'ENCRYPTION_KEY'"
-            (keys,) = connection.execute(query).fetchone()
-        finally:
-            connection.close()
+            (keys,) = opened.execute(query).fetchone()
     except sqlite3.Error as error:
         yield _warn(f"{database} cannot be read: {error}")
         return
