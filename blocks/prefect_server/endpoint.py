@@ -8,7 +8,7 @@ import os
 import tomllib
 from collections import ChainMap
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from tta_dev_primitives.blocks.prefect_server.probe import ClientOptions, get_json
+from tta_dev_primitives.blocks.prefect_server.probe import CUSTOM_HEADERS, custom_headers, get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK, is_loopback, release_of
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 from tta_dev_primitives.config.reading.dotenv import read_dotenv
@@ -32,9 +32,8 @@ OLDEST = (3, 8)
 """Oldest Prefect server that is supported: that of the pinned client."""
 
 
-_CUSTOM_HEADERS = "PREFECT_CLIENT_CUSTOM_HEADERS"
-_CREDENTIALS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", _CUSTOM_HEADERS)
-_READ = ("PREFECT_API_", _CUSTOM_HEADERS)
+_CREDENTIALS = ("PREFECT_API_KEY", "PREFECT_API_AUTH_STRING", CUSTOM_HEADERS)
+_READ = ("PREFECT_API_", CUSTOM_HEADERS)
 FOLDER_FILES = (".env", "prefect.toml", "pyproject.toml")
 
 
@@ -50,8 +49,10 @@ class ConfiguredApi:
     """API key of Prefect Cloud."""
     file: Path | None = None
     """The file of the working folder that named the address; None: the user's own settings did."""
-    options: ClientOptions | None = None
-    """How Prefect's client reaches it; None for the embedded server, which is reached without a proxy."""
+    settings: Mapping[str, str] | None = None
+    """Prefect's settings, as its client reaches it; None for the embedded server, which is reached without a proxy."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+    """Those that the user adds to each request."""
     lent: tuple[str, ...] = ()
     """The credentials (key, auth string, custom headers) that come from another source than the address."""
 
@@ -60,12 +61,12 @@ class ConfiguredApi:
 
     def get(self, path: str) -> tuple[int, Any]:
         """GET a path of it as Prefect's client would: status and decoded JSON (None when the body is none)."""
-        headers = {}
+        headers = dict(self.headers)
         if self.key:
             headers["Authorization"] = f"Bearer {self.key}"
         elif self.auth:
             headers["Authorization"] = "Basic " + base64.b64encode(self.auth.encode()).decode()
-        return get_json(self.url + path, timeout_s=5.0, headers=headers, options=self.options)
+        return get_json(self.url + path, timeout_s=5.0, headers=headers, settings=self.settings)
 
 
 def configured_api(
@@ -89,7 +90,8 @@ def configured_api(
                 auth=client.get("PREFECT_API_AUTH_STRING"),
                 key=client.get("PREFECT_API_KEY"),
                 file=place / source if source in FOLDER_FILES else None,
-                options=ClientOptions.of(client),
+                settings=client,
+                headers=custom_headers(client),
                 lent=tuple(name for name in _CREDENTIALS if client.get(name) not in (None, values.get(name))),
             )
     return None
@@ -166,7 +168,7 @@ def _api_table(tables: Mapping[str, Any]) -> dict[str, str]:
     found = {env: str(api[name]) for name, env in names.items() if api.get(name, "") != ""}
     headers = client.get("custom_headers")
     if headers is not None:
-        found[_CUSTOM_HEADERS] = headers if isinstance(headers, str) else json.dumps(headers)
+        found[CUSTOM_HEADERS] = headers if isinstance(headers, str) else json.dumps(headers)
     return found
 
 

@@ -5,58 +5,41 @@ from __future__ import annotations
 import json
 import ssl
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 from tta_dev_primitives.config.errors import ConfigError, PrefectConfigError
 
+CUSTOM_HEADERS = "PREFECT_CLIENT_CUSTOM_HEADERS"
 _YES = {"1", "true", "t", "yes", "y", "on"}
 
 
-@dataclass(frozen=True, slots=True)
-class ClientOptions:
-    """The settings of Prefect's client that decide how an API is reached."""
-
-    certificates: str | None = None
-    """PREFECT_API_SSL_CERT_FILE."""
-    verify: bool = True
-    """False with PREFECT_API_TLS_INSECURE_SKIP_VERIFY."""
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    """PREFECT_CLIENT_CUSTOM_HEADERS; they may hold a secret."""
-
-    @classmethod
-    def of(cls, settings: Mapping[str, str]) -> ClientOptions:
-        """Read from variables by Prefect's names."""
-        return cls(
-            certificates=settings.get("PREFECT_API_SSL_CERT_FILE") or None,
-            verify=settings.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").strip().lower() not in _YES,
-            headers=_custom_headers(settings.get("PREFECT_CLIENT_CUSTOM_HEADERS") or "{}"),
-        )
-
-    def tls(self) -> ssl.SSLContext | bool:
-        """What httpx takes as `verify`."""
-        if not self.verify or self.certificates is None:
-            return self.verify
-        try:
-            return ssl.create_default_context(cafile=self.certificates)
-        except OSError as error:
-            raise PrefectConfigError(
-                f"PREFECT_API_SSL_CERT_FILE: {self.certificates} cannot be read as certificates: "
-                f"{error.strerror or error}. Write the path of a PEM file."
-            ) from None
-
-
-def _custom_headers(text: str) -> dict[str, str]:
+def custom_headers(settings: Mapping[str, str]) -> dict[str, str]:
+    """The headers that Prefect's client adds to each request; they may hold a secret."""
     try:
-        found = json.loads(text)
+        found = json.loads(settings.get(CUSTOM_HEADERS) or "{}")
     except ValueError:
         found = None
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         # Not shown: a header may be a secret.
         raise PrefectConfigError(
-            'PREFECT_CLIENT_CUSTOM_HEADERS is no JSON object of text; write e.g. {"X-Team": "blue"}.'
+            f'{CUSTOM_HEADERS} is no JSON object of text; write e.g. {{"X-Team": "blue"}}.'
         )
     return found
+
+
+def _tls(settings: Mapping[str, str]) -> ssl.SSLContext | bool:
+    """What httpx takes as `verify`."""
+    unverified = settings.get("PREFECT_API_TLS_INSECURE_SKIP_VERIFY", "").strip().lower() in _YES
+    certificates = settings.get("PREFECT_API_SSL_CERT_FILE")
+    if unverified or not certificates:
+        return not unverified
+    try:
+        return ssl.create_default_context(cafile=certificates)
+    except OSError as error:
+        raise PrefectConfigError(
+            f"PREFECT_API_SSL_CERT_FILE: {certificates} cannot be read as certificates: "
+            f"{error.strerror or error}. Write the path of a PEM file."
+        ) from None
 
 
 def get_json(
@@ -64,12 +47,12 @@ def get_json(
     *,
     timeout_s: float,
     headers: Mapping[str, str] | None = None,
-    options: ClientOptions | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> tuple[int, Any]:
     """GET `url`: status and decoded JSON (None when the body is none). Redirects are not followed.
 
     Args:
-        options: Of a configured API, which may be behind a proxy; None goes straight to a server of our own.
+        settings: Prefect's, for a configured API, which may be behind a proxy; None: a server of our own.
 
     Raises:
         OSError: Nothing listens, or no whole answer came in time.
@@ -77,11 +60,10 @@ def get_json(
     """
     import httpx  # 0.1 s
 
-    sent = {**(options.headers if options is not None else {}), **(headers or {})}
-    verify = options.tls() if options is not None and url.startswith("https:") else False
+    verify = _tls(settings) if settings is not None and url.startswith("https:") else False
     try:
-        with httpx.Client(verify=verify, timeout=timeout_s, trust_env=options is not None) as client:
-            answer = client.get(url, headers=sent)
+        with httpx.Client(verify=verify, timeout=timeout_s, trust_env=settings is not None) as client:
+            answer = client.get(url, headers=headers)
     except (httpx.HTTPError, httpx.InvalidURL, ImportError) as error:
         raise OSError(str(error) or type(error).__name__) from None
     try:

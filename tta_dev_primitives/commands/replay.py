@@ -52,13 +52,28 @@ def replay(
     os.environ.setdefault("PREFECT_LOGGING_LEVEL", "ERROR")
     _check_options(limit, concurrency, chart)
     axes: Axes | None = None
+    from tta_dev_primitives.config import load_orchestration_config
+    from tta_dev_primitives.config.template import scenario_path
+
+    files = config or [scenario_path(name) for name in _SCENARIOS]
+    # Errors name the file and the key.
+    configs = {path: load_orchestration_config(path, use_env_overrides=False) for path in files}
     if data is None:
-        outcomes = _shipped(config, limit, seed, concurrency)
+        from tta_dev_primitives.deployments.replay.outcomes import recorded_outcomes, replay_outcomes
+
+        shipped = recorded_outcomes(limit)
+        outcomes = [
+            replay_outcomes(shipped, one, name=path.stem, seed=seed, concurrency=concurrency)
+            for path, one in configs.items()
+        ]
     else:
         from tta_dev_primitives.deployments.replay.recorded import read_records
         from tta_dev_primitives.deployments.replay.router_axes import axes_of
 
-        texts, records = _configurations(config), read_records(data, limit=limit)
+        texts, records = (
+            [(path.stem, path.read_text("utf-8")) for path in files],
+            read_records(data, limit=limit),
+        )
         try:
             outcomes = asyncio.run(_all(records, texts, seed, concurrency))
         except KeyboardInterrupt:
@@ -78,23 +93,6 @@ def replay(
     return 0
 
 
-def _shipped(paths: Sequence[Path] | None, limit: int | None, seed: int, concurrency: int) -> list[Outcome]:
-    """The outcomes that ship with the product, under each configuration."""
-    from tta_dev_primitives.config import load_orchestration_config
-    from tta_dev_primitives.config.template import scenario_path
-    from tta_dev_primitives.deployments.replay.outcomes import recorded_outcomes, replay_outcomes
-
-    records = recorded_outcomes(limit)
-    configs = {
-        p: load_orchestration_config(p, use_env_overrides=False)
-        for p in paths or map(scenario_path, _SCENARIOS)
-    }
-    return [
-        replay_outcomes(records, config, name=path.stem, seed=seed, concurrency=concurrency)
-        for path, config in configs.items()
-    ]
-
-
 def _draw(file: Path, outcomes: Sequence[Outcome], axes: Axes | None) -> None:
     from tta_dev_primitives.config.template import write_new_file
     from tta_dev_primitives.deployments.replay.chart import chart
@@ -112,18 +110,6 @@ def _check_options(limit: int | None, concurrency: int, chart: Path | None) -> N
         raise ConfigError(f"--chart {chart}: charts are SVG; give the name of a file that ends in .svg.")
     if chart is not None and chart.is_dir():
         raise ConfigError(f"--chart {chart}: is a folder; give the name of a file.")
-
-
-def _configurations(paths: Sequence[Path] | None) -> list[tuple[str, str]]:
-    """Name and text of each configuration; the guide's three when none is given."""
-    from tta_dev_primitives.config import load_orchestration_config
-    from tta_dev_primitives.config.template import scenario_config
-
-    if not paths:
-        return [(name, scenario_config(name)) for name in _SCENARIOS]
-    for path in paths:
-        load_orchestration_config(path, use_env_overrides=False)  # its errors name the file and the key
-    return [(path.stem, path.read_text(encoding="utf-8")) for path in paths]
 
 
 async def _all(
