@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import Callable
@@ -9,9 +10,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 from cyclopts import Parameter
+from pydantic import SecretStr
 
 from tta_dev_primitives.commands._options import Flag
 from tta_dev_primitives.commands._output import console, print_json
+from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
+from tta_dev_primitives.config.init_file import (
+    OWN_SERVER_KEY,
+    key_variables,
+    one_model_config,
+    own_server_keys,
+    server_address,
+    with_keys_only,
+)
+from tta_dev_primitives.config.models.catalogue import load_catalogue
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +65,6 @@ def init(
         env_example: Where to write the list of variables for the keys.
         json: Print one JSON document; asks nothing.
     """
-    from tta_dev_primitives.config.init_file import key_variables, own_server_keys, with_keys_only
     from tta_dev_primitives.config.reading.trusted_files import digest_of, trust_file
     from tta_dev_primitives.config.template import ignore_in_git, write_new_file
 
@@ -127,8 +138,6 @@ def _ask_scenario(out: Console) -> Scenario | Callable[[Console], str] | None:
     """A scenario, None for the full example, or the questions about another kind of server."""
     from rich.prompt import IntPrompt
 
-    from tta_dev_primitives.commands._init_server import ask_own_server, ask_preset
-
     names: tuple[Scenario, ...] = get_args(Scenario)
     out.print("Which scenario?", style="bold")
     for number, name in enumerate(names, start=1):
@@ -146,7 +155,6 @@ def _ask_scenario(out: Console) -> Scenario | Callable[[Console], str] | None:
 
 
 def _is_set(variable: str) -> bool:
-    from tta_dev_primitives.config.errors import ConfigError
     from tta_dev_primitives.config.reading.api_keys import find_api_key
 
     try:
@@ -169,3 +177,100 @@ def _next_steps(path: Path, env_example: Path, missing: list[str]) -> list[str]:
 
 def _written(path: Path, done: bool) -> str:
     return f"{path}: {'written' if done else 'exists already, left as it is'}"
+
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tta_dev_primitives.blocks.providers.block_client import BoundClient
+
+_SHOWN = 30
+
+
+def ask_own_server(out: Console) -> str:
+    """The configuration for a server of one's own: its address is asked for, its models are listed."""
+    from rich.prompt import Prompt
+
+    from tta_dev_primitives.blocks.providers.address_rules import is_private_host
+    from tta_dev_primitives.blocks.providers.block_client import BoundClient
+
+    while True:
+        url = server_address(Prompt.ask("  Its address", default="http://127.0.0.1:11434/v1", console=out))
+        try:
+            client = BoundClient(
+                provider="openai-compatible", key=_key(OWN_SERVER_KEY), base_url=url, allow_private_hosts=True
+            )
+        except OrchestrationError as error:
+            out.print(f"  {error}", markup=False)
+            continue
+        host = client.host
+        model = _ask_model(out, client)
+        private = url.startswith("http://") or is_private_host(host)
+        return one_model_config(
+            model,
+            "openai-compatible",
+            api_key_env=OWN_SERVER_KEY,
+            billing="free",
+            base_url=url,
+            private=private,
+        )
+
+
+def ask_preset(out: Console) -> str:
+    """The configuration for one of the catalogue's presets."""
+    from rich.prompt import Prompt
+
+    from tta_dev_primitives.blocks.providers.block_client import BoundClient
+
+    presets = {
+        name: entry for name, entry in load_catalogue().providers.items() if entry.base_url is not None
+    }
+    name = Prompt.ask("  Which one", choices=list(presets), default="openai", console=out)
+    entry = presets[name]
+    billing = entry.billing or str(
+        Prompt.ask("  Its plan", choices=["free", "paid"], default="free", console=out)
+    )
+    key = _key(entry.api_key_env)
+    # Without a key only a server of one's own lists its models.
+    lists = bool(key.get_secret_value()) or entry.own_server
+    model = _ask_model(out, BoundClient(provider=name, key=key) if lists else None)
+    return one_model_config(model, name, api_key_env=entry.api_key_env, billing=billing)
+
+
+def _key(variable: str) -> SecretStr:
+    from tta_dev_primitives.config.reading.api_keys import find_api_key
+
+    try:
+        return find_api_key(variable) or SecretStr("")
+    except OrchestrationError:
+        return SecretStr("")
+
+
+def _ask_model(out: Console, client: BoundClient | None) -> str:
+    """One of the models that the server lists, by number; its name where the server lists none."""
+    from rich.prompt import IntPrompt, Prompt
+
+    try:
+        names = [] if client is None else sorted(asyncio.run(_listed(client)))
+    except OrchestrationError as error:
+        said = str(error).removeprefix(f"{client.provider} model any: ") if client else str(error)
+        out.print(f"  It lists no models now: {said}", markup=False)
+        out.print("  Is it running? A server that wants a key lists them when OWN_SERVER_API_KEY is set.")
+        names = []
+    if not names:
+        model = ""
+        while not model.strip():
+            model = Prompt.ask("  Name of the model (as the server calls it)", console=out) or ""
+        return model.strip()
+    for number, name in enumerate(names[:_SHOWN], start=1):
+        out.print(f"  {number} {name}", markup=False)
+    choices = [str(number) for number in range(1, len(names[:_SHOWN]) + 1)]
+    number = IntPrompt.ask(
+        "  Number of the model", choices=choices, show_choices=False, default=1, console=out
+    )
+    return names[number - 1]
+
+
+async def _listed(client: BoundClient) -> list[str]:
+    async with client:
+        return [info.id for info in await client.list_models()]

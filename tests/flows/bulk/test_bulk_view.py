@@ -7,9 +7,8 @@ import io
 import pytest
 from rich.console import Console
 
-from tta_dev_primitives.commands import _bulk_view
-from tta_dev_primitives.commands._bulk_view import line_printer, progress_view
-from tta_dev_primitives.commands.bulk import _next_step
+from tta_dev_primitives.commands import bulk as bulk_command
+from tta_dev_primitives.commands.bulk import _next_step, line_printer, progress_view
 from tta_dev_primitives.flows.bulk.job_report import BulkReport
 from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
@@ -39,7 +38,7 @@ def test_a_log_gets_a_line_after_ten_seconds_with_each_model_and_none_before(
     )
     update = line_printer(Console(file=log, width=250))
     for now in (100.0, 109.0, 111.0, 112.0):
-        monkeypatch.setattr(_bulk_view.time, "monotonic", lambda now=now: now)
+        monkeypatch.setattr(bulk_command.time, "monotonic", lambda now=now: now)
         update(progress)
     models = "a: 9 answers, 12 calls, 1 failed · b: 0 answers, 1 calls, 0 failed"
     assert log.getvalue() == f"0/40 done · 0 failed · cost $0.0000 · {models}\n"
