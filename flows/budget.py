@@ -69,7 +69,7 @@ async def budget_state(runtime: Runtime) -> BudgetState:
         await runtime.ledger.sweep()
         seen = await runtime.ledger.glance()
     balance = seen.balance
-    limit = None if runtime.services.limit is None else runtime.services.limit + balance.approved
+    limit = balance.limit(runtime.services.limit)
     state = BudgetState(balance.month, limit, balance.spent, balance.held)
     spent_up = bool(limit) and state.exhausted
     if limit and spent_up:

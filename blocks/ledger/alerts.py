@@ -36,18 +36,12 @@ class Alerts(LedgerCore):
         )
         return from_pico(rows[0]["limit_seen"]) if rows else None
 
-    async def claim_alerts(self, *, lease_s: float = 60.0) -> list[Alert]:
+    @writes("alert")
+    async def claim_alerts(self, tx: Tx, *, lease_s: float = 60.0) -> list[Alert]:
         """Take the alerts that are due, for `lease_s` seconds; call `alert_sent` for each that was sent.
 
         A taker that dies leaves them to the next one; the alert's `event_id` stays the same.
         """
-
-        if not await self.database.read(self._alerts_due):
-            return []
-        return sorted(await self._claim(lease_s), key=lambda alert: (alert.month, alert.threshold_bp))
-
-    @writes("alert")
-    async def _claim(self, tx: Tx, lease_s: float) -> list[Alert]:
         at = self._now(tx)
         rows = await tx.fetch(
             "UPDATE ledger_alert SET state = 'sending', claimed_until = ? "
@@ -55,7 +49,8 @@ class Alerts(LedgerCore):
             'RETURNING month, threshold_bp, spent, limit_seen AS "limit"',
             *(at + lease_s, self.scope, at),
         )
-        return [Alert(self.scope, **in_usd(row, "spent", "limit")) for row in rows]
+        alerts = (Alert(self.scope, **in_usd(row, "spent", "limit")) for row in rows)
+        return sorted(alerts, key=lambda alert: (alert.month, alert.threshold_bp))
 
     async def _alerts_due(self, tx: Tx) -> bool:
         rows = await tx.fetch(
