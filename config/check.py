@@ -10,7 +10,8 @@ from typing import Literal
 
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError, MissingKeyError
-from tta_dev_primitives.config.models.catalogue import Catalogue, load_catalogue
+from tta_dev_primitives.config.models.catalogue import Catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.config.models.resolve import defined_targets, unknown_models
 from tta_dev_primitives.config.models.targets import Target, endpoint_in
 from tta_dev_primitives.config.options import USE_CASES, OrchestrationConfig
@@ -179,7 +180,7 @@ def _key(
 
 def _may_lack_a_key(target: Target) -> bool:
     """A server of one's own may need no key; a service on the internet does, whatever format it speaks."""
-    preset = load_catalogue().providers.get(target.provider)
+    preset = load_providers().get(target.provider)
     return target.provider == "openai-compatible" or (preset is not None and preset.own_server)
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 import yaml
 
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.options import ConfigFile, OrchestrationConfig
 from tta_dev_primitives.config.template import todays_config
@@ -57,7 +57,7 @@ OWN_SERVER_KEY = "OWN_SERVER_API_KEY"
 
 def own_server_keys() -> frozenset[str]:
     """Variables of keys that a server of one's own may do without."""
-    servers = load_catalogue().providers.values()
+    servers = load_providers().values()
     return frozenset({OWN_SERVER_KEY, *(entry.api_key_env for entry in servers if entry.own_server)})
 
 

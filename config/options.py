@@ -22,29 +22,13 @@ from pydantic import (
 )
 
 from tta_dev_primitives.config import option_types
+from tta_dev_primitives.config.models.providers import ProviderName, load_providers
 from tta_dev_primitives.config.models.targets import Billing, default_billing
 from tta_dev_primitives.config.reading.dotenv import find_variable
 
 logger = logging.getLogger(__name__)
 
 USE_CASES = ("simple", "moderate", "complex", "expert", "speed-critical", "reasoning")
-ProviderName = Literal[
-    "anthropic",
-    "google-ai-studio",
-    "groq",
-    "openrouter",
-    "openai-compatible",
-    "openai",
-    "mistral",
-    "deepseek",
-    "xai",
-    "cerebras",
-    "together",
-    "fireworks",
-    "ollama",
-    "lmstudio",
-    "vllm",
-]
 
 
 class _Options(BaseModel):
@@ -170,9 +154,7 @@ class ExecutorConfig(_Endpoint):
     def _usual_key(cls, data: Any) -> Any:
         """A preset has a usual variable for its key; the other providers' executors name theirs."""
         if isinstance(data, dict) and "api_key_env" not in data and isinstance(data.get("provider"), str):
-            from tta_dev_primitives.config.models.catalogue import load_catalogue
-
-            preset = load_catalogue().providers.get(data["provider"])
+            preset = load_providers().get(data["provider"])
             if preset is not None and preset.base_url is not None:
                 return {**data, "api_key_env": preset.api_key_env}
         return data

@@ -23,6 +23,7 @@ from tta_dev_primitives.config.hidden_url import HiddenUrl
 from tta_dev_primitives.config.home import tta_home
 from tta_dev_primitives.config.loader import SEARCH_PATHS, load_orchestration_config
 from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.config.models.resolve import defined_targets
 from tta_dev_primitives.config.models.targets import Target, default_billing
 from tta_dev_primitives.config.reading.dotenv import find_variable
@@ -158,7 +159,7 @@ def _key_doubts(target: Target, usual: str | None, source: Path | None) -> Itera
     host, own = host_of(target.provider, target.base_url), host_of(target.provider, None)
     variable = target.api_key_env
     if _is_local(target):
-        known = variable in {provider.api_key_env for provider in load_catalogue().providers.values()}
+        known = variable in {provider.api_key_env for provider in load_providers().values()}
         if not known and not _is_in_dotenv(variable) and not _NAMED_AS_A_KEY.fullmatch(variable):
             yield f"{source}: {variable} is no key of a model and would be sent to {host}"
     elif host != own or not host:

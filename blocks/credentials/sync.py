@@ -17,7 +17,7 @@ from tta_dev_primitives.blocks.credentials.provider_credentials import ProviderC
 from tta_dev_primitives.blocks.providers.address_rules import base_of, host_of
 from tta_dev_primitives.blocks.redaction import register_secret
 from tta_dev_primitives.config.errors import MissingKeyError
-from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.options import OrchestrationConfig
@@ -76,7 +76,7 @@ def _sync(name: str, target: Target, environ: Mapping[str, str] | None) -> Synce
         return report("other host", detail)
     if stored is None and key is None:
         return report("no key", detail or f"{target.api_key_env} is not set")
-    preset = load_catalogue().providers.get(target.provider)
+    preset = load_providers().get(target.provider)
     merged = kind(
         api_key=key or (stored.api_key if stored else None),
         # A block knows the format of a preset, not its address.

@@ -12,7 +12,7 @@ from tta_dev_primitives.blocks.wire.openai_chat import OpenAIChat
 from tta_dev_primitives.blocks.wire.openrouter import OpenRouter
 from tta_dev_primitives.blocks.wire.wire_format import WireFormat
 from tta_dev_primitives.config.errors import ConfigError
-from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 
 _FORMATS: Mapping[str, WireFormat] = {
     form.provider: form
@@ -31,7 +31,7 @@ PROVIDERS = tuple(_FORMATS)
 @cache
 def _presets() -> Mapping[str, WireFormat]:
     """The formats of the catalogue's presets."""
-    entries = load_catalogue().providers.values()
+    entries = load_providers().values()
     return {e.name: OpenAIChat(e.name, e.base_url) for e in entries if e.base_url is not None}
 
 

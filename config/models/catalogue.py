@@ -1,4 +1,4 @@
-"""The model catalogue: what `models.yaml` says of names, abilities, prices, limits and lifetimes."""
+"""The model catalogue: what `models.yaml` says of models, with their providers (`providers.yaml`)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from tta_dev_primitives.config.models.targets import Capabilities, Limits, Price, Target
+from tta_dev_primitives.config.models.providers import ProviderEntry, load_providers
+from tta_dev_primitives.config.models.targets import Capabilities, Price, Target
 from tta_dev_primitives.config.reading.strict_yaml import read_yaml
 
 WARN_DAYS = 30
@@ -34,51 +35,6 @@ class DatedPrice:
 
     since: date | None
     price: Price
-
-
-@dataclass(frozen=True, slots=True)
-class BatchEntry:
-    """A provider's batch API, what it costs against the list price, and who says so."""
-
-    format: str
-    price_factor: Decimal
-    source: str
-    checked_on: date
-
-
-@dataclass(frozen=True, slots=True)
-class ProviderEntry:
-    """What holds for all models of a provider unless their entry says otherwise."""
-
-    name: str
-    api_key_env: str
-    """The variable that usually holds its key."""
-    capabilities: Mapping[str, Any]
-    family: str | None = None
-    reset_zone: str = "UTC"
-    tokens_counted: str = "total"
-    free_pool: str | None = None
-    base_url: str | None = None
-    """A preset: the address of a server that speaks OpenAI's chat format, with `/v1`."""
-    billing: str | None = None
-    """What a key of a preset costs, where that is certain."""
-    batch: BatchEntry | None = None
-    """Its batch API, where it has one that we speak."""
-
-    @property
-    def own_server(self) -> bool:
-        """A server that users run themselves: it may go without a key."""
-        return self.base_url is not None and self.base_url.startswith("http://")
-
-    def limits(self, figures: Mapping[str, int] | None = None, *, source: str, pooled: bool) -> Limits:
-        """Limits with this provider's reset zone, pool and way of counting."""
-        return Limits(
-            **(figures or {}),
-            reset_zone=self.reset_zone,
-            source=source,  # type: ignore[arg-type]
-            pool=self.free_pool if pooled else None,
-            tokens_counted=self.tokens_counted,  # type: ignore[arg-type]
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,18 +176,10 @@ def today_utc() -> date:
 def load_catalogue() -> Catalogue:
     """The catalogue that ships with this package, read once."""
     data = read_yaml(Path(__file__).with_name("models.yaml"), shown_as="models.yaml").checked().data
-    providers = {name: _provider(name, fields) for name, fields in data["providers"].items()}
+    providers = load_providers()
     models = tuple(_model(fields, providers) for fields in data["models"])
     patterns = tuple((re.compile(one["name"]), one["capabilities"]) for one in data["series"])
     return Catalogue(models, providers, date.fromisoformat(data["checked_on"]), patterns)
-
-
-def _provider(name: str, fields: dict[str, Any]) -> ProviderEntry:
-    batch = fields.get("batch")
-    if batch is not None:
-        typed = _dates(batch, "checked_on") | {"price_factor": Decimal(batch["price_factor"])}
-        fields = fields | {"batch": BatchEntry(**batch | typed)}
-    return ProviderEntry(name=name, **fields)
 
 
 def _model(fields: dict[str, Any], providers: Mapping[str, ProviderEntry]) -> ModelEntry:

@@ -10,22 +10,10 @@ from typing import Any
 
 from tta_dev_primitives.config.errors import UnknownPriceError
 from tta_dev_primitives.config.models.catalogue import Catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.config.models.targets import Price
 from tta_dev_primitives.config.options import PriceConfig
 
-_GENAI_PROVIDERS = {
-    "anthropic": "anthropic",
-    "google-ai-studio": "google",
-    "groq": "groq",
-    "openrouter": "openrouter",
-    "openai": "openai",
-    "mistral": "mistral",
-    "deepseek": "deepseek",
-    "xai": "x-ai",
-    "cerebras": "cerebras",
-    "together": "together",
-    "fireworks": "fireworks",
-}
 OWN_PRICE = "configuration"
 """`Price.source` of a price that the user gave."""
 _FREE_SUFFIX = ":free"
@@ -67,7 +55,7 @@ def list_price(
 
 def bundled_price(provider: str, api_model: str, today: date) -> Price | None:
     """The price in the tables that genai-prices ships, exact; None if they have none for text."""
-    genai_provider = _GENAI_PROVIDERS.get(provider)
+    genai_provider = load_providers()[provider].genai_prices
     if genai_provider is None:
         return None
     from genai_prices.data_snapshot import get_snapshot  # 0.2 s: only when no other source knows

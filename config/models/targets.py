@@ -20,9 +20,9 @@ def default_billing(provider: str, model: str) -> Billing | None:
         return "free" if model.endswith(":free") or model == "openrouter/free" else "paid"
     if provider == "openai-compatible":
         return None
-    from tta_dev_primitives.config.models.catalogue import load_catalogue
+    from tta_dev_primitives.config.models.providers import load_providers
 
-    entry = load_catalogue().providers.get(provider)
+    entry = load_providers().get(provider)
     return entry.billing if entry is not None else None  # type: ignore[return-value]
 
 

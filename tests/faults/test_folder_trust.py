@@ -25,7 +25,7 @@ from tta_dev_primitives.blocks.prefect_server.endpoint import configured_api, se
 from tta_dev_primitives.blocks.prefect_server.folder_settings import folder_settings
 from tta_dev_primitives.config import create_default_config, load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, PrefectConfigError, UntrustedConfigError
-from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.orchestration import MultiModelWorkflow
 
 SEARCHED = ".tta/orchestration-config.yaml"
@@ -231,7 +231,7 @@ def test_a_dotenv_does_not_decide_the_budget_of_a_key_of_the_user(
 ) -> None:
     """With every key in the same file it is the user's own file; a key that is not there may lie in a block."""
     money = "TTA_LEDGER_URL=sqlite:///own.db\nTTA_BUDGET_LIMIT_USD=9999\n"
-    usual = {provider.api_key_env for provider in load_catalogue().providers.values()}
+    usual = {provider.api_key_env for provider in load_providers().values()}
     _dotenv(folder, money + "".join(f"{name}=sk-of-the-file\n" for name in usual))
     assert doubts() == ""
     _dotenv(folder, money)

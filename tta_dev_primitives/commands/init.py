@@ -23,7 +23,7 @@ from tta_dev_primitives.config.init_file import (
     server_address,
     with_keys_only,
 )
-from tta_dev_primitives.config.models.catalogue import load_catalogue
+from tta_dev_primitives.config.models.providers import load_providers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -223,7 +223,7 @@ def ask_preset(out: Console) -> str:
     from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
     presets = {
-        name: entry for name, entry in load_catalogue().providers.items() if entry.base_url is not None
+        name: entry for name, entry in load_providers().items() if entry.base_url is not None
     }
     name = Prompt.ask("  Which one", choices=list(presets), default="openai", console=out)
     entry = presets[name]

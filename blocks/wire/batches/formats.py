@@ -16,7 +16,7 @@ from tta_dev_primitives.blocks.wire.batches.openai import (
 from tta_dev_primitives.blocks.wire.batches.types import BatchFormat, BatchLine
 from tta_dev_primitives.blocks.wire.formats import wire_format
 from tta_dev_primitives.blocks.wire.types import ChatRequest
-from tta_dev_primitives.config.models.catalogue import BatchEntry, load_catalogue
+from tta_dev_primitives.config.models.providers import BatchEntry, load_providers
 from tta_dev_primitives.config.models.targets import Target
 
 _FORMATS: Mapping[str, BatchFormat] = {
@@ -50,7 +50,7 @@ def at_batch_price(target: Target) -> Target:
 
 
 def _entry(target: Target) -> BatchEntry | None:
-    provider = load_catalogue().providers.get(target.provider)
+    provider = load_providers().get(target.provider)
     return provider.batch if provider is not None and target.billing == "paid" else None
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from datetime import date
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
@@ -12,10 +13,12 @@ from tta_dev_primitives.blocks.providers.address_rules import base_of
 from tta_dev_primitives.blocks.wire.formats import PROVIDERS, wire_format
 from tta_dev_primitives.config import load_orchestration_config
 from tta_dev_primitives.config.errors import ConfigError, UnknownPriceError
+from tta_dev_primitives.config.models import providers
 from tta_dev_primitives.config.models.catalogue import load_catalogue
 from tta_dev_primitives.config.models.price_lookup import list_price
+from tta_dev_primitives.config.models.providers import load_providers
 from tta_dev_primitives.config.models.resolve import resolve_targets
-from tta_dev_primitives.config.options import OrchestrationConfig, ProviderName
+from tta_dev_primitives.config.options import OrchestrationConfig
 from tta_dev_primitives.flows.routing.candidates import candidate_names
 
 PRESETS = (
@@ -43,9 +46,9 @@ def executor(provider: str, **more: object) -> dict[str, object]:
 
 
 def test_every_provider_name_has_an_entry_and_a_format() -> None:
-    """The option's names, the catalogue's and the wire's are the same."""
-    names = set(get_args(ProviderName))
-    assert names == set(load_catalogue().providers) == {*PROVIDERS, *PRESETS}
+    """The option's names are those of `providers.yaml`, and each can be called."""
+    names = set(load_providers())
+    assert names == {*PROVIDERS, *PRESETS}
     assert all(wire_format(name).provider == name for name in names)
 
 
@@ -53,7 +56,7 @@ def test_every_provider_name_has_an_entry_and_a_format() -> None:
 def test_a_preset_needs_no_address_and_no_variable(provider: str) -> None:
     """Both are catalogue data; one's own server may stand on this machine without a further option."""
     target = resolve_targets(config(executors=[executor(provider, billing="free")]))["m"]
-    preset = load_catalogue().providers[provider]
+    preset = load_providers()[provider]
     assert (target.provider, target.api_key_env, target.base_url) == (provider, preset.api_key_env, None)
     assert base_of(target).url == preset.base_url
     assert base_of(target).reach == ("private" if provider in OWN else "public")
@@ -146,3 +149,34 @@ def test_what_yaml_does_not_do_is_said(tmp_path: Path, line: str, said: str) -> 
         load_orchestration_config(path)
     assert said in str(refused.value)
     assert f"{path}:5" in str(refused.value)
+
+
+_WITH_A_ROW_MORE = """
+import sys
+from pathlib import Path
+from tta_dev_primitives.config.reading import strict_yaml
+read, more = strict_yaml.read_yaml, Path(sys.argv[1])
+strict_yaml.read_yaml = lambda path, **options: read(more if path.name == more.name else path, **options)
+from tta_dev_primitives.blocks.providers.address_rules import base_of
+from tta_dev_primitives.blocks.wire.formats import wire_format
+from tta_dev_primitives.config import load_orchestration_config
+from tta_dev_primitives.config.models.resolve import resolve_targets
+target = resolve_targets(load_orchestration_config(sys.argv[2]))["m"]
+print(target.api_key_env, target.billing, base_of(target).url, wire_format("acme").provider)
+"""
+
+
+def test_a_new_provider_is_one_row(tmp_path: Path) -> None:
+    """With a row more in `providers.yaml` its name, address, key and billing are known everywhere."""
+    shipped = Path(providers.__file__).with_name("providers.yaml")
+    more = tmp_path / shipped.name
+    more.write_text(
+        shipped.read_text()
+        + "acme:\n  api_key_env: ACME_KEY\n  base_url: https://llm.acme.example/v1\n  billing: free\n"
+        "  capabilities: {temperature: true, json_mode: none, thinking: none, max_tokens_field: max_tokens}\n"
+    )
+    written = tmp_path / "config.yaml"
+    written.write_text("orchestration: {executors: [{model: m, provider: acme, use_cases: [simple]}]}")
+    command = [sys.executable, "-c", _WITH_A_ROW_MORE, str(more), str(written)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["ACME_KEY", "free", "https://llm.acme.example/v1", "acme"]
