@@ -222,9 +222,7 @@ def ask_preset(out: Console) -> str:
 
     from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
-    presets = {
-        name: entry for name, entry in load_providers().items() if entry.base_url is not None
-    }
+    presets = {name: entry for name, entry in load_providers().items() if entry.base_url is not None}
     name = Prompt.ask("  Which one", choices=list(presets), default="openai", console=out)
     entry = presets[name]
     billing = entry.billing or str(
