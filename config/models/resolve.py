@@ -11,11 +11,11 @@ from tta_dev_primitives.config.errors import UnknownModelError, UnknownPriceErro
 from tta_dev_primitives.config.models.catalogue import (
     Catalogue,
     ModelEntry,
-    ProviderEntry,
     load_catalogue,
     today_utc,
 )
 from tta_dev_primitives.config.models.price_lookup import list_price
+from tta_dev_primitives.config.models.providers import ProviderEntry
 from tta_dev_primitives.config.models.targets import Billing, Limits, Price, Target, default_billing
 from tta_dev_primitives.config.options import (
     ExecutorConfig,
