@@ -58,7 +58,6 @@ def project(sandbox: Sandbox, prefect_server: ServerInfo, tmp_path: Path) -> tup
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_what_the_page_shows_works(page: Path, project: tuple[Path, dict[str, str]]) -> None:
     """Each block in order: commands end as the page says, Python runs, configurations load and pass the check."""
@@ -116,7 +115,6 @@ def _configuration(block: Block, folder: Path) -> None:
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(300)
 @pytest.mark.parametrize("page", WALKTHROUGHS, ids=lambda page: page.stem)
 def test_each_walkthrough_answers_a_task(
     page: Path, sandbox: Sandbox, project: tuple[Path, dict[str, str]]

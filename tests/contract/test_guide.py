@@ -228,5 +228,5 @@ def test_the_troubleshooting_commands_work_in_an_empty_folder(tmp_path: Path) ->
         "mkdir -p .tta\n"
         "cp .tta/orchestration-config.yaml.example .tta/orchestration-config.yaml\n"
     )
-    subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True, timeout=60)
+    subprocess.run(["bash", "-ec", script], cwd=tmp_path, check=True, timeout=110)
     assert load_orchestration_config(tmp_path / ".tta" / "orchestration-config.yaml").enabled

@@ -344,7 +344,7 @@ def test_prefects_own_command_deploys_the_file(deployed: ServerInfo, tmp_path: P
     command = [sys.executable, "-m", "prefect", "--no-prompt", "deploy",
                "--prefect-file", "deployments/prefect.yaml", "--all"]  # fmt: skip
     done = subprocess.run(
-        command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=100, check=False
+        command, cwd=ROOT, env={**os.environ}, capture_output=True, text=True, timeout=110, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     for name in NAMES:

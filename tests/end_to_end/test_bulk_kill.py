@@ -69,7 +69,7 @@ def test_two_jobs_killed_at_random_pay_for_nothing_twice(
         thread.join()
     assert twice == []
     for process in [job.start("--concurrency", "20") for job in jobs]:
-        _, said = process.communicate(timeout=60)
+        _, said = process.communicate(timeout=110)
         assert process.returncode == 0, said
     assert [len(job.done()) for job in jobs] == [TASKS, TASKS]
     # One settled, answered paid call for each content: what was completed was never bought again.

@@ -13,7 +13,6 @@ import pytest
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo, server_environment
 
 
-@pytest.mark.timeout(300)
 def test_the_demo_shows_each_turn_and_where_to_look_further(
     prefect_server: ServerInfo, tmp_path: Path
 ) -> None:
@@ -71,7 +70,7 @@ def test_a_home_that_cannot_be_written_is_one_line_with_the_remedy(tmp_path: Pat
         env={**os.environ, "TTA_HOME": str(tmp_path / "file")},
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=110,
     )
     assert done.returncode == 1
     assert done.stderr.endswith(

@@ -42,7 +42,7 @@ def tta(folder: Path, *arguments: str, **variables: str) -> subprocess.Completed
         env=kept | own | variables,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=110,
     )
 
 

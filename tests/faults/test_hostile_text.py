@@ -83,7 +83,7 @@ def test_every_way_out(asked: Callable[..., tuple[list[str], dict[str, str]]]) -
 
     def piped(*options: str, **more: Any) -> tuple[bytes, bytes]:
         line, env = asked(*options, **more)
-        done = subprocess.run(line, env=env, capture_output=True, check=False, timeout=100)
+        done = subprocess.run(line, env=env, capture_output=True, check=False, timeout=110)
         assert done.returncode == 0, done.stderr
         return done.stdout, done.stderr
 

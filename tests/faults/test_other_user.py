@@ -121,7 +121,7 @@ def test_the_api_asks_everybody_for_the_password(prefect_server: ServerInfo, pat
             headers["authorization"] = "Basic " + base64.b64encode(password.encode()).decode()
         request = urllib.request.Request(prefect_server.url + path, json.dumps(body).encode(), headers)
         with pytest.raises(urllib.error.HTTPError) as refused:
-            urllib.request.urlopen(request, timeout=20)
+            urllib.request.urlopen(request, timeout=110)
         assert refused.value.code == 401
         refused.value.close()
 
@@ -137,7 +137,7 @@ async def test_the_event_stream_asks_too(prefect_server: ServerInfo) -> None:
         await stream.send(json.dumps({"type": "auth", "token": "wrong"}))
         heard: list[str] = []
         with pytest.raises(ConnectionClosed):
-            await asyncio.wait_for(_listen(stream, heard), 20)
+            await asyncio.wait_for(_listen(stream, heard), 110)
         assert set(heard) <= {"auth_failure"}
 
 
@@ -160,7 +160,7 @@ def test_a_server_that_cannot_prove_itself_is_not_used(home: Path) -> None:
     """It holds the port and answers like Prefect, but does not know the secret: it is sent nothing."""
     info = start_server(home=home)
     nonce = "0123"
-    told = get_json(f"{info.ui_url}/tta/status?nonce={nonce}", timeout_s=10)[1]
+    told = get_json(f"{info.ui_url}/tta/status?nonce={nonce}", timeout_s=110)[1]
     secret = server_environment(info)["PREFECT_API_AUTH_STRING"]
     assert told["proof"] == proof_of(secret, nonce)
     assert secret not in json.dumps(told)
@@ -287,11 +287,11 @@ def test_a_link_cannot_bring_a_script() -> None:
 def test_the_link_is_spent_by_its_first_use(prefect_server: ServerInfo) -> None:
     """The first answer signs in and may not be kept by a cache; the second says how to get a new link."""
     link = open_link(prefect_server)
-    with urllib.request.urlopen(link, timeout=20) as answer:
+    with urllib.request.urlopen(link, timeout=110) as answer:
         assert answer.headers["cache-control"] == "no-store"
         assert b"prefect-password" in answer.read()
     with pytest.raises(urllib.error.HTTPError, match="403") as refused:
-        urllib.request.urlopen(link, timeout=20)
+        urllib.request.urlopen(link, timeout=110)
     assert b"tta server open" in refused.value.read()
     refused.value.close()
 
@@ -326,7 +326,7 @@ def _named_flow(info: ServerInfo, name: str) -> None:
     password = base64.b64encode(server_environment(info)["PREFECT_API_AUTH_STRING"].encode()).decode()
     headers = {"content-type": "application/json", "authorization": f"Basic {password}"}
     request = urllib.request.Request(f"{info.url}/flows/", json.dumps({"name": name}).encode(), headers)
-    with urllib.request.urlopen(request, timeout=20) as answer:
+    with urllib.request.urlopen(request, timeout=110) as answer:
         assert answer.status in (200, 201)
 
 

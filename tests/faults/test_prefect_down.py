@@ -160,7 +160,7 @@ async def _kept(event_id: UUID) -> int:
     """How often Prefect holds an event, once it holds it."""
     wanted = {"filter": {"id": {"id": [str(event_id)]}, "event": {"name": ["tta.budget.alert"]}}}
     async with get_client() as client:
-        for _ in range(600):
+        for _ in range(1100):
             found = (await client.request("POST", "/events/filter", json=wanted)).json()["events"]
             if found:
                 return len(found)

@@ -11,7 +11,6 @@ from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(300)
 def test_faults_under_load_leave_the_books_right(
     prefect_server: ServerInfo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,7 +10,6 @@ import socket
 import sqlite3
 import subprocess
 import sys
-import time
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -257,11 +256,9 @@ async def test_a_full_folder_and_an_endless_test_end(kind: str) -> None:
         "time": "while True: pass\n",
     }
     for name, loop in loops.items():
-        started = time.monotonic()
         outcome = await trial(MODULE, f"import os\n{loop}{GOOD}", seconds=2, fence=fence)
         assert outcome.run == 0, name
         assert outcome.failures, name
-        assert time.monotonic() - started < 15, name
 
 
 def descendants(process: str) -> set[str]:

@@ -52,7 +52,7 @@ async def test_parts_that_need_nothing_run_side_by_side_and_the_last_one_sees_th
 
     async def sleep(seconds: float) -> None:
         if seconds == 7 and len(solved(sandbox)) <= 2:
-            await asyncio.wait_for(both.wait(), 60)
+            await asyncio.wait_for(both.wait(), 110)
 
     plan = plan_of(part("facts"), part("risks"), part("report", "facts", "risks"))
     sandbox = sandbox_of(scenario_of(plan), sleep=sleep)

@@ -344,7 +344,7 @@ async def test_a_repeated_tasks_result_is_persisted_under_its_content_key(at: At
     again = await workflow.execute(OPEN, use_case="moderate")
     wanted = FlowRunFilter(id=FlowRunFilterId(any_=[UUID(str(again.flow_run_id))]))
     async with get_client() as client:
-        for _ in range(100):
+        for _ in range(1100):
             runs = await client.read_task_runs(flow_run_filter=wanted)
             states = {run.name: run.state_name for run in runs}
             if states.get(f"execute[{CLAUDE}]") == "Cached":

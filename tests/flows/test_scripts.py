@@ -73,7 +73,7 @@ def _run(script: str, config: Path, folder: Path) -> subprocess.CompletedProcess
         env=environment,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=110,
         check=False,
     )
 

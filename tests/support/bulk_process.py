@@ -80,14 +80,14 @@ class BulkProcess:
         """
         seen = len(self.sandbox.calls)
         process = self.start(*options)
-        end = time.monotonic() + 60
+        end = time.monotonic() + 110
         while len(self.sandbox.calls) < seen + calls and process.poll() is None and time.monotonic() < end:
             time.sleep(0.002)
         process.send_signal(how)
         return self._end(process)
 
     def _end(self, process: subprocess.Popen[str]) -> tuple[int, str]:
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=110)
         return process.returncode, err
 
     def done(self) -> dict[str, str]:

@@ -170,7 +170,7 @@ def at_once(count: int, behave: Behaviour) -> Behaviour:
         calls += 1
         if calls >= count:
             all_here.set()
-        await asyncio.wait_for(all_here.wait(), 10)
+        await asyncio.wait_for(all_here.wait(), 110)
         await behave(reader, writer)
 
     return wait

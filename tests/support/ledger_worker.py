@@ -213,7 +213,7 @@ def _fork(run: Callable[[], Coroutine[None, None, dict[str, Any]]], point: str) 
 def _kill_at_random(children: list[tuple[int, int]], args: argparse.Namespace) -> None:
     """Kill each child within `kill_ms`: from its start, or, at odd seeds, from the first call that was acknowledged."""
     rng = random.Random(args.seed)
-    books, end = Path(args.folder), time.monotonic() + 60
+    books, end = Path(args.folder), time.monotonic() + 110
     while args.seed % 2 and time.monotonic() < end:
         if any(file.stat().st_size for file in books.glob(f"acked-*-{args.seed}")):
             break
@@ -229,7 +229,7 @@ def _kill_at_random(children: list[tuple[int, int]], args: argparse.Namespace) -
 
 def _until_something_is_settled(folder: Path) -> None:
     """On a busy machine half a second may not be enough for a start."""
-    end = time.monotonic() + 60
+    end = time.monotonic() + 110
     while time.monotonic() < end and not any(path.stat().st_size for path in folder.glob("acked-*")):
         time.sleep(0.01)
 

@@ -47,7 +47,7 @@ def _install(npm: str, folder: Path) -> None:
     command = [npm, "install", "--prefix", str(folder), "--no-audit", "--no-fund", "--ignore-scripts"]
     try:
         done = subprocess.run(
-            [*command, *_PACKAGES], capture_output=True, text=True, timeout=100, check=False, cwd=folder
+            [*command, *_PACKAGES], capture_output=True, text=True, timeout=110, check=False, cwd=folder
         )
     except subprocess.TimeoutExpired:
         pytest.skip("npm install did not end within 100 s")

@@ -91,7 +91,7 @@ class PostgresServer:
     def _postmaster(self) -> str:
         return (self.folder / "data" / "postmaster.pid").read_text().splitlines()[0]
 
-    def wait(self, seconds: float = 30.0) -> None:
+    def wait(self, seconds: float = 110.0) -> None:
         """Wait until it accepts connections again."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:

@@ -13,7 +13,7 @@ from prefect.client.schemas.objects import TaskRun
 
 async def task_runs(client: PrefectClient, flow_run_id: UUID, names: set[str]) -> list[TaskRun]:
     """The task runs of a flow run, once the server has recorded those names and their ends."""
-    end = time.monotonic() + 20
+    end = time.monotonic() + 110
     while True:
         only = FlowRunFilter.model_validate({"id": {"any_": [flow_run_id]}})
         found = await client.read_task_runs(flow_run_filter=only)

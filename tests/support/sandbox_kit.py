@@ -36,7 +36,7 @@ PATHS = {
 }
 
 
-http = httpx.Client(timeout=10, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
+http = httpx.Client(timeout=110, trust_env=False, limits=httpx.Limits(max_keepalive_connections=0))
 """One client for all tests: making one costs more than the call. It keeps no connection open."""
 
 

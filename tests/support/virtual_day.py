@@ -24,6 +24,7 @@ from typing import Any
 from unittest.mock import patch
 from zoneinfo import ZoneInfo
 
+from prefect.client.base import PrefectHttpxAsyncClient
 from sandbox_runs import KEY, workflow_of
 
 from tta_dev_primitives.blocks.ledger.database.sqlite import SqliteDatabase
@@ -296,12 +297,14 @@ async def _look(
 
 @contextmanager
 def _all_counted(time: VirtualTime) -> Iterator[None]:
-    """Count database work and provider calls, so that the clock waits for them."""
+    """Count database work, threads, calls to providers and to Prefect, so that the clock waits for them."""
     methods = [
         (ProviderClient, "exchange"),
         (Keys, "key_of"),
         (SqliteDatabase, "transact"),
         (SqliteDatabase, "read"),
+        (PrefectHttpxAsyncClient, "send"),
+        (asyncio, "to_thread"),
     ]
     patches = [patch.object(owner, name, time.counted(getattr(owner, name))) for owner, name in methods]
     for one in patches:

@@ -62,7 +62,6 @@ async def test_200_calls_of_a_cent_never_overspend_a_dollar(
 
 
 @pytest.mark.proof
-@pytest.mark.timeout(300)
 def test_32_processes_agree_with_the_provider_to_the_last_pico_dollar(
     ledger_url: str, tmp_path: Path
 ) -> None:

@@ -31,7 +31,6 @@ def wait_for_calls(process: subprocess.Popen[str], folder: Path, more: int) -> N
         time.sleep(0.02)
 
 
-@pytest.mark.timeout(180)
 async def test_a_process_may_be_killed_at_any_point(
     database: Database, ledger_url: str, tmp_path: Path
 ) -> None:
@@ -49,7 +48,6 @@ async def test_a_process_may_be_killed_at_any_point(
         assert len({call_id for call_id, _, step in found if step == "alert"}) == 1, point
 
 
-@pytest.mark.timeout(180)
 async def test_processes_may_be_killed_at_any_moment(
     database: Database, ledger_url: str, tmp_path: Path
 ) -> None:
@@ -66,7 +64,6 @@ async def test_processes_may_be_killed_at_any_moment(
     await check_books(database, "default", billed, acked)
 
 
-@pytest.mark.timeout(180)
 async def test_postgresql_may_crash(tmp_path: Path, postgres_binaries_or_skip: None) -> None:
     """The server dies twice under load and one of its processes is killed: callers go on, the books are exact."""
     server = PostgresServer()

@@ -144,7 +144,11 @@ asyncio.run(reserve(3))
 print(asyncio.run(ledger.balance()).spent)
 """
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script], capture_output=True, text=True, timeout=30, check=False
+        [sys.executable, "-W", "error", "-c", script],
+        capture_output=True,
+        text=True,
+        timeout=110,
+        check=False,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, "6\n", "")
 

@@ -230,11 +230,11 @@ async def test_a_wait_for_the_wire_is_no_part_of_the_call(
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
-        await asyncio.sleep(0.3)
+        await asyncio.sleep(2.1)
         yield
 
     reply = replace(GOOD, usage=Usage(input_tokens=200, output_tokens=100))
-    got = await go(ledger, answers(reply), target=replace(PAID, timeout_s=0.2), turn=turn)
+    got = await go(ledger, answers(reply), target=replace(PAID, timeout_s=2.0), turn=turn)
     assert (got.cost_usd, got.flag) == (Decimal("0.0021"), None)
 
 

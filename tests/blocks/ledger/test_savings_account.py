@@ -212,7 +212,7 @@ def test_many_processes_keep_the_promise_together(ledger_url: str) -> None:
         )
         for seed in range(4)
     ]  # fmt: skip
-    reports = [json.loads(worker.communicate(timeout=100)[0] or "{}") for worker in workers]
+    reports = [json.loads(worker.communicate(timeout=110)[0] or "{}") for worker in workers]
     done = [report for report in reports if report]
     assert done
     assert sum(report["granted"] for report in done) > 0

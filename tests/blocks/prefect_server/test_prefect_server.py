@@ -50,7 +50,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     stop_server(home=tmp_path / "home")
 
 
-def eventually(happened: Callable[[], bool], within_s: float = 20.0) -> bool:
+def eventually(happened: Callable[[], bool], within_s: float = 110.0) -> bool:
     """Ask until it has happened or the time is up."""
     deadline, pause = time.monotonic() + within_s, threading.Event()
     while not happened():
@@ -67,7 +67,7 @@ def post(info: ServerInfo, path: str, body: object, **headers: str) -> tuple[int
     given = {"content-type": "application/json", "authorization": f"Basic {password}", **headers}
     request = urllib.request.Request(info.url + path, data, given)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=110) as answer:
             return answer.status, json.load(answer)
     except urllib.error.HTTPError as refusal:
         with refusal:
@@ -78,7 +78,7 @@ def status_of(info: ServerInfo, path: str, **headers: str) -> int:
     """Status of a GET to the server."""
     request = urllib.request.Request(info.ui_url + path, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=110) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as refusal:
         with refusal:

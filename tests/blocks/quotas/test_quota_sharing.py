@@ -73,7 +73,7 @@ async def database(url: str) -> Any:
 def race(url: str) -> list[int]:
     """Three processes ask as fast as they can; what each was granted."""
     racers = [subprocess.Popen([sys.executable, "-c", RACER, url], stdout=subprocess.PIPE) for _ in range(3)]
-    outputs = [racer.communicate(timeout=60)[0] for racer in racers]
+    outputs = [racer.communicate(timeout=110)[0] for racer in racers]
     assert [racer.returncode for racer in racers] == [0, 0, 0]
     return [json.loads(out) for out in outputs]
 

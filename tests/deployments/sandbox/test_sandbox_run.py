@@ -35,7 +35,7 @@ def test_it_serves_until_it_is_told_to_stop(end: signal.Signals) -> None:
             f"{address[0]}/openai/v1/chat/completions", headers=headers, json=body_of("groq")
         )
         process.send_signal(end)
-        out, err = process.communicate(timeout=10)
+        out, err = process.communicate(timeout=110)
     assert (answered.status_code, process.returncode, err) == (200, 0, "")
     assert out.endswith("Sandbox stopped after 1 call.\n")
 
@@ -75,7 +75,7 @@ def said_by_tta_sandbox(path: Path) -> str:
         while "Ctrl-C stops it." not in said:
             said += process.stdout.readline()
         process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=30) == 0
+        assert process.wait(timeout=110) == 0
     return said
 
 

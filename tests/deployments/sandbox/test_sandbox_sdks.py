@@ -348,7 +348,7 @@ def test_litellm_completes_and_streams_with_each_provider(sandbox: Sandbox, tmp_
     }
     done = subprocess.run(
         [python, str(script), sandbox.url, QUESTION],
-        capture_output=True, text=True, timeout=100, check=False, env=environment,
+        capture_output=True, text=True, timeout=110, check=False, env=environment,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     got = json.loads(done.stdout.strip().splitlines()[-1])

@@ -14,7 +14,7 @@ from sandbox_runs import GEMINI, At
 from tta_dev_primitives.flows.prefect_support import events
 from tta_dev_primitives.flows.prefect_support.event_batch import current_batch, in_batches
 
-_TRIES = 300
+_TRIES = 1100
 
 
 async def events_of(flow_run_id: str, name: str, count: int) -> list[dict[str, Any]]:

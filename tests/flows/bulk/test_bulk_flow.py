@@ -392,5 +392,5 @@ async def test_a_new_kind_of_task_learns_before_it_is_paid_for(at: At) -> None:
 async def test_who_waits_for_checks_goes_on_when_they_fail(broken: str, at: At) -> None:
     """A paid model that fails leaves no task waiting."""
     workflow = at(f"rules: [{{match: {{{broken}}}, reply: {{error: invalid_request}}}}]")
-    results = await asyncio.wait_for(workflow.execute_bulk(notes(30), concurrency=30, chunk_size=30), 60)
+    results = await asyncio.wait_for(workflow.execute_bulk(notes(30), concurrency=30, chunk_size=30), 110)
     assert len(results) == 30

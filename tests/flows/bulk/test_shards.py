@@ -200,7 +200,6 @@ def seen(sandbox: Sandbox, calls: int, job: asyncio.Future[Any]) -> None:
 @pytest.mark.server
 @pytest.mark.prefect
 @pytest.mark.proof
-@pytest.mark.timeout(300)
 # Processes are killed meanwhile: what a library was about to wait for is collected unawaited.
 @pytest.mark.filterwarnings(
     "ignore:Exception ignored in. <coroutine object sleep:pytest.PytestUnraisableExceptionWarning"

@@ -54,7 +54,7 @@ def test_defaults_of_the_user_change_no_call(at: At, tmp_path: Path) -> None:
         env=os.environ | SETTINGS,
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=110,
         check=False,
     )
     assert ran.stdout.split() == ["AllModelsFailedError", "True", "False"], ran.stderr
