@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -47,6 +48,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerInfo]:
     """A server of this module's own: it gets deployments and a storage block."""
     with own_server(tmp_path_factory.mktemp("prefect-server")) as found:
         yield found
+
+
+@pytest.fixture(autouse=True)
+def _collected() -> Iterator[None]:
+    """What Prefect leaves to the garbage collector is collected here, where it is expected, and not in a later test."""
+    yield
+    gc.collect()
 
 
 @pytest.fixture
