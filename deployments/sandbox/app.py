@@ -19,7 +19,7 @@ from starlette.routing import Route
 
 from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
 from tta_dev_primitives.deployments.sandbox.anthropic.responses import AnthropicResponses, check_version
-from tta_dev_primitives.deployments.sandbox.batches import BatchRoutes
+from tta_dev_primitives.deployments.sandbox.batches import BatchRoutes, owner_of
 from tta_dev_primitives.deployments.sandbox.batches import Handler as BatchHandler
 from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf, catalogue_price
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
@@ -32,7 +32,6 @@ from tta_dev_primitives.deployments.sandbox.requests import parse_body, refuse
 from tta_dev_primitives.deployments.sandbox.scenario.director import Decision, Director
 
 Keys = Mapping[str, str | Sequence[str]]
-Reader = Callable[[Call, Request], Ask]
 Responses = AnthropicResponses | GeminiResponses | openai.OpenAIResponses
 _MAX_BODY = 32 * 1_048_576
 LISTED: Mapping[str, tuple[str, ...]] = {
@@ -78,25 +77,23 @@ class App:
         self.asgi.router.redirect_slashes = False
 
     def _routes(self) -> list[Route]:
-        chats: Sequence[tuple[str, str, Reader]] = (
-            ("/v1/messages", "anthropic", _read_messages),
-            ("/v1/chat/completions", "openai-compatible", _read_chat),
-            ("/openai/v1/chat/completions", "groq", _read_chat),
-            ("/api/v1/chat/completions", "openrouter", _read_chat),
-            ("/{version:str}/models/{call:path}", "google-ai-studio", _read_generate),
-        )
-        lists = {"/v1": None, "/openai/v1": "groq", "/api/v1": "openrouter", "/v1beta": "google-ai-studio"}
+        chats = {
+            "/v1/messages": "anthropic", "/v1/chat/completions": "openai-compatible",
+            "/openai/v1/chat/completions": "groq", "/api/v1/chat/completions": "openrouter",
+            "/{version:str}/models/{call:path}": "google-ai-studio",
+        }  # fmt: skip
+        lists = ("/v1", "/openai/v1", "/api/v1", "/v1beta")
         return [
             *(Route(path, partial(self._batch, answer), methods=[m]) for m, path, answer in self.batches.table()),
-            *(Route(path, partial(self._chat, provider, read), methods=["POST"]) for path, provider, read in chats),
-            *(Route(f"{prefix}/models", partial(self._models, provider)) for prefix, provider in lists.items()),
+            *(Route(path, partial(self._chat, provider), methods=["POST"]) for path, provider in chats.items()),
+            *(Route(f"{prefix}/models", self._models) for prefix in lists),
         ]  # fmt: skip
 
-    async def _chat(self, provider: str, read: Reader, request: Request) -> Response:
+    async def _chat(self, provider: str, request: Request) -> Response:
         call = request.state.call = self._call(provider, "chat")
         key = self._authorize(provider, request)
         call.body = await _body(request)
-        ask = read(call, request)
+        ask = _read(provider, call.body, **_addressed(provider, request))
         decision = self.director.decide(ask, key)
         reply = self._reply(call, ask, decision)
         if decision.latency:
@@ -104,18 +101,16 @@ class App:
         return reply.http()
 
     async def _batch(self, answer: BatchHandler, request: Request) -> Response:
-        provider = self.batches.provider_of(request)
+        provider = owner_of(request)
         call = request.state.call = self._call(provider, "batches")
         return self._logged(call, await answer(request, self._authorize(provider, request))).http()
 
-    def answer_line(
-        self, provider: str, key: str, body: Mapping[str, Any], read: Callable[[Mapping[str, Any]], Ask]
-    ) -> Reply:
+    def answer_line(self, provider: str, key: str, body: Mapping[str, Any], model: str) -> Reply:
         """What the chat endpoint would have said to one request of a batch."""
         call = self._call(provider, "chat")
         call.body, call.batch = body, True
         try:
-            ask = read(body)
+            ask = _read(provider, body, model=model)
         except Refusal as refusal:
             return self._refusal(call, refusal)
         return self._reply(call, ask, self.director.decide(ask, key, batched=True))
@@ -139,11 +134,11 @@ class App:
             raw = body.encode() if isinstance(body, str) else {} if body is None else body
             reply = Reply(script.status, raw, headers={**reply.headers, **retry_after(script.retry_after)})
         call.model, call.prompt, call.stream = ask.model, ask.prompt, ask.stream
-        call.billed, call.rule = decision.billed, decision.rule
+        call.billed, call.rule = answer is not None, decision.rule
         return self._logged(call, reply, sent)
 
-    async def _models(self, provider: str | None, request: Request) -> Response:
-        provider = provider or _owner_of_v1(request.headers)
+    async def _models(self, request: Request) -> Response:
+        provider = owner_of(request)
         call = request.state.call = self._call(provider, "models")
         if provider != "openrouter":  # OpenRouter's model list is public
             self._authorize(provider, request)
@@ -170,7 +165,7 @@ class App:
         if key is None and accepted is None and provider == "openai-compatible":
             return "anonymous"  # local servers ask for none
         if key is None:
-            raise responses.missing_key()
+            raise Refusal(responses.no_key)
         if accepted is not None and not any(hmac.compare_digest(key.encode(), a.encode()) for a in accepted):
             raise Refusal(Failure("bad_key"))
         return hashlib.sha256(key.encode()).hexdigest()[:16]
@@ -208,30 +203,30 @@ async def _body(request: Request) -> dict[str, Any]:
     return parse_body(b"".join(parts))
 
 
-def _read_messages(call: Call, request: Request) -> Ask:
-    return parse_messages(call.body, version=check_version(request.headers))
-
-
-def _read_chat(call: Call, request: Request) -> Ask:
-    return parse_chat(call.body, provider=call.provider)
-
-
-def _read_generate(call: Call, request: Request) -> Ask:
-    version = request.path_params["version"]
-    model, _, method = request.path_params["call"].rpartition(":")
+def _addressed(provider: str, request: Request) -> dict[str, Any]:
+    """What the address and the headers say of a chat request."""
+    if provider == "anthropic":
+        return {"version": check_version(request.headers)}
+    if provider != "google-ai-studio":
+        return {}
+    version, (model, _, method) = request.path_params["version"], request.path_params["call"].rpartition(":")
     streamed = method == "streamGenerateContent"
     if streamed and request.query_params.get("alt") != "sse":
         refuse("The sandbox streams with alt=sse only.", "alt")
     if version not in ("v1", "v1beta") or not (streamed or method == "generateContent"):
         raise Refusal(Failure("model_gone", "Requested entity was not found."))
-    return parse_generate(call.body, model=model, version=version, stream=streamed)
+    return {"model": model, "version": version, "stream": streamed}
 
 
-def _owner_of_v1(headers: Mapping[str, str]) -> str:
-    """`/v1/models` is an address of three formats: the headers decide."""
-    if "x-goog-api-key" in headers:
-        return "google-ai-studio"
-    return "anthropic" if "anthropic-version" in headers or "x-api-key" in headers else "openai-compatible"
+def _read(
+    provider: str, body: Mapping[str, Any], *, version: str = "", model: str = "", stream: bool = False
+) -> Ask:
+    """A request body in its provider's format; without a version, one of a batch."""
+    if provider == "anthropic":
+        return parse_messages(body, version=version or "2023-06-01")
+    if provider == "google-ai-studio":
+        return parse_generate(body, model=model, version=version or "v1beta", stream=stream)
+    return parse_chat(body, provider=provider)
 
 
 def _belongs(model: str, provider: str) -> bool:

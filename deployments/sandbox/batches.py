@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import email
 import json
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -11,11 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.requests import Request
 
-from tta_dev_primitives.deployments.sandbox.anthropic.requests import parse_messages
-from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
+from tta_dev_primitives.deployments.sandbox.chat import Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.http_reply import Reply, dumps, token
-from tta_dev_primitives.deployments.sandbox.openai.requests import parse_chat
 from tta_dev_primitives.deployments.sandbox.requests import parse_body, refuse
 from tta_dev_primitives.deployments.sandbox.scenario.scenario import BatchScript, latency_of
 
@@ -45,6 +43,18 @@ class Batch:
     canceled: bool = False
     results: list[tuple[str, str, Reply | None]] | None = None
     """Custom id, kind (answered, errored, expired, canceled) and what the chat endpoint would have said."""
+
+    @property
+    def state(self) -> str:
+        """`running`, `canceled`, `expired` or `completed`."""
+        if self.results is None:
+            return "running"
+        return "canceled" if self.canceled else "expired" if self.count("expired") else "completed"
+
+    @property
+    def failed(self) -> int:
+        """Results without an answer."""
+        return len(self.results or ()) - self.count("answered")
 
     def count(self, kind: str) -> int:
         """Results of a kind."""
@@ -109,7 +119,7 @@ class BatchRoutes:
 
     async def _create_chat(self, request: Request, key: str) -> Reply:
         body = parse_body(await request.body())
-        provider = self.provider_of(request)
+        provider = owner_of(request)
         if body.get("endpoint") != "/v1/chat/completions" or not body.get("completion_window"):
             refuse("endpoint must be /v1/chat/completions, with a completion_window.", "endpoint")
         content = self._file(str(body.get("input_file_id")), key)
@@ -148,7 +158,7 @@ class BatchRoutes:
         return Reply(body=self._shown(request, self._of(request, key)))
 
     async def _list(self, request: Request, key: str) -> Reply:
-        provider = self.provider_of(request)
+        provider = owner_of(request)
         mine = [b for b in reversed(self.batches) if b.key == key and b.provider == provider]
         shown = [self._shown(request, batch) for batch in mine[:100]]
         if provider == "google-ai-studio":
@@ -169,10 +179,9 @@ class BatchRoutes:
         self._advance(batch)
         if batch.results is None:
             refuse("results are not available yet.")
-        kinds = {"answered": "succeeded"}
         rows = []
         for name, kind, reply in self._sent(batch):
-            result: dict[str, Any] = {"type": kinds.get(kind, kind)}
+            result: dict[str, Any] = {"type": "succeeded" if kind == "answered" else kind}
             if reply is not None:
                 result["message" if kind == "answered" else "error"] = reply.body
             rows.append(dumps({"custom_id": name, "result": result}))
@@ -184,7 +193,6 @@ class BatchRoutes:
         parts = {
             p.get_param("name", header="content-disposition"): p.get_payload(decode=True) for p in form.walk()
         }
-        names = [str(name) for p in form.walk() if (name := p.get_filename())]
         content, purpose = parts.get("file"), parts.get("purpose")
         if not isinstance(content, bytes) or purpose not in (b"batch", b"batch-api"):
             refuse("a batch file needs `file` and the purpose `batch`.", "purpose")
@@ -192,7 +200,7 @@ class BatchRoutes:
         self.files[name] = (key, content)
         return Reply(body={
             "id": name, "object": "file", "bytes": len(content), "created_at": int(self.app.now()),
-            "filename": names[0] if names else "batch.jsonl", "purpose": "batch", "status": "processed",
+            "filename": "batch.jsonl", "purpose": "batch", "status": "processed",
         })  # fmt: skip
 
     async def _content(self, request: Request, key: str) -> Reply:
@@ -228,7 +236,7 @@ class BatchRoutes:
             elif script.expire_after is not None and number >= script.expire_after:
                 batch.results.append((name, "expired", None))
             else:
-                reply = self.app.answer_line(batch.provider, batch.key, body, lambda b: _ask(batch, b))
+                reply = self.app.answer_line(batch.provider, batch.key, body, batch.model)
                 batch.results.append((name, "answered" if reply.status == 200 else "errored", reply))
 
     def _sent(self, batch: Batch) -> list[tuple[str, str, Reply | None]]:
@@ -259,12 +267,8 @@ class BatchRoutes:
         }  # fmt: skip
 
     def _chat_batch(self, batch: Batch) -> dict[str, Any]:
-        over = batch.results is not None
-        status = "in_progress"
-        if over:
-            status = "cancelled" if batch.canceled else "expired" if batch.count("expired") else "completed"
-        answered = batch.count("answered")
-        failed = len(batch.results or ()) - answered
+        status = {"running": "in_progress", "canceled": "cancelled"}.get(batch.state, batch.state)
+        answered, failed = batch.count("answered"), batch.failed
         return {
             "id": batch.id, "object": "batch", "endpoint": "/v1/chat/completions", "errors": None,
             "input_file_id": batch.input_file, "completion_window": "24h", "status": status,
@@ -277,17 +281,15 @@ class BatchRoutes:
         }  # fmt: skip
 
     def _operation(self, batch: Batch) -> dict[str, Any]:
-        over, answered = batch.results is not None, batch.count("answered")
-        state = "RUNNING"
-        if over:
-            state = "CANCELLED" if batch.canceled else "EXPIRED" if batch.count("expired") else "SUCCEEDED"
+        over, words = batch.results is not None, {"canceled": "cancelled", "completed": "succeeded"}
+        state = words.get(batch.state, batch.state).upper()
         metadata: dict[str, Any] = {
             "@type": "type.googleapis.com/google.ai.generativelanguage.v1main.GenerateContentBatch",
             "model": f"models/{batch.model}", "displayName": batch.name, "state": f"BATCH_STATE_{state}",
             "createTime": _moment(batch.created), "name": batch.id,
             "batchStats": {
-                "requestCount": str(len(batch.lines)), "successfulRequestCount": str(answered),
-                "failedRequestCount": str(len(batch.results or ()) - answered),
+                "requestCount": str(len(batch.lines)), "successfulRequestCount": str(batch.count("answered")),
+                "failedRequestCount": str(batch.failed),
             },
         }  # fmt: skip
         shown: dict[str, Any] = {"name": batch.id, "metadata": metadata, "done": over}
@@ -299,30 +301,23 @@ class BatchRoutes:
 
     def _of(self, request: Request, key: str) -> Batch:
         name = request.path_params["id"]
-        if self.provider_of(request) == "google-ai-studio":
+        if owner_of(request) == "google-ai-studio":
             name = f"batches/{name}"
         found = next((b for b in self.batches if b.id == name and b.key == key), None)
         if found is None:
             raise Refusal(Failure("model_gone", f"No batch {name}."))
         return found
 
-    @staticmethod
-    def provider_of(request: Request) -> str:
-        """Whose format a request is in, by its address and headers."""
-        path = request.url.path
-        if path.startswith("/v1beta") or "x-goog-api-key" in request.headers:
-            return "google-ai-studio"  # `/v1/batches` is an address of two formats
-        if path.startswith("/v1/messages"):
-            return "anthropic"
-        return "groq" if path.startswith("/openai") else "openai-compatible"
 
-
-def _ask(batch: Batch, body: Mapping[str, Any]) -> Ask:
-    if batch.provider == "anthropic":
-        return parse_messages(body, version="2023-06-01")
-    if batch.provider == "google-ai-studio":
-        return parse_generate(body, model=batch.model, version="v1beta", stream=False)
-    return parse_chat(body, provider=batch.provider)
+def owner_of(request: Request) -> str:
+    """Whose format a request is in. `/v1/models` and `/v1/batches` are of several: the headers decide."""
+    path, headers = request.url.path, request.headers
+    if path.startswith("/v1beta") or "x-goog-api-key" in headers:
+        return "google-ai-studio"
+    for start, owner in (("/openai", "groq"), ("/api", "openrouter"), ("/v1/messages", "anthropic")):
+        if path.startswith(start):
+            return owner
+    return "anthropic" if "anthropic-version" in headers or "x-api-key" in headers else "openai-compatible"
 
 
 def _chat_row(name: str, kind: str, reply: Reply | None) -> dict[str, Any]:
@@ -363,12 +358,9 @@ def _listed(node: Mapping[str, Any], name: str) -> list[dict[str, Any]]:
 
 def _named(node: Mapping[str, Any], name: str) -> str:
     found = node.get(name)
-    allowed = (
-        isinstance(found, str) and 0 < len(found) <= 64 and found.replace("-", "").replace("_", "").isalnum()
-    )
-    if not allowed:
+    if not isinstance(found, str) or not re.fullmatch(r"[\w-]{1,64}", found, re.ASCII):
         refuse(f"{name}: 1 to 64 letters, digits, - and _ are required; found {json.dumps(found)[:80]}", name)
-    return str(found)
+    return found
 
 
 def _moment(at: float, more: timedelta = timedelta()) -> str:

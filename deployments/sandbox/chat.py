@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -59,6 +59,13 @@ class Ask:
     """A tool the caller forces; then `schema` is that tool's input schema."""
     marked: tuple[tuple[str, Literal["5m", "1h"]], ...] = ()
     """The prompt up to each block that is marked for the prompt cache, and how long it is kept."""
+
+    @classmethod
+    def of_turns(cls, provider: str, model: str, turns: Sequence[tuple[str, str]], **more: Any) -> Ask:
+        """The question in texts by role: `system`, `user`, or the model's own under any other name."""
+        texts = {role: [text for who, text in turns if who == role] for role in ("system", "user")}
+        system, user = "\n".join(texts["system"]), texts["user"][-1] if texts["user"] else ""
+        return cls(provider, model, system, user, "\n".join(text for _, text in turns), **more)
 
     @property
     def prompt(self) -> str:

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import yaml
 from starlette.responses import Response, StreamingResponse
@@ -117,3 +117,20 @@ def error_form(provider: str, failure: Failure) -> ErrorForm:
 def retry_after(wait: float | str | None) -> dict[str, str]:
     """The header of a wait in seconds, or of the text that shall be sent; none of None."""
     return {} if wait is None else {"retry-after": wait if isinstance(wait, str) else f"{wait:g}"}
+
+
+class ProviderResponses:
+    """What the responses of one provider say of keys."""
+
+    provider: ClassVar[str]
+    key_header: ClassVar[str] = "authorization"
+    """Where a key stands, before a bearer token is looked for."""
+    no_key: ClassVar[Failure]
+    """How a request without a key is refused."""
+
+    def key_of(self, headers: Mapping[str, str]) -> str | None:
+        """The caller's key: of the provider's own header, or a bearer token."""
+        if self.key_header != "authorization" and self.key_header in headers:
+            return headers[self.key_header] or None
+        scheme, _, key = headers.get("authorization", "").partition(" ")
+        return key.strip() or None if scheme.lower() == "bearer" else None

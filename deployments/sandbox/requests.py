@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, Protocol, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
@@ -45,8 +45,8 @@ def validated(kind: type[M], body: Mapping[str, Any], refuse_fault: Callable[[Fa
     try:
         return kind.model_validate(body)
     except ValidationError as error:
-        # The deepest path: a union reports each of its branches.
-        fault = max(error.errors(include_url=False), key=lambda f: len(f["loc"]))
+        # The deepest path: a union reports each of its branches, the wrong types among them.
+        fault = max(error.errors(include_url=False), key=lambda f: (len(f["loc"]), "_type" not in f["type"]))
     path = tuple(part for part in fault["loc"] if isinstance(part, int) or _is_key(part))
     return refuse_fault(Fault(path, fault["type"], fault["msg"], fault["input"]))
 
@@ -59,6 +59,19 @@ def _is_key(part: str) -> bool:
 def refuse(message: str, param: str | None = None, **facts: Any) -> NoReturn:
     """Refuse the request as invalid."""
     raise Refusal(Failure("invalid_request", message, param, facts=facts))
+
+
+class Text(Protocol):
+    """A part of a message that holds text."""
+
+    @property
+    def text(self) -> str:
+        """The text."""
+
+
+def plain(content: str | Sequence[Text] | None) -> str:
+    """The text of a message, whole or in parts."""
+    return content or "" if isinstance(content, str | None) else "\n".join(part.text for part in content)
 
 
 def parse_body(body: bytes) -> dict[str, Any]:

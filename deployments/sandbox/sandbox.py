@@ -73,13 +73,11 @@ class Sandbox:
         """
         if self._thread is not None:
             raise RuntimeError("this sandbox is running")
-        listener = bind(self.host, port)
-        self.port = listener.getsockname()[1]
-        self._server = _Server(self._app)
-        serve = functools.partial(self._server.run, sockets=[listener])
-        self._thread = threading.Thread(target=serve, name="tta-sandbox", daemon=True)
+        up = threading.Event()
+        self._server, run = self._served(port, up.set)
+        self._thread = threading.Thread(target=run, name="tta-sandbox", daemon=True)
         self._thread.start()
-        self._server.up.wait(10)
+        up.wait(10)
         return self
 
     def serve(self, port: int = 0, *, on_start: Callable[[], None] | None = None) -> None:
@@ -88,17 +86,20 @@ class Sandbox:
         Raises:
             ConfigError: The port cannot be had.
         """
-        listener = bind(self.host, port)
-        self.port = listener.getsockname()[1]
-        server = _Server(self._app)
-        server.on_start = on_start
+        _, run = self._served(port, on_start)
         # Uvicorn raises the signal again once it has ended in good order: here that is the end, not an error.
         usual = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
             with contextlib.suppress(KeyboardInterrupt):
-                server.run(sockets=[listener])
+                run()
         finally:
             signal.signal(signal.SIGTERM, usual)
+
+    def _served(self, port: int, on_start: Callable[[], None] | None) -> tuple[_Server, Callable[[], None]]:
+        """The server, and how it runs on a port that is taken at once."""
+        listener = bind(self.host, port)
+        self.port, server = listener.getsockname()[1], _Server(self._app, on_start)
+        return server, functools.partial(server.run, sockets=[listener])
 
     def _director(self, scenario: Scenario | str | Path | None) -> Director:
         if not isinstance(scenario, Scenario):
@@ -164,18 +165,16 @@ def bind(host: str, port: int) -> socket.socket:
 class _Server(uvicorn.Server):
     """Uvicorn that says when it is up, and ends at once."""
 
-    def __init__(self, app: App) -> None:
+    def __init__(self, app: App, on_start: Callable[[], None] | None) -> None:
         super().__init__(uvicorn.Config(
             app.asgi, http="h11", ws="none", lifespan="off", proxy_headers=False, server_header=False, access_log=False,
             log_config=None, log_level="critical", backlog=2048, timeout_keep_alive=75,
         ))  # fmt: skip
-        self.up = threading.Event()
-        self.on_start: Callable[[], None] | None = None
+        self.on_start = on_start
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Begin to serve, and say so."""
         await super().startup(sockets=sockets)
-        self.up.set()
         if self.on_start is not None:
             self.on_start()
 

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure
 from tta_dev_primitives.deployments.sandbox.http_reply import (
+    ProviderResponses,
     RateLimit,
     Reply,
     Sent,
@@ -39,22 +40,12 @@ def check_version(headers: Mapping[str, str]) -> str:
     return version
 
 
-class AnthropicResponses:
+class AnthropicResponses(ProviderResponses):
     """Anthropic Messages."""
 
     provider = "anthropic"
-
-    def key_of(self, headers: Mapping[str, str]) -> str | None:
-        """`x-api-key`, or a bearer token as newer SDKs send."""
-        key = headers.get("x-api-key")
-        bearer = headers.get("authorization", "")
-        if key is None and bearer.lower().startswith("bearer "):
-            key = bearer[7:].strip()
-        return key or None
-
-    def missing_key(self) -> Refusal:
-        """The refusal of a request without a key."""
-        return Refusal(Failure("bad_key", "x-api-key header is required"))
+    key_header = "x-api-key"
+    no_key = Failure("bad_key", "x-api-key header is required")
 
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """A message, or its event stream."""

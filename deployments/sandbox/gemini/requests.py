@@ -1,4 +1,4 @@
-"""Reads Gemini generateContent requests, and refuses what the API refuses, with its sentences.
+"""Reads Gemini generateContent requests, and refuses what the API refuses.
 
 Text and structured output are answered; files, functions and Google's own tools are refused.
 """
@@ -26,14 +26,14 @@ class _Proto(Strict):
 
 
 class _Part(_Proto):
-    text: str | None = None
+    text: str
     thought: bool | None = None
     thought_signature: str | None = None
 
 
 class _Content(_Proto):
-    parts: list[_Part] = Field(default_factory=list)
-    role: str | None = None
+    parts: list[_Part] = Field(min_length=1)
+    role: Literal["user", "model"] | None = None
 
 
 class _ThinkingConfig(_Proto):
@@ -51,8 +51,8 @@ class _GenerationConfig(_Proto):
         for f in (str, to_camel)
     )
 
-    temperature: float | None = None
-    max_output_tokens: int | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    max_output_tokens: int | None = Field(None, ge=1)
     stop_sequences: list[str] | None = None
     response_mime_type: str | None = None
     response_schema: dict[str, Any] | None = None
@@ -63,7 +63,7 @@ class _GenerationConfig(_Proto):
 class _Generate(_Proto):
     UNREAD: ClassVar = frozenset({"safety_settings", "safetySettings", "labels", "model"})
 
-    contents: list[_Content] = Field(default_factory=list)
+    contents: list[_Content] = Field(min_length=1)
     system_instruction: _Content | None = None
     generation_config: _GenerationConfig | None = None
 
@@ -73,22 +73,23 @@ def parse_generate(body: Mapping[str, Any], *, model: str, version: str, stream:
     if not _MODEL.match(model):
         raise Refusal(Failure("model_gone", facts={"model": model, "version": version}))
     request = validated(_Generate, body, _refuse_fault)
-    if not request.contents:
-        refuse("* GenerateContentRequest.contents: contents is not specified\n", "contents")
-    for number, content in enumerate(request.contents):
-        _check_content(number, content)
     config = request.generation_config or _GenerationConfig()
-    _check_config(config)
+    mime = config.response_mime_type
+    schema: Mapping[str, Any] | None = config.response_json_schema or config.response_schema
+    if schema is not None and mime in (None, "", "text/plain"):
+        refuse(
+            "a response schema requires response_mime_type `application/json`.",
+            f"{_CONFIG}.response_mime_type",
+        )
     if config.thinking_config and config.thinking_config.thinking_budget == 0 and "2.5-pro" in model:
         refuse("Budget 0 is invalid. This model only works in thinking mode.", f"{_CONFIG}.thinking_config")
-    system = _text(request.system_instruction)
-    users = [_text(c) for c in request.contents if c.role in (None, "user")]
-    schema: Mapping[str, Any] | None = config.response_json_schema or config.response_schema
-    return Ask(
-        provider="google-ai-studio", model=model, system=system, user=users[-1] if users else "",
-        transcript="\n".join([system, *map(_text, request.contents)]), max_tokens=config.max_output_tokens,
-        stream=stream, stop=tuple(config.stop_sequences or ()),
-        json_mode=config.response_mime_type == "application/json", schema=schema,
+    turns = [
+        ("system", _text(request.system_instruction)),
+        *((c.role or "user", _text(c)) for c in request.contents),
+    ]
+    return Ask.of_turns(
+        "google-ai-studio", model, turns, max_tokens=config.max_output_tokens, stream=stream,
+        stop=tuple(config.stop_sequences or ()), json_mode=mime == "application/json", schema=schema,
         schema_name=schema.get("title") if schema and isinstance(schema.get("title"), str) else None,
     )  # fmt: skip
 
@@ -99,18 +100,12 @@ def _text(content: _Content | None) -> str:
 
 def _refuse_fault(fault: Fault) -> NoReturn:
     *parents, name = [to_snake(p) if isinstance(p, str) else p for p in fault.path] or ["body"]
-    where = _dotted(parents)
-    if fault.type == "extra_forbidden":
-        _unknown(str(fault.path[-1]), where)
-    path = _dotted([*parents, name])
+    where, path = _dotted(parents), _dotted([*parents, name])
     text = f"Invalid value at '{path}' ({fault.message}), {str(fault.value)[:100]!r}"
+    if fault.type == "extra_forbidden":
+        at, path = f" at '{where}'" if where else "", where
+        text = f'Invalid JSON payload received. Unknown name "{fault.path[-1]}"{at}: Cannot find field.'
     refuse(text, path, violation=text)
-
-
-def _unknown(name: str, where: str) -> NoReturn:
-    at = f" at '{where}'" if where else ""
-    text = f'Invalid JSON payload received. Unknown name "{name}"{at}: Cannot find field.'
-    refuse(text, where, violation=text)
 
 
 def _dotted(parts: list[str | int]) -> str:
@@ -118,36 +113,3 @@ def _dotted(parts: list[str | int]) -> str:
     for part in parts:
         out += f"[{part}]" if isinstance(part, int) else f".{part}" if out else part
     return out
-
-
-def _check_content(number: int, content: _Content) -> None:
-    if content.role not in (None, "user", "model"):
-        refuse("Please use a valid role: user, model.", f"contents[{number}].role")
-    where = f"contents[{number}].parts"
-    if not content.parts:
-        refuse(f"* GenerateContentRequest.{where}: contents.parts must not be empty.\n", where)
-    for index, part in enumerate(content.parts):
-        if part.text is None:
-            at = f"{where}[{index}]"
-            refuse(
-                f"* GenerateContentRequest.{at}.data: required oneof field 'data' must have one initialized "
-                "field\n",
-                at,
-            )
-
-
-def _check_config(config: _GenerationConfig) -> None:
-    if config.temperature is not None and not 0 <= config.temperature <= 2:
-        where = f"{_CONFIG}.temperature"
-        text = "temperature must be in the range [0.0, 2.0]."
-        refuse(f"* GenerateContentRequest.{where}: {text}\n", where)
-    if config.max_output_tokens is not None and config.max_output_tokens < 1:
-        refuse("max_output_tokens must be positive.", f"{_CONFIG}.max_output_tokens")
-    mime, where = config.response_mime_type, f"{_CONFIG}.response_mime_type"
-    schemas = [s for s in (config.response_schema, config.response_json_schema) if s is not None]
-    if schemas and mime in (None, "", "text/plain"):
-        refuse(
-            "Function calling config or response schema is set without response_mime_type: a response schema "
-            "requires response_mime_type `application/json`.",
-            where,
-        )

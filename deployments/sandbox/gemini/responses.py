@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure
 from tta_dev_primitives.deployments.sandbox.http_reply import (
     METRIC,
     ErrorForm,
+    ProviderResponses,
     Reply,
     Sent,
     dumps,
@@ -32,22 +33,16 @@ _FINISH = {
 }  # fmt: skip
 
 
-class GeminiResponses:
+class GeminiResponses(ProviderResponses):
     """Gemini generateContent (Google AI Studio)."""
 
     provider = "google-ai-studio"
-
-    def key_of(self, headers: Mapping[str, str]) -> str | None:
-        """`x-goog-api-key`. A `?key=` in the address is refused: it would end up in logs."""
-        return headers.get("x-goog-api-key") or None
-
-    def missing_key(self) -> Refusal:
-        """The refusal of a request without a key: 403, unlike the 400 of a wrong key."""
-        text = (
-            "Method doesn't allow unregistered callers (callers without established identity). Please use "
-            "API Key or other form of API consumer identity to call this API."
-        )
-        return Refusal(Failure("forbidden", text))
+    key_header = "x-goog-api-key"
+    no_key = Failure(
+        "forbidden",
+        "Method doesn't allow unregistered callers (callers without established identity). Please use "
+        "API Key or other form of API consumer identity to call this API.",
+    )
 
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """One body, or its event stream."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, NoReturn
+from typing import Annotated, Any, ClassVar, Literal, NoReturn
 
 from pydantic import Field
 
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
-from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, refuse, validated
+from tta_dev_primitives.deployments.sandbox.requests import Fault, Strict, plain, refuse, validated
 
 _GROQ_SCHEMA_MODELS = re.compile(
     r"^(openai/gpt-oss-|moonshotai/kimi-k2|meta-llama/llama-4-|qwen/qwen3\.[68])"
@@ -68,7 +68,7 @@ class _Chat(Strict):
     top_p: float | None = Field(None, ge=0, le=1)
     response_format: _ResponseFormat | None = None
     reasoning_effort: str | None = None
-    stop: str | list[str] | None = None
+    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: _StreamOptions | None = None
 
@@ -121,8 +121,6 @@ _DIALECTS: Mapping[str, type[_Chat]] = {
 def parse_chat(body: Mapping[str, Any], *, provider: str) -> Ask:
     """Read `POST .../chat/completions` of `provider`, or raise `Refusal` as it would."""
     request = validated(_DIALECTS[provider], body, lambda fault: _refuse_fault(fault, provider))
-    if isinstance(request.stop, list) and len(request.stop) > 4:
-        refuse("'stop' : maximum number of items is 4", "stop")
     if request.stream_options is not None and not request.stream:
         refuse("'stream_options' is only allowed when 'stream' is enabled.", "stream_options")
     _check_format(request, provider)
@@ -131,23 +129,16 @@ def parse_chat(body: Mapping[str, Any], *, provider: str) -> Ask:
     # OpenRouter's ids name their author; other servers know by their list, which a scenario rules.
     if provider == "openrouter" and not _OPENROUTER_MODEL.fullmatch(request.model):
         raise Refusal(Failure("model_gone", facts={"model": request.model, "never_existed": True}))
-    texts = [(m.role, _plain(m.content)) for m in request.messages]
-    users = [text for role, text in texts if role == "user"]
+    turns = [("system" if m.role == "developer" else m.role, plain(m.content)) for m in request.messages]
     wanted = request.response_format or _ResponseFormat(type="text")
     stop = request.stop if isinstance(request.stop, list) else [request.stop] if request.stop else []
     limit = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    return Ask(
-        provider=provider, model=request.model, user=users[-1] if users else "",
-        system="\n".join(text for role, text in texts if role in ("system", "developer")),
-        transcript="\n".join(text for _, text in texts), max_tokens=limit, stream=bool(request.stream),
+    return Ask.of_turns(
+        provider, request.model, turns, max_tokens=limit, stream=bool(request.stream),
         stream_usage=bool(request.stream_options and request.stream_options.include_usage), stop=tuple(stop),
         json_mode=wanted.type != "text", schema=wanted.json_schema.schema_ if wanted.json_schema else None,
         schema_name=wanted.json_schema.name if wanted.json_schema else None,
     )  # fmt: skip
-
-
-def _plain(content: str | list[_Text]) -> str:
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
 
 
 def _refuse_fault(fault: Fault, provider: str) -> NoReturn:
@@ -174,19 +165,14 @@ def _refuse_fault(fault: Fault, provider: str) -> NoReturn:
 
 
 def _check_format(request: _Chat, provider: str) -> None:
-    wanted = request.response_format
-    if wanted is None or wanted.type == "text":
-        return
-    if wanted.type == "json_object":
-        if provider != "openrouter" and not any(
-            "json" in _plain(m.content).lower() for m in request.messages
-        ):
-            text = (
-                "must contain the word 'json' in some form, to use 'response_format' of type 'json_object'."
-            )
-            refuse(f"'messages' {text}", "messages")
-        return
-    if wanted.json_schema is None:
+    wanted = request.response_format or _ResponseFormat(type="text")
+    said = any("json" in plain(m.content).lower() for m in request.messages)
+    if wanted.type == "json_object" and provider != "openrouter" and not said:
+        refuse(
+            "'messages' must contain the word 'json' in some form, to use 'response_format' of type 'json_object'.",
+            "messages",
+        )
+    if wanted.type == "json_schema" and wanted.json_schema is None:
         name = "response_format.json_schema"
         refuse(f"'{name}' : is required when 'type' is 'json_schema'", name)
 

@@ -6,9 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure, Refusal
+from tta_dev_primitives.deployments.sandbox.chat import Answer, Ask, Failure
 from tta_dev_primitives.deployments.sandbox.http_reply import (
     METRIC,
+    ProviderResponses,
     RateLimit,
     Reply,
     Sent,
@@ -25,9 +26,10 @@ _FINISH = {
     "tool": "stop",
 }  # fmt: skip
 _NATIVE = {"stop": "end_turn", "length": "max_tokens"}
-_NO_KEY = (
+_NO_KEY = Failure(
+    "bad_key",
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
-    "(i.e. Authorization: Bearer YOUR_KEY)."
+    "(i.e. Authorization: Bearer YOUR_KEY).",
 )
 _MODEL = {"created": 1_750_000_000}
 _INVALID = {"prompt_tokens": -1, "completion_tokens": "many"}
@@ -37,22 +39,13 @@ def _event(body: Any) -> bytes:
     return b"data: " + dumps(body) + b"\n\n"
 
 
-class OpenAIResponses:
+class OpenAIResponses(ProviderResponses):
     """Any OpenAI-compatible server: the least that all of them answer."""
 
-    provider = "openai-compatible"
+    provider: ClassVar[str] = "openai-compatible"
     id_prefix = "chatcmpl-"
     no_key = _NO_KEY
     finishes: ClassVar[Mapping[str, str]] = _FINISH
-
-    def key_of(self, headers: Mapping[str, str]) -> str | None:
-        """The bearer token."""
-        scheme, _, key = headers.get("authorization", "").partition(" ")
-        return key.strip() or None if scheme.lower() == "bearer" else None
-
-    def missing_key(self) -> Refusal:
-        """The refusal of a request without a key."""
-        return Refusal(Failure("bad_key", self.no_key))
 
     def answer(self, ask: Ask, answer: Answer, sent: Sent) -> Reply:
         """A chat completion, or its event stream."""
@@ -215,7 +208,7 @@ class OpenRouterResponses(OpenAIResponses):
 
     provider = "openrouter"
     id_prefix = "gen-"
-    no_key = "No auth credentials found"
+    no_key = Failure("bad_key", "No auth credentials found")
 
     def error(self, failure: Failure, sent: Sent) -> Reply:
         """`{"error": {code, message, metadata}}`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Callable
@@ -25,17 +26,19 @@ Answers = Callable[[Ask], Answer | None]
 """Another source of answers, such as a replay: None leaves the call to the default answer."""
 
 
+_PLAIN = Reply()
+
+
 @dataclass(frozen=True, slots=True)
 class Decision:
     """What one call gets."""
 
-    nth: int
-    rule: str | None
-    answer: Answer | None
-    failure: Failure | None
-    script: Reply
-    latency: float
-    billed: bool
+    rule: str | None = None
+    answer: Answer | None = None
+    """What is answered and billed; None for an error."""
+    failure: Failure | None = None
+    script: Reply = _PLAIN
+    latency: float = 0.0
     limits: tuple[RateLimit, ...] = ()
 
 
@@ -61,11 +64,12 @@ class Director:
             batched: It came in a batch, which the quotas of single calls do not count.
         """
         if self.scenario.state(ask.model).gone:
-            return self._failed(Failure("model_gone", facts={"model": ask.model}), 0, None, ask)
+            gone = Failure("model_gone", facts={"model": ask.model})
+            return Decision(failure=gone, latency=self._latency(_PLAIN, ask, 0))
         over = None if batched else self._quotas.admit(key, ask)
         limits = tuple(self._quotas.limits(key, ask))
         if over is not None:
-            return replace(self._failed(over, 0, None, ask), limits=limits)
+            return Decision(failure=over, latency=self._latency(_PLAIN, ask, 0), limits=limits)
         self._nth[ask.provider, ask.model] += 1
         nth = self._nth[ask.provider, ask.model]
         rule = self._rule(ask, nth)
@@ -93,23 +97,17 @@ class Director:
         return None
 
     def _apply(self, rule: Rule | None, ask: Ask, nth: int) -> Decision:
-        script, name = (rule.reply, rule.name) if rule else (Reply(), None)
+        script, name = (rule.reply, rule.name) if rule else (_PLAIN, None)
+        answer = failure = None
         if script.error is not None:
-            return self._failed(_failure(script, ask), nth, name, ask, script)
-        if script.status is not None:
-            return Decision(nth, name, None, None, script, self._latency(script, ask, nth), billed=False)
-        try:
-            answer = self._answer(script, ask)
-        except Refusal as refusal:
-            return self._failed(refusal.failure, nth, name, ask, script)
-        return Decision(nth, name, answer, None, script, self._latency(script, ask, nth), billed=True)
-
-    def _failed(
-        self, failure: Failure, nth: int, rule: str | None, ask: Ask, script: Reply | None = None
-    ) -> Decision:
-        script = script or Reply()
-        latency = self._latency(script, ask, nth)
-        return Decision(nth, rule, None, failure, script, latency, billed=False)
+            facts = {"model": ask.model}
+            failure = Failure(script.error, script.message, retry_after=script.retry_after, facts=facts)
+        elif script.status is None:
+            try:
+                answer = self._answer(script, ask)
+            except Refusal as refusal:
+                failure = refusal.failure
+        return Decision(name, answer, failure, script, self._latency(script, ask, nth))
 
     def _latency(self, script: Reply, ask: Ask, nth: int) -> float:
         wanted = self.scenario.defaults.latency if script.latency is None else script.latency
@@ -131,27 +129,15 @@ class Director:
 
     def _text_answer(self, script: Reply, ask: Ask) -> Answer:
         if script.text is not None:
-            answer = scripted_answer(ask, script.text)
-            return answer if _is_json_object(script.text) else replace(answer, finish="stop")
+            with contextlib.suppress(ValueError):
+                if isinstance(json.loads(script.text), dict):
+                    return scripted_answer(ask, script.text)
+            return replace(scripted_answer(ask, script.text), finish="stop")
         if script.json_ is not None:
             return scripted_answer(ask, json.dumps(script.json_, ensure_ascii=False))
-        if script.verdict is None and self._answers is not None:
-            other = self._answers(ask)
-            if other is not None:
-                return other
+        if script.verdict is None and self._answers is not None and (other := self._answers(ask)) is not None:
+            return other
         return answer_for(ask, verdict=script.verdict or self.scenario.defaults.verdict)
-
-
-def _is_json_object(text: str) -> bool:
-    try:
-        return isinstance(json.loads(text), dict)
-    except ValueError:
-        return False
-
-
-def _failure(script: Reply, ask: Ask) -> Failure:
-    kind = script.error or "server_error"
-    return Failure(kind, script.message, retry_after=script.retry_after, facts={"model": ask.model})
 
 
 def _with_usage(answer: Answer, script: UsageScript) -> Answer:

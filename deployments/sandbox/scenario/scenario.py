@@ -47,11 +47,11 @@ def _pattern(value: str | None) -> str | None:
 Regex = Annotated[str, BeforeValidator(_pattern)]
 
 
-def _span(text: str | int) -> tuple[int, int, int]:
+def _span(text: object) -> tuple[int, int, int]:
     """`3` -> only the third; `2-4`; `5+`; `every 3`. As (first, last, step), with last 0 for no end."""
     found = _SPAN.fullmatch(str(text).strip())
     if not found:
-        raise ValueError("write 3, '2-4', '5+' or 'every 3'")
+        raise ValueError("write 3, '2-4', '5+', 'every 3' or a list of these")
     first, last, plus, every = found.groups()
     low = int(every or first)
     high = int(last) if last else 0 if plus or every else low
@@ -61,12 +61,7 @@ def _span(text: str | int) -> tuple[int, int, int]:
 
 
 def _spans(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, (int, str, list)):
-        raise ValueError("write 3, '2-4', '5+', 'every 3' or a list of these")
-    items = value if isinstance(value, list) else [value]
-    if not all(isinstance(i, (int, str)) and not isinstance(i, bool) for i in items):
-        raise ValueError("write 3, '2-4', '5+', 'every 3' or a list of these")
-    return tuple(_span(i) for i in items)
+    return tuple(_span(one) for one in (value if isinstance(value, list) else [value]))
 
 
 class Match(_Part):
