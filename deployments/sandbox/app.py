@@ -25,7 +25,7 @@ from tta_dev_primitives.deployments.sandbox.calls import Call, PriceOf, catalogu
 from tta_dev_primitives.deployments.sandbox.chat import Ask, Failure, Refusal
 from tta_dev_primitives.deployments.sandbox.gemini.requests import parse_generate
 from tta_dev_primitives.deployments.sandbox.gemini.responses import GeminiResponses
-from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit, Reply, Sent, retry_after
+from tta_dev_primitives.deployments.sandbox.http_reply import RateLimit, Reply, Sent, data, retry_after
 from tta_dev_primitives.deployments.sandbox.openai import responses as openai
 from tta_dev_primitives.deployments.sandbox.openai.requests import parse_chat
 from tta_dev_primitives.deployments.sandbox.requests import parse_body, refuse
@@ -34,16 +34,6 @@ from tta_dev_primitives.deployments.sandbox.scenario.director import Decision, D
 Keys = Mapping[str, str | Sequence[str]]
 Responses = AnthropicResponses | GeminiResponses | openai.OpenAIResponses
 _MAX_BODY = 32 * 1_048_576
-LISTED: Mapping[str, tuple[str, ...]] = {
-    "anthropic": ("claude-sonnet-4-5", "claude-sonnet-4-6", "claude-sonnet-5-5", "claude-opus-5-5",
-                  "claude-haiku-4-5"),
-    "google-ai-studio": ("gemini-2.5-pro", "gemini-3.8-flash", "gemini-3.5-flash-lite"),
-    "groq": ("llama-3.3-70b-versatile", "openai/gpt-oss-120b", "openai/gpt-oss-20b"),
-    "openrouter": ("deepseek/deepseek-r1:free", "openai/gpt-oss-120b:free", "openrouter/free",
-                   "deepseek/deepseek-r1-0528"),
-    "openai-compatible": ("sandbox-model",),
-}  # fmt: skip
-"""What the model lists show; any other well-formed id is answered too, unless the scenario retires it."""
 
 
 class App:
@@ -146,7 +136,11 @@ class App:
             check_version(request.headers)
         scenario = self.director.scenario
         named = [m for m in scenario.models if "*" not in m and _belongs(m, provider)]
-        ids = [m for m in dict.fromkeys((*LISTED[provider], *named)) if not scenario.state(m).gone]
+        ids = [
+            m
+            for m in dict.fromkeys((*data("models.yaml")[provider]["ids"], *named))
+            if not scenario.state(m).gone
+        ]
         return self._logged(call, Reply(body=self._responses[provider].models(ids))).http()
 
     async def _unknown(self, request: Request, _: Exception) -> Response:
@@ -231,8 +225,8 @@ def _read(
 
 def _belongs(model: str, provider: str) -> bool:
     """Whether a model that a scenario names is one of `provider`'s."""
-    if any(model in ids for ids in LISTED.values()):
-        return model in LISTED[provider]
+    if owners := [name for name, listed in data("models.yaml").items() if model in listed["ids"]]:
+        return provider in owners
     for start, owner in (("claude-", "anthropic"), ("gemini-", "google-ai-studio")):
         if model.startswith(start):
             return provider == owner

@@ -321,22 +321,13 @@ def owner_of(request: Request) -> str:
 
 
 def _chat_row(name: str, kind: str, reply: Reply | None) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "id": f"batch_req_{token(name)}",
-        "custom_id": name,
-        "response": None,
-        "error": None,
-    }
+    error = response = None
     if reply is None:
         words = "This request could not be executed before the completion window expired."
-        row["error"] = {"code": "batch_expired" if kind == "expired" else "batch_cancelled", "message": words}
+        error = {"code": "batch_expired" if kind == "expired" else "batch_cancelled", "message": words}
     else:
-        row["response"] = {
-            "status_code": reply.status,
-            "request_id": token(name, "request"),
-            "body": reply.body,
-        }
-    return row
+        response = {"status_code": reply.status, "request_id": token(name, "request"), "body": reply.body}
+    return {"id": f"batch_req_{token(name)}", "custom_id": name, "response": response, "error": error}
 
 
 def _gemini_row(name: str, kind: str, reply: Reply | None) -> dict[str, Any]:

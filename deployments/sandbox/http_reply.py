@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from importlib.resources import files
@@ -101,15 +101,16 @@ class ErrorForm(NamedTuple):
 
 
 @functools.cache
-def _table() -> dict[str, dict[str, list[Any]]]:
-    text = files("tta_dev_primitives.deployments.sandbox").joinpath("errors.yaml").read_text(encoding="utf-8")
-    table: dict[str, dict[str, list[Any]]] = yaml.safe_load(text)
-    return table
+def data(name: str) -> dict[str, dict[str, Any]]:
+    """A data file of the sandbox, by provider."""
+    text = files("tta_dev_primitives.deployments.sandbox").joinpath(name).read_text(encoding="utf-8")
+    found: dict[str, dict[str, Any]] = yaml.safe_load(text)
+    return found
 
 
 def error_form(provider: str, failure: Failure) -> ErrorForm:
     """The row of `failure` with its message; a failure's own message wins over the table's."""
-    status, kind, code, text = _table()[provider][failure.kind]
+    status, kind, code, text = data("errors.yaml")[provider][failure.kind]
     facts = {"model": "", "version": "v1beta", "limit": failure.limit or 50, **failure.facts}
     return ErrorForm(status, kind, code, failure.message or text.format(**facts))
 
@@ -120,13 +121,18 @@ def retry_after(wait: float | str | None) -> dict[str, str]:
 
 
 class ProviderResponses:
-    """What the responses of one provider say of keys."""
+    """What the responses of all providers do alike: the key of a request, the model list."""
 
     provider: ClassVar[str]
     key_header: ClassVar[str] = "authorization"
     """Where a key stands, before a bearer token is looked for."""
     no_key: ClassVar[Failure]
     """How a request without a key is refused."""
+
+    def shown(self, ids: Sequence[str], **more: Callable[[str], Any]) -> list[dict[str, Any]]:
+        """The entries of the model list, with the fields that depend on a model's id."""
+        fields = data("models.yaml")[self.provider]["shown"]
+        return [fields | {name: of(model) for name, of in more.items()} for model in ids]
 
     def key_of(self, headers: Mapping[str, str]) -> str | None:
         """The caller's key: of the provider's own header, or a bearer token."""

@@ -65,15 +65,8 @@ class AnthropicResponses(ProviderResponses):
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1/models`."""
         ends = {"first_id": ids[0] if ids else None, "last_id": ids[-1] if ids else None}
-        return {"data": [self._model(i) for i in ids], "has_more": False, **ends}
-
-    def _model(self, model: str) -> dict[str, Any]:
-        words = model.removeprefix("claude-").split("-")
-        return {
-            "type": "model", "id": model, "display_name": " ".join(["Claude", *map(str.title, words), "(sandbox)"]),
-            "created_at": "2025-09-29T00:00:00Z", "lifecycle": "active", "deprecated_at": None, "retires_at": None,
-            "max_input_tokens": 200_000, "max_tokens": 64_000, "capabilities": None,
-        }  # fmt: skip
+        shown = self.shown(ids, id=str, display_name="{} (sandbox)".format)
+        return {"data": shown, "has_more": False, **ends}
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """Request id, and the limits as RFC 3339 resets."""

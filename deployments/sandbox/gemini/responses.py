@@ -76,15 +76,12 @@ class GeminiResponses(ProviderResponses):
             f"* Quota exceeded for metric: generativelanguage.googleapis.com/{quota}, limit: {limit}, "
             f"model: {model}\nPlease retry in {wait:.9g}s."
         )
-        page = "https://ai.google.dev/gemini-api/docs/rate-limits"
-        help_link = {"description": "Learn more about Gemini API quotas", "url": page}
         violation = {
             "quotaMetric": f"generativelanguage.googleapis.com/{quota}", "quotaId": quota_id,
             "quotaDimensions": {"location": "global", "model": model}, "quotaValue": str(limit),
         }  # fmt: skip
         shown = int(wait) if wait >= 1 else round(wait, 3)
         details: list[dict[str, Any]] = [
-            {"@type": _TYPE + "Help", "links": [help_link]},
             {"@type": _TYPE + "QuotaFailure", "violations": [violation]},
             {"@type": _TYPE + "RetryInfo", "retryDelay": f"{shown:g}s"},
         ]
@@ -92,14 +89,7 @@ class GeminiResponses(ProviderResponses):
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """`GET /v1beta/models`."""
-        return {"models": [self._model(i) for i in ids]}
-
-    def _model(self, model: str) -> dict[str, Any]:
-        return {
-            "name": f"models/{model}", "version": "001", "displayName": f"{model} (sandbox)",
-            "description": "A sandbox model.", "inputTokenLimit": 1_048_576, "outputTokenLimit": 65_536,
-            "supportedGenerationMethods": ["generateContent"], "thinking": True,
-        }  # fmt: skip
+        return {"models": self.shown(ids, name="models/{}".format, displayName="{} (sandbox)".format)}
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """Gemini sends no rate-limit headers."""

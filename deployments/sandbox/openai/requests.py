@@ -111,11 +111,8 @@ class _OpenAI(_Chat):
     }
 
 
-_DIALECTS: Mapping[str, type[_Chat]] = {
-    "groq": _Groq,
-    "openrouter": _OpenRouter,
-    "openai-compatible": _OpenAI,
-}
+_DIALECTS: Mapping[str, type[_Chat]]
+_DIALECTS = {"groq": _Groq, "openrouter": _OpenRouter, "openai-compatible": _OpenAI}
 
 
 def parse_chat(body: Mapping[str, Any], *, provider: str) -> Ask:

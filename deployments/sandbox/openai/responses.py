@@ -31,7 +31,7 @@ _NO_KEY = Failure(
     "You didn't provide an API key. You need to provide your API key in an Authorization header using Bearer auth "
     "(i.e. Authorization: Bearer YOUR_KEY).",
 )
-_MODEL = {"created": 1_750_000_000}
+_Body = dict[str, Any]
 _INVALID = {"prompt_tokens": -1, "completion_tokens": "many"}
 
 
@@ -66,10 +66,7 @@ class OpenAIResponses(ProviderResponses):
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """The body of the model list."""
-        return {"object": "list", "data": [self._model(i) for i in ids]}
-
-    def _model(self, model: str) -> dict[str, Any]:
-        return {"id": model, "object": "model", "owned_by": "sandbox", **_MODEL}
+        return {"object": "list", "data": self.shown(ids, id=str)}
 
     def headers(self, sent: Sent) -> dict[str, str]:
         """The request id."""
@@ -112,12 +109,10 @@ class OpenAIResponses(ProviderResponses):
         bodies = [{**envelope, "choices": [self._choice({"delta": d}, None, answer)]} for d in deltas]
         bodies.append({**envelope, "choices": [self._choice({"delta": {}}, finish, answer)]})
         usage = None if answer.usage_override == "missing" else self._shown(answer, sent)
-        self._finish_stream(bodies, envelope, ask, sent, usage)
+        self._end(bodies, envelope, ask, sent, usage)
         return [_event(body) for body in bodies]
 
-    def _finish_stream(
-        self, bodies: list[dict[str, Any]], envelope: Any, ask: Ask, sent: Sent, usage: dict[str, Any] | None
-    ) -> None:
+    def _end(self, bodies: list[_Body], envelope: _Body, ask: Ask, sent: Sent, usage: _Body | None) -> None:
         """Put the usage where this server puts it in a stream."""
         if ask.stream_usage and usage is not None:
             bodies.append({**envelope, "choices": [], "usage": usage})
@@ -175,11 +170,6 @@ class GroqResponses(OpenAIResponses):
             headers[f"x-ratelimit-reset-{name}"] = go_duration(limit.reset_s)
         return headers
 
-    def _model(self, model: str) -> dict[str, Any]:
-        owner = model.split("/")[0] if "/" in model else "Meta"
-        extra = {"context_window": 131_072, "public_apps": None, "max_completion_tokens": 32_768}
-        return {**super()._model(model), "owned_by": owner, "active": True, **extra}
-
     def _tail(self, sent: Sent) -> dict[str, Any]:
         return {"usage_breakdown": None, "x_groq": {"id": sent.request_id}, "service_tier": "on_demand"}
 
@@ -194,13 +184,11 @@ class GroqResponses(OpenAIResponses):
             shown["completion_tokens_details"] = {"reasoning_tokens": usage.thinking_tokens}
         return shown
 
-    def _finish_stream(
-        self, bodies: list[dict[str, Any]], envelope: Any, ask: Ask, sent: Sent, usage: dict[str, Any] | None
-    ) -> None:
+    def _end(self, bodies: list[_Body], envelope: _Body, ask: Ask, sent: Sent, usage: _Body | None) -> None:
         bodies[0]["x_groq"] = {"id": sent.request_id}
         if usage is not None:
             bodies[-1]["x_groq"] = {"id": sent.request_id, "usage": usage}
-        super()._finish_stream(bodies, envelope, ask, sent, usage)
+        super()._end(bodies, envelope, ask, sent, usage)
 
 
 class OpenRouterResponses(OpenAIResponses):
@@ -243,23 +231,11 @@ class OpenRouterResponses(OpenAIResponses):
 
     def models(self, ids: Sequence[str]) -> dict[str, Any]:
         """The body of the model list."""
-        return {"data": [self._model(i) for i in ids], "links": {"next": None}, "total_count": len(ids)}
-
-    def _model(self, model: str) -> dict[str, Any]:
-        free = "0" if model.endswith(":free") else "0.000001"
-        return {
-            "id": model, "canonical_slug": model.split(":")[0], "name": f"{model} (sandbox)", **_MODEL,
-            "description": "A sandbox model.", "context_length": 131_072, "hugging_face_id": None,
-            "architecture": {
-                "modality": "text->text", "input_modalities": ["text"], "output_modalities": ["text"],
-                "tokenizer": "Other", "instruct_type": None,
-            },
-            "pricing": {"prompt": free, "completion": free, "request": "0", "image": "0"},
-            "top_provider": {"context_length": 131_072, "max_completion_tokens": 32_768, "is_moderated": False},
-            "per_request_limits": None, "default_parameters": None, "supported_voices": None,
-            "supported_parameters": ["max_tokens", "temperature", "response_format", "structured_outputs"],
-            "links": {"details": f"/api/v1/models/{model}/endpoints"},
-        }  # fmt: skip
+        shown = self.shown(
+            ids, id=str, canonical_slug=lambda i: i.split(":")[0], name="{} (sandbox)".format, pricing=_pricing,
+            links=lambda i: {"details": f"/api/v1/models/{i}/endpoints"},
+        )  # fmt: skip
+        return {"data": shown, "links": {"next": None}, "total_count": len(ids)}
 
     def _envelope(self, ask: Ask, answer: Answer, sent: Sent, kind: str) -> dict[str, Any]:
         fingerprint = {"system_fingerprint": None} if kind == "chat.completion" else {}
@@ -286,12 +262,15 @@ class OpenRouterResponses(OpenAIResponses):
     def _chunks(self, ask: Ask, answer: Answer, sent: Sent) -> list[bytes]:
         return [b": OPENROUTER PROCESSING\n\n", *super()._chunks(ask, answer, sent)]
 
-    def _finish_stream(
-        self, bodies: list[dict[str, Any]], envelope: Any, ask: Ask, sent: Sent, usage: dict[str, Any] | None
-    ) -> None:
+    def _end(self, bodies: list[_Body], envelope: _Body, ask: Ask, sent: Sent, usage: _Body | None) -> None:
         if usage is not None:
             choice = {**bodies[-1]["choices"][0], "delta": {"role": "assistant", "content": ""}}
             bodies.append({**envelope, "choices": [choice], "usage": usage})
+
+
+def _pricing(model: str) -> dict[str, str]:
+    price = "0" if model.endswith(":free") else "0.000001"
+    return {"prompt": price, "completion": price, "request": "0", "image": "0"}
 
 
 def go_duration(seconds: float) -> str:

@@ -15,11 +15,7 @@ from tta_dev_primitives.deployments.sandbox.http_reply import token
 from tta_dev_primitives.deployments.sandbox.scenario.samples import sample
 
 LABEL = "[sandbox]"
-_VERDICT = {
-    "type": "object",
-    "properties": {"score": {"type": "number"}, "reason": {"type": "string"}},
-    "required": ["score", "reason"],
-}
+_VERDICT = {"properties": {"score": {"type": "number"}, "reason": {"type": "string"}}}
 """What a verdict looks like when the request does not say it."""
 
 
@@ -38,11 +34,8 @@ def answer_for(ask: Ask, *, verdict: Literal["accept", "reject"] = "accept") -> 
     if solution is not None:
         return scripted_answer(ask, f"{LABEL} The answer is {solution}.")
     mark = token(ask.user, length=8)
-    return scripted_answer(
-        ask,
-        f"{LABEL} This is a scripted answer to task {mark}. It comes from the sandbox provider under the "
-        f"name of {ask.model}; no language model was asked and nothing was paid.",
-    )
+    text = f"{LABEL} This is a scripted answer to task {mark}. It comes from the sandbox provider under the name of "
+    return scripted_answer(ask, f"{text}{ask.model}; no language model was asked and nothing was paid.")
 
 
 def scripted_answer(ask: Ask, text: str) -> Answer:
