@@ -49,13 +49,16 @@ def leaks(key: str, places: Places) -> list[str]:
     found = []
     for folder in (places.folder, *places.folders):
         for path in sorted(folder.rglob("*")):
-            if path.is_file() and any(form in _bytes(path) for form in forms):
-                found.append(str(path))
+            if path.is_file():
+                held = _bytes(path)
+                if any(form in held for form in forms):
+                    found.append(str(path))
     for name, text in places.texts:
         if any(form in text.encode("utf-8", "surrogateescape") for form in forms):
             found.append(name)
     for process in Path("/proc").glob("[0-9]*"):
-        if any(form in _bytes(process / "cmdline") for form in forms):
+        held = _bytes(process / "cmdline")
+        if any(form in held for form in forms):
             found.append(f"arguments of process {process.name}")
     return found
 
