@@ -74,7 +74,7 @@ class Sandbox:
         if self._thread is not None:
             raise RuntimeError("this sandbox is running")
         up = threading.Event()
-        self._server, run = self._served(port, up.set)
+        self._server, run = self._bound(port, up.set)
         self._thread = threading.Thread(target=run, name="tta-sandbox", daemon=True)
         self._thread.start()
         up.wait(10)
@@ -86,7 +86,7 @@ class Sandbox:
         Raises:
             ConfigError: The port cannot be had.
         """
-        _, run = self._served(port, on_start)
+        _, run = self._bound(port, on_start)
         # Uvicorn raises the signal again once it has ended in good order: here that is the end, not an error.
         usual = signal.signal(signal.SIGTERM, lambda *_: None)
         try:
@@ -95,7 +95,7 @@ class Sandbox:
         finally:
             signal.signal(signal.SIGTERM, usual)
 
-    def _served(self, port: int, on_start: Callable[[], None] | None) -> tuple[_Server, Callable[[], None]]:
+    def _bound(self, port: int, on_start: Callable[[], None] | None) -> tuple[_Server, Callable[[], None]]:
         """The server, and how it runs on a port that is taken at once."""
         listener = bind(self.host, port)
         self.port, server = listener.getsockname()[1], _Server(self._app, on_start)
