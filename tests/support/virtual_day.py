@@ -107,11 +107,14 @@ class VirtualTime:
 
         return run
 
-    async def drive(self) -> None:
-        """Let the time pass, until cancelled. Runs in the loop of the job."""
+    async def drive(self, look: Callable[[], Awaitable[bool]]) -> None:
+        """Let the time pass, until cancelled. Runs in the loop of the job.
+
+        `look` is called before each jump, and the time stands still: true when it has worked.
+        """
         while True:
             begun = self._begun
-            if await self._settled() and begun == self._begun and self._jump():
+            if await self._settled() and begun == self._begun and (await look() or self._jump()):
                 continue
             await asyncio.sleep(0.0005)
 
@@ -219,11 +222,11 @@ class _Watch:
         """Keep the job's live counts; the observer of its options."""
         self._progress = progress
 
-    async def look(self) -> None:
-        """Write down the ETA when another fiftieth is done."""
+    async def look(self) -> bool:
+        """Write down the ETA when another fiftieth is done; whether it has."""
         progress = self._progress
         if progress is None or progress.total is None or progress.ended * 50 < self._next * progress.total:
-            return
+            return False
         self._next = progress.ended * 50 // progress.total + 1
         if progress.left:
             with self._time.work():
@@ -232,6 +235,7 @@ class _Watch:
                 eta = progress.eta_s
             if eta is not None:
                 self.etas.append((now, eta))
+        return True
 
 
 async def simulate(
@@ -265,8 +269,14 @@ async def simulate(
         _write(source, tasks)
         watch = _Watch(runtime, time)
         options = JobOptions(in_process_s=math.inf, clock=time, sleep=time.sleep, observer=watch.see)
-        drive = asyncio.create_task(time.drive())
-        looking = asyncio.create_task(_look(watch, time, sandbox, say))
+
+        async def look() -> bool:
+            if say is not None and time.jumps % 2000 == 0:
+                at = datetime.fromtimestamp(time.now, ZoneInfo("UTC"))
+                say(f"{at:%m-%d %H:%M:%S}  {len(sandbox.calls)} calls  {time.jumps} jumps")
+            return await watch.look()
+
+        drive = asyncio.create_task(time.drive(look))
         try:
             with active(runtime):
                 report = await run_file(
@@ -278,21 +288,9 @@ async def simulate(
                     patience_s=None,
                 )
         finally:
-            for task in (drive, looking):
-                task.cancel()
-            await asyncio.gather(drive, looking, return_exceptions=True)
+            drive.cancel()
+            await asyncio.gather(drive, return_exceptions=True)
     return _day(sandbox, keys, report, began, time.now, watch.etas)
-
-
-async def _look(
-    watch: _Watch, time: VirtualTime, sandbox: Sandbox, say: Callable[[str], None] | None
-) -> None:
-    for turn in itertools.count(1):
-        await watch.look()
-        await asyncio.sleep(0.002)
-        if say is not None and turn % 2000 == 0:
-            at = datetime.fromtimestamp(time.now, ZoneInfo("UTC"))
-            say(f"{at:%m-%d %H:%M:%S}  {len(sandbox.calls)} calls  {time.jumps} jumps")
 
 
 @contextmanager
