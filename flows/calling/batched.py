@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
 from tta_dev_primitives.blocks.wire.batches.formats import batch_format
-from tta_dev_primitives.flows.calling.call import Call, Layer, Outcome, Result
+from tta_dev_primitives.flows.calling.call import Call, Layer, Outcome
 
 
 class Batches(Protocol):
@@ -21,18 +20,6 @@ class Batches(Protocol):
 
     async def ask(self, call: Call) -> Outcome | None:
         """The outcome from a batch; None: the next layer has the answer in its store, or must send the call."""
-
-
-class Counted:
-    """The outermost layer of a batch job: counts the calls under way."""
-
-    def __init__(self, then: Callable[[Call], Awaitable[Result]], batches: Batches) -> None:
-        self._then, self._batches = then, batches
-
-    async def __call__(self, call: Call) -> Result:
-        """What the next layer returns."""
-        with self._batches.counted():
-            return await self._then(call)
 
 
 class Batched:

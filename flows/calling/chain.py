@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
 
 from tta_dev_primitives.blocks.quotas.windows import Priority
 from tta_dev_primitives.blocks.wire.types import ChatRequest
 from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.flows.calling.admission import Admission, Admitted
 from tta_dev_primitives.flows.calling.attempts import Attempts
-from tta_dev_primitives.flows.calling.batched import Batched, Batches, Counted
+from tta_dev_primitives.flows.calling.batched import Batched, Batches
 from tta_dev_primitives.flows.calling.call import Call, Result
 from tta_dev_primitives.flows.calling.hold import LedgerHold
 from tta_dev_primitives.flows.calling.job_budget import JobBudget, WithinJobBudget
@@ -43,10 +44,8 @@ class Calls:
         self._prefixes = PrefixCache(quota, services) if priority == "bulk" else None
         self._stored = StoredAnswers(self._prefixes or quota, services, fresh=fresh)
         sent = self._stored if batches is None else Batched(self._stored, batches)
-        attempts = Attempts(sent, services, rng=rng)
-        self._first: Callable[[Call], Awaitable[Result]] = Admitted(attempts, services, admission)
-        if batches is not None:
-            self._first = Counted(self._first, batches)
+        self._first = Admitted(Attempts(sent, services, rng=rng), services, admission)
+        self._batches = batches
 
     async def __call__(self, call: Call) -> Result:
         """Ask one model of the call, the first that may be asked now.
@@ -55,7 +54,8 @@ class Calls:
             PostponedError: The job has stopped; nothing is sent.
             ConfigError: The address answers with a redirect, or breaks a rule, or the key cannot be sent.
         """
-        return await self._first(call)
+        with self._batches.counted() if self._batches is not None else nullcontext():
+            return await self._first(call)
 
     async def look_ahead(self, asked: Sequence[tuple[Target, ChatRequest]]) -> None:
         """Look up the stored answers of many requests at once."""
