@@ -74,6 +74,19 @@ def _rows(model: type[BaseModel]) -> Iterator[tuple[str, str, str, str]]:
         yield name, _kind(prop), default, meaning
 
 
+def presets() -> str:
+    """The providers whose address is known, a row each."""
+    from tta_dev_primitives.config.models.providers import load_providers
+
+    lines = ["| `provider` | Key | Plan by default | Address |", "|--|--|--|--|"]
+    lines += [
+        f"| `{one.name}` | `{one.api_key_env}` | {one.billing or 'must say `billing`'} | `{one.base_url}` |"
+        for one in load_providers().values()
+        if one.base_url is not None
+    ]
+    return "\n".join(lines)
+
+
 _ELSEWHERE = {"speed-critical": "[use cases](#use-cases)", "groq": "[provider](#providers)"}
 """A value of a long list of choices, and where the page explains them all."""
 
@@ -313,6 +326,7 @@ PARTS: Mapping[str, Callable[[], str]] = {
     "errors": errors,
     "licenses": licenses,
     "peers": peers,
+    "presets": presets,
     "python-api": python_api,
 }
 

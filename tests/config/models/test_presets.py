@@ -21,18 +21,7 @@ from tta_dev_primitives.config.models.resolve import resolve_targets
 from tta_dev_primitives.config.options import OrchestrationConfig
 from tta_dev_primitives.flows.routing.candidates import candidate_names
 
-PRESETS = (
-    "openai",
-    "mistral",
-    "deepseek",
-    "xai",
-    "cerebras",
-    "together",
-    "fireworks",
-    "ollama",
-    "lmstudio",
-    "vllm",
-)
+PRESETS = tuple(name for name, entry in load_providers().items() if entry.base_url is not None)
 OWN = ("ollama", "lmstudio", "vllm")
 TODAY = date(2026, 11, 27)
 
