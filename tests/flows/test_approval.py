@@ -194,7 +194,7 @@ def served(
             yield sandbox, path, MultiModelWorkflow(path, use_env_overrides=False)
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(110)
 
 
 @pytest.mark.server

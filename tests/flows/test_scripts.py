@@ -26,7 +26,7 @@ def ask(number):
 ask(6)
 child = multiprocessing.get_context("fork").Process(target=ask, args=(8,))
 child.start()
-child.join(60)
+child.join()
 sys.exit(child.exitcode)
 """
 _FAILS = """

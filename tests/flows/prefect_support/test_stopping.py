@@ -28,7 +28,7 @@ from tta_dev_primitives.orchestration import MultiModelWorkflow, RunCancelledErr
 
 pytestmark = [pytest.mark.prefect]
 
-SLOW = "defaults: {latency: 30}"
+SLOW = "defaults: {latency: 600}"
 QUICK = "defaults: {latency: 1.5}"
 PAID_ONLY = {"enabled": False, "validation": {"mode": "never"}}
 
