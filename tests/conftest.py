@@ -12,6 +12,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from collections.abc import Iterator
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -82,6 +83,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
     """Bytes have no name of their own: what is compressed differs from second to second, and workers must agree."""
     return argname if isinstance(val, bytes) else None
+
+
+@pytest.fixture(autouse=True)
+def _ports_of_ended_servers() -> Iterator[None]:
+    """This process connects to the port of a dead Prefect server no more: here the next test's server may get it."""
+    yield
+    connection = sys.modules.get("tta_dev_primitives.flows.prefect_support.api_connection")
+    watched = {} if connection is None else connection._watched
+    for port, home in tuple(watched.items()):
+        if not connection.holds_port(home, port):
+            del watched[port]
 
 
 @pytest.fixture(autouse=True)
