@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 from tta_dev_primitives.blocks.ledger.audit import DECISIONS
@@ -13,6 +15,7 @@ from tta_dev_primitives.blocks.ledger.task_records import RESULTS
 
 _ROWS_AT_ONCE = 5_000
 _PAGES_AT_ONCE = 100
+_CACHE_KIB, _USUAL_CACHE_KIB = 256 * 1024, 2000
 _PAGES = "pg_relation_size('{}') / current_setting('block_size')::int"
 _ENTRIES_AT_ONCE = 100_000
 _ENTRIES_BY_MONTH = (
@@ -96,18 +99,35 @@ class Retention(LedgerCore):
         people decided. Returns how many of each were deleted.
         """
         await self.sum_up()
-        batches = await self._prune_batches(before)
-        # What a batch cost is read from its calls: they stay as long as it does.
-        calls = await self._delete(
-            CALLS,
-            "closed_at < ? AND NOT EXISTS (SELECT 1 FROM ledger_answer a WHERE a.scope = ledger_call.scope "
-            "AND a.step_key = ledger_call.step_key) AND NOT EXISTS "
-            "(SELECT 1 FROM ledger_batch_line l WHERE l.call_id = ledger_call.id)",
-            before,
-        )
-        entries = await self._prune_entries(before)
-        results = await self._delete(RESULTS, "created_at < ?", before)
+        async with self._large_cache():
+            batches = await self._prune_batches(before)
+            # What a batch cost is read from its calls: they stay as long as it does.
+            calls = await self._delete(
+                CALLS,
+                "closed_at < ? AND NOT EXISTS (SELECT 1 FROM ledger_answer a WHERE a.scope = ledger_call.scope "
+                "AND a.step_key = ledger_call.step_key) AND NOT EXISTS "
+                "(SELECT 1 FROM ledger_batch_line l WHERE l.call_id = ledger_call.id)",
+                before,
+            )
+            entries = await self._prune_entries(before)
+            results = await self._delete(RESULTS, "created_at < ?", before)
         return {"calls": calls, "entries": entries, "results": results, "batches": batches}
+
+    @asynccontextmanager
+    async def _large_cache(self) -> AsyncGenerator[None]:
+        """Let SQLite keep the pages of the indexes meanwhile: rows leave each of them in another order."""
+        if self.database.dialect != "sqlite":
+            yield
+            return
+        await self._set_cache(_CACHE_KIB)
+        try:
+            yield
+        finally:
+            await self._set_cache(_USUAL_CACHE_KIB)
+
+    @writes("prune", idempotent=True)
+    async def _set_cache(self, tx: Tx, kib: int) -> None:
+        await tx.fetch(f"PRAGMA cache_size = -{kib}")
 
     @writes("prune", idempotent=True)
     async def _prune_batches(self, tx: Tx, before: float) -> int:

@@ -79,6 +79,7 @@ def _provider(name: str, fields: dict[str, Any]) -> ProviderEntry:
     return ProviderEntry(name=name, **fields)
 
 
+# For a type checker any text; at run time the names of the file, which the JSON Schema and the messages list too.
 if TYPE_CHECKING:
     ProviderName = str
 else:

@@ -46,7 +46,7 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
         self.__dict__["result_storage"] = RESULTS if is_private_results(chosen) else chosen
 
     def with_options(self, **options: Any) -> Any:
-        # Prefect reads the storage, whose value for our folder is none that another flow may be given.
+        # Prefect would copy what the property reads, and refuses a storage that is not saved on the server.
         copied = super().with_options(**{"result_storage": self.__dict__["result_storage"], **options})
         copied.__class__ = type(self)
         return copied
@@ -113,7 +113,7 @@ def _in_type(adapter: TypeAdapter[Any], name: str, value: Any) -> Any:
             raise own from None
         reason = first["msg"]
         if first["type"] == "string_pattern_mismatch":
-            # A person reads what the pattern means.
+            # A person reads what the pattern means; each field with a pattern has a description.
             reason = f"Give {adapter.json_schema()['description']}"
         raise ConfigError(f"{name}: {value!r:.80} is not accepted. {reason}.") from None
 

@@ -50,7 +50,7 @@ def _install(npm: str, folder: Path) -> None:
             [*command, *_PACKAGES], capture_output=True, text=True, timeout=110, check=False, cwd=folder
         )
     except subprocess.TimeoutExpired:
-        pytest.skip("npm install did not end within 100 s")
+        pytest.skip("npm install did not end within 110 s")
     if done.returncode != 0:
         pytest.skip(f"npm cannot install {', '.join(_PACKAGES)}: {done.stderr.strip()[-300:]}")
     (folder / "installed").touch()

@@ -276,9 +276,10 @@ async def simulate(
                 say(f"{at:%m-%d %H:%M:%S}  {len(sandbox.calls)} calls  {time.jumps} jumps")
             return await watch.look()
 
-        drive = asyncio.create_task(time.drive(look))
-        try:
-            with active(runtime):
+        with active(runtime):
+            # A clock that fails ends the job, which would wait for it.
+            async with asyncio.TaskGroup() as group:
+                drive = group.create_task(time.drive(look))
                 report = await run_file(
                     options,
                     input_path=str(source),
@@ -287,9 +288,7 @@ async def simulate(
                     chunk_size=chunk_size,
                     patience_s=None,
                 )
-        finally:
-            drive.cancel()
-            await asyncio.gather(drive, return_exceptions=True)
+                drive.cancel()
     return _day(sandbox, keys, report, began, time.now, watch.etas)
 
 

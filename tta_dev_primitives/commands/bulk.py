@@ -28,6 +28,7 @@ from tta_dev_primitives.flows.bulk.arguments import patience as seconds
 
 if TYPE_CHECKING:
     from tta_dev_primitives.flows.bulk.job_report import BulkReport
+    from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 _MOST_FIELDS = 40
 _MOST_REASON = 400
@@ -246,9 +247,6 @@ def _exit_code(report: BulkReport) -> int:
         return 4
     return 1 if report.failed or report.left or report.broken else 0
 
-
-if TYPE_CHECKING:
-    from tta_dev_primitives.flows.bulk.progress import ModelLine, Progress
 
 _EVERY_S = 10.0
 

@@ -28,6 +28,8 @@ from tta_dev_primitives.config.models.providers import load_providers
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from tta_dev_primitives.blocks.providers.block_client import BoundClient
+
 Scenario = Literal["balanced", "cost-optimized", "quality-optimized"]
 _ABOUT = {
     "balanced": "free models first, the paid one where it is needed (recommended)",
@@ -178,11 +180,6 @@ def _next_steps(path: Path, env_example: Path, missing: list[str]) -> list[str]:
 def _written(path: Path, done: bool) -> str:
     return f"{path}: {'written' if done else 'exists already, left as it is'}"
 
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
 _SHOWN = 30
 

@@ -241,8 +241,6 @@ class Worker:
                 )
             connection.execute("PRAGMA synchronous=FULL")
             connection.execute("PRAGMA foreign_keys=ON")
-            # KiB at most: rows that are deleted leave each index of a large ledger in another order.
-            connection.execute("PRAGMA cache_size=-131072")
             connection.execute(f"PRAGMA application_id={_APPLICATION_ID}")
         return connection
 
