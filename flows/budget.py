@@ -85,7 +85,7 @@ async def send_alerts(runtime: Runtime) -> None:
     An alert that Prefect did not take (its API is down, this process is killed) is sent again by a later check, with
     the same event id.
     """
-    alerts = await runtime.ledger.claim_alerts()
+    alerts, worker = await runtime.ledger.claim_alerts(), events.events_worker()
     for alert in alerts:
         name = "tta.budget.exhausted" if alert.threshold_bp >= 10_000 else "tta.budget.alert"
         payload = {
@@ -95,7 +95,7 @@ async def send_alerts(runtime: Runtime) -> None:
             "limit_usd": f"{alert.limit:f}",
         }
         events.emit(name, payload, resource=f"tta.budget.{alert.month}", event_id=alert.event_id)
-    if alerts and not await events.delivered(_DELIVERY_S):
+    if alerts and not await events.delivered(worker, _DELIVERY_S):
         _LOG.warning("Prefect has not taken the budget alert yet; it is sent again in a minute or later")
         return
     for alert in alerts:

@@ -70,12 +70,16 @@ def emit(name: str, payload: Mapping[str, Any], *, resource: str, event_id: UUID
         _LOG.warning("event %s was not sent: %s", name, redact(str(error)))
 
 
-async def delivered(within_s: float) -> bool:
-    """Wait until Prefect has every event that this process emitted; False when it has not, in that time."""
-    if not should_emit_events():
+def events_worker() -> EventsWorker | None:
+    """What carries this process's events to Prefect; take it before they are emitted. None: Prefect takes none."""
+    return EventsWorker.instance() if should_emit_events() else None
+
+
+async def delivered(worker: EventsWorker | None, within_s: float) -> bool:
+    """Wait until Prefect has every event that `worker` was given; False when it has not, in that time."""
+    if worker is None:
         return True
     loop, done = asyncio.get_running_loop(), asyncio.Event()
-    worker = EventsWorker.instance()
 
     def wait() -> None:
         worker.wait_until_empty()
@@ -86,4 +90,5 @@ async def delivered(within_s: float) -> bool:
     threading.Thread(target=wait, name="tta-events", daemon=True).start()
     with suppress(TimeoutError):
         await asyncio.wait_for(done.wait(), within_s)
-    return done.is_set()
+    # A worker that cannot connect ends, and the next one knows nothing of its events.
+    return done.is_set() and EventsWorker.instance() is worker

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from decimal import Decimal
 from pathlib import Path
@@ -22,7 +23,8 @@ from tta_dev_primitives.blocks.ledger.types import Alert, CallInfo
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
 from tta_dev_primitives.flows.budget import send_alerts
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
-from tta_dev_primitives.flows.prefect_support.events import listening
+from tta_dev_primitives.flows.prefect_support.events import delivered, emit, events_worker, listening
+from tta_dev_primitives.flows.prefect_support.loop_connection import background_done
 from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
 
 
@@ -123,6 +125,18 @@ def test_a_run_outlives_the_api(
         assert wait_for(_states(url)) == (["settled"], [])
 
 
+def test_events_of_a_worker_that_could_not_connect_are_not_delivered(prefect_server: ServerInfo) -> None:
+    """It ends, and the next one has an empty queue: that says nothing of the events that it had."""
+    wait_for(background_done())
+    with temporary_environment({"PREFECT_API_URL": "http://127.0.0.1:9/api"}):
+        EventsWorker.instance().drain()
+        worker = events_worker()
+        emit("tta.fallback", {}, resource="tta.model.any")
+        while EventsWorker.instance() is worker:
+            time.sleep(0.05)
+        assert not wait_for(delivered(worker, 0.1))
+
+
 def test_an_alert_is_due_until_prefect_has_it(
     keys: str, tmp_path: Path, line: Line, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -135,8 +149,10 @@ def test_an_alert_is_due_until_prefect_has_it(
     clocked = Ledger(runtime.ledger.database, scope=runtime.ledger.scope, clock=lambda: now[0])
     runtime = using(runtime, ledger=clocked)
     wait_for(_spend(runtime.ledger))
-    EventsWorker.instance().drain()
+    # What earlier runs left to do emits events too: a worker that it began would go to the server, not by the line.
+    wait_for(background_done())
     with temporary_environment({"PREFECT_API_URL": line.url}), listening(lambda name, _: sent.append(name)):
+        EventsWorker.instance().drain()
         wait_for(line.cut())
         wait_for(send_alerts(runtime))
         assert sent == ["tta.budget.alert"]
