@@ -40,11 +40,12 @@ def main() -> None:
     order = json.loads(sys.stdin.buffer.readline())
     secret = secrets.token_hex(16).encode()
     read, write = os.pipe()
+    parent = os.getpid()
     child = os.fork()
     if child == 0:
         status = 1
         try:
-            _in_child(order, write, secret)
+            _in_child(order, write, secret, parent)
             status = 0
         finally:
             os._exit(status)
@@ -108,7 +109,7 @@ def _has_room(scratch: str) -> bool:
     return True
 
 
-def _in_child(order: dict[str, Any], pipe: int, secret: bytes) -> None:
+def _in_child(order: dict[str, Any], pipe: int, secret: bytes, parent: int) -> None:
     os.setsid()
     nothing = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
@@ -124,6 +125,8 @@ def _in_child(order: dict[str, Any], pipe: int, secret: bytes) -> None:
         problem = _lock(order)
         if problem:
             os.write(pipe, secret + json.dumps({"unlocked": problem}).encode())
+            return
+        if os.getppid() != parent:  # killed before the lock bound this process to its end
             return
     sys.path[:0] = [order["scratch"], order["names"]]
     report = _run(order) if order["module"] else {}

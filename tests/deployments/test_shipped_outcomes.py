@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,9 +18,9 @@ from tta_dev_primitives.flows.validation.dry_run import DryRun, DryTask
 BALANCED = load_orchestration_config(scenario_path("balanced"), use_env_overrides=False)
 
 
-def test_the_file_holds_what_the_records_say_and_no_text() -> None:
+def test_the_file_holds_what_the_records_say_and_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     """It can be derived again, byte for byte."""
-    sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks")
     from derive_outcomes import derived
 
     shipped = files("tta_dev_primitives.deployments.replay").joinpath("outcomes.jsonl").read_text("utf-8")

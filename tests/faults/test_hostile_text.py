@@ -120,5 +120,5 @@ def on_terminal(line: list[str], env: dict[str, str]) -> bytes:
             break
         said += piece
     os.close(ours)
-    assert process.wait(100) == 0
+    assert process.wait(110) == 0
     return said

@@ -90,12 +90,13 @@ def test_no_text_keeps_a_process_busy(name: str) -> None:
     """Once, 390,000 line breaks stopped a run for more than ten minutes, and it could not be interrupted."""
     register_secret("gsk-canary-0123456789")
     slow = {}
-    for part in PARTS if name != "is_copied" else ("1", "\\", "Zm9vYmFy", "deadbeef"):
-        for begin, end in ENDS:
+    dear = name == "is_copied"
+    for part in PARTS if not dear else ("1", "\\", "Zm9vYmFy", "deadbeef"):
+        for begin, end in ENDS[:1] if dear else ENDS:
             text = f"{begin}{part * (20_000 // len(part))}{end}"
             began = time.thread_time()
             with suppress(ValueError):  # a refusal that was quick is as good as an answer
                 READERS[name](text)
-            if (took := time.thread_time() - began) > (5 if name == "is_copied" else 0.8):
+            if (took := time.thread_time() - began) > (5 if dear else 0.8):
                 slow[begin, part, end] = round(took, 1)
     assert not slow

@@ -73,7 +73,7 @@ def _outside_of_a_loop(drain: Callable[[], Any]) -> None:
     """Prefect drains at once only where no event loop runs."""
     thread = threading.Thread(target=drain)
     thread.start()
-    thread.join(110)
+    thread.join()
 
 
 @contextmanager

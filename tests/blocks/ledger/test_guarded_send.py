@@ -226,15 +226,18 @@ async def test_a_wait_for_the_wire_is_no_part_of_the_call(
     ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A call that had to wait longer than its deadline before it could be sent has all of its deadline then."""
-    monkeypatch.setattr("tta_dev_primitives.blocks.ledger.guarded_call._GRACE_S", 0.0)
+    loop, waited = asyncio.get_running_loop(), [0.0]
+    monkeypatch.setattr(loop, "time", lambda now=loop.time: now() + waited[0])
 
     @asynccontextmanager
     async def turn() -> AsyncIterator[None]:
-        await asyncio.sleep(2.1)
+        waited[0] = 1000.0
+        await asyncio.sleep(0)  # whatever is due by now has its turn
+        await asyncio.sleep(0)
         yield
 
     reply = replace(GOOD, usage=Usage(input_tokens=200, output_tokens=100))
-    got = await go(ledger, answers(reply), target=replace(PAID, timeout_s=2.0), turn=turn)
+    got = await go(ledger, answers(reply), target=replace(PAID, timeout_s=120.0), turn=turn)
     assert (got.cost_usd, got.flag) == (Decimal("0.0021"), None)
 
 

@@ -8,7 +8,6 @@ import json
 import re
 import subprocess
 import sys
-import time
 import tracemalloc
 import zlib
 from collections.abc import AsyncIterator
@@ -66,10 +65,10 @@ def model(url: str, **more: Any) -> Target:
 
 async def failure(client: ProviderClient, url: str, *, deadline_s: float = 5.0) -> ProviderError:
     """The error of one attempt, with no trace of the key in it."""
-    started = time.monotonic()
-    with pytest.raises(ProviderError) as caught:
+    with pytest.raises(
+        ProviderError
+    ) as caught:  # servers here never answer: the test's own timeout is the clock
         await client.send(model(url), ask(), key=KEY, deadline_s=deadline_s)
-    assert time.monotonic() - started < deadline_s + 50  # else it hangs: servers here never answer
     error = caught.value
     assert KEY.get_secret_value() not in f"{error!r} {error} {vars(error)}"
     # An httpx error underneath would hold the request with its headers.

@@ -172,7 +172,7 @@ def worker(folder: Path, name: str) -> Iterator[subprocess.Popen[bytes]]:
         finally:
             for pid in [process.pid, *offspring(process.pid)]:
                 kill(pid)
-            process.wait(20)
+            process.wait(110)
 
 
 def offspring(pid: int) -> list[int]:

@@ -193,18 +193,19 @@ async def test_nothing_starts_after_the_deadline(world: World) -> None:
 
 async def test_closing_the_gate_wakes_those_who_wait(world: World) -> None:
     """An interrupted job does not sit out a quota wait."""
-    hour_long = asyncio.Event()
+    asleep = asyncio.Semaphore(0)
 
     async def never(_: float) -> None:
-        await hour_long.wait()
+        asleep.release()
+        await asyncio.Event().wait()
 
     admission = BulkAdmission(10, patience_s=math.inf, in_process_s=math.inf, clock=world.clock, sleep=never)
     only = model("only", rpm=1)
     await through(world, admission, only)
     waiting = [asyncio.create_task(through(world, admission, only)) for _ in range(5)]
-    await asyncio.sleep(0.05)
+    await asleep.acquire()  # one waits for the time, the others for their turn
     admission.close("interrupted")
-    ended = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 110)
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
     assert all(isinstance(one, PostponedError) for one in ended)
 
 

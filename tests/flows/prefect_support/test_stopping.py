@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
 from prefect.context import FlowRunContext
 from prefect.states import Cancelling, Failed, State
-from sandbox_runs import At
+from sandbox_runs import At, SandboxOf
 
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.deployments.sandbox import Sandbox
 from tta_dev_primitives.flows.bulk.bulk_flow import run_file
+from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.calling.runtime import active
 from tta_dev_primitives.orchestration import MultiModelWorkflow, RunCancelledError
@@ -102,9 +104,22 @@ async def test_a_run_inside_a_flow_that_is_cancelled_stops(at: At) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
-async def test_a_job_that_is_cancelled_lets_its_open_calls_end(kind: str, at: At, tmp_path: Path) -> None:
+async def test_a_job_that_is_cancelled_lets_its_open_calls_end(
+    kind: str, at: At, sandbox_of: SandboxOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`execute_bulk` and `tta bulk`: two of twenty calls are open; they end and are settled, and no other is sent."""
-    workflow = at("defaults: {latency: 4}", **PAID_ONLY)
+    heard = threading.Event()
+    close = BulkAdmission.close
+
+    def closes(admission: BulkAdmission, reason: str, **more: Any) -> None:
+        close(admission, reason, **more)
+        heard.set()
+
+    async def until_heard(_: float) -> None:
+        await asyncio.to_thread(heard.wait)
+
+    monkeypatch.setattr(BulkAdmission, "close", closes)
+    workflow = at(sandbox_of("defaults: {latency: 1}", sleep=until_heard), **PAID_ONLY)
     answered: list[str] = []
     (tmp_path / "in.jsonl").write_text(
         "".join(f'{{"id": "{n}", "task": "Word {n}", "use_case": "simple"}}\n' for n in range(20))
