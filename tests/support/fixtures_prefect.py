@@ -5,10 +5,9 @@ from __future__ import annotations
 import fcntl
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -47,33 +46,36 @@ def prefect_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerI
         info = start_server(home=home, wait_s=100)
         with temporary_environment(server_environment(info)):
             yield info
+            _deliver()
 
 
 @contextmanager
 def own_server(home: Path) -> Iterator[ServerInfo]:
     """A server for tests that change what all users of a server share, such as its deployments."""
-    # Imported here: Prefect must not see the settings of whoever runs the tests.
-    from prefect.events.worker import EventsWorker
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TTA_SERVER_FOR_PID", str(os.getpid()))
         patch.setenv("TTA_SERVER_PORT", "0")
         info = start_server(home=home, wait_s=100)
-        # Else the events of these tests go to the server that earlier tests of this process used.
-        _outside_of_a_loop(EventsWorker.drain_all)
+        _deliver()  # else the events of these tests go to the server that earlier tests of this process used
         try:
             with temporary_environment(server_environment(info)):
                 yield info
-                _outside_of_a_loop(EventsWorker.drain_all)  # or it looks for the server when it is gone
+                _deliver()
         finally:
             stop_server(home=home)
 
 
-def _outside_of_a_loop(drain: Callable[[], Any]) -> None:
-    """Prefect drains at once only where no event loop runs."""
-    thread = threading.Thread(target=drain)
-    thread.start()
-    thread.join()
+def _deliver() -> None:
+    """Send events and log records of this process: with its server gone, it would look for it for a minute."""
+    # Imported here: Prefect must not see the settings of whoever runs the tests.
+    from prefect.events.worker import EventsWorker
+    from prefect.logging.handlers import APILogWorker
+
+    for worker in (EventsWorker, APILogWorker):
+        # Prefect drains at once only where no event loop runs.
+        thread = threading.Thread(target=worker.drain_all)
+        thread.start()
+        thread.join()
 
 
 @contextmanager
