@@ -13,7 +13,7 @@ demo:
 	$(BIN)/tta demo
 
 test:
-	$(BIN)/python -m pytest -q -n 3
+	$(BIN)/python -m pytest -q -n 4
 
 # Without servers and processes: under a minute on two cores.
 test-fast:

@@ -28,6 +28,7 @@ from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.compound import is_compound_item, run_parts
 from tta_dev_primitives.flows.execute import run_chain
 from tta_dev_primitives.flows.plan import plan, plan_items
+from tta_dev_primitives.flows.prefect_support.loop_connection import needing_api
 from tta_dev_primitives.flows.prefect_support.task_history import run_after
 from tta_dev_primitives.flows.routing.model_scores import Outcome, outcomes_of
 from tta_dev_primitives.flows.tasks.closing import close_item, keep_records
@@ -60,9 +61,11 @@ async def run_items(runtime: Runtime, items: Sequence[Item], *, done: Done | Non
     Raises:
         BudgetExceededError: The month is spent and `cost_tracking.on_exhausted` is `stop`.
         PrefectConfigError: A concurrency limit of a tag is 0.
+        PrefectServerError: Prefect's API went away.
     """
     try:
-        return await _run_items(runtime, items, done)
+        with needing_api():
+            return await _run_items(runtime, items, done)
     except ConcurrencySlotAcquisitionError as refused:
         raise PrefectConfigError(
             f"Prefect's concurrency limits let no task run start: {refused}. To fix: raise the limit of the tag, or "

@@ -15,6 +15,7 @@ from tta_dev_primitives.config.errors import (
     ConfigError,
     LedgerError,
     OrchestrationError,
+    PrefectServerError,
 )
 from tta_dev_primitives.flows.bulk.brake import Brake
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
@@ -111,7 +112,7 @@ class ChunkRunner:
         try:
             self.admission.check_open()
             await run_items(self.runtime, items, done=done)
-        except (LedgerError, BudgetExceededError, OutputError, ConfigError) as error:
+        except (LedgerError, BudgetExceededError, OutputError, ConfigError, PrefectServerError) as error:
             self._stop(error)
         except PostponedError as postponed:
             _LOG.debug("a chunk was not started: %s", postponed)

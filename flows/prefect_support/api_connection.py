@@ -23,6 +23,7 @@ from tta_dev_primitives.blocks.prefect_server.server_settings import (
     apply_environment,
     is_loopback,
 )
+from tta_dev_primitives.config.errors import PrefectServerError
 
 _watch_lock = threading.Lock()
 _watched: dict[int, ServerHome] = {}
@@ -46,8 +47,10 @@ def _before_connect(event: str, arguments: tuple[Any, ...]) -> None:
         return
     home = _watched.get(address[1])
     if home is not None and is_loopback(address[0]) and not holds_port(home, address[1]):
-        raise ConnectionRefusedError(
-            f"the embedded Prefect server no longer holds port {address[1]}: nothing is sent"
+        # No error of the system's: Prefect would try again for a minute, and a new server has a new secret.
+        raise PrefectServerError(
+            f"The embedded Prefect server on port {address[1]} ended. To fix: run the command again; what was "
+            "answered is stored."
         )
 
 

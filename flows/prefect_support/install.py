@@ -12,8 +12,8 @@ from typing import Any
 from tta_dev_primitives.flows.prefect_support.compat import calls_at_interpreter_end
 from tta_dev_primitives.flows.prefect_support.log_filter import (
     drop_late_event_errors,
-    drop_refused_slots,
     say_expected_errors_in_one_line,
+    shorten_failed_services,
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import make_results_folder
 
@@ -45,7 +45,7 @@ def install() -> None:
         logging.getLogger("prefect.events.utilities").addFilter(drop_late_event_errors)
         for name in tuple(logging.root.manager.loggerDict):
             if name.startswith("prefect.") and name.endswith(".concurrency"):
-                logging.getLogger(name).addFilter(drop_refused_slots)
+                logging.getLogger(name).addFilter(shorten_failed_services)
         if hasattr(os, "register_at_fork"):
             os.register_at_fork(after_in_child=forget_inherited_exits)
         make_results_folder()

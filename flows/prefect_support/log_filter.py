@@ -27,6 +27,7 @@ _CUT_OFF = re.compile(
 """Of runs that were stopped; who waits for the run gets one line."""
 _said: WeakSet[OrchestrationError] = WeakSet()
 _unsaid: set[str] = set()
+_failed_services: set[str] = set()
 
 
 def never_said(kind: type[OrchestrationError]) -> type[OrchestrationError]:
@@ -80,6 +81,16 @@ def drop_late_event_errors(record: logging.LogRecord) -> bool:
     return not (isinstance(problem, RuntimeError) and any(words in str(problem) for words in late))
 
 
-def drop_refused_slots(record: logging.LogRecord) -> bool:
-    """A logging filter for the service that asks for a tag's concurrency slots: the run itself says what is refused."""
-    return "ConcurrencySlotAcquisition" not in record.getMessage()
+def shorten_failed_services(record: logging.LogRecord) -> bool:
+    """A logging filter for Prefect's services that send in the background: one line each, not all that was not sent.
+
+    The one that asks for a tag's concurrency slots is dropped: the run itself says what is refused.
+    """
+    if "failed to process" not in str(record.msg):
+        return True
+    service = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+    if service in _failed_services or "ConcurrencySlotAcquisition" in service:
+        return False
+    _failed_services.add(service)
+    record.msg, record.args = "Prefect's API did not take what %s sends; this is said once", (service,)
+    return True

@@ -10,16 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from contextvars import Context, ContextVar
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+import httpx
 from prefect.client.orchestration import PrefectClient, get_client
+from prefect.concurrency.asyncio import ConcurrencySlotAcquisitionError
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config.errors import PrefectServerError
 
 _LOG = logging.getLogger("tta_dev_primitives.background")
 _AT_ONCE = 4
@@ -27,6 +30,40 @@ _ROOM = 64
 """Pieces of work that may wait on one loop."""
 Work = Callable[[], Awaitable[None]]
 _DEFERRED: ContextVar[list[Work] | None] = ContextVar("tta_deferred", default=None)
+
+
+def api_gone(problem: BaseException | None) -> PrefectServerError:
+    """The error of a run whose API cannot be reached any more, from what Prefect's client raised."""
+    while isinstance(problem, BaseExceptionGroup):
+        problem = problem.exceptions[0]
+    if isinstance(problem, PrefectServerError):
+        return problem
+    why = f" ({redact(str(problem))})" if problem is not None else ""
+    return PrefectServerError(
+        f"Prefect's API cannot be reached any more{why}. To fix: when it is back, run the same again; what was "
+        "answered is stored."
+    )
+
+
+@contextmanager
+def needing_api() -> Iterator[None]:
+    """Around work that the API must be there for.
+
+    Raises:
+        PrefectServerError: It went away, and did not come back within the time that Prefect's client waits.
+    """
+    try:
+        yield
+    except ConcurrencySlotAcquisitionError as refused:
+        if isinstance(refused.__cause__, httpx.HTTPStatusError):
+            raise
+        raise api_gone(refused.__cause__) from None
+    except httpx.TransportError as problem:
+        raise api_gone(problem) from None
+    except ExceptionGroup as problem:
+        if problem.subgroup(PrefectServerError) is None:
+            raise
+        raise api_gone(problem) from None
 
 
 class Connection:
@@ -67,6 +104,8 @@ class _Loop:
         async with self.turn:
             try:
                 await self.pending[number]()
+            except ExceptionGroup as problem:
+                _LOG.warning("artifacts of a run were not written: %s", api_gone(problem))
             except Exception as problem:
                 # The answer is delivered and paid for; only its artifacts are missing.
                 _LOG.warning("artifacts of a run were not written: %s", redact(str(problem)))

@@ -41,6 +41,7 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import (
     Connection,
     api_connection,
     defer_until_end,
+    needing_api,
 )
 from tta_dev_primitives.flows.prefect_support.result_storage import look_for_users_storage, storage_of
 from tta_dev_primitives.flows.prefect_support.stopping import ending
@@ -76,7 +77,8 @@ async def run_recorded(
             result: OrchestrationResult[Any] = await orchestrate(**given)
             return result
         connection = await api_connection()
-        run = await _create_run(connection, orchestrate, given)
+        with needing_api():
+            run = await _create_run(connection, orchestrate, given)
         async with defer_until_end():
             return await _carry_out(connection, orchestrate, run, given)
 
@@ -164,6 +166,9 @@ async def _end(connection: Connection, run: FlowRun, state: State[Any], *, force
             await asyncio.sleep(answer.details.delay_seconds)
     except httpx.HTTPError as problem:
         _warn(run.id, state, str(problem) or type(problem).__name__)
+        return
+    except ExceptionGroup:  # by `api_connection`
+        _warn(run.id, state, "the embedded server ended")
         return
     if answer.status is not SetStateStatus.ACCEPT:
         _warn(run.id, state, getattr(answer.details, "reason", None) or answer.status.value)

@@ -16,6 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.prefect_support.api_connection import inside_a_run, still_there, use_server
+from tta_dev_primitives.flows.prefect_support.loop_connection import needing_api
 from tta_dev_primitives.flows.prefect_support.result_storage import (
     RESULTS,
     is_private_results,
@@ -62,7 +63,8 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
         await look_for_users_storage()
         with ending() as end:
             try:
-                result = await call(*args, **options)
+                with needing_api():
+                    result = await call(*args, **options)
             except Exception:
                 end.raise_for(self.name)
                 raise

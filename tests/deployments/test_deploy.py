@@ -338,6 +338,7 @@ def test_a_wrong_option_is_a_usage_error(
     assert said in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.proof
 def test_prefects_own_command_deploys_the_file(deployed: ServerInfo, tmp_path: Path) -> None:
     """`prefect deploy --prefect-file deployments/prefect.yaml --all` works from a clone once the pool is there."""
     tta("deploy")  # makes the pool `tta`

@@ -219,6 +219,7 @@ async def test_a_deployed_run_is_suspended_and_goes_on_when_it_is_approved(
 
 
 @pytest.mark.server
+@pytest.mark.proof
 async def test_a_suspended_run_that_is_never_answered_or_is_declined_is_journalled(
     served: tuple[Sandbox, Path, MultiModelWorkflow],
 ) -> None:

@@ -206,6 +206,8 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     logger.propagate = False
     if level <= logging.WARNING and sys.stderr.isatty():  # it takes some seconds
         logging.getLogger("tta_dev_primitives.server").setLevel(logging.INFO)
+    # Prefect writes past the loggers of a process when its API is gone; the command says why it failed.
+    logging.raiseExceptions = False
     # The command line says it itself.
     logging.getLogger("tta_dev_primitives.interrupted").setLevel(logging.CRITICAL)
 

@@ -13,7 +13,7 @@ from sandbox_runs import At
 
 from tta_dev_primitives.blocks.prefect_server.database_template import install_template
 
-pytestmark = [pytest.mark.prefect]
+pytestmark = [pytest.mark.prefect, pytest.mark.proof]
 
 _SCRIPT = """
 import asyncio, json, sys, time
