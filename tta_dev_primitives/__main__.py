@@ -1,6 +1,11 @@
 """`python -m tta_dev_primitives` is `tta`."""
 
+import os
 import sys
+import threading
+
+_PATIENCE_S = 20.0
+"""How long Prefect may go on sending logs and events after the command has ended. It would try for minutes."""
 
 
 def main() -> None:
@@ -10,7 +15,19 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("tta: Interrupted.\n")
         sys.exit(130)
-    cli.main()
+    try:
+        cli.main()
+    except SystemExit as end:
+        last = threading.Timer(_PATIENCE_S, _leave, [end.code if isinstance(end.code, int) else 1])
+        last.daemon = True
+        last.start()
+        raise
+
+
+def _leave(code: int) -> None:
+    sys.stderr.write(f"tta: Prefect's API did not take the last log lines within {_PATIENCE_S:g} s.\n")
+    sys.stderr.flush()
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ from prefect.states import (
 )
 
 from tta_dev_primitives.blocks.redaction import redact
+from tta_dev_primitives.config.errors import PrefectServerError
 from tta_dev_primitives.flows.calling.runtime import Runtime, active
 from tta_dev_primitives.flows.orchestrate_flow import orchestrate, run_name
 from tta_dev_primitives.flows.plan import known_use_case
@@ -48,6 +49,7 @@ from tta_dev_primitives.flows.prefect_support.stopping import ending
 from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
+_ONCE_S = 5.0
 _FAILED = "Flow run encountered an exception:"
 
 
@@ -145,7 +147,11 @@ async def _carry_out(
             failed = await exception_to_failed_state(
                 error, message=_FAILED, result_store=store, write_result=True
             )
-            await _end(connection, run, failed)
+            # An API that went away has had a minute already.
+            with anyio.move_on_after(_ONCE_S if isinstance(error, PrefectServerError) else None) as waited:
+                await _end(connection, run, failed)
+            if waited.cancelled_caught:
+                _warn(run.id, failed, "its API does not answer")
             raise
         except BaseException as error:
             with anyio.CancelScope(shield=True):
