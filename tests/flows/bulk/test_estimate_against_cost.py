@@ -70,5 +70,4 @@ async def test_a_later_job_is_estimated_from_what_was_learned(tmp_path: Path, at
     low, high = later["range_usd"]
     assert low <= later["expected_usd"] <= high
     # Which of the later tasks are checked is chance: a few audits are most of the cost.
-    print("later", low, later["expected_usd"], high, "cost", cost)
     assert low / 2 <= cost <= high * 2
