@@ -33,7 +33,12 @@ from tta_dev_primitives.flows.bulk.forecast import (
 from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.planning.local_classifier import is_long
 from tta_dev_primitives.flows.planning.plan_model import Plan as TaskPlan
-from tta_dev_primitives.flows.planning.plan_model import default_plan, is_unclear, typed_plan
+from tta_dev_primitives.flows.planning.plan_model import (
+    default_plan,
+    is_unclear,
+    orchestrator_plans_job,
+    typed_plan,
+)
 from tta_dev_primitives.flows.routing.candidates import Route, configured_use_cases, route
 from tta_dev_primitives.flows.validation.case import Candidate, Policy
 from tta_dev_primitives.flows.validation.opinion_costs import LengthRatios
@@ -308,6 +313,8 @@ class _Sum:
         if not self.config.enabled or not self.paid_possible or not self.sketches:
             return Decimal(0)
         cost = self._price(*_PLAN_TOKENS)
+        if not orchestrator_plans_job(self.config.planning, self.output.to_do):
+            return Decimal(0)
         paid = self.config.planning == "auto" and self.unclear and self.facts.savings >= 4 * cost
         return cost if paid or self.config.planning == "always" else Decimal(0)
 

@@ -11,7 +11,12 @@ from tta_dev_primitives.flows.bulk.reader import Record
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.plan import ask_planner, free_planners
 from tta_dev_primitives.flows.planning.local_classifier import classify
-from tta_dev_primitives.flows.planning.plan_model import Plan, default_plan, typed_plan
+from tta_dev_primitives.flows.planning.plan_model import (
+    Plan,
+    default_plan,
+    orchestrator_plans_job,
+    typed_plan,
+)
 from tta_dev_primitives.flows.routing.candidates import configured_use_cases
 from tta_dev_primitives.flows.tasks.item import Item
 
@@ -29,12 +34,15 @@ def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
 
 
 @task(name="plan", task_run_name="plan", persist_result=False, retries=0, retry_delay_seconds=0)
-async def plan_job(runtime: Runtime, asked: Item) -> Plan | None:
+async def plan_job(runtime: Runtime, asked: Item, tasks: int | None) -> Plan | None:
     """Ask the orchestrator once, or a free model; None without a usable plan. The attempts stay with `asked`."""
     await runtime.choose_orchestrator()
+    planners = [runtime.orchestrator] if orchestrator_plans_job(runtime.config.planning, tasks) else []
     try:
-        made = await ask_planner(runtime, asked, [runtime.orchestrator])
+        made = await ask_planner(runtime, asked, planners)
     except SavingsShortError:
+        made, planners = None, []
+    if made is None and not planners:
         made = await ask_planner(runtime, asked, await free_planners(runtime, "moderate"))
     return None if made is None else made.model_copy(update={"subtasks": []})
 

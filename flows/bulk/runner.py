@@ -200,7 +200,7 @@ class JobRun:
         if not needs_job_plan(self.runtime, sample[:SAMPLE]):
             return None
         asked = plan_request(sample[:SAMPLE])
-        made = await plan_job(self.runtime, asked)
+        made = await plan_job(self.runtime, asked, self.progress.total)
         self.warnings += asked.warnings
         for attempt in asked.attempts:
             line = self.progress.model(attempt.model)

@@ -23,6 +23,8 @@ Planning = Literal["auto", "always", "never"]
 PLAN_SCHEMA_NAME = "tta_plan"
 _SHORT_WORDS = 40
 MOST_SUBTASKS = 8
+_WORTH_A_PLAN = 100
+"""Tasks from which on the orchestrator's plan is a small part of what they save; a free model plans fewer."""
 
 _Line = Annotated[str, Field(max_length=400)]
 
@@ -103,6 +105,15 @@ def needs_planner(task: str, use_case: str | None, mode: Planning) -> bool:
     if mode != "auto":
         return mode == "always"
     return is_compound(task) or is_unclear(task, use_case)
+
+
+def orchestrator_plans_job(mode: Planning, tasks: int | None) -> bool:
+    """Whether a bulk job that needs a plan pays for it.
+
+    Args:
+        tasks: How many there are to do; None: not known.
+    """
+    return mode == "always" or tasks is None or tasks >= _WORTH_A_PLAN
 
 
 def is_unclear(task: str, use_case: str | None) -> bool:

@@ -176,6 +176,20 @@ async def test_one_plan_serves_the_whole_job(at: At, tmp_path: Path) -> None:
     assert sum(call.prompt == "plan" for call in workflow.sandbox.calls) == 1
 
 
+@pytest.mark.parametrize(("count", "planner"), [(12, "google-ai-studio"), (100, "anthropic")])
+async def test_a_paid_plan_is_for_jobs_that_it_is_a_small_part_of(
+    count: int, planner: str, at: At, tmp_path: Path
+) -> None:
+    """Tasks of no clear kind, and savings enough for any plan: once, a plan for one task cost three times the task."""
+    workflow = at(saved="1", planning="auto", validation={"mode": "never"})
+    items = [{"id": str(n), "task": f"The heron {n}, and its age."} for n in range(count)]
+    report = await BulkJob(workflow, tmp_path, items).run()
+    assert report.done == count
+    plans = [call.provider for call in workflow.sandbox.calls if call.prompt == "plan"]
+    assert plans == [planner]
+    assert report.cost_usd <= report.baseline_cost_usd
+
+
 async def test_the_job_stays_under_its_ceiling(at: At, tmp_path: Path) -> None:
     """`max_cost` holds under concurrency and over runs; what it refuses is a budget error and can be run later."""
     changes = {"executors": [], "fallback_strategy": {"models": [CLAUDE]}, **CHECKS}
