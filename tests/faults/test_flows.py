@@ -175,6 +175,8 @@ def test_the_scan_finds_a_key_that_leaks(tmp_path: Path, canary: str) -> None:
         database.execute("INSERT INTO t VALUES (?)", (f"https://p/?key={canary}",))
     with subprocess.Popen(["cat", "-", canary], stdin=subprocess.PIPE) as process:
         try:
+            while canary.encode() not in Path(f"/proc/{process.pid}/cmdline").read_bytes():
+                pass  # the kernel shows the arguments a moment after the program was started
             found = leaks(canary, Places(tmp_path, texts=[("repr", f"<Key {canary}>")]))
         finally:
             process.kill()
