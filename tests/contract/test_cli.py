@@ -305,7 +305,8 @@ def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
     """Its address is asked for, its models are listed, and the written file and folder bring no warning."""
     (tmp_path / ".git").mkdir()
     with model_server(["qwen3:8b", "gemma3:4b"]) as port:
-        answers = [b"6\n", f"127.0.0.1:{port}\n".encode(), b"2\n"]
+        # The first address is wrong: the next question takes another one.
+        answers = [b"6\n", b"127.0.0.1:9\n", f"http://127.0.0.1:{port}\n".encode(), b"2\n"]
         out, code = on_a_terminal(["init"], answers, tmp_path)
         assert code == 0, out
         assert "1 gemma3:4b" in out

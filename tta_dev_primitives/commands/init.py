@@ -191,8 +191,10 @@ def ask_own_server(out: Console) -> str:
     from tta_dev_primitives.blocks.providers.address_rules import is_private_host
     from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
+    given = ""
     while True:
-        url = server_address(Prompt.ask("  Its address", default="http://127.0.0.1:11434/v1", console=out))
+        asked = given or Prompt.ask("  Its address", default="http://127.0.0.1:11434/v1", console=out)
+        url, given = server_address(asked), ""
         try:
             client = BoundClient(
                 provider="openai-compatible", key=_key(OWN_SERVER_KEY), base_url=url, allow_private_hosts=True
@@ -201,7 +203,10 @@ def ask_own_server(out: Console) -> str:
             out.print(f"  {error}", markup=False)
             continue
         host = client.host
-        model = _ask_model(out, client)
+        model = _ask_model(out, client, "Name of the model, or another address")
+        if "://" in model:
+            given = model
+            continue
         private = url.startswith("http://") or is_private_host(host)
         return one_model_config(
             model,
@@ -241,7 +246,9 @@ def _key(variable: str) -> SecretStr:
         return SecretStr("")
 
 
-def _ask_model(out: Console, client: BoundClient | None) -> str:
+def _ask_model(
+    out: Console, client: BoundClient | None, question: str = "Name of the model (as the server calls it)"
+) -> str:
     """One of the models that the server lists, by number; its name where the server lists none."""
     from rich.prompt import IntPrompt, Prompt
 
@@ -255,7 +262,7 @@ def _ask_model(out: Console, client: BoundClient | None) -> str:
     if not names:
         model = ""
         while not model.strip():
-            model = Prompt.ask("  Name of the model (as the server calls it)", console=out) or ""
+            model = Prompt.ask(f"  {question}", console=out) or ""
         return model.strip()
     for number, name in enumerate(names[:_SHOWN], start=1):
         out.print(f"  {number} {name}", markup=False)
