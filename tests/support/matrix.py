@@ -116,7 +116,7 @@ _CONNECT = {
     "words": "Nothing was sent",
     "recovers": True,
 }
-_HUNG = {"timeout_s": 1.0, "words": "may have been billed"}
+_HUNG = {"timeout_s": 3.0, "words": "may have been billed"}
 _PASSING = {"outcome": "transient", "tries": 2, "state": "presumed", "request_id": True, "recovers": True}
 _BUSY = {"outcome": "overloaded", "tries": 3, "state": "released", "request_id": True, "recovers": True}
 _SLOW_DOWN = {"outcome": "rate_limit", "tries": 3, "state": "released", "request_id": True, "recovers": True}

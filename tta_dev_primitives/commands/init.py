@@ -203,7 +203,7 @@ def ask_own_server(out: Console) -> str:
             out.print(f"  {error}", markup=False)
             continue
         host = client.host
-        model = _ask_model(out, client, "Name of the model, or another address")
+        model = _ask_model(out, client, "Name of the model (or another address)")
         if "://" in model:
             given = model
             continue
