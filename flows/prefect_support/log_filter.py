@@ -88,7 +88,8 @@ def shorten_failed_services(record: logging.LogRecord) -> bool:
     """
     if "failed to process" not in str(record.msg):
         return True
-    service = str(record.args[0]) if isinstance(record.args, tuple) and record.args else ""
+    named = record.args[0] if isinstance(record.args, tuple) and record.args else ""
+    service = named if isinstance(named, str) else type(named).__name__
     if service in _failed_services or "ConcurrencySlotAcquisition" in service:
         return False
     _failed_services.add(service)
