@@ -32,12 +32,14 @@ def places(
     tmp_path_factory: pytest.TempPathFactory, canary: str, prefect_server: ServerInfo
 ) -> Iterator[Places]:
     """Everything that this session's cells write; scanned when the last of them has ended."""
-    from prefect.events.worker import EventsWorker
+    from tta_dev_primitives.flows.calling.sync_loop import wait_for
+    from tta_dev_primitives.flows.prefect_support.events import delivered, events_worker
 
     folder = tmp_path_factory.mktemp("faults")
     found = Places(folder, [prefect_server.home.root] if prefect_server.home else [])
     yield found
-    EventsWorker.instance().wait_until_empty()
+    # A worker of Prefect's that has failed never says that its queue is empty.
+    wait_for(delivered(events_worker(), 60.0))
     assert leaks(canary, found) == []
 
 

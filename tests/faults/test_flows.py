@@ -143,10 +143,9 @@ def test_the_key_is_nowhere_but_in_its_block(
 
     The block that holds the key gives it back; in the database it is encrypted.
     """
-    from prefect.events.worker import EventsWorker
-
     from tta_dev_primitives.blocks import sync_blocks
     from tta_dev_primitives.blocks.credentials.provider_credentials import AnthropicCredentials
+    from tta_dev_primitives.flows.prefect_support.events import delivered, events_worker
 
     workflow, _ = workflow_with(fault_of(12, "403"))
     workflow.run(f"{TASK} (canary)", use_case="moderate")
@@ -154,7 +153,7 @@ def test_the_key_is_nowhere_but_in_its_block(
     block = wait_for(AnthropicCredentials.aload(name))
     assert block.api_key.get_secret_value() == keys
     assert keys not in repr(block)
-    EventsWorker.instance().wait_until_empty()
+    assert wait_for(delivered(events_worker(), 110.0))
     here = Places(tmp_path, [*places.folders, places.folder])
     assert leaks(keys, here) == []
     assert prefect_server.home is not None
