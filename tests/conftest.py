@@ -100,6 +100,7 @@ def _ports_of_ended_servers() -> Iterator[None]:
 def _plain_logger() -> None:
     """A command that ran in this process, also in a fixture of a module, has set up the package's logger: undo it."""
     logger = logging.getLogger("tta_dev_primitives")
+    logging.raiseExceptions = True
     if not logger.propagate:
         logger.handlers, logger.propagate = [], True
         logger.setLevel(logging.NOTSET)

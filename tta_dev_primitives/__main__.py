@@ -3,6 +3,7 @@
 import os
 import sys
 import threading
+from contextlib import suppress
 
 _PATIENCE_S = 20.0
 """How long Prefect may go on sending logs and events after the command has ended. It would try for minutes."""
@@ -25,8 +26,11 @@ def main() -> None:
 
 
 def _leave(code: int) -> None:
-    sys.stderr.write(f"tta: Prefect's API did not take the last log lines within {_PATIENCE_S:g} s.\n")
-    sys.stderr.flush()
+    sys.stderr.write(f"tta: what Prefect's API did not take within {_PATIENCE_S:g} s is dropped.\n")
+    for stream in (sys.stdout, sys.stderr):
+        # The answer may still stand in the buffer: the interpreter writes it later than this.
+        with suppress(OSError, ValueError):
+            stream.flush()
     os._exit(code)
 
 

@@ -313,10 +313,9 @@ class _Sum:
         if not self.config.enabled or not self.paid_possible or not self.sketches:
             return Decimal(0)
         cost = self._price(*_PLAN_TOKENS)
-        if not orchestrator_plans_job(self.config.planning, self.output.to_do):
-            return Decimal(0)
-        paid = self.config.planning == "auto" and self.unclear and self.facts.savings >= 4 * cost
-        return cost if paid or self.config.planning == "always" else Decimal(0)
+        wanted = self.config.planning == "auto" and self.unclear and self.facts.savings >= 4 * cost
+        wanted = wanted and orchestrator_plans_job(self.config.planning, self.output.to_do)
+        return cost if wanted or self.config.planning == "always" else Decimal(0)
 
     def _measured(self) -> dict[str | None, float]:
         """Mean output tokens of recorded answers, by use case; under None those of all."""

@@ -37,12 +37,13 @@ def needs_job_plan(runtime: Runtime, sample: Sequence[Record]) -> bool:
 async def plan_job(runtime: Runtime, asked: Item, tasks: int | None) -> Plan | None:
     """Ask the orchestrator once, or a free model; None without a usable plan. The attempts stay with `asked`."""
     await runtime.choose_orchestrator()
-    planners = [runtime.orchestrator] if orchestrator_plans_job(runtime.config.planning, tasks) else []
-    try:
-        made = await ask_planner(runtime, asked, planners)
-    except SavingsShortError:
-        made, planners = None, []
-    if made is None and not planners:
+    made, paid = None, orchestrator_plans_job(runtime.config.planning, tasks)
+    if paid:
+        try:
+            made = await ask_planner(runtime, asked, [runtime.orchestrator])
+        except SavingsShortError:
+            paid = False
+    if not paid:
         made = await ask_planner(runtime, asked, await free_planners(runtime, "moderate"))
     return None if made is None else made.model_copy(update={"subtasks": []})
 

@@ -103,9 +103,8 @@ class _Loop:
         """Do one piece of work; it stays pending when it is cancelled."""
         async with self.turn:
             try:
-                await self.pending[number]()
-            except ExceptionGroup as problem:
-                _LOG.warning("artifacts of a run were not written: %s", api_gone(problem))
+                with needing_api():
+                    await self.pending[number]()
             except Exception as problem:
                 # The answer is delivered and paid for; only its artifacts are missing.
                 _LOG.warning("artifacts of a run were not written: %s", redact(str(problem)))

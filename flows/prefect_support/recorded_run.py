@@ -50,6 +50,7 @@ from tta_dev_primitives.flows.tasks.result import OrchestrationResult
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 _ONCE_S = 5.0
+"""For the end of a run whose API has gone: Prefect's client would wait for it a second time."""
 _FAILED = "Flow run encountered an exception:"
 
 
@@ -147,7 +148,6 @@ async def _carry_out(
             failed = await exception_to_failed_state(
                 error, message=_FAILED, result_store=store, write_result=True
             )
-            # An API that went away has had a minute already.
             with anyio.move_on_after(_ONCE_S if isinstance(error, PrefectServerError) else None) as waited:
                 await _end(connection, run, failed)
             if waited.cancelled_caught:
@@ -173,7 +173,9 @@ async def _end(connection: Connection, run: FlowRun, state: State[Any], *, force
     except httpx.HTTPError as problem:
         _warn(run.id, state, str(problem) or type(problem).__name__)
         return
-    except ExceptionGroup:  # by `api_connection`
+    except ExceptionGroup as problem:
+        if problem.subgroup(PrefectServerError) is None:
+            raise
         _warn(run.id, state, "the embedded server ended")
         return
     if answer.status is not SetStateStatus.ACCEPT:

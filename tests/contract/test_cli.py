@@ -410,6 +410,19 @@ def on_a_terminal(arguments: list[str], answers: list[bytes], folder: Path, **mo
     return shown.decode(), code
 
 
+def test_what_prefect_cannot_send_at_the_end_costs_no_output(tmp_path: Path) -> None:
+    """A thread that waits for a dead API keeps the process: it is left, and the answer in the pipe's buffer is not."""
+    code = (
+        "import sys, threading; from tta_dev_primitives import __main__ as start; start._PATIENCE_S = 0.2; "
+        "threading.Thread(target=threading.Event().wait).start(); sys.argv = ['tta', '--version']; start.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(tmp_path), timeout=110
+    )
+    assert (done.returncode, done.stdout.startswith("tta ")) == (0, True)
+    assert done.stderr == "tta: what Prefect's API did not take within 0.2 s is dropped.\n"
+
+
 def test_completion_can_be_installed(tmp_path: Path) -> None:
     """`tta --install-completion` writes a script that the shell can read and that knows the commands."""
     done = tta("--install-completion", "--shell", "bash", "--output", "tta.bash", folder=tmp_path)

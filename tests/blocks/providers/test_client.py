@@ -65,9 +65,8 @@ def model(url: str, **more: Any) -> Target:
 
 async def failure(client: ProviderClient, url: str, *, deadline_s: float = 5.0) -> ProviderError:
     """The error of one attempt, with no trace of the key in it."""
-    with pytest.raises(
-        ProviderError
-    ) as caught:  # servers here never answer: the test's own timeout is the clock
+    # Servers here never answer: should the deadline not hold, the test's own timeout ends it.
+    with pytest.raises(ProviderError) as caught:
         await client.send(model(url), ask(), key=KEY, deadline_s=deadline_s)
     error = caught.value
     assert KEY.get_secret_value() not in f"{error!r} {error} {vars(error)}"
