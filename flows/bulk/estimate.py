@@ -278,8 +278,12 @@ class _Sum:
 
     def _say_source(self) -> None:
         mode = self.config.validation.mode
-        if not self.config.enabled or mode == "always" or not self.free_used:
+        if not self.output.to_do:
+            self.output.paid_source = "every task was done before; nothing is asked"
+        elif not self.config.enabled or mode == "always":
             self.output.paid_source = "the configuration asks the paid model about every such task"
+        elif not self.free_used:
+            self.output.paid_source = "no free model serves these tasks"
         elif mode == "never":
             self.output.paid_source = "validation.mode never: only when every free model fails"
         else:

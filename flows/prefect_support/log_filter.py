@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections.abc import Iterator
 from weakref import WeakSet
 
@@ -27,7 +28,10 @@ _CUT_OFF = re.compile(
 """Of runs that were stopped; who waits for the run gets one line."""
 _said: WeakSet[OrchestrationError] = WeakSet()
 _unsaid: set[str] = set()
-_failed_services: set[str] = set()
+_AGAIN_S = 600.0
+_LONGEST_REASON = 200
+_failed_services: dict[str, float] = {}
+"""When each service's failure was said, epoch seconds."""
 
 
 def never_said(kind: type[OrchestrationError]) -> type[OrchestrationError]:
@@ -82,16 +86,20 @@ def drop_late_event_errors(record: logging.LogRecord) -> bool:
 
 
 def shorten_failed_services(record: logging.LogRecord) -> bool:
-    """A logging filter for Prefect's services that send in the background: one line each, not all that was not sent.
+    """A logging filter for Prefect's services that send in the background: one line each in ten minutes.
 
-    The one that asks for a tag's concurrency slots is dropped: the run itself says what is refused.
+    Prefect would say it for each batch, with all that was not sent. The service that asks for a tag's concurrency slots
+    is not said: the run itself says what is refused.
     """
     if "failed to process" not in str(record.msg):
         return True
     named = record.args[0] if isinstance(record.args, tuple) and record.args else ""
     service = named if isinstance(named, str) else type(named).__name__
-    if service in _failed_services or "ConcurrencySlotAcquisition" in service:
+    last = _failed_services.get(service)
+    if (last is not None and record.created < last + _AGAIN_S) or "ConcurrencySlotAcquisition" in service:
         return False
-    _failed_services.add(service)
-    record.msg, record.args = "Prefect's API did not take what %s sends; this is said once", (service,)
+    _failed_services[service] = record.created
+    problem = sys.exc_info()[1]
+    reason = " ".join(redact(str(problem) or type(problem).__name__).split())[:_LONGEST_REASON]
+    record.msg, record.args = "Prefect's API did not take what %s sends: %s", (service, reason)
     return True

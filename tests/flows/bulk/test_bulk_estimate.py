@@ -84,6 +84,7 @@ def test_tasks_that_were_done_before_cost_nothing() -> None:
     """Their answers are stored."""
     found = of(50, Facts(stored=frozenset(str(n) for n in range(50))))
     assert (found.stored, found.expected_usd, found.worst_usd, found.free_calls) == (50, 0, 0, 0)
+    assert found.paid_source == "every task was done before; nothing is asked"
 
 
 def test_copies_are_counted_once() -> None:

@@ -12,7 +12,10 @@ from prefect.context import FlowRunContext
 
 from tta_dev_primitives.config.errors import MissingKeyError
 from tta_dev_primitives.flows.bulk.output import JobBusyError as JobBusyError
-from tta_dev_primitives.flows.prefect_support.log_filter import say_expected_errors_in_one_line
+from tta_dev_primitives.flows.prefect_support.log_filter import (
+    say_expected_errors_in_one_line,
+    shorten_failed_services,
+)
 
 
 @pytest.mark.parametrize("deployed", [True, False])
@@ -39,3 +42,21 @@ def test_the_state_that_follows_one_of_our_errors_is_not_said_again(error: str, 
     said = f"Finished in state Failed('Flow run encountered an exception: {error}: a reason')"
     record = logging.LogRecord("prefect.flow_runs", logging.ERROR, "", 1, said, (), None)
     assert say_expected_errors_in_one_line(record) is kept
+
+
+def test_a_service_that_cannot_send_is_said_in_one_line_every_ten_minutes() -> None:
+    """With the reason, without what was not sent; a later outage of a long program is said as well."""
+    said = []
+    for minutes in (0, 1, 9, 11, 12):
+        record = logging.LogRecord(
+            "prefect._internal.concurrency", logging.ERROR, "", 1,
+            "Service %r failed to process item %r", ("AService", "a long item"), None,
+        )  # fmt: skip
+        record.created = 60.0 * minutes
+        try:
+            raise ConnectionError("All connection attempts\nfailed")
+        except ConnectionError:
+            if shorten_failed_services(record):
+                said.append((minutes, record.getMessage()))
+    line = "Prefect's API did not take what AService sends: All connection attempts failed"
+    assert said == [(0, line), (11, line)]
