@@ -7,6 +7,7 @@ import re
 from collections.abc import Collection
 
 import yaml
+from pydantic import ValidationError
 
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.models.providers import load_providers
@@ -90,7 +91,11 @@ def server_address(text: str) -> str:
 
 
 def key_variables(text: str) -> tuple[str, ...]:
-    """The variables that the configuration of this text reads keys from, in its order."""
+    """The variables that the configuration of this text reads keys from, in its order.
+
+    Raises:
+        ConfigError: It is no configuration, for example because a model's name holds blanks.
+    """
     return tuple(dict.fromkeys(t.api_key_env for t in resolve_targets(_parsed(text)).values()))
 
 
@@ -148,4 +153,7 @@ def _with_some_fallback(text: str) -> str:
 
 
 def _parsed(text: str) -> OrchestrationConfig:
-    return ConfigFile.model_validate(yaml.safe_load(text)).orchestration
+    try:
+        return ConfigFile.model_validate(yaml.safe_load(text)).orchestration
+    except ValidationError as error:
+        raise ConfigError("; ".join(dict.fromkeys(fault["msg"] for fault in error.errors()))) from None

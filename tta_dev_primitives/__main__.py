@@ -11,6 +11,9 @@ _PATIENCE_S = 20.0
 
 def main() -> None:
     """Run the command line; Ctrl-C while it is still being imported is no traceback."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:  # closed by the shell (`2>&-`): no other file may take its number
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
     try:
         from tta_dev_primitives import cli
     except KeyboardInterrupt:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -20,6 +21,8 @@ EXIT_INTERRUPTED = 130
 
 _RESUMED = (["run"], ["bulk"], ["job"])
 """Commands whose answers outlive an interruption."""
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""The disk or device behind a stream takes no more."""
 
 _COMMANDS = "tta_dev_primitives.commands"
 _WORDS = {
@@ -141,16 +144,24 @@ def _run(arguments: list[str]) -> int:
         message = f"{problem} See `{_command(arguments)} --help`."
         return _report_error("UsageError", message, EXIT_USAGE, as_json=as_json)
     except KeyboardInterrupt as error:
-        kept = " What was answered is kept: the same command goes on from there."
-        said = "Interrupted." + (kept if arguments[:1] in _RESUMED else "")
-        return _say(said, getattr(error, "code", EXIT_INTERRUPTED))
+        return _say(f"Interrupted.{_kept(arguments)}", getattr(error, "code", EXIT_INTERRUPTED))
     except EOFError:
         return _say("the input ended at a question; nothing was done. `--yes` asks nothing.", EXIT_USAGE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
+    except OSError as error:
+        if error.errno not in _FULL or error.filename is not None:
+            return _report(error, as_json=as_json)
+        said = f"the output cannot be written: {error.strerror}.{_kept(arguments)}"
+        return _report_error(type(error).__name__, said, EXIT_FAILED, as_json=as_json)
     except Exception as error:
         return _report(error, as_json=as_json)
+
+
+def _kept(arguments: list[str]) -> str:
+    kept = " What was answered is kept: the same command goes on from there."
+    return kept if arguments[:1] in _RESUMED else ""
 
 
 def _plain_console() -> Console | None:
@@ -233,14 +244,14 @@ def _report_error(kind: str, message: str, code: int, *, as_json: bool) -> int:
     if as_json:
         import json
 
-        with suppress(BrokenPipeError):
+        with suppress(OSError):
             document = {"error": {"class": kind, "message": message}, "exit": code}
-            print(json.dumps(document, indent=2))
+            print(json.dumps(document, indent=2), flush=True)
     return _say(message, code)
 
 
 def _say(message: str, code: int) -> int:
-    with suppress(BrokenPipeError):  # the reader is gone; the exit code still says it
+    with suppress(OSError):  # the reader is gone, or the disk full; the exit code still says it
         from tta_dev_primitives.blocks.redaction import visible
 
         print(f"tta: {visible(message)}", file=sys.stderr, flush=True)

@@ -12,26 +12,29 @@ from tta_dev_primitives.config.errors import ConfigError
 
 _GZIP = b"\x1f\x8b"
 _HEAD = 4096
-_FORMS: tuple[tuple[bytes, str, str], ...] = (
-    (b"\xff\xfe\x00\x00", "UTF-32 text", "iconv -f UTF-32 -t UTF-8 {file} > {stem}{end}"),
-    (b"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {stem}.utf8{end}"),
-    (b"\xfe\xff", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {stem}.utf8{end}"),
+_UTF8 = ".utf8{end}"
+_FORMS: tuple[tuple[bytes, str, str, str], ...] = (
+    (b"\xff\xfe\x00\x00", "UTF-32 text", "iconv -f UTF-32 -t UTF-8 {file} > {new}", _UTF8),
+    (b"\xff\xfe", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {new}", _UTF8),
+    (b"\xfe\xff", "UTF-16 text", "iconv -f UTF-16 -t UTF-8 {file} > {new}", _UTF8),
     (
         b"PAR1",
         "a Parquet file",
         "python -c \"import pandas, sys; pandas.read_parquet(sys.argv[1]).to_json(sys.argv[2], orient='records', "
-        'lines=True)" {file} {stem}.jsonl',
+        'lines=True)" {file} {new}',
+        ".jsonl",
     ),
     (
         b"PK\x03\x04",
         "a ZIP archive or an Excel file",
-        "unzip -p {file} > {stem}.jsonl (Excel: save it as CSV)",
+        "unzip -p {file} > {new} (Excel: save it as CSV)",
+        ".jsonl",
     ),
-    (b"BZh", "a bzip2 file", "bzip2 -dc {file} > {stem}"),
-    (b"\xfd7zXZ\x00", "an xz file", "xz -dc {file} > {stem}"),
-    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "zstd -dc {file} > {stem}"),
+    (b"BZh", "a bzip2 file", "bzip2 -dc {file} > {new}", ""),
+    (b"\xfd7zXZ\x00", "an xz file", "xz -dc {file} > {new}", ""),
+    (b"\x28\xb5\x2f\xfd", "a Zstandard file", "zstd -dc {file} > {new}", ""),
 )
-"""First bytes, what the file is, and how it becomes one that is read."""
+"""First bytes, what the file is, the command that makes one of it that is read, and how the new name ends."""
 
 
 def table_suffix(path: Path) -> str:
@@ -50,16 +53,25 @@ def refuse_other_forms(path: Path) -> None:
     """
     with path.open("rb") as file:
         head = file.read(_HEAD)
-    for magic, what, command in _FORMS:
+    for magic, what, command, ending in _FORMS:
         if head.startswith(magic):
-            raise ConfigError(f"{path}: is {what}. Convert it: {_filled(command, path)}")
+            raise ConfigError(f"{path}: is {what}. Convert it: {_filled(command, path, ending)}")
+    zeros = [byte == 0 for byte in head[:2]]
+    if zeros in ([False, True], [True, False]):
+        command = f"iconv -f UTF-16{'BE' if zeros[0] else 'LE'} -t UTF-8 {{file}} > {{new}}"
+        raise ConfigError(f"{path}: is UTF-16 text. Convert it: {_filled(command, path, _UTF8)}")
     if head.startswith(_GZIP) or table_suffix(path) in (".csv", ".tsv"):
         return
-    if head.removeprefix(b"\xef\xbb\xbf").lstrip().startswith(b"["):
-        command = "jq -c '.[]' {file} > {stem}.lines.jsonl"
-        raise ConfigError(
-            f"{path}: is one JSON array. Expected one object a line (JSONL): {_filled(command, path)}"
-        )
+    text = head.removeprefix(b"\xef\xbb\xbf").lstrip()
+    if text.startswith(b"["):
+        what, command = "one JSON array", "jq -c '.[]' {file} > {new}"
+    elif text.partition(b"\n")[0].strip() == b"{":
+        what, command = "JSON over several lines", "jq -c . {file} > {new}"
+    else:
+        return
+    raise ConfigError(
+        f"{path}: is {what}. Expected one object a line (JSONL): {_filled(command, path, '.lines.jsonl')}"
+    )
 
 
 def opened(path: Path) -> IO[bytes]:
@@ -83,13 +95,15 @@ def delimiter_of(header: str, suffix: str) -> str:
 
 def not_utf8(path: Path | None) -> str:
     """Why a line with other bytes is not run, and how the file becomes UTF-8."""
-    command = "iconv -f CP1252 -t UTF-8 {file} > {stem}.utf8{end}"
-    fix = "convert it to UTF-8" if path is None else _filled(command, path)
+    command = "iconv -f CP1252 -t UTF-8 {file} > {new}"
+    fix = "convert it to UTF-8" if path is None else _filled(command, path, _UTF8)
     return f"not UTF-8 text, perhaps Windows-1252 (cp1252): {fix}"
 
 
-def _filled(command: str, path: Path) -> str:
-    ending = path.suffix or ".jsonl"
-    return command.format(
-        file=shlex.quote(str(path)), stem=shlex.quote(str(path.with_suffix(""))), end=ending
-    )
+def _filled(command: str, path: Path, ending: str) -> str:
+    """The command with both names; it never writes over the file that it reads."""
+    stem = path.with_suffix("")
+    new = f"{stem}{ending.format(end=path.suffix or '.jsonl')}"
+    if new == str(path):
+        new = f"{stem}.new.jsonl"
+    return command.format(file=shlex.quote(str(path)), new=shlex.quote(new))

@@ -301,7 +301,7 @@ def _csv(path: Path, source: IO[bytes]) -> Iterator[_Entry]:
             if not any(row):
                 continue
             if len(row) != len(header):
-                yield number, f"{len(row)} columns where the header has {len(header)}"
+                yield number, f"expected {len(header)} columns as in the header, found {len(row)}"
             elif any("\udc80" <= sign <= "\udcff" for cell in row for sign in cell):
                 yield number, not_utf8(path)
             else:

@@ -75,6 +75,9 @@ MISTAKES = [
     ("models --provider aws", "Must be one of: anthropic,"),
     ("sandbox --port 99999", "ports are 0 to 65535"),
     ("init .", "is a folder; give the name of a file"),
+    ("init near.yaml", "near.yaml:2: orchestration.qualty_threshold: unknown key; did you mean"),
+    ("init latin.yaml", "latin.yaml:2: not UTF-8"),
+    ("init bad.yaml", "bad.yaml:2: not valid YAML"),
     ("job document nowhere.py", "Python module not found: nowhere.py"),
     ("job tests bad.py", "bad.py:1: not Python"),
     ("job review no.diff", "expected a unified diff"),
@@ -242,12 +245,30 @@ def test_tables_never_break_a_name_or_a_figure(width: str, tmp_path: Path) -> No
     assert width == "" or max(map(len, shown.splitlines()[:-1])) <= int(width)
 
 
-def test_a_reader_that_leaves_is_no_error(tmp_path: Path) -> None:
-    """`tta models | head -1` ends quietly."""
-    command = f"{' '.join(TTA)} models --json | head -1"
-    shell = ["bash", "-o", "pipefail", "-c", command]
+FULL = "tta: the output cannot be written: No space left on device.\n"
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "shown", "said"),
+    [
+        ("models --json | head -1", 0, "{\n", ""),
+        ("models | true", 0, "", ""),
+        ("report 2>&1 | true", 0, "", ""),
+        ("models --json > /dev/full", 1, "", FULL),
+        ("models > /dev/full", 1, "", FULL),
+        ("models >&-", 0, "", ""),
+        ("models --json <&- >&-", 0, "", ""),
+        ("rnu 2>&-", 2, "", ""),
+        ("rnu 2> /dev/full", 2, "", ""),
+    ],
+)
+def test_output_without_a_reader(line: str, code: int, shown: str, said: str, tmp_path: Path) -> None:
+    """A reader that leaves is no error, nor a closed stream; a full disk is one, in one line."""
+    if "/dev/full" in line and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    shell = ["bash", "-o", "pipefail", "-c", f"{' '.join(TTA)} {line}"]
     done = subprocess.run(shell, capture_output=True, text=True, timeout=110, env=environment(tmp_path))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "{\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (code, shown, said)
 
 
 def test_init_asks_nothing_without_a_terminal(tmp_path: Path) -> None:
@@ -270,9 +291,9 @@ def test_init_asks_nothing_without_a_terminal(tmp_path: Path) -> None:
 @pytest.mark.parametrize("scenario", ["balanced", "cost-optimized", "quality-optimized"])
 def test_init_writes_each_scenario(scenario: str, tmp_path: Path) -> None:
     """Each of the guide's scenarios, with models that are served today, under a name of one's own."""
-    done = tta("init", "my.yaml", "--scenario", scenario, folder=tmp_path)
-    assert "tta check --config my.yaml" in done.stderr
-    assert "executors" in yaml.safe_load((tmp_path / "my.yaml").read_text())["orchestration"]
+    done = tta("init", "my own.yaml", "--scenario", scenario, folder=tmp_path)
+    assert "tta check --config 'my own.yaml'" in done.stderr
+    assert "executors" in yaml.safe_load((tmp_path / "my own.yaml").read_text())["orchestration"]
 
 
 def test_init_asks_which_keys_and_which_scenario(tmp_path: Path) -> None:
@@ -302,14 +323,21 @@ def test_every_stored_answer_is_deleted_only_after_a_question(tmp_path: Path) ->
 
 
 def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
-    """Its address is asked for, its models are listed, and the written file and folder bring no warning."""
+    """Its address is asked for, its first models are listed, and the written file and folder bring no warning."""
     (tmp_path / ".git").mkdir()
-    with model_server(["qwen3:8b", "gemma3:4b"]) as port:
-        # The first address is wrong: the next question takes another one.
-        answers = [b"6\n", b"127.0.0.1:9\n", f"http://127.0.0.1:{port}\n".encode(), b"2\n"]
+    with model_server(["qwen3:8b", "gemma3:4b", *(f"m{number}" for number in range(30))]) as port:
+        # The first address is wrong: the next question takes another one. No model's name holds blanks.
+        answers = [
+            b"6\n",
+            b"127.0.0.1:9\n",
+            b"no name\n",
+            f"http://127.0.0.1:{port}\n".encode(),
+            b"qwen3:8b\n",
+        ]
         out, code = on_a_terminal(["init"], answers, tmp_path)
         assert code == 0, out
         assert "1 gemma3:4b" in out
+        assert "... and 2 more: type the name of one" in out
         assert "Keys to set" not in out
         assert "\x1b[1m" not in out
         checked = json.loads(tta("check", "--live", "--json", folder=tmp_path).stdout)
@@ -323,7 +351,7 @@ def test_init_lists_the_models_of_a_server_of_ones_own(tmp_path: Path) -> None:
 
 def test_init_offers_presets(tmp_path: Path) -> None:
     """One question for the name, one for the plan where it is not certain, one for the model."""
-    answers = [b"n\n"] * 4 + [b"5\n", b"cerebras\n", b"paid\n", b"llama-4\n"]
+    answers = [b"n\n"] * 4 + [b"5\n", b"cerebras\n", b"paid\n", b"llama 4\n", b"llama-4\n"]
     out, code = on_a_terminal(["init"], answers, tmp_path)
     assert code == 0, out
     config = load_orchestration_config(tmp_path / ".tta/orchestration-config.yaml", use_env_overrides=False)

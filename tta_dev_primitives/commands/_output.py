@@ -46,6 +46,10 @@ class _Console(Console):
         """Print as rich does; NO_COLOR drops the style."""
         super().print(*objects, style=None if self.no_color else style, **options)
 
+    def on_broken_pipe(self) -> None:
+        """The reader has left: the command goes on unread, and its exit code still says how it ended."""
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
         """Render as rich does, with visible text."""
         for segment in super().render(renderable, options):

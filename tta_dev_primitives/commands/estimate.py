@@ -82,8 +82,12 @@ async def _estimate(lines: _Lines, config_path: Path | None, concurrency: int) -
     result = add_up(lines, config, targets, found, now=now, concurrency=concurrency)
     if not result.tasks:
         first = lines.named[0] if lines.named else None
-        reason = "it holds no line" if first is None else f"line {first.number}: {first.reason}"
-        raise ConfigError(f"{lines.path}: none of its lines is a task. The first: {reason}.")
+        reason = (
+            'it holds no task. Expected lines such as {"id": "1", "task": "..."}.'
+            if first is None
+            else f"none of its lines is a task. The first: line {first.number}: {first.reason}"
+        )
+        raise ConfigError(f"{lines.path}: {reason}")
     left = (await ledger.balance()).left(config.cost_tracking.limit)
     return _document(result, lines, found, left, batch_factor(targets[config.orchestrator.model]))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,8 @@ def init(
         env_example: Where to write the list of variables for the keys.
         json: Print one JSON document; asks nothing.
     """
+    from tta_dev_primitives.config.loader import load_orchestration_config
+    from tta_dev_primitives.config.models.resolve import resolve_targets
     from tta_dev_primitives.config.reading.trusted_files import digest_of, trust_file
     from tta_dev_primitives.config.template import ignore_in_git, write_new_file
 
@@ -83,10 +86,13 @@ def init(
     if text is None:
         text = _text(scenario, as_in_guide)
         text = with_keys_only(text, have) if have else text
+    variables = key_variables(text)
     wrote_config = write_new_file(path, text)
     if wrote_config:
         trust_file(path, digest_of(path.read_bytes()))
-    variables = key_variables(path.read_text(encoding="utf-8")) if not wrote_config else key_variables(text)
+    else:
+        targets = resolve_targets(load_orchestration_config(path, use_env_overrides=False))
+        variables = tuple(dict.fromkeys(target.api_key_env for target in targets.values()))
     head = "# Copy to .env (chmod 600 .env) and put your keys in; variables of the shell win over it.\n"
     empty = "".join(f"{name}=\n" for name in variables)
     wrote_env = write_new_file(env_example, head + empty)
@@ -169,12 +175,15 @@ def _next_steps(path: Path, env_example: Path, missing: list[str]) -> list[str]:
     from tta_dev_primitives.config.loader import SEARCH_PATHS
 
     found = str(path) in SEARCH_PATHS
-    check = "tta check" if found else f"tta check --config {path}"
+    check = "tta check" if found else f"tta check --config {shlex.quote(str(path))}"
     if not missing:
         return [check, 'tta run "What is the capital of France?"']
     if os.path.lexists(".env"):  # copying over it would lose the keys that it holds
         return [f"add {', '.join(missing)} to .env", check]
-    return [f"cp {env_example} .env && chmod 600 .env, then add {', '.join(missing)} to .env", check]
+    return [
+        f"cp {shlex.quote(str(env_example))} .env && chmod 600 .env, then add {', '.join(missing)} to .env",
+        check,
+    ]
 
 
 def _written(path: Path, done: bool) -> str:
@@ -191,9 +200,9 @@ def ask_own_server(out: Console) -> str:
     from tta_dev_primitives.blocks.providers.address_rules import is_private_host
     from tta_dev_primitives.blocks.providers.block_client import BoundClient
 
-    given = ""
+    given, usual = "", "http://127.0.0.1:11434/v1"
     while True:
-        asked = given or Prompt.ask("  Its address", default="http://127.0.0.1:11434/v1", console=out)
+        asked = given or Prompt.ask("  Its address", default=usual, console=out)
         url, given = server_address(asked), ""
         try:
             client = BoundClient(
@@ -202,13 +211,13 @@ def ask_own_server(out: Console) -> str:
         except OrchestrationError as error:
             out.print(f"  {error}", markup=False)
             continue
-        host = client.host
+        host, usual = client.host, url
         model = _ask_model(out, client, "Name of the model (or another address)")
         if "://" in model:
             given = model
             continue
         private = url.startswith("http://") or is_private_host(host)
-        return one_model_config(
+        text = one_model_config(
             model,
             "openai-compatible",
             api_key_env=OWN_SERVER_KEY,
@@ -216,6 +225,8 @@ def ask_own_server(out: Console) -> str:
             base_url=url,
             private=private,
         )
+        if _is_valid(out, text):
+            return text
 
 
 def ask_preset(out: Console) -> str:
@@ -233,8 +244,21 @@ def ask_preset(out: Console) -> str:
     key = _key(entry.api_key_env)
     # Without a key only a server of one's own lists its models.
     lists = bool(key.get_secret_value()) or entry.own_server
-    model = _ask_model(out, BoundClient(provider=name, key=key) if lists else None)
-    return one_model_config(model, name, api_key_env=entry.api_key_env, billing=billing)
+    while True:
+        model = _ask_model(out, BoundClient(provider=name, key=key) if lists else None)
+        text = one_model_config(model, name, api_key_env=entry.api_key_env, billing=billing)
+        if _is_valid(out, text):
+            return text
+
+
+def _is_valid(out: Console, text: str) -> bool:
+    """Whether a configuration of typed words can be loaded; otherwise says why not."""
+    try:
+        key_variables(text)
+    except ConfigError as error:
+        out.print(f"  {error}", markup=False)
+        return False
+    return True
 
 
 def _key(variable: str) -> SecretStr:
@@ -250,7 +274,7 @@ def _ask_model(
     out: Console, client: BoundClient | None, question: str = "Name of the model (as the server calls it)"
 ) -> str:
     """One of the models that the server lists, by number; its name where the server lists none."""
-    from rich.prompt import IntPrompt, Prompt
+    from rich.prompt import Prompt
 
     try:
         names = [] if client is None else sorted(asyncio.run(_listed(client)))
@@ -266,11 +290,15 @@ def _ask_model(
         return model.strip()
     for number, name in enumerate(names[:_SHOWN], start=1):
         out.print(f"  {number} {name}", markup=False)
-    choices = [str(number) for number in range(1, len(names[:_SHOWN]) + 1)]
-    number = IntPrompt.ask(
-        "  Number of the model", choices=choices, show_choices=False, default=1, console=out
+    if len(names) > _SHOWN:
+        out.print(f"  ... and {len(names) - _SHOWN} more: type the name of one")
+    choices = {name: name for name in names} | {
+        str(n): name for n, name in enumerate(names[:_SHOWN], start=1)
+    }
+    picked = Prompt.ask(
+        "  Number or name of the model", choices=list(choices), show_choices=False, default="1", console=out
     )
-    return names[number - 1]
+    return choices[picked]
 
 
 async def _listed(client: BoundClient) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,12 @@ def test_these_forms_are_read(name: str, data: bytes, tmp_path: Path) -> None:
     [
         ("a.jsonl", TWO.encode("utf-16"), "UTF-16", "iconv -f UTF-16 -t UTF-8"),
         ("a.csv", "id,task\n1,ä\n".encode("utf-16"), "UTF-16", "iconv -f UTF-16"),
+        ("a.jsonl", TWO.encode("utf-16-le"), "UTF-16", "iconv -f UTF-16LE -t UTF-8"),
+        ("a.csv", "id,task".encode("utf-16-be"), "UTF-16", "iconv -f UTF-16BE -t UTF-8"),
+        ("a.jsonl", TWO.encode("utf-32"), "UTF-32", "iconv -f UTF-32 -t UTF-8"),
+        ("a.jsonl", b'{\n "id": "1",\n "task": "a"\n}\n', "JSON over several lines", "jq -c . "),
+        ("tasks.jsonl", b"PK\x03\x04abc", "ZIP", "tasks.new.jsonl"),
+        ("tasks", b"BZhabc", "bzip2", "tasks.new.jsonl"),
         ("a.json", b' [\n {"id": "1", "task": "a"}]', "one JSON array", "jq -c '.[]'"),
         ("a.parquet", b"PAR1abc", "Parquet", "read_parquet"),
         ("a.xlsx", b"PK\x03\x04abc", "Excel", "CSV"),
@@ -112,13 +119,14 @@ def test_these_forms_are_read(name: str, data: bytes, tmp_path: Path) -> None:
 def test_other_forms_are_refused_by_name_with_the_command_that_converts(
     name: str, data: bytes, what: str, command: str, tmp_path: Path
 ) -> None:
-    """Before a server is started or anything is paid."""
+    """Before a server is started or anything is paid; the command never writes over the file itself."""
     file = tmp_path / name
     file.write_bytes(data)
     with pytest.raises(ConfigError) as caught:
         input_size(file)
     assert what in str(caught.value)
     assert command in str(caught.value)
+    assert not re.search(rf"> {re.escape(str(file))}( |$)", str(caught.value))
 
 
 @pytest.mark.parametrize(
