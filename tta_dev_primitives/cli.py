@@ -116,6 +116,9 @@ app.register_install_completion_command(help="Install shell completion (bash, zs
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of the contract: 0, 1, 2, 3 or 4."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault(
+        "DO_NOT_TRACK", "1"
+    )  # before a command imports Prefect: it reports its first import
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot write a letter must not cost an answer that was paid.
         if isinstance(stream, io.TextIOWrapper):
@@ -204,6 +207,8 @@ def _unknown_command(arguments: list[str]) -> str:
         names = [name for name in _GROUPS[group.strip()] if not name.startswith("-")]
     word = words[0] if words else ""
     close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+    if not group and f"--{word}" in app:
+        close = [f"--{word}"]
     meant = f"Did you mean `tta {group}{close[0]}`?" if close else f"Known: {', '.join(names)}."
     return f"unknown {'option' if option else 'command'} {group + word!r}. {meant}"
 

@@ -53,6 +53,7 @@ FILES = {
 }
 MISTAKES = [
     ("rnu hi", "unknown command 'rnu'. Did you mean `tta run`?"),
+    ("help run", "unknown command 'help'. Did you mean `tta --help`?"),
     ("ledger shwo", "unknown command 'ledger shwo'. Did you mean `tta ledger show`?"),
     ("run --jsno hi", "Unknown option: --jsno. Did you mean --json?"),
     ("run", "tta: TEXT requires a value. See `tta run --help`."),
@@ -449,6 +450,17 @@ def test_what_prefect_cannot_send_at_the_end_costs_no_output(tmp_path: Path) -> 
     )
     assert (done.returncode, done.stdout.startswith("tta ")) == (0, True)
     assert done.stderr == "tta: what Prefect's API did not take within 0.2 s is dropped.\n"
+
+
+def test_a_command_sends_prefect_no_usage_data(tmp_path: Path) -> None:
+    """Prefect reports its first import, with a notice on a terminal, unless the variable is set before."""
+    code = "import atexit, os, sys; atexit.register(lambda: print(os.environ['DO_NOT_TRACK'])); "
+    code += "from tta_dev_primitives.__main__ import main; sys.argv = ['tta', '--version']; main()"
+    clean = {name: value for name, value in environment(tmp_path).items() if name != "DO_NOT_TRACK"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean, timeout=110
+    )
+    assert done.stdout.splitlines()[1:] == ["1"]
 
 
 def test_completion_can_be_installed(tmp_path: Path) -> None:
