@@ -21,6 +21,8 @@ EXIT_INTERRUPTED = 130
 
 _RESUMED = (["run"], ["bulk"], ["job"])
 """Commands whose answers outlive an interruption."""
+_STORED = (*_RESUMED, ["deploy"], ["ledger"])
+"""Commands that put their words and the working folder into the ledger or into Prefect's database."""
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 """The disk or device behind a stream takes no more."""
 
@@ -116,9 +118,8 @@ app.register_install_completion_command(help="Install shell completion (bash, zs
 def main(argv: Sequence[str] | None = None) -> NoReturn:
     """Run the command line and exit with the code of the contract: 0, 1, 2, 3 or 4."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    os.environ.setdefault(
-        "DO_NOT_TRACK", "1"
-    )  # before a command imports Prefect: it reports its first import
+    # Prefect reports its first import, before a command has set anything.
+    os.environ.setdefault("DO_NOT_TRACK", "1")
     for stream in (sys.stdout, sys.stderr):
         # A terminal that cannot write a letter must not cost an answer that was paid.
         if isinstance(stream, io.TextIOWrapper):
@@ -129,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
+        _refuse_other_encodings(arguments)
         code = app(_with_stdin(arguments), exit_on_error=False, print_error=False, console=_plain_console())
         return code if isinstance(code, int) else EXIT_DONE
     except UnknownCommandError:
@@ -153,13 +155,29 @@ def _run(arguments: list[str]) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
-    except OSError as error:
-        if error.errno not in _FULL or error.filename is not None:
-            return _report(error, as_json=as_json)
-        said = f"the output cannot be written: {error.strerror}.{_kept(arguments)}"
-        return _report_error(type(error).__name__, said, EXIT_FAILED, as_json=as_json)
     except Exception as error:
+        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOENT, *_FULL):
+            return _report_os_error(error, arguments)
         return _report(error, as_json=as_json)
+
+
+def _refuse_other_encodings(arguments: list[str]) -> None:
+    """Stop a command whose names would go into a database that takes UTF-8 only."""
+    for name in (*arguments, os.getcwd()) if arguments[:1] in _STORED else ():
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            from tta_dev_primitives.config.errors import ConfigError
+
+            raise ConfigError(f"{name!a:.200}: it is not UTF-8. Rename the file or folder.") from None
+
+
+def _report_os_error(error: OSError, arguments: list[str]) -> int:
+    """Say what the system's bare words mean: the disk of the output is full, or the working folder was deleted."""
+    said, code = f"the output cannot be written: {error.strerror}.{_kept(arguments)}", EXIT_FAILED
+    if error.errno == errno.ENOENT:
+        said, code = "the working folder is gone. Change to one that exists.", EXIT_USAGE
+    return _report_error(type(error).__name__, said, code, as_json="--json" in arguments)
 
 
 def _kept(arguments: list[str]) -> str:

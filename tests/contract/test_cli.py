@@ -452,6 +452,28 @@ def test_what_prefect_cannot_send_at_the_end_costs_no_output(tmp_path: Path) -> 
     assert done.stderr == "tta: what Prefect's API did not take within 0.2 s is dropped.\n"
 
 
+def test_a_folder_that_is_gone_or_not_utf8_is_said_in_one_line(tmp_path: Path) -> None:
+    """Prefect's API and the ledger take UTF-8 only; a deleted working folder has no name at all."""
+    latin = os.fsencode(tmp_path) + b"/caf\xe9"
+    try:
+        os.mkdir(latin)
+    except OSError:
+        pytest.skip("this file system takes UTF-8 only")
+    line = " ".join(TTA)
+    for command, said in (
+        (b"cd " + latin + f" && {line} run hi".encode(), "it is not UTF-8. Rename the file or folder."),
+        (f"{line} bulk caf".encode() + b"\xe9.jsonl --out x", "it is not UTF-8. Rename the file or folder."),
+        (f"mkdir gone; cd gone; rmdir ../gone; {line} run hi".encode(), "tta: the working folder is gone."),
+    ):
+        shell = [b"bash", b"-c", command]
+        done = subprocess.run(
+            shell, capture_output=True, text=True, cwd=tmp_path, env=environment(tmp_path), timeout=110
+        )
+        assert (done.returncode, done.stdout) == (2, "")
+        assert said in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
 def test_a_command_sends_prefect_no_usage_data(tmp_path: Path) -> None:
     """Prefect reports its first import, with a notice on a terminal, unless the variable is set before."""
     code = "import atexit, os, sys; atexit.register(lambda: print(os.environ['DO_NOT_TRACK'])); "
