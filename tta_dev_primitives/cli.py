@@ -156,7 +156,7 @@ def _run(arguments: list[str]) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_DONE
     except Exception as error:
-        if isinstance(error, OSError) and error.filename is None and error.errno in (errno.ENOENT, *_FULL):
+        if isinstance(error, OSError) and error.filename is None and (_no_folder() or error.errno in _FULL):
             return _report_os_error(error, arguments)
         return _report(error, as_json=as_json)
 
@@ -169,15 +169,24 @@ def _refuse_other_encodings(arguments: list[str]) -> None:
         except UnicodeEncodeError:
             from tta_dev_primitives.config.errors import ConfigError
 
-            raise ConfigError(f"{name!a:.200}: it is not UTF-8. Rename the file or folder.") from None
+            raise ConfigError(
+                f"{name!a:.200}: it is not UTF-8. Convert the text, or rename the file or folder."
+            ) from None
 
 
 def _report_os_error(error: OSError, arguments: list[str]) -> int:
     """Say what the system's bare words mean: the disk of the output is full, or the working folder was deleted."""
     said, code = f"the output cannot be written: {error.strerror}.{_kept(arguments)}", EXIT_FAILED
-    if error.errno == errno.ENOENT:
+    if _no_folder():
         said, code = "the working folder is gone. Change to one that exists.", EXIT_USAGE
     return _report_error(type(error).__name__, said, code, as_json="--json" in arguments)
+
+
+def _no_folder() -> bool:
+    try:
+        return not os.getcwd()
+    except OSError:
+        return True
 
 
 def _kept(arguments: list[str]) -> str:

@@ -461,8 +461,8 @@ def test_a_folder_that_is_gone_or_not_utf8_is_said_in_one_line(tmp_path: Path) -
         pytest.skip("this file system takes UTF-8 only")
     line = " ".join(TTA)
     for command, said in (
-        (b"cd " + latin + f" && {line} run hi".encode(), "it is not UTF-8. Rename the file or folder."),
-        (f"{line} bulk caf".encode() + b"\xe9.jsonl --out x", "it is not UTF-8. Rename the file or folder."),
+        (b"cd " + latin + f" && {line} run hi".encode(), "it is not UTF-8. Convert the text, or rename"),
+        (f"{line} bulk caf".encode() + b"\xe9.jsonl --out x", "it is not UTF-8. Convert the text, or rename"),
         (f"mkdir gone; cd gone; rmdir ../gone; {line} run hi".encode(), "tta: the working folder is gone."),
     ):
         shell = [b"bash", b"-c", command]
