@@ -46,6 +46,10 @@ def load_orchestration_config(
         ConfigError: A ValueError: the file or a variable is wrong. All faults are in the message, each with
             file, line and key, or with the variable.
     """
+    if not isinstance(use_env_overrides, bool):
+        raise ConfigError(
+            f"use_env_overrides: {use_env_overrides!r:.80} is not accepted. Expected True or False."
+        )
     path = find_config_file() if config_path is None else _explicit(config_path)
     document = _read(path, config_path) if path is not None else Document({"orchestration": {}}, "defaults")
     faults = _faults(document)

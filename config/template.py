@@ -32,6 +32,10 @@ def create_default_config(output_path: str | os.PathLike[str] = DEFAULT_PATH) ->
     Raises:
         ConfigError: The file cannot be written there.
     """
+    if not isinstance(output_path, (str, os.PathLike)):
+        raise ConfigError(
+            f"output_path: {output_path!r:.80} is no path. Expected the path of the file to write."
+        )
     path = Path(os.path.expanduser(os.fspath(output_path)))
     if path.parent.name == ".tta":
         # The guide copies the example from here when the configuration itself was lost.

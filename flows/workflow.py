@@ -151,9 +151,11 @@ class MultiModelWorkflow:
         The answer comes when it is in the ledger and Prefect has the end of the run. The run's artifacts are written
         while the caller goes on, and when the event loop ends at the latest.
         """
+        from tta_dev_primitives.flows.bulk.arguments import flag
         from tta_dev_primitives.flows.tasks.request import check_task
 
         check_task(task, use_case, system)
+        flag("fresh", fresh)
         output = _typed(output_type)
         runtime = await self.ready()
         from tta_dev_primitives.flows.prefect_support.recorded_run import run_recorded

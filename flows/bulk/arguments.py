@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, tzinfo
 from decimal import Decimal, InvalidOperation
 from functools import partial
@@ -22,11 +23,9 @@ def usd_amount(name: str, value: object) -> Decimal:
     """An amount of USD, 0 or more, from `2`, `"2.50"`, `"$2.50"` or a Decimal."""
     amount = Decimal(-1)
     if isinstance(value, (int, float, Decimal, str)) and not isinstance(value, bool):
-        try:
-            # A float counts as it is written: 0.1 is ten cents.
+        # A float counts as it is written: 0.1 is ten cents. A whole number of thousands of digits has no text.
+        with suppress(InvalidOperation, ValueError):
             amount = Decimal(str(value).strip().removeprefix("$").replace("_", " "))
-        except InvalidOperation:
-            amount = Decimal(-1)
     if not amount.is_finite() or not 0 <= amount < 10**12:
         _refuse(name, value, 'USD such as 2.50 or "2.50"')
     return amount
@@ -35,15 +34,13 @@ def usd_amount(name: str, value: object) -> Decimal:
 def duration(name: str, value: object) -> float:
     """Seconds, 0 or more, from a number or `90s`, `30m`, `4h`, `2d`; `inf` is without end."""
     seconds = -1.0
-    if isinstance(value, (int, float)) and not isinstance(value, bool):
-        seconds = float(value)
-    elif isinstance(value, str):
-        word = value.strip().lower()
-        unit = _UNITS.get(word[-1:], 0)
-        try:
+    with suppress(ValueError, OverflowError):
+        if isinstance(value, (int, float)) and not isinstance(value, bool):
+            seconds = float(value)
+        elif isinstance(value, str):
+            word = value.strip().lower()
+            unit = _UNITS.get(word[-1:], 0)
             seconds = math.inf if word in _ENDLESS else float(word[:-1]) * unit if unit else float(word)
-        except ValueError:
-            seconds = -1.0
     if not (0 <= seconds < 10**9 or seconds == math.inf):
         _refuse(name, value, "0, 90s, 30m, 4h, 2d or inf")
     return seconds
@@ -55,20 +52,24 @@ def moment(name: str, value: object, *, zone: tzinfo | None = UTC) -> datetime:
     Args:
         zone: For a moment without a zone; None: the local one.
     """
-    try:
-        found = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
-    except ValueError:
-        found = None
-    if not isinstance(found, datetime):
+    found = None
+    # The first and the last day of the calendar are not there in every zone.
+    with suppress(ValueError, OverflowError):
+        given = datetime.fromisoformat(value.strip()) if isinstance(value, str) else value
+        if isinstance(given, datetime) and given.tzinfo is None:
+            found = given.astimezone() if zone is None else given.replace(tzinfo=zone)
+        elif isinstance(given, datetime):
+            found = given
+    if found is None:
         _refuse(name, value, "a moment such as 2026-11-30T18:00 or 2026-11-30T18:00+00:00")
-    if found.tzinfo is not None:
-        return found
-    return found.astimezone() if zone is None else found.replace(tzinfo=zone)
+    return found
 
 
 def whole(name: str, value: object, *, most: int = 1000) -> int:
     """A whole number from 1 to `most`, also as text."""
-    number = int(value) if isinstance(value, str) and value.strip().isdecimal() else value
+    number = (
+        int(value) if isinstance(value, str) and value.strip().isdecimal() and len(value) < 100 else value
+    )
     if type(number) is not int or not 1 <= number <= most:
         _refuse(name, value, f"a whole number from 1 to {most:,}")
     return number
@@ -127,4 +128,5 @@ def job_options(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _refuse(name: str, value: object, expected: str) -> NoReturn:
-    raise ConfigError(f"{name}: {value!r:.80} is not accepted. Expected {expected}.")
+    shown = "that number" if isinstance(value, int) and abs(value) >= 10**80 else f"{value!r:.80}"
+    raise ConfigError(f"{name}: {shown} is not accepted. Expected {expected}.")

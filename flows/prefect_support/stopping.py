@@ -21,6 +21,7 @@ from typing import Any, ParamSpec, TypeVar, cast
 from uuid import UUID
 from weakref import WeakKeyDictionary
 
+import httpx
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import State, StateType
 from prefect.context import FlowRunContext
@@ -33,6 +34,10 @@ from tta_dev_primitives.flows.prefect_support.loop_connection import api_connect
 
 _LOG = logging.getLogger("tta_dev_primitives.runs")
 _EVERY_S = 2.0
+_AWAY = (
+    "Prefect's API does not answer (%s). The run waits for it some minutes, then ends; a third Ctrl-C ends it at "
+    "once. What was answered is stored."
+)
 _ENDS = (StateType.CANCELLING, StateType.CANCELLED, StateType.FAILED, StateType.CRASHED)
 
 P = ParamSpec("P")
@@ -183,6 +188,8 @@ class _Watch:
 
     stops: dict[UUID, list[Stop]] = field(default_factory=dict)
     task: asyncio.Task[None] | None = None
+    away: bool = False
+    """Whether Prefect did not answer when it was asked last."""
 
     async def run(self) -> None:
         """Ask until no run is open."""
@@ -190,9 +197,13 @@ class _Watch:
             await asyncio.sleep(_EVERY_S)
             try:
                 await self.ask()
+                self.away = False
             except Exception as problem:
                 # Prefect is away: the run goes on, and is asked about again.
                 _LOG.debug("the states of the open runs were not read: %s", redact(str(problem)))
+                if isinstance(problem, httpx.TransportError) and not self.away:
+                    self.away = True
+                    _LOG.error(_AWAY, redact(str(problem) or type(problem).__name__))
 
     async def ask(self) -> None:
         """Look once."""

@@ -7,6 +7,7 @@ import logging
 import os
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import pytest
@@ -65,9 +66,17 @@ def test_nothing_half_written_stays_behind() -> None:
 def test_a_place_that_cannot_be_written_is_a_config_error() -> None:
     """A folder, or a path through a file: one line that names the path."""
     Path("file").write_text("")
-    for place, words in ((".", "is a folder"), ("file/c.yaml", "file is not a folder"), ("a\0b", "null")):
+    places: list[tuple[Any, str]] = [
+        (".", "is a folder"),
+        ("file/c.yaml", "file is not a folder"),
+        ("a\0b", "null"),
+        (1, "output_path: 1 is no path"),
+    ]
+    for place, words in places:
         with pytest.raises(ConfigError, match=words):
             create_default_config(place)
+    with pytest.raises(ConfigError, match="use_env_overrides: 'no' is not accepted"):
+        load_orchestration_config(use_env_overrides="no")  # type: ignore[arg-type]
     assert sorted(p.name for p in Path().iterdir()) == ["file"]
 
 

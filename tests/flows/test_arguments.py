@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from datetime import UTC, datetime
 from decimal import Decimal
 from pathlib import Path
@@ -45,6 +46,30 @@ def test_a_moment_is_an_iso_text(value: str) -> None:
     assert moment("until", "2026-11-30T18:00", zone=None).tzinfo is not None
 
 
+@pytest.mark.parametrize("value", [datetime.fromisoformat("0001-01-01"), "0001-01-01T00:00"])
+def test_a_moment_that_the_local_zone_does_not_have_is_refused(
+    value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """East of Greenwich the first day of the calendar begins before it."""
+    monkeypatch.setenv("TZ", "Asia/Tokyo")
+    time.tzset()
+    try:
+        with pytest.raises(ConfigError, match=r"^until: .* Expected a moment such as"):
+            moment("until", value, zone=None)
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+@pytest.mark.parametrize("value", ["no", 1, None])
+async def test_fresh_is_true_or_false(value: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A text such as `no` does not ask anew, and pay again."""
+    monkeypatch.setenv("TTA_HOME", str(tmp_path / "home"))
+    with pytest.raises(ConfigError, match=r"^fresh: .* Expected True or False"):
+        await MultiModelWorkflow(config=OrchestrationConfig()).execute("hi", fresh=value)
+    assert not (tmp_path / "home").exists()
+
+
 def test_options_of_a_job_come_in_the_form_that_it_takes() -> None:
     """Texts become values; no end of patience is None."""
     got = job_options(
@@ -61,10 +86,13 @@ WRONG: list[tuple[str, Any]] = [
     ("max_cost", "much"),
     ("until", "tomorrow"),
     ("until", 5),
+    ("patience_s", 10**400),
+    ("max_cost", 10**400),
     ("patience_s", "1y"),
     ("patience_s", -1),
     ("detail", "line"),
     ("concurrency", 0),
+    ("concurrency", "9" * 5000),
     ("chunk_size", 1.5),
     ("keep_going", "maybe"),
 ]

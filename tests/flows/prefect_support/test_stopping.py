@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from fixtures_prefect import temporary_environment
 from prefect import flow, get_client
 from prefect.client.schemas.filters import FlowRunFilter
 from prefect.client.schemas.objects import FlowRun
@@ -26,6 +27,7 @@ from tta_dev_primitives.flows.bulk.bulk_flow import run_file
 from tta_dev_primitives.flows.bulk.call_order import BulkAdmission
 from tta_dev_primitives.flows.bulk.runner import JobOptions
 from tta_dev_primitives.flows.calling.runtime import active
+from tta_dev_primitives.flows.prefect_support import stopping
 from tta_dev_primitives.orchestration import MultiModelWorkflow, RunCancelledError
 
 pytestmark = [pytest.mark.prefect]
@@ -212,3 +214,29 @@ async def test_a_signal_ends_a_script_with_one_line(
         state = (await client.read_flow_run(run_id)).state
     assert state is not None
     assert state.name == "Cancelled"
+
+
+class Three(stopping._Watch):
+    """Asks three times."""
+
+    asked = 0
+
+    async def ask(self) -> None:
+        """The fourth ends it."""
+        self.asked += 1
+        if self.asked > 3:
+            raise asyncio.CancelledError
+        await super().ask()
+
+
+async def test_a_run_says_once_that_prefect_does_not_answer(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It waits for minutes in all: the reason stands on stderr, and so does the way out."""
+    monkeypatch.setattr(stopping, "_EVERY_S", 0.0)
+    away = {"PREFECT_API_URL": "http://127.0.0.1:9/api", "PREFECT_CLIENT_MAX_RETRIES": "0"}
+    with temporary_environment(away), pytest.raises(asyncio.CancelledError):
+        await Three().run()
+    said = [record.message for record in caplog.records if record.name == "tta_dev_primitives.runs"]
+    assert len(said) == 1
+    assert said[0].startswith("Prefect's API does not answer (")
