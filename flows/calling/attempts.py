@@ -133,7 +133,7 @@ class Attempts:
 
 def _unusable(target: Target, problem: ErrorClass, cost: Decimal) -> ProviderError:
     return ProviderError(
-        f"{target.name}: {_PROBLEMS.get(problem, problem.value)}",
+        f"{target.provider} model {target.name}: {problem.value}: {_PROBLEMS.get(problem, problem.value)}",
         provider=target.provider,
         model=target.name,
         error_class=problem,

@@ -19,8 +19,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic_core import SchemaError
 from tta_command import tta_command
 
+from tta_dev_primitives.cli import _report
 from tta_dev_primitives.config import load_orchestration_config
 
 CTRL_C, CTRL_D = b"\x03", b"\x04"
@@ -450,6 +452,13 @@ def test_what_prefect_cannot_send_at_the_end_costs_no_output(tmp_path: Path) -> 
     )
     assert (done.returncode, done.stdout.startswith("tta ")) == (0, True)
     assert done.stderr == "tta: what Prefect's API did not take within 0.2 s is dropped.\n"
+
+
+def test_ctrl_c_that_a_library_wraps_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
+    """Pydantic does so while it builds a model, during an import."""
+    wrapped = SchemaError("Error building `literal` serializer:\n  KeyboardInterrupt: ")
+    assert _report(wrapped, as_json=False) == 130
+    assert capsys.readouterr().err == "tta: Interrupted.\n"
 
 
 def test_a_folder_that_is_gone_or_not_utf8_is_said_in_one_line(tmp_path: Path) -> None:

@@ -148,6 +148,15 @@ async def test_a_503_of_a_gateway_is_charged_and_shown(bench: Bench) -> None:
         assert asked.cost == (await runtime.ledger.balance()).spent > 0
 
 
+async def test_an_empty_answer_says_so_without_the_models_name(bench: Bench) -> None:
+    """The table of failed models has the name in its first column."""
+    reply = f.response(GOOD.replace(b'"4"', b'""'), headers={"content-type": "application/json"})
+    async with f.rude_server(f.answers(reply)) as server, running(bench, f"{server.url}/v1") as runtime:
+        asked = await ask(runtime)
+        assert isinstance(asked.outcome, Failed)
+        assert asked.outcome.error.short == "empty: the reply holds no answer text"
+
+
 async def test_a_refused_field_is_left_out_once_and_remembered(bench: Bench) -> None:
     """The refused call costs nothing, the second answers, the next question is asked right at once."""
     message = "Unsupported parameter: 'max_tokens' is not supported with this model."
