@@ -14,6 +14,7 @@ import hmac
 import json
 import logging
 import os
+import re
 import secrets
 import signal
 import socket
@@ -44,12 +45,13 @@ from tta_dev_primitives.blocks.prefect_server.probe import get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import (
     ServerHome,
     client_settings,
+    idle_limit,
     process_environment,
 )
 from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 from tta_dev_primitives.config.home import make_private
 
-_PORTS = range(4242, 4262)
+_PORTS, _LAST_PORT = range(4242, 4262), 65_535
 _LOG = logging.getLogger("tta_dev_primitives.server")
 _MOST_STARTS = 2
 _UNUSED_S = 10.0
@@ -277,6 +279,7 @@ def _running(place: ServerHome) -> bool:
 def _spawn(place: ServerHome, lock: int) -> None:
     """Start the process; on return it holds lock and socket, and has written its state file."""
     host = os.environ.get("TTA_SERVER_HOST") or "127.0.0.1"
+    idle_limit()  # a wrong one is said here; the server's process would end over it
     with _listen(host, _state(place).get("port")) as listener:
         port = listener.getsockname()[1]
         environment = process_environment(place, host=host, port=port, environ=os.environ)
@@ -323,8 +326,8 @@ def _import_path() -> dict[str, str]:
 def _listen(host: str, last: object) -> socket.socket:
     """A listening socket: on TTA_SERVER_PORT, else where the last server was, else the first free of ours."""
     asked = os.environ.get("TTA_SERVER_PORT")
-    if asked is not None and not asked.isdigit():
-        raise PrefectConfigError(f"TTA_SERVER_PORT is {asked!r}; write a port number.")
+    if asked and not (re.fullmatch(r"[0-9]{1,5}", asked) and int(asked) <= _LAST_PORT):
+        raise PrefectConfigError(f"TTA_SERVER_PORT is {asked!r}; write a port number, 0 to {_LAST_PORT}.")
     ports = [int(asked)] if asked else [*([last] if isinstance(last, int) else []), *_PORTS, 0]
     for port in ports:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET

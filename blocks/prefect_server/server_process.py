@@ -25,7 +25,12 @@ from typing import Any
 from tta_dev_primitives.blocks.prefect_server.asgi_guard import Activity, Guard
 from tta_dev_primitives.blocks.prefect_server.database_template import install_template
 from tta_dev_primitives.blocks.prefect_server.manager import versions
-from tta_dev_primitives.blocks.prefect_server.server_settings import OWN_DATABASE, ServerHome, is_loopback
+from tta_dev_primitives.blocks.prefect_server.server_settings import (
+    OWN_DATABASE,
+    ServerHome,
+    idle_limit,
+    is_loopback,
+)
 from tta_dev_primitives.config.home import tta_home
 
 _LOG_LIMIT = 2_000_000
@@ -97,15 +102,10 @@ def _build_app(home: ServerHome, listener: socket.socket) -> tuple[Guard, Activi
             "pid": os.getpid(),
             "backlog": backlog(),
             "prefect": version("prefect"),
-            "stops_after_s": _idle_limit(),
+            "stops_after_s": idle_limit(),
         },
     )
     return guard, activity
-
-
-def _idle_limit() -> float:
-    """Seconds without use after which the server ends itself; 0 means never."""
-    return float(os.environ.get("TTA_SERVER_IDLE_S") or 1800)
 
 
 async def _serve(app: Guard, activity: Activity, listener: socket.socket, home: ServerHome) -> None:
@@ -169,7 +169,7 @@ async def _register_blocks(memo: Path) -> None:
 
 async def _watch(server: Any, activity: Activity, home: ServerHome) -> None:
     """End the server when it is no longer wanted; keep its log small."""
-    limit = _idle_limit()
+    limit = idle_limit()
     pause = min(30.0, max(0.2, limit / 4)) if limit else 30.0
     if _owner() is not None:
         pause = 1.0

@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from tta_dev_primitives.blocks.prefect_server.probe import without_proxy
+from tta_dev_primitives.config.errors import PrefectConfigError
 from tta_dev_primitives.config.home import tta_home
 
 EMBEDDED_MARK = "TTA_SERVER_URL"
@@ -56,6 +57,18 @@ _USER_TUNING = ("PREFECT_SERVER_", "PREFECT_API_DATABASE_", "PREFECT_UI_")
 def release_of(version: str) -> tuple[int, ...]:
     """The numbers of a release: `3.9.1+local` and `3.9.1rc1` are 3.9.1."""
     return tuple(int(number) for number in re.findall(r"\d+", version.partition("+")[0])[:3])
+
+
+def idle_limit() -> float:
+    """Seconds without use after which the server ends itself; 0 means never.
+
+    Raises:
+        PrefectConfigError: TTA_SERVER_IDLE_S holds something else.
+    """
+    asked = os.environ.get("TTA_SERVER_IDLE_S") or "1800"
+    if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", asked):
+        raise PrefectConfigError(f"TTA_SERVER_IDLE_S is {asked!r}; write seconds such as 1800; 0: never.")
+    return float(asked)
 
 
 def is_loopback(host: str) -> bool:

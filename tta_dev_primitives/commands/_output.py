@@ -212,7 +212,8 @@ def quiet_logs(level: int = logging.WARNING) -> None:
         logging.getLogger("tta_dev_primitives.server").setLevel(logging.INFO)
     # Prefect writes past the loggers of a process when its API is gone; the command says why it failed.
     logging.raiseExceptions = False
-    # The command line says it itself.
+    # The command line says both itself.
+    logging.getLogger("dotenv").setLevel(logging.ERROR)
     logging.getLogger("tta_dev_primitives.interrupted").setLevel(logging.CRITICAL)
 
 

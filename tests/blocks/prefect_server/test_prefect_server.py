@@ -34,7 +34,7 @@ from tta_dev_primitives.blocks.prefect_server.manager import (
 )
 from tta_dev_primitives.blocks.prefect_server.probe import get_json
 from tta_dev_primitives.blocks.prefect_server.server_settings import ServerHome
-from tta_dev_primitives.config.errors import PrefectServerError
+from tta_dev_primitives.config.errors import PrefectConfigError, PrefectServerError
 
 pytestmark = [pytest.mark.server, pytest.mark.prefect]
 
@@ -295,6 +295,27 @@ def test_a_taken_port_is_named(home: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
         with pytest.raises(PrefectServerError, match=r"Address already in use.*TTA_SERVER_PORT"):
             start_server(home=home)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("TTA_SERVER_PORT", "many"),
+        ("TTA_SERVER_PORT", "80000"),
+        ("TTA_SERVER_PORT", "-1"),
+        ("TTA_SERVER_PORT", "4\N{SUPERSCRIPT TWO}"),
+        ("TTA_SERVER_IDLE_S", "30m"),
+        ("TTA_SERVER_IDLE_S", "nan"),
+    ],
+)
+def test_a_variable_of_the_server_that_is_no_number_is_named(
+    variable: str, value: str, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before a process is started: it would end over it, or hold the port without an answer."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(PrefectConfigError, match=f"{variable} is '{value}'; write"):
+        start_server(home=home)
+    assert not server_status(home=home).running
 
 
 def test_without_a_wish_a_free_port_is_found(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
