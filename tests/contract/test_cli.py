@@ -50,6 +50,8 @@ FILES = {
     "type.yaml": b"orchestration:\n  quality_threshold: high\n",
     "bad.py": b"def (:\n",
     "no.diff": b"just words\n",
+    "raises.py": b"raise RuntimeError('boom')\n",
+    "ends.py": b"raise SystemExit(3)\n",
     "tasks.jsonl": b'{"id": "1", "task": "a"}\n',
     "cut.jsonl": b'{"id": "1", "task": "a"\n',
 }
@@ -73,6 +75,11 @@ MISTAKES = [
     ("run hi -c big.yaml", "300,000 bytes; at most"),
     ("run hi -c type.yaml", "type.yaml:2: orchestration.quality_threshold: found 'high', expected a number"),
     ("run hi -c nowhere.yaml", "Configuration file not found: nowhere.yaml"),
+    ("run hi --schema bad:Model", "bad:Model: the module cannot be imported: SyntaxError: invalid syntax (bad.py"),
+    ("run hi --schema raises:Model", "raises:Model: the module cannot be imported: RuntimeError: boom."),
+    ("run hi --schema ends:Model", "ends:Model: the module cannot be imported: SystemExit: 3."),
+    ("run hi --schema :Model", ":Model: the module cannot be imported: ValueError: Empty module name."),
+    ("run hi --schema json:Model", "json:Model: the module has no Model."),
     ("run hi --use-case hard", "use_case: 'hard' is unknown. Must be one of: simple,"),
     ("ledger show --month 2026-13", "expected YYYY-MM"),
     ("models --provider aws", "Must be one of: anthropic,"),
@@ -98,7 +105,7 @@ def test_a_mistake_is_one_clear_line_and_exit_code_2(line: str, said: str, tmp_p
     assert (done.returncode, done.stdout) == (2, "")
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) <= 2
-    assert {p.name for p in tmp_path.iterdir()} <= {*FILES, ".tta"}
+    assert {p.name for p in tmp_path.iterdir()} <= {*FILES, ".tta", "__pycache__"}
 
 
 ADDRESSES = [

@@ -47,8 +47,10 @@ def _named(module: str, name: str) -> object:
     if here not in sys.path:
         sys.path.insert(0, here)
     try:
-        return getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        raise ConfigError(f"--schema {module}:{name}: the module cannot be imported: {error}.") from None
-    except AttributeError:
-        raise ConfigError(f"--schema {module}:{name}: the module has no {name}.") from None
+        found = importlib.import_module(module)
+    except (Exception, SystemExit) as error:  # the user's own module may raise anything
+        why = f"{type(error).__name__}: {error}"
+        raise ConfigError(f"--schema {module}:{name}: the module cannot be imported: {why}.") from None
+    if not hasattr(found, name):
+        raise ConfigError(f"--schema {module}:{name}: the module has no {name}.")
+    return getattr(found, name)
