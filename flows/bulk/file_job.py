@@ -40,6 +40,8 @@ class FileJob:
     duplicates: list[LineReport] = field(default_factory=list)
     sample: list[Record] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    _repeated: int = 0
+    """The last line whose id stands on an earlier one."""
 
     @classmethod
     def open(
@@ -188,6 +190,9 @@ class FileJob:
             self.broken.append(LineReport(line=line.number, reason=line.reason, id=line.id))
 
     def _repeat(self, record: Record) -> None:
+        if record.number == self._repeated:
+            return  # another sample of the same line
+        self._repeated = record.number
         self.progress.duplicates += 1
         why = "the id stands on an earlier line"
         _LOG.warning("%s: line %d: %r: %s (skipped)", self.source, record.number, record.id, why)

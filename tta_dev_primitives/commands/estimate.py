@@ -108,6 +108,7 @@ class _Lines:
         seen: set[str] = set()
         self.broken = self.duplicates = 0
         self.named.clear()
+        repeated = 0
         for record in read_records(
             self.path, output=self._output, allow_extra=self._allow_extra, samples=self._samples
         ):
@@ -117,7 +118,10 @@ class _Lines:
                 continue
             if isinstance(record, BrokenLine):
                 self.broken += 1
+            elif record.number == repeated:
+                continue  # another sample of the same line
             else:
+                repeated = record.number
                 self.duplicates += 1
                 reason = f"the id stands on an earlier line: {record.id}"
                 record = BrokenLine(record.number, reason, record.id)

@@ -202,7 +202,7 @@ def test_the_command_needs_no_prefect_and_speaks_json(
             "try: main(sys.argv[1:])\n"
             "finally: print('prefect' in sys.modules, file=sys.stderr)"
         )
-        arguments = ["estimate", str(source), "--config", str(file), "--json"]
+        arguments = ["estimate", str(source), "--config", str(file), "--json", "--samples", "2"]
         ended = subprocess.run(
             [sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False
         )
@@ -210,7 +210,7 @@ def test_the_command_needs_no_prefect_and_speaks_json(
         assert ended.stderr.splitlines()[-1] == "False"
         assert sandbox.calls == []
     found = json.loads(ended.stdout)
-    assert (found["tasks"], found["broken_lines"], found["duplicates"]) == (30, 1, 1)
+    assert (found["tasks"], found["broken_lines"], found["duplicates"]) == (60, 1, 1)
     assert Decimal(found["worst_usd"]) > Decimal(found["expected_usd"]) > 0
 
 

@@ -285,10 +285,11 @@ OpenJob = Callable[..., FileJob]
 def open_job(tmp_path: Path) -> OpenJob:
     """Opens the job of in.jsonl and out.jsonl."""
 
-    def opened(config: OrchestrationConfig | None = None, *, force: bool = False) -> FileJob:
-        return FileJob.open(
-            config or OrchestrationConfig(), tmp_path / "in.jsonl", tmp_path / "out.jsonl", force=force
-        )
+    def opened(
+        config: OrchestrationConfig | None = None, *, force: bool = False, samples: int = 1
+    ) -> FileJob:
+        source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+        return FileJob.open(config or OrchestrationConfig(), source, target, force=force, samples=samples)
 
     return opened
 
@@ -299,6 +300,9 @@ def test_a_repeated_id_runs_once_and_is_reported(tmp_path: Path, open_job: OpenJ
     with open_job() as job:
         assert [r.number for r in job.todo()] == [1, 2]
         assert [(one.line, one.id) for one in job.duplicates] == [(3, "1")]
+    with open_job(samples=3) as job:
+        assert [(one.line, one.id) for one in job.duplicates] == [(3, "1#1")]
+        assert (job.progress.total, job.progress.duplicates) == (6, 1)
 
 
 def test_lines_that_come_while_it_runs_are_left_to_the_next_run(tmp_path: Path, open_job: OpenJob) -> None:
