@@ -324,6 +324,8 @@ async def test_a_wrong_notification_block_is_named(notify: str, said: str) -> No
         (["--bulk-input", "x.jsonl"], "go together"),
         (["--notify", "slack-webhook/ops"], "goes with"),
         (["--nightly-time", "25:00"], "--nightly-time '25:00'"),
+        (["--work-pool", ""], "--work-pool ''"),
+        (["--work-pool", "a/b"], "--work-pool 'a/b'"),
         (["--nightly-zone", "Mars/Base"], "--nightly-zone 'Mars/Base'"),
         (["--nightly-max-cost", "-1"], "--nightly-max-cost: '-1' is not accepted"),
     ],

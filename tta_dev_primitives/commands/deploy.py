@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import shlex
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -58,6 +59,8 @@ def deploy(
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
     quiet_logs()
+    if not work_pool.strip() or re.search(r"[/%&<>\x00-\x1f]", work_pool):
+        raise ConfigError(f"--work-pool {work_pool!r}: expected a name such as tta, without / % & < >.")
     if (bulk_input is None) != (bulk_output is None):
         raise ConfigError("--bulk-input and --bulk-output go together: give both, or none.")
     if notify is not None and not automations:
@@ -166,5 +169,5 @@ def _show(done: Applied, info: ServerInfo) -> None:
     if not done.workers:
         out.print("Nothing runs until a worker polls the pool. Start one:", style="yellow")
         where = 'eval "$(tta server env)" &&' if info.embedded else f"PREFECT_API_URL={info.url}"
-        out.print(f"  {where} prefect worker start --pool {done.work_pool}")
+        out.print(f"  {where} prefect worker start --pool {shlex.quote(done.work_pool)}")
         out.print("or serve them without a pool: python -m tta_dev_primitives.deployments.serve")
