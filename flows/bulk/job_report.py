@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.blocks.wire.batches.formats import batch_factor
 from tta_dev_primitives.config.errors import OrchestrationError
-from tta_dev_primitives.flows.bulk.progress import LineReport, ModelLine
+from tta_dev_primitives.flows.bulk.progress import LineReport, ModelLine, Progress
 from tta_dev_primitives.flows.tasks.result import Usd
 
 if TYPE_CHECKING:
@@ -138,8 +139,21 @@ def report_of(run: JobRun, job: FileJob | None) -> BulkReport:
         reason=_reason(run),
         resume_at=None if admission.opens_at is None else datetime.fromtimestamp(admission.opens_at, UTC),
         flow_run_id=run.runtime.flow_run_id(),
-        warnings=(*run.runtime.warnings, *run.warnings, *(job.warnings if job is not None else ())),
+        warnings=(
+            *run.runtime.warnings,
+            *run.warnings,
+            *(job.warnings if job is not None else ()),
+            *_unpaid(progress),
+        ),
     )
+
+
+def _unpaid(progress: Progress) -> Iterator[str]:
+    if progress.unpaid:
+        yield (
+            f"{progress.unpaid:,} answers are not accepted: the budget or --max-cost (max_cost) allowed no paid "
+            "call for them. To ask again: raise it and give another output; stored answers cost nothing"
+        )
 
 
 def _reason(run: JobRun) -> str | None:

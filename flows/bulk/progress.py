@@ -17,7 +17,7 @@ from tta_dev_primitives.config.models.targets import Target
 from tta_dev_primitives.config.reading.api_keys import key_id
 from tta_dev_primitives.flows.bulk.quota_wait import span_text
 from tta_dev_primitives.flows.calling.services import Services
-from tta_dev_primitives.flows.tasks.result import OrchestrationResult, Usd
+from tta_dev_primitives.flows.tasks.result import NO_PAID_CALL, OrchestrationResult, Usd
 
 _WINDOW = 200
 _MOST_PATH = 120
@@ -59,6 +59,8 @@ class Progress:
     accepted: int = 0
     reused: int = 0
     """Answered from the answer store, or with another task's answer."""
+    unpaid: int = 0
+    """Delivered without the paid call that they needed."""
     failed: int = 0
     postponed: int = 0
     broken: int = 0
@@ -95,6 +97,7 @@ class Progress:
             self.done += 1
             self.accepted += result.accepted
             self.reused += result.reused
+            self.unpaid += NO_PAID_CALL in result.warnings
             self.model(result.model).answers += 1
             self._count_fields(result)
         else:

@@ -8,7 +8,13 @@ from tta_dev_primitives.blocks.ledger.savings_account import SavingsAccount
 from tta_dev_primitives.blocks.wire.batches.formats import at_batch_price
 from tta_dev_primitives.flows.calling.runtime import Runtime
 from tta_dev_primitives.flows.tasks.item import Item
-from tta_dev_primitives.flows.tasks.result import BudgetView, FieldStatus, MonthSavings, OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import (
+    NO_PAID_CALL,
+    BudgetView,
+    FieldStatus,
+    MonthSavings,
+    OrchestrationResult,
+)
 from tta_dev_primitives.flows.tasks.savings import Savings, savings_of, total
 from tta_dev_primitives.flows.validation.evidence import EvidenceName
 from tta_dev_primitives.flows.validation.field_votes import status_of
@@ -23,8 +29,9 @@ def make_result(runtime: Runtime, item: Item, step: Deliver, budget: BudgetView)
     orchestrator = item.targets[item.open_case.orchestrator.model]
     # A batch job is compared with the paid model in batches: the discount is not its merit.
     savings = savings_of(item, step.index, at_batch_price(orchestrator) if runtime.batched else orchestrator)
-    if item.open_case.free_only and not step.accepted:
-        item.note("the budget allows no paid call: the best free answer is delivered without its verdict")
+    refused = item.open_case.free_only or any(a.outcome == "budget" for a in item.attempts)
+    if refused and not step.accepted:
+        item.note(NO_PAID_CALL)
     _explain(item, step)
     for passed in item.route.passed_over:
         item.note(f"{passed.model} was passed over: {passed.reason}")

@@ -14,6 +14,8 @@ from tta_dev_primitives.flows.validation.evidence import EvidenceName
 if TYPE_CHECKING:
     from prefect.client.schemas.objects import FlowRun
 
+NO_PAID_CALL = "the budget allows no paid call: the best free answer is delivered without its verdict"
+"""The warning of an answer that needed a paid call, which the budget refused."""
 Role = Literal["plan", "execute", "validate"]
 PaidFrom = Literal["free", "baseline", "savings", "credit", "choice"]
 """What pays for a call: nothing, the baseline (the orchestrator's own answer), the month's savings, these and the

@@ -19,7 +19,7 @@ from tta_dev_primitives.commands.bulk import _next_step
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.bulk.progress import Progress
 from tta_dev_primitives.flows.bulk.runner import JobOptions
-from tta_dev_primitives.flows.tasks.result import OrchestrationResult
+from tta_dev_primitives.flows.tasks.result import NO_PAID_CALL, OrchestrationResult
 
 CHECKS = {"validation": {"mode": "never"}}
 """Local checks only: then calls are easy to count."""
@@ -203,6 +203,18 @@ async def test_the_job_stays_under_its_ceiling(at: At, tmp_path: Path) -> None:
     assert set(report.errors) == {"budget"}
     last = await job.run(max_cost=Decimal(5))
     assert (last.done, last.failed) == (20, 0)
+
+
+async def test_a_report_says_why_answers_are_not_accepted(at: At, tmp_path: Path) -> None:
+    """Where no money is left for the check, or for the paid answer after a rejection: the count and the way out."""
+    refusing = "defaults: {verdict: reject}"
+    for name, scenario, ceiling in (("none", "{}", "0"), ("little", refusing, "0.004")):
+        (tmp_path / name).mkdir()
+        job = BulkJob(at(scenario, executors=two_free()), tmp_path / name, 4)
+        report = await job.run(max_cost=Decimal(ceiling))
+        unpaid = [line for line in job.lines() if not line["accepted"] and NO_PAID_CALL in line["warnings"]]
+        assert (len(unpaid), report.done - report.accepted) == (4, 4), name
+        assert report.warnings[-1].startswith("4 answers are not accepted: the budget or --max-cost"), name
 
 
 def two_free(**limits: int) -> list[dict[str, Any]]:
