@@ -10,11 +10,12 @@ from inspect import signature
 from typing import Any, ParamSpec, TypeVar, get_type_hints
 
 from prefect import Flow
+from prefect.exceptions import PrefectHTTPStatusError
 from prefect.settings import PREFECT_API_URL
 from pydantic import TypeAdapter, ValidationError
 
 from tta_dev_primitives.blocks.prefect_server.server_settings import EMBEDDED_MARK
-from tta_dev_primitives.config.errors import ConfigError
+from tta_dev_primitives.config.errors import ConfigError, PrefectServerError
 from tta_dev_primitives.flows.prefect_support.api_connection import inside_a_run, still_there, use_server
 from tta_dev_primitives.flows.prefect_support.loop_connection import needing_api
 from tta_dev_primitives.flows.prefect_support.result_storage import (
@@ -65,8 +66,13 @@ class _ServedFlow(Flow[P, Coroutine[Any, Any, R]]):
             try:
                 with needing_api():
                     result = await call(*args, **options)
-            except Exception:
+            except Exception as problem:
                 end.raise_for(self.name)
+                if isinstance(problem, PrefectHTTPStatusError) and problem.response.is_server_error:
+                    raise PrefectServerError(
+                        f"Prefect's API answered {problem.response.status_code}; its log says why (a full disk?). "
+                        "To fix: run the same again when it works; what was answered is stored."
+                    ) from None
                 raise
         if not options.get("return_state"):
             end.raise_for(self.name)

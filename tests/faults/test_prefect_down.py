@@ -21,11 +21,12 @@ from test_flows import running
 from tta_dev_primitives.blocks.ledger.ledger import Ledger
 from tta_dev_primitives.blocks.ledger.types import Alert, CallInfo
 from tta_dev_primitives.blocks.prefect_server.manager import ServerInfo
+from tta_dev_primitives.flows import orchestrate
 from tta_dev_primitives.flows.budget import send_alerts
 from tta_dev_primitives.flows.calling.sync_loop import wait_for
 from tta_dev_primitives.flows.prefect_support.events import delivered, emit, events_worker, listening
 from tta_dev_primitives.flows.prefect_support.loop_connection import background_done
-from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult
+from tta_dev_primitives.orchestration import MultiModelWorkflow, OrchestrationResult, PrefectServerError
 
 
 class Line:
@@ -123,6 +124,17 @@ def test_a_run_outlives_the_api(
             assert len(asked) == sent
             assert keys not in f"{first!r}{again!r}"
         assert wait_for(_states(url)) == (["settled"], [])
+
+
+def test_an_api_that_answers_with_an_error_is_one_line(prefect_server: ServerInfo) -> None:
+    """Its disk is full, say: a person reads what to do, not Prefect's traceback."""
+    broken = f.answering(f.error("500 Internal Server Error", "api_error", "disk full"), "")
+    with (
+        running(f.rude_server(broken)) as api,
+        temporary_environment({"PREFECT_API_URL": f"{api.url}/api"}),
+        pytest.raises(PrefectServerError, match=r"Prefect's API answered 500; .* run the same again"),
+    ):
+        wait_for(orchestrate("Describe how a kettle works.", use_case="moderate"))
 
 
 def test_events_of_a_worker_that_could_not_connect_are_not_delivered(prefect_server: ServerInfo) -> None:
