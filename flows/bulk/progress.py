@@ -107,6 +107,8 @@ class Progress:
         if not result.reused:  # the same task was paid, and compared, before
             self.baseline_usd += result.baseline_cost_usd
         for attempt in result.attempts:
+            if attempt.outcome == "budget":
+                continue  # refused before it was sent
             line = self.model(attempt.model)
             line.calls += not attempt.reused
             line.failed += attempt.outcome != "ok"

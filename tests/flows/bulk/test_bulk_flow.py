@@ -215,6 +215,7 @@ async def test_a_report_says_why_answers_are_not_accepted(at: At, tmp_path: Path
         unpaid = [line for line in job.lines() if not line["accepted"] and NO_PAID_CALL in line["warnings"]]
         assert (len(unpaid), report.done - report.accepted) == (4, 4), name
         assert report.warnings[-1].startswith("4 answers are not accepted: the budget or --max-cost"), name
+        assert sum(line.calls for line in report.models.values()) == len(job.workflow.sandbox.calls), name
 
 
 def two_free(**limits: int) -> list[dict[str, Any]]:
