@@ -6,6 +6,7 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,12 @@ from pydantic import ValidationError
 from tta_dev_primitives.config.consistency import consistency_faults
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.config.options import ConfigFile, OrchestrationConfig, Provenance
-from tta_dev_primitives.config.overrides import Override, apply_overrides, read_overrides
+from tta_dev_primitives.config.overrides import (
+    Override,
+    apply_overrides,
+    misspelt_variables,
+    read_overrides,
+)
 from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, config_error, shown
 from tta_dev_primitives.config.reading.option_faults import model_faults
 from tta_dev_primitives.config.reading.strict_yaml import Document, read_yaml
@@ -58,6 +64,9 @@ def load_orchestration_config(
         raise config_error([*faults, *override_faults], document.source)
     config = _validated(document, overrides)
     _log(path, document, overrides)
+    if use_env_overrides:
+        for name, meant in misspelt_variables().items():
+            _warn_once(f"{name} is no variable of this program. Did you mean {meant}?")
     names = {override.variable: override.key for override in overrides}
     source = None if path is None else Path(os.path.abspath(path))
     found = config_path is None and path is not None and not _is_the_users(path)
@@ -167,6 +176,12 @@ def _log(path: Path | None, document: Document, overrides: list[Override]) -> No
         instead = "" if before is None else f" instead of {shown(before)}"
         value = shown(override.value)
         logger.info("%s%s overrides %s: %s%s", override.variable, origin, override.key, value, instead)
+
+
+@cache
+def _warn_once(message: str) -> None:
+    """A job reads its configuration again and again."""
+    logger.warning(message)
 
 
 def _value_at(data: Any, path: KeyPath) -> Any:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 from pydantic import ValidationError
 
 from tta_dev_primitives.config.options import ConfigFile
 from tta_dev_primitives.config.reading.config_faults import Fault, KeyPath, dotted
-from tta_dev_primitives.config.reading.dotenv import Variable, find_variable
+from tta_dev_primitives.config.reading.dotenv import Variable, find_variable, read_dotenv
 from tta_dev_primitives.config.reading.option_faults import model_faults
 from tta_dev_primitives.config.reading.scalars import OddScalarError, plain_number
 
@@ -61,6 +63,37 @@ OVERRIDES: Mapping[str, tuple[KeyPath, Callable[[str], Any]]] = {
     "TTA_BUDGET_LIMIT_USD": (("orchestration", "cost_tracking", "budget_limit_usd"), _number),
 }
 """Variable -> the key it overrides, and how its text is read."""
+VARIABLES = (
+    *OVERRIDES,
+    "TTA_HOME",
+    "TTA_LEDGER_URL",
+    "TTA_ALLOW_OPEN_ENV",
+    "TTA_TRUST",
+    "TTA_CONFIG_FOLDERS",
+    "TTA_SERVER_PORT",
+    "TTA_SERVER_HOST",
+    "TTA_SERVER_IDLE_S",
+)
+"""What a person may set: docs/configuration.md."""
+INTERNAL_VARIABLES = (
+    "TTA_SERVER_URL",
+    "TTA_SERVER_HOME",
+    "TTA_SERVER_FOR_PID",
+    "TTA_SANDBOX_KEY",
+    "TTA_REPLAY_KEY",
+    "TTA_FAILPOINT",
+)
+_NEAR = 0.85
+
+
+def misspelt_variables(environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Variables that are set and not read, with the one that was probably meant: a budget may hang on it."""
+    given = {*(os.environ if environ is None else environ), *read_dotenv()}
+    unknown = sorted(
+        n for n in given if n.upper().startswith("TTA") and n not in (*VARIABLES, *INTERNAL_VARIABLES)
+    )
+    near = {name: get_close_matches(name.upper(), VARIABLES, n=1, cutoff=_NEAR) for name in unknown}
+    return {name: found[0] for name, found in near.items() if found}
 
 
 def read_overrides(environ: Mapping[str, str] | None = None) -> tuple[list[Override], list[Fault]]:

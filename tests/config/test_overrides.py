@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import re
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import tta_dev_primitives
 from tta_dev_primitives.config import ConfigError, OrchestrationConfig, load_orchestration_config
-from tta_dev_primitives.config.overrides import OVERRIDES
+from tta_dev_primitives.config.overrides import INTERNAL_VARIABLES, OVERRIDES, VARIABLES, misspelt_variables
 
 FILE = """\
 orchestration:
@@ -182,3 +184,46 @@ orchestration:
         ConfigError, match=r"^TTA_ORCHESTRATOR_MODEL: m is also executors\[0\], with another billing"
     ):
         load_orchestration_config("c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [
+        ("TTA_BUDGET_LIMT_USD", "TTA_BUDGET_LIMIT_USD"),
+        ("TTA_BUDGET_LIMIT", "TTA_BUDGET_LIMIT_USD"),
+        ("TTA_LEDGER_ULR", "TTA_LEDGER_URL"),
+        ("TTA-HOME", "TTA_HOME"),
+        ("tta_trust", "TTA_TRUST"),
+        ("TTA_SERVER_PROT", "TTA_SERVER_PORT"),
+        ("TTA_MY_API_KEY", None),
+        ("TTA_SERVER_HOME", None),
+        ("TTY", None),
+    ],
+)
+def test_a_misspelt_variable_is_noticed(name: str, meant: str | None) -> None:
+    """It is not read, and a budget may hang on it; names of other programs are theirs."""
+    assert misspelt_variables({name: "1"}) == ({} if meant is None else {name: meant})
+
+
+def test_a_misspelt_variable_of_a_dotenv_file_is_said_once(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A job reads its configuration again and again."""
+    Path(".env").write_text("TTA_QUALITY_TRESHOLD=0.9\n")
+    Path(".env").chmod(0o600)
+    for _ in range(3):
+        load_orchestration_config(path)
+    said = [record.getMessage() for record in caplog.records if "TRESHOLD" in record.getMessage()]
+    assert said == [
+        "TTA_QUALITY_TRESHOLD is no variable of this program. Did you mean TTA_QUALITY_THRESHOLD?"
+    ]
+
+
+def test_every_variable_that_the_program_reads_is_known() -> None:
+    """A new one that is missing in the list could be called misspelt."""
+    package = Path(tta_dev_primitives.__file__).parent
+    folders = [package, *(folder.resolve() for folder in package.iterdir() if folder.is_dir())]
+    texts = [path.read_text() for folder in folders for path in folder.rglob("*.py")]
+    read = {name for text in texts for name in re.findall(r"\"(TTA_[A-Z_]+[A-Z])\"", text)}
+    assert len(read) > len(OVERRIDES)
+    assert read <= {*VARIABLES, *INTERNAL_VARIABLES}
