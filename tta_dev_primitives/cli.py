@@ -130,6 +130,9 @@ def main(argv: Sequence[str] | None = None) -> NoReturn:
 def _run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
+        from tta_dev_primitives.commands._output import quiet_logs
+
+        quiet_logs()
         _refuse_other_encodings(arguments)
         code = app(_with_stdin(arguments), exit_on_error=False, print_error=False, console=_plain_console())
         return code if isinstance(code, int) else EXIT_DONE

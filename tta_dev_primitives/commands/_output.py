@@ -208,6 +208,8 @@ def quiet_logs(level: int = logging.WARNING) -> None:
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+    # What is wrong with a person's own settings is said by each command.
+    logging.getLogger("tta_dev_primitives.config").setLevel(min(level, logging.WARNING))
     if level <= logging.WARNING and sys.stderr.isatty():  # it takes some seconds
         logging.getLogger("tta_dev_primitives.server").setLevel(logging.INFO)
     # Prefect writes past the loggers of a process when its API is gone; the command says why it failed.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tta_dev_primitives.commands._options import Config, Json
-from tta_dev_primitives.commands._output import quiet_logs, say, table
+from tta_dev_primitives.commands._output import say, table
 
 
 def sync(
@@ -18,7 +18,6 @@ def sync(
     from tta_dev_primitives.commands.trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
-    quiet_logs()
     loaded = load_trusted(config)
     use_server()
     from tta_dev_primitives.blocks.credentials.sync import sync_blocks

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 from rich.text import Text
 
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs
+from tta_dev_primitives.commands._output import console, counted, print_json
 from tta_dev_primitives.config import OrchestrationConfig, load_orchestration_config
 from tta_dev_primitives.config.check import CheckLine, check_config, fail, ok, warn
 from tta_dev_primitives.config.errors import ConfigError, OrchestrationError
@@ -37,7 +37,6 @@ def check(
     Args:
         live: Also ask each provider which models it serves (needs keys; costs nothing).
     """
-    quiet_logs()
     lines = list(_lines(config, live))
     failed = any(line.level == "fail" for line in lines)
     if json:

@@ -13,7 +13,7 @@ from zoneinfo import available_timezones
 from tta_dev_primitives.blocks.prefect_server.manager import open_link
 from tta_dev_primitives.blocks.redaction import redact
 from tta_dev_primitives.commands._options import Config, Flag, Json
-from tta_dev_primitives.commands._output import console, counted, print_json, quiet_logs, table
+from tta_dev_primitives.commands._output import console, counted, print_json, table
 from tta_dev_primitives.config.errors import ConfigError
 from tta_dev_primitives.flows.bulk.arguments import usd_amount
 
@@ -58,7 +58,6 @@ def deploy(
     from tta_dev_primitives.commands.trust import load_trusted
     from tta_dev_primitives.flows.prefect_support.api_connection import use_server
 
-    quiet_logs()
     if not work_pool.strip() or re.search(r"[/%&<>\x00-\x1f]", work_pool):
         raise ConfigError(f"--work-pool {work_pool!r}: expected a name such as tta, without / % & < >.")
     if (bulk_input is None) != (bulk_output is None):

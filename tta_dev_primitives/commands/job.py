@@ -19,7 +19,6 @@ from tta_dev_primitives.commands._output import (
     json_text,
     print_json,
     print_text,
-    quiet_logs,
     usd,
 )
 from tta_dev_primitives.commands.trust import load_trusted
@@ -251,7 +250,6 @@ def exit_code(job: JobResult) -> int:
 
 def _job_of(start: _Start, out: Path | None, config: Path | None) -> JobResult:
     """The result of one job; looks at `out` before anything is asked. `start` gets the flows, which import Prefect."""
-    quiet_logs()
     if out is not None and out.exists():
         raise ConfigError(f"{out} exists already; remove it or name another file. Nothing was asked or paid.")
     loaded = load_trusted(config)
