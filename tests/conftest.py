@@ -115,4 +115,6 @@ def _plain_logger() -> None:
     logging.raiseExceptions = True
     if not logger.propagate:
         logger.handlers, logger.propagate = [], True
-        logger.setLevel(logging.NOTSET)
+        for name in ("dotenv", *tuple(logging.root.manager.loggerDict)):
+            if name.partition(".")[0] in ("dotenv", "tta_dev_primitives"):
+                logging.getLogger(name).setLevel(logging.NOTSET)
