@@ -261,7 +261,8 @@ def _report(error: Exception, *, as_json: bool) -> int:
             return _say_reasons(error.reasons)
         if isinstance(error, kind):
             return _report_error(type(error).__name__, str(error), code, as_json=as_json)
-    if "KeyboardInterrupt" in str(error):  # pydantic wraps a Ctrl-C during an import in an error of its own
+    if type(error).__name__ == "SchemaError" and "KeyboardInterrupt" in str(error):
+        # pydantic wraps a Ctrl-C during an import in an error of its own.
         return _say("Interrupted.", EXIT_INTERRUPTED)
     raise error
 
